@@ -1,0 +1,133 @@
+//! [`Object`]: a typed kind with its identity and codec.
+
+use crate::ObjectMeta;
+use thiserror::Error;
+
+/// Bytes that are not a valid object of the expected type.
+#[derive(Debug, Error)]
+#[error("failed to decode {kind}: {source}")]
+pub struct DecodeError {
+    /// The expected type, e.g. `Pod`.
+    pub kind: &'static str,
+    /// What the JSON decoder said, with line and column.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+/// JSON in, JSON out, for every type of the API that code here reads (kinds and a few bodies like `DeleteOptions`).
+pub trait Codec: Sized {
+    /// Parses JSON. Unknown fields are dropped, absent required fields become empty values (validation reports them).
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>;
+
+    /// JSON with absent fields left out.
+    fn encode(&self) -> Vec<u8>;
+}
+
+/// A kind: something with `apiVersion`, `kind` and `metadata`.
+pub trait Object: Codec + Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// API group; empty for the core group.
+    const GROUP: &'static str;
+    /// Version within the group, e.g. `v1`.
+    const VERSION: &'static str;
+    /// `group/version`, or `v1` for the core group.
+    const API_VERSION: &'static str;
+    /// CamelCase kind.
+    const KIND: &'static str;
+    /// Lower-case plural as it stands in URLs.
+    const PLURAL: &'static str;
+    /// Whether objects live in a namespace.
+    const NAMESPACED: bool;
+
+    /// The object's metadata.
+    fn meta(&self) -> &ObjectMeta;
+    /// The object's metadata, to change.
+    fn meta_mut(&mut self) -> &mut ObjectMeta;
+}
+
+macro_rules! codec {
+    ($($ty:path),* $(,)?) => {$(
+        impl Codec for $ty {
+            fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+                serde_json::from_slice(bytes).map_err(|source| DecodeError { kind: short_name(stringify!($ty)), source })
+            }
+            fn encode(&self) -> Vec<u8> {
+                serde_json::to_vec(self).expect("API types serialise without failing: string keys, no custom errors")
+            }
+        }
+    )*};
+}
+
+macro_rules! objects {
+    ($($namespaced:literal: $($ty:path),* ;)*) => {$($(
+        codec!($ty);
+        impl Object for $ty {
+            const GROUP: &'static str = <$ty as k8s_openapi::Resource>::GROUP;
+            const VERSION: &'static str = <$ty as k8s_openapi::Resource>::VERSION;
+            const API_VERSION: &'static str = <$ty as k8s_openapi::Resource>::API_VERSION;
+            const KIND: &'static str = <$ty as k8s_openapi::Resource>::KIND;
+            const PLURAL: &'static str = <$ty as k8s_openapi::Resource>::URL_PATH_SEGMENT;
+            const NAMESPACED: bool = $namespaced;
+            fn meta(&self) -> &ObjectMeta { &self.metadata }
+            fn meta_mut(&mut self) -> &mut ObjectMeta { &mut self.metadata }
+        }
+    )*)*};
+}
+
+use crate::k8s::api::{
+    admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authn, authorization::v1 as authz,
+    autoscaling::v1 as scale1, autoscaling::v2 as scale2, batch::v1 as batch, certificates::v1 as certs,
+    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    flowcontrol::v1 as flow, networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
+    resource::v1 as resource, scheduling::v1 as scheduling, storage::v1 as storage,
+};
+use crate::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiext;
+use crate::k8s::apimachinery::pkg::apis::meta::v1 as metav1;
+use crate::k8s::kube_aggregator::pkg::apis::apiregistration::v1 as apireg;
+
+objects! {
+    true:
+        core::ConfigMap, core::Endpoints, core::Event, core::LimitRange, core::PersistentVolumeClaim, core::Pod,
+        core::PodTemplate, core::ReplicationController, core::ResourceQuota, core::Secret, core::Service,
+        core::ServiceAccount,
+        apps::ControllerRevision, apps::DaemonSet, apps::Deployment, apps::ReplicaSet, apps::StatefulSet,
+        batch::CronJob, batch::Job,
+        scale1::HorizontalPodAutoscaler, scale2::HorizontalPodAutoscaler, scale1::Scale,
+        coordination::Lease, discovery::EndpointSlice, events::Event,
+        networking::Ingress, networking::NetworkPolicy,
+        policy::PodDisruptionBudget, policy::Eviction,
+        rbac::Role, rbac::RoleBinding,
+        resource::ResourceClaim, resource::ResourceClaimTemplate,
+        storage::CSIStorageCapacity,
+        authz::LocalSubjectAccessReview, core::Binding;
+    false:
+        core::Namespace, core::Node, core::PersistentVolume, core::ComponentStatus,
+        admission::MutatingAdmissionPolicy, admission::MutatingAdmissionPolicyBinding,
+        admission::MutatingWebhookConfiguration, admission::ValidatingAdmissionPolicy,
+        admission::ValidatingAdmissionPolicyBinding, admission::ValidatingWebhookConfiguration,
+        apiext::CustomResourceDefinition, apireg::APIService,
+        authn::SelfSubjectReview, authn::TokenReview, authn::TokenRequest,
+        authz::SelfSubjectAccessReview, authz::SelfSubjectRulesReview, authz::SubjectAccessReview,
+        certs::CertificateSigningRequest,
+        flow::FlowSchema, flow::PriorityLevelConfiguration,
+        networking::IPAddress, networking::IngressClass, networking::ServiceCIDR,
+        node::RuntimeClass,
+        rbac::ClusterRole, rbac::ClusterRoleBinding,
+        resource::DeviceClass, resource::ResourceSlice,
+        scheduling::PriorityClass,
+        storage::CSIDriver, storage::CSINode, storage::StorageClass, storage::VolumeAttachment,
+        storage::VolumeAttributesClass;
+}
+
+codec!(
+    metav1::DeleteOptions,
+    metav1::LabelSelector,
+    metav1::ObjectMeta,
+    metav1::Status,
+    core::PodSpec,
+    core::PodStatus,
+    core::PodTemplateSpec
+);
+
+fn short_name(path: &'static str) -> &'static str {
+    path.rsplit(':').next().unwrap_or(path).trim()
+}

@@ -1,0 +1,13 @@
+//! What std could have had: clock, randomness, back-off, named tasks, error chains.
+//!
+//! Invariant: nothing here knows a Kubernetes noun, opens a socket or reads the environment.
+
+pub mod backoff;
+pub mod clock;
+pub mod error;
+pub mod random;
+pub mod tasks;
+
+pub use clock::{Clock, SystemClock};
+pub use error::chain;
+pub use random::{Random, SeededRandom, SystemRandom};

@@ -1,0 +1,211 @@
+//! Kinds: one file per kind, listed in [`KINDS`]. Routes, discovery, OpenAPI, RBAC verbs, storage keys, columns and
+//! the owner graph are derived by walking that table; a custom resource is one more [`Kind`] built at run time.
+//!
+//! A built-in kind is a [`Strategy`] over its typed struct (what is *particular* about it, as upstream's
+//! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
+
+use crate::field::{Errors, FieldError, Path};
+use api::{AnyObject, DecodeError, Object};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+/// Identity and shape of a served resource. Facts only; strategies never depend on them.
+#[derive(Debug, Clone)]
+pub struct KindInfo {
+    /// API group; empty for core.
+    pub group: Cow<'static, str>,
+    /// Served version, e.g. `v1`.
+    pub version: Cow<'static, str>,
+    /// CamelCase kind.
+    pub kind: Cow<'static, str>,
+    /// Lower-case plural.
+    pub plural: Cow<'static, str>,
+    /// Lower-case singular.
+    pub singular: Cow<'static, str>,
+    /// `po`, `deploy`, …
+    pub short_names: Vec<Cow<'static, str>>,
+    /// `all`, …
+    pub categories: Vec<Cow<'static, str>>,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Verbs on the resource itself, as in discovery, sorted.
+    pub verbs: Vec<Cow<'static, str>>,
+    /// Subresources, sorted by name.
+    pub subresources: Vec<Subresource>,
+    /// `group/plural` under which objects are stored; differs from the served name where one object is served by
+    /// several groups or versions (events, HPAs).
+    pub storage: Cow<'static, str>,
+}
+
+impl KindInfo {
+    /// `group/version`, or the bare version for core.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+    }
+    /// `plural.group`, or the bare plural for core: as messages name it.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+    }
+    /// Whether `name` is a subresource.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+}
+
+/// A path below an object, as discovery lists it.
+#[derive(Debug, Clone)]
+pub struct Subresource {
+    /// `status`, `scale`, `log`, …
+    pub name: Cow<'static, str>,
+    /// The kind of its bodies and, if it is of another group, that group and version.
+    pub kind: Cow<'static, str>,
+    /// Group of `kind`; empty means same as parent.
+    pub group: Cow<'static, str>,
+    /// Version of `kind`; empty means same as parent.
+    pub version: Cow<'static, str>,
+    /// Verbs, sorted.
+    pub verbs: Vec<Cow<'static, str>>,
+}
+
+/// What the pipeline sees of a kind. Every method is pure.
+pub trait Kind: Send + Sync {
+    /// Identity.
+    fn info(&self) -> &KindInfo;
+
+    /// Bytes of the served version to an object. Unknown fields are dropped (strict checks happened before, on the schema).
+    fn decode(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError>;
+
+    /// Fills defaults in place. Idempotent.
+    fn default(&self, object: &mut dyn AnyObject);
+
+    /// Before validation of a create: clears what clients may not set (status), sets generation and the like.
+    fn prepare_create(&self, object: &mut dyn AnyObject);
+
+    /// Before validation of an update of the main resource or of `subresource` (`status`, …): copies from `old` what
+    /// this path may not touch, bumps generation when the spec changed.
+    fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>);
+
+    /// All field errors of a new object, metadata included.
+    fn validate_create(&self, object: &dyn AnyObject) -> Errors;
+
+    /// All field errors of a change, metadata included.
+    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>) -> Errors;
+
+    /// `Warning:` header texts for this object (deprecated fields and the like).
+    fn warnings(&self, _object: &dyn AnyObject) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// May PUT/PATCH create the object (`AllowCreateOnUpdate`)?
+    fn allow_create_on_update(&self) -> bool {
+        false
+    }
+
+    /// May an update come without resourceVersion (`AllowUnconditionalUpdate`)?
+    fn allow_unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// Grace period in seconds if the kind dies gracefully (pods): given the object and what the caller asked for.
+    /// `None` = delete at once.
+    fn graceful_period(&self, _object: &dyn AnyObject, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Values that field selectors may ask for, beside `metadata.name` and `metadata.namespace`.
+    fn selectable_fields(&self, _object: &dyn AnyObject) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+
+    /// Names of those fields, so that an unknown one is refused.
+    fn selectable_field_names(&self) -> &[&'static str] {
+        &[]
+    }
+
+    /// Columns of `kubectl get`, first `Name`, last `Age`.
+    fn columns(&self) -> &[Column];
+
+    /// One cell per column. `now` is for ages.
+    fn cells(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;
+}
+
+/// metav1.TableColumnDefinition.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Header.
+    pub name: Cow<'static, str>,
+    /// OpenAPI type: `string`, `integer`, …
+    pub ty: &'static str,
+    /// OpenAPI format, e.g. `name`.
+    pub format: &'static str,
+    /// 0 = always shown, 1 = with `-o wide`.
+    pub priority: i32,
+    /// For `kubectl explain`-like tools.
+    pub description: Cow<'static, str>,
+}
+
+/// What is particular about a built-in kind. Implemented by a unit struct per kind, over the typed object.
+/// Defaults of the methods fit a plain kind without status.
+pub trait Strategy: Send + Sync + 'static {
+    /// The typed object.
+    type Object: Object;
+
+    /// Fills defaults (`pkg/apis/<group>/v1/defaults.go`). Idempotent.
+    fn default(_object: &mut Self::Object) {}
+    /// Clears status and so on (`PrepareForCreate`). Metadata basics are done for all kinds by the pipeline.
+    fn prepare_create(_object: &mut Self::Object) {}
+    /// `PrepareForUpdate` of the main resource.
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    /// `PrepareForUpdate` of `/status`: usually spec and most metadata copied from `old`.
+    fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
+    /// Field errors of spec and so on; metadata is checked for all kinds by [`Typed`] with [`Self::validate_name`].
+    fn validate(object: &Self::Object) -> Errors;
+    /// Field errors of a change beyond [`Self::validate`] of the new object.
+    fn validate_update(_new: &Self::Object, _old: &Self::Object) -> Errors {
+        Vec::new()
+    }
+    /// Field errors of a status change.
+    fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> Errors {
+        Vec::new()
+    }
+    /// What is wrong with a name of this kind; messages as upstream (`NameIsDNSSubdomain`, …).
+    fn validate_name(name: &str) -> Vec<String>;
+    /// See [`Kind::warnings`].
+    fn warnings(_object: &Self::Object) -> Vec<String> {
+        Vec::new()
+    }
+    /// See [`Kind::allow_create_on_update`].
+    const ALLOW_CREATE_ON_UPDATE: bool = false;
+    /// See [`Kind::allow_unconditional_update`].
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = true;
+    /// See [`Kind::graceful_period`].
+    fn graceful_period(_object: &Self::Object, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// See [`Kind::selectable_field_names`].
+    const SELECTABLE: &'static [&'static str] = &[];
+    /// See [`Kind::selectable_fields`].
+    fn selectable_fields(_object: &Self::Object) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
+    /// Columns; the default is Name and Age.
+    fn columns() -> Vec<Column>;
+    /// Cells, as many as columns.
+    fn cells(object: &Self::Object, now: jiff::Timestamp) -> Vec<Value>;
+}
+
+/// A [`Strategy`] as a [`Kind`].
+pub struct Typed<S: Strategy> {
+    info: KindInfo,
+    columns: Vec<Column>,
+    strategy: PhantomData<fn() -> S>,
+}
+
+/// Checks of metadata that all kinds share (`ValidateObjectMeta`). Written in `kinds/metadata.rs`.
+pub type MetaErrors = Vec<FieldError>;
+
+/// The metadata path.
+pub fn metadata_path() -> Path {
+    Path::new("metadata")
+}

@@ -1,0 +1,11 @@
+//! Rules over objects: kinds and their strategies, schemas, selectors, patches, server-side apply.
+//!
+//! Invariant: pure. No async, no IO, no clock, no randomness; everything is a value in and a value out.
+
+pub mod apply;
+pub mod field;
+pub mod kinds;
+pub mod patch;
+pub mod quantity;
+pub mod schema;
+pub mod selector;

@@ -52,6 +52,12 @@ pub enum At {
     Exactly(Revision),
 }
 
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.key.0, self.modified.0)
+    }
+}
+
 /// A read with the revision of the state that was seen.
 #[derive(Debug, Clone)]
 pub struct Read<T> {

@@ -1,0 +1,287 @@
+//! [`Cache`]: the newest state of a kind (or part of it), kept by list + watch, shared by all users in a process.
+//!
+//! Guarantees: a handler sees every object's latest state eventually, in revision order, first all present objects;
+//! intermediate states may be skipped after a re-list. Handlers run in the cache's task and must only enqueue.
+
+use crate::{Api, Client, ClientError, ListParams, WatchEvent};
+use api::{Object, meta::MetaExt};
+use base::backoff::Backoff;
+use parking_lot::{Mutex, RwLock};
+use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What happened to an object.
+#[derive(Debug, Clone)]
+pub struct Change<K> {
+    /// Before; `None` = it appeared.
+    pub old: Option<Arc<K>>,
+    /// After; `None` = it is gone.
+    pub new: Option<Arc<K>>,
+}
+
+impl<K> Change<K> {
+    /// The newest known state: after, or before for a deletion.
+    pub fn latest(&self) -> &Arc<K> {
+        self.new.as_ref().or(self.old.as_ref()).expect("a change has at least one side")
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
+type ObjectKey = (String, String);
+
+struct Inner<K> {
+    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    /// Object keys by the UID of their controller.
+    by_controller: RwLock<BTreeMap<String, Vec<ObjectKey>>>,
+    /// Also serialises changes: a handler is registered between two changes.
+    handlers: Mutex<Vec<Handler<K>>>,
+    /// Newest revision seen; `None` until the first list is in.
+    revision: watch::Sender<Option<u64>>,
+}
+
+/// Reads of cached objects. Cheap to clone; the watch ends when the last clone is dropped.
+pub struct Cache<K> {
+    inner: Arc<Inner<K>>,
+}
+
+impl<K> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Cache { inner: self.inner.clone() }
+    }
+}
+
+impl<K: Object> Cache<K> {
+    pub(crate) fn start(api: Api<K>, params: ListParams) -> Self {
+        let inner = Arc::new(Inner {
+            objects: RwLock::default(),
+            by_controller: RwLock::default(),
+            handlers: Mutex::default(),
+            revision: watch::Sender::new(None),
+        });
+        base::tasks::detach("cache", keep(Arc::downgrade(&inner), api, params));
+        Cache { inner }
+    }
+
+    /// One object; `namespace` is `""` for cluster-scoped kinds.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.inner.objects.read().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// All objects, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.inner.objects.read().values().cloned().collect()
+    }
+
+    /// All objects of a namespace, ordered by name.
+    pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
+        let start = (namespace.to_owned(), String::new());
+        let objects = self.inner.objects.read();
+        objects.range(start..).take_while(|((ns, _), _)| ns == namespace).map(|(_, o)| o.clone()).collect()
+    }
+
+    /// All objects whose controller has this UID.
+    pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
+        let keys = self.inner.by_controller.read().get(uid).cloned().unwrap_or_default();
+        let objects = self.inner.objects.read();
+        keys.iter().filter_map(|k| objects.get(k).cloned()).collect()
+    }
+
+    /// How many objects.
+    pub fn len(&self) -> usize {
+        self.inner.objects.read().len()
+    }
+
+    /// Whether there are none (or none yet: see [`Self::synced`]).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The newest revision the cache has reached; `None` before the first list.
+    pub fn revision(&self) -> Option<u64> {
+        *self.inner.revision.borrow()
+    }
+
+    /// Waits until the first list is in.
+    pub async fn synced(&self) {
+        self.reached(0).await;
+    }
+
+    /// Waits until the cache has seen `revision` (read your writes).
+    pub async fn reached(&self, revision: u64) {
+        let mut seen = self.inner.revision.subscribe();
+        // The sender lives in `inner`, which `self` keeps, so waiting cannot fail.
+        drop(seen.wait_for(|r| r.is_some_and(|r| r >= revision)).await);
+    }
+
+    /// Notices every move of [`Self::revision`].
+    pub fn revisions(&self) -> watch::Receiver<Option<u64>> {
+        self.inner.revision.subscribe()
+    }
+
+    /// Calls `handler` for every present object (as appeared) and then for every change. It must not block.
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+        let mut handlers = self.inner.handlers.lock();
+        for object in self.list() {
+            handler(&Change { old: None, new: Some(object) });
+        }
+        handlers.push(Box::new(handler));
+    }
+}
+
+impl<K: Object> Inner<K> {
+    fn key(object: &K) -> ObjectKey {
+        (object.namespace().to_owned(), object.name().to_owned())
+    }
+
+    fn set(&self, key: ObjectKey, new: Option<Arc<K>>) {
+        let handlers = self.handlers.lock();
+        let old = {
+            let mut objects = self.objects.write();
+            match &new {
+                Some(object) => objects.insert(key.clone(), object.clone()),
+                None => objects.remove(&key),
+            }
+        };
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        self.reindex(&key, old.as_deref(), new.as_deref());
+        let change = Change { old, new };
+        handlers.iter().for_each(|h| h(&change));
+    }
+
+    fn reindex(&self, key: &ObjectKey, old: Option<&K>, new: Option<&K>) {
+        let uid = |o: Option<&K>| o.and_then(|o| o.controller()).map(|c| c.uid.clone());
+        let (before, after) = (uid(old), uid(new));
+        if before == after {
+            return;
+        }
+        let mut index = self.by_controller.write();
+        if let Some(uid) = before
+            && let Some(keys) = index.get_mut(&uid)
+        {
+            keys.retain(|k| k != key);
+            if keys.is_empty() {
+                index.remove(&uid);
+            }
+        }
+        if let Some(uid) = after {
+            index.entry(uid).or_default().push(key.clone());
+        }
+    }
+
+    fn replace(&self, items: Vec<K>, revision: &str) {
+        let mut gone: Vec<ObjectKey> = self.objects.read().keys().cloned().collect();
+        for item in items {
+            let key = Self::key(&item);
+            if let Ok(at) = gone.binary_search(&key) {
+                gone.remove(at);
+            }
+            let same = self.objects.read().get(&key).is_some_and(|o| o.revision() == item.revision() && o.uid() == item.uid());
+            if !same {
+                self.set(key, Some(Arc::new(item)));
+            }
+        }
+        for key in gone {
+            self.set(key, None);
+        }
+        self.advance(revision);
+    }
+
+    /// `resourceVersion` is our own server's: a number.
+    fn advance(&self, revision: &str) {
+        let reached = revision.parse().unwrap_or(0);
+        self.revision.send_if_modified(|r| {
+            let forward = r.is_none_or(|r| r < reached);
+            if forward {
+                *r = Some(reached);
+            }
+            forward
+        });
+    }
+
+    /// Returns the revision to go on from.
+    fn apply(&self, event: WatchEvent<K>) -> String {
+        let revision_of = |o: &K| o.meta().resource_version.clone().unwrap_or_default();
+        let revision = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let revision = revision_of(&object);
+                self.set(Self::key(&object), Some(Arc::new(object)));
+                revision
+            }
+            WatchEvent::Deleted(object) => {
+                self.set(Self::key(&object), None);
+                revision_of(&object)
+            }
+            WatchEvent::Bookmark(revision) => revision,
+        };
+        self.advance(&revision);
+        revision
+    }
+}
+
+/// Lists, watches, and starts over as often as needed, until nobody holds the cache.
+async fn keep<K: Object>(weak: std::sync::Weak<Inner<K>>, api: Api<K>, params: ListParams) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+    let mut from: Option<String> = None;
+    loop {
+        match round(&weak, &api, &params, &mut from, &mut backoff).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                if error.is_gone() {
+                    from = None;
+                }
+                let wait = backoff.fail();
+                tracing::debug!(kind = K::KIND, error = %base::chain(&error), ?wait, "watch failed, trying again");
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// One list (if needed) and one watch to its end. `false`: nobody holds the cache any more.
+async fn round<K: Object>(
+    weak: &std::sync::Weak<Inner<K>>,
+    api: &Api<K>,
+    params: &ListParams,
+    from: &mut Option<String>,
+    backoff: &mut Backoff,
+) -> Result<bool, ClientError> {
+    let start = match from.clone() {
+        Some(revision) => revision,
+        None => {
+            let (items, revision) = api.list(params).await?;
+            let Some(inner) = weak.upgrade() else { return Ok(false) };
+            inner.replace(items, &revision);
+            *from = Some(revision.clone());
+            revision
+        }
+    };
+    let mut watcher = api.watch(params, &start).await?;
+    backoff.reset();
+    while let Some(event) = watcher.next().await? {
+        let Some(inner) = weak.upgrade() else { return Ok(false) };
+        *from = Some(inner.apply(event));
+    }
+    Ok(weak.strong_count() > 0)
+}
+
+/// The shared caches of a process, one per kind.
+#[derive(Default)]
+pub struct Caches {
+    by_type: Mutex<BTreeMap<TypeId, Box<dyn Any + Send + Sync>>>,
+}
+
+impl Caches {
+    pub(crate) fn shared<K: Object>(&self, client: &Client) -> Cache<K> {
+        let mut caches = self.by_type.lock();
+        let any = caches
+            .entry(TypeId::of::<K>())
+            .or_insert_with(|| Box::new(Cache::<K>::start(client.named("dhow-cache").api(), ListParams::all())));
+        any.downcast_ref::<Cache<K>>().expect("keyed by its type").clone()
+    }
+}

@@ -1,2 +1,39 @@
-//! Workshop tasks.
-fn main() {}
+//! Workshop tasks: what the maintainers run by hand and commit the result of. Nothing of the product depends on it.
+//!
+//! `cargo xtask codegen [API] [KUBERNETES]` derives `crates/machinery/data/*` from upstream's published API (a folder
+//! like `shared/api/1.36`) and, for what only the Go types say (pointer or value), from a Kubernetes source tree.
+
+mod codegen;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask codegen [API-FOLDER [KUBERNETES-TREE]]";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let outcome = match args.next().as_deref() {
+        Some("codegen") => {
+            let api = args.next().unwrap_or_else(|| "/work/shared/api/1.36".to_owned());
+            let kubernetes = args.next().unwrap_or_else(|| "/work/.tools/kube".to_owned());
+            let out = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/machinery/data"));
+            codegen::run(api.as_ref(), kubernetes.as_ref(), &out)
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(report) => {
+            say(&report);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a command-line tool")]
+fn say(text: &str) {
+    println!("{text}");
+}

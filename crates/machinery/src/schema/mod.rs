@@ -2,6 +2,10 @@
 //! and protobuf field numbers) and custom resources (made from their CRD). Strict field checks, pruning,
 //! strategic-merge patch, server-side apply and protobuf all walk it.
 
+mod builtin;
+
+pub use builtin::{Builtin, builtin};
+
 use serde_json::Value;
 use std::borrow::Cow;
 

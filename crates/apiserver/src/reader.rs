@@ -1,0 +1,218 @@
+//! Reading stored objects: keys, headers, typed views. Shared by the pipeline, admission and authorization.
+//!
+//! A stored object is its final JSON (DESIGN D1). What everybody asks for sits beside it in [`Header`], made by the writer or
+//! at first use; the typed object is decoded only by those who need it.
+
+use api::{AnyObject, DecodeError, Object};
+use machinery::kinds::Kind;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use store::{At, Entry, Key, Page, Range, Revision, Store, StoreError};
+use thiserror::Error;
+
+/// A kind: built in, or made from a CustomResourceDefinition and gone when its last user is.
+#[derive(Clone)]
+pub enum KindRef {
+    /// One of `machinery::kinds::all()`.
+    BuiltIn(&'static dyn Kind),
+    /// Made at run time.
+    Custom(Arc<dyn Kind>),
+}
+
+impl Deref for KindRef {
+    type Target = dyn Kind;
+    fn deref(&self) -> &(dyn Kind + 'static) {
+        match self {
+            KindRef::BuiltIn(kind) => *kind,
+            KindRef::Custom(kind) => &**kind,
+        }
+    }
+}
+
+impl std::fmt::Debug for KindRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.info().group_resource())
+    }
+}
+
+/// What everybody asks of an object, parsed once per version.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Header {
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// `metadata.labels`
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.deletionTimestamp`, as text.
+    pub deletion_timestamp: Option<String>,
+    /// Values for field selectors, beside name and namespace; made at first use.
+    #[serde(skip)]
+    fields: OnceLock<Vec<(&'static str, String)>>,
+}
+
+impl Header {
+    /// The header of an object that is about to be written.
+    pub fn of(object: &dyn AnyObject, kind: &dyn Kind) -> Self {
+        let meta = object.meta();
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let fields = OnceLock::new();
+        fields.get_or_init(|| kind.selectable_fields(object));
+        Header {
+            name: text(&meta.name),
+            namespace: text(&meta.namespace),
+            uid: text(&meta.uid),
+            labels: meta.labels.clone().unwrap_or_default(),
+            deletion_timestamp: meta.deletion_timestamp.as_ref().map(|t| t.0.to_string()),
+            fields,
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Whole {
+            metadata: Header,
+        }
+        serde_json::from_slice::<Whole>(bytes).map(|whole| whole.metadata)
+    }
+}
+
+/// Why an object could not be read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored bytes are not what this kind understands.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+impl From<ReadError> for api::Status {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => crate::status::from_store(error),
+            ReadError::Decode(error) => crate::status::internal(error),
+        }
+    }
+}
+
+/// One stored object version. Cheap to clone; get, list and watch share it.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Key, bytes and revisions.
+    pub entry: Arc<Entry>,
+}
+
+impl Stored {
+    /// Its final JSON.
+    pub fn bytes(&self) -> &bytes::Bytes {
+        &self.entry.value
+    }
+
+    /// `metadata.resourceVersion`
+    pub fn revision(&self) -> Revision {
+        self.entry.modified
+    }
+
+    /// Its header. Stored bytes were written by us; damaged ones give an empty header, which matches no selector.
+    pub fn header(&self) -> Arc<Header> {
+        let any = self.entry.derived.get_or_init(|| {
+            Arc::new(Header::parse(&self.entry.value).unwrap_or_else(|error| {
+                tracing::error!(key = %self.entry.key.0, %error, "stored object is damaged");
+                Header::default()
+            }))
+        });
+        any.clone().downcast().unwrap_or_default()
+    }
+
+    /// Runs `read` on the values for field selectors.
+    pub fn with_fields<T>(&self, kind: &dyn Kind, read: impl FnOnce(&[(&'static str, String)]) -> T) -> T {
+        let header = self.header();
+        let fields = header.fields.get_or_init(|| match kind.decode(&self.entry.value) {
+            Ok(object) => kind.selectable_fields(&*object),
+            Err(error) => {
+                tracing::error!(key = %self.entry.key.0, %error, "stored object is damaged");
+                Vec::new()
+            }
+        });
+        read(fields)
+    }
+
+    /// The typed object.
+    pub fn decode<K: Object>(&self) -> Result<K, DecodeError> {
+        K::decode(&self.entry.value)
+    }
+}
+
+/// `/pods/default/web`, `/apps/deployments/default/web`, `/nodes/n1`.
+pub fn key_of(storage: &str, namespace: &str, name: &str) -> Key {
+    let text =
+        if namespace.is_empty() { format!("/{storage}/{name}") } else { format!("/{storage}/{namespace}/{name}") };
+    Key(text.into())
+}
+
+/// All keys of a resource, or of one namespace of it.
+pub fn range_of(storage: &str, namespace: &str) -> Range {
+    let prefix = if namespace.is_empty() { format!("/{storage}/") } else { format!("/{storage}/{namespace}/") };
+    Range { prefix: prefix.into(), after: None }
+}
+
+/// Reads of the newest state, for admission plugins, authorizers and the pipeline.
+#[derive(Clone)]
+pub struct Reader {
+    store: Arc<dyn Store>,
+}
+
+impl Reader {
+    /// Over a store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Reader { store }
+    }
+
+    /// The store, for watching. Writes go through the pipeline.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// One object of the resource stored as `storage` (`KindInfo::storage`, e.g. `apps/deployments`); `namespace` is empty for
+    /// cluster-scoped ones.
+    pub async fn stored(&self, storage: &str, namespace: &str, name: &str) -> Result<Option<Stored>, StoreError> {
+        let read = self.store.get(&key_of(storage, namespace, name), At::Latest).await?;
+        Ok(read.value.map(|entry| Stored { entry }))
+    }
+
+    /// All objects of the resource, or of one namespace (`""` = all), and the revision of that state.
+    pub async fn stored_list(&self, storage: &str, namespace: &str) -> Result<(Vec<Stored>, Revision), StoreError> {
+        let read = self.store.list(&range_of(storage, namespace), At::Latest, Page { limit: 0 }).await?;
+        Ok((read.value.entries.into_iter().map(|entry| Stored { entry }).collect(), read.revision))
+    }
+
+    /// One typed object.
+    pub async fn get<K: Object>(&self, namespace: &str, name: &str) -> Result<Option<K>, ReadError> {
+        match self.stored(&storage_of::<K>(), namespace, name).await? {
+            None => Ok(None),
+            Some(stored) => Ok(Some(stored.decode()?)),
+        }
+    }
+
+    /// All typed objects, or those of one namespace (`""` = all).
+    pub async fn list<K: Object>(&self, namespace: &str) -> Result<Vec<K>, ReadError> {
+        let (list, _) = self.stored_list(&storage_of::<K>(), namespace).await?;
+        Ok(list.iter().map(Stored::decode).collect::<Result<_, _>>()?)
+    }
+}
+
+/// Where objects of a built-in kind are stored: `KindInfo::storage`.
+pub fn storage_of<K: Object>() -> String {
+    match machinery::kinds::find(K::GROUP, K::VERSION, K::PLURAL) {
+        Some(kind) => kind.info().storage.to_string(),
+        None if K::GROUP.is_empty() => K::PLURAL.to_owned(),
+        None => format!("{}/{}", K::GROUP, K::PLURAL),
+    }
+}

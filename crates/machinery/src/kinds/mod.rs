@@ -1,14 +1,123 @@
-//! Kinds: one file per kind, listed in [`KINDS`]. Routes, discovery, OpenAPI, RBAC verbs, storage keys, columns and
-//! the owner graph are derived by walking that table; a custom resource is one more [`Kind`] built at run time.
+//! Kinds: one file per kind or close family, listed once in [`all`]. Routes, discovery, OpenAPI, RBAC verbs, storage
+//! keys, columns and the owner graph are derived by walking that table; a custom resource is one more [`Kind`] built at
+//! run time.
 //!
 //! A built-in kind is a [`Strategy`] over its typed struct (what is *particular* about it, as upstream's
 //! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
 
-use crate::field::{Errors, FieldError, Path};
+mod common;
+mod configmap;
+pub mod metadata;
+mod namespace;
+mod plain;
+mod pod;
+mod typed;
+
+pub use common::human_duration;
+pub use typed::Typed;
+
+pub mod table;
+
+use crate::field::Errors;
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::marker::PhantomData;
+use std::sync::LazyLock;
+
+/// The table: one line per kind. Everything that is derived from kinds walks it.
+macro_rules! kinds {
+    ($($strategy:ty,)*) => {
+        static KINDS: LazyLock<Vec<&'static dyn Kind>> = LazyLock::new(|| vec![$(
+            // Leaked on purpose: one allocation per kind for the life of the process.
+            Box::leak(Box::new(Typed::<$strategy>::new())) as &'static dyn Kind,
+        )*]);
+    };
+}
+
+kinds! {
+    configmap::ConfigMapStrategy,
+    namespace::NamespaceStrategy,
+    pod::PodStrategy,
+    plain::Binding,
+    plain::ComponentStatus,
+    plain::Endpoints,
+    plain::CoreEvent,
+    plain::LimitRange,
+    plain::Node,
+    plain::PersistentVolumeClaim,
+    plain::PersistentVolume,
+    plain::PodTemplate,
+    plain::ReplicationController,
+    plain::ResourceQuota,
+    plain::Secret,
+    plain::ServiceAccount,
+    plain::Service,
+    plain::APIService,
+    plain::ControllerRevision,
+    plain::DaemonSet,
+    plain::Deployment,
+    plain::ReplicaSet,
+    plain::StatefulSet,
+    plain::Event,
+    plain::SelfSubjectReview,
+    plain::TokenReview,
+    plain::LocalSubjectAccessReview,
+    plain::SelfSubjectAccessReview,
+    plain::SelfSubjectRulesReview,
+    plain::SubjectAccessReview,
+    plain::HorizontalPodAutoscalerV2,
+    plain::HorizontalPodAutoscalerV1,
+    plain::CronJob,
+    plain::Job,
+    plain::CertificateSigningRequest,
+    plain::IngressClass,
+    plain::Ingress,
+    plain::IPAddress,
+    plain::NetworkPolicy,
+    plain::ServiceCIDR,
+    plain::PodDisruptionBudget,
+    plain::ClusterRoleBinding,
+    plain::ClusterRole,
+    plain::RoleBinding,
+    plain::Role,
+    plain::CSIDriver,
+    plain::CSINode,
+    plain::CSIStorageCapacity,
+    plain::StorageClass,
+    plain::VolumeAttachment,
+    plain::VolumeAttributesClass,
+    plain::MutatingAdmissionPolicy,
+    plain::MutatingAdmissionPolicyBinding,
+    plain::MutatingWebhookConfiguration,
+    plain::ValidatingAdmissionPolicy,
+    plain::ValidatingAdmissionPolicyBinding,
+    plain::ValidatingWebhookConfiguration,
+    plain::CustomResourceDefinition,
+    plain::PriorityClass,
+    plain::Lease,
+    plain::RuntimeClass,
+    plain::EndpointSlice,
+    plain::DeviceClass,
+    plain::ResourceClaim,
+    plain::ResourceClaimTemplate,
+    plain::ResourceSlice,
+    plain::FlowSchema,
+    plain::PriorityLevelConfiguration,
+}
+
+/// All built-in kinds.
+pub fn all() -> &'static [&'static dyn Kind] {
+    &KINDS
+}
+
+/// The built-in kind served at this group, version and plural.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
+    all().iter().copied().find(|k| {
+        let info = k.info();
+        info.group == group && info.version == version && info.plural == plural
+    })
+}
 
 /// Identity and shape of a served resource. Facts only; strategies never depend on them.
 #[derive(Debug, Clone)]
@@ -190,22 +299,71 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
     /// Columns; the default is Name and Age.
-    fn columns() -> Vec<Column>;
+    fn columns() -> Vec<Column> {
+        vec![common::name_column(), common::age_column()]
+    }
     /// Cells, as many as columns.
-    fn cells(object: &Self::Object, now: jiff::Timestamp) -> Vec<Value>;
+    fn cells(object: &Self::Object, now: jiff::Timestamp) -> Vec<Value> {
+        vec![common::name(object), common::age(object, now)]
+    }
+    /// Shows every quantity in the object, so that [`Typed`] can bring them into canonical form on decode as upstream
+    /// does, and refuse the malformed.
+    fn quantities(_object: &mut Self::Object, _visit: &mut dyn FnMut(&mut Quantity)) {}
+    /// `PrepareForUpdate` of a subresource other than `status`.
+    fn prepare_subresource_update(_name: &str, _new: &mut Self::Object, _old: &Self::Object) {}
+    /// Field errors of a change through a subresource other than `status`.
+    fn validate_subresource_update(_name: &str, _new: &Self::Object, _old: &Self::Object) -> Errors {
+        Vec::new()
+    }
 }
 
-/// A [`Strategy`] as a [`Kind`].
-pub struct Typed<S: Strategy> {
-    info: KindInfo,
-    columns: Vec<Column>,
-    strategy: PhantomData<fn() -> S>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Checks of metadata that all kinds share (`ValidateObjectMeta`). Written in `kinds/metadata.rs`.
-pub type MetaErrors = Vec<FieldError>;
+    #[test]
+    fn every_served_resource_has_one_kind() {
+        for info in table::all() {
+            let kind = find(&info.group, &info.version, &info.plural);
+            assert!(kind.is_some(), "{}/{} {} has no kind", info.group, info.version, info.plural);
+        }
+        assert_eq!(table::all().len(), all().len());
+    }
 
-/// The metadata path.
-pub fn metadata_path() -> Path {
-    Path::new("metadata")
+    #[test]
+    fn no_kind_panics_on_an_empty_object() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        for kind in all() {
+            let name = kind.info().group_resource();
+            let empty = kind.decode(b"{}").unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(!kind.validate_create(&*empty).is_empty(), "{name}: an object without a name is refused");
+            let mut new = empty.clone();
+            kind.default(&mut *new);
+            kind.prepare_create(&mut *new);
+            assert!(!kind.validate_create(&*new).is_empty());
+            for subresource in [None, Some("status"), Some("scale"), Some("nonsense")] {
+                let mut changed = empty.clone();
+                kind.prepare_update(&mut *changed, &*new, subresource);
+                kind.validate_update(&*changed, &*new, subresource);
+            }
+            assert_eq!(kind.cells(&*empty, now).len(), kind.columns().len(), "{name}: one cell per column");
+            assert_eq!(kind.cells(&*new, now).len(), kind.columns().len(), "{name}: one cell per column");
+            kind.warnings(&*empty);
+            kind.graceful_period(&*empty, None);
+            for (field, _) in kind.selectable_fields(&*new) {
+                assert!(kind.selectable_field_names().contains(&field), "{name}: {field}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_idempotent() {
+        for kind in all() {
+            let mut once = kind.decode(b"{}").expect("an empty object");
+            kind.default(&mut *once);
+            let mut twice = once.clone();
+            kind.default(&mut *twice);
+            assert_eq!(once.encode(), twice.encode(), "{}", kind.info().group_resource());
+        }
+    }
 }

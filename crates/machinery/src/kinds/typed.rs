@@ -1,0 +1,138 @@
+//! [`Typed`]: a [`Strategy`] as the [`Kind`] the pipeline sees. What all kinds share stands here once: decoding with
+//! canonical quantities, metadata rules before and after (`apiserver/pkg/registry/rest/{create,update}.go`).
+
+use super::{Column, Kind, KindInfo, Strategy, metadata, table};
+use crate::field::Errors;
+use api::any::{downcast_mut, downcast_ref};
+use api::{AnyObject, DecodeError, Object};
+use serde_json::Value;
+use std::marker::PhantomData;
+
+/// A [`Strategy`] as a [`Kind`].
+pub struct Typed<S: Strategy> {
+    info: KindInfo,
+    columns: Vec<Column>,
+    strategy: PhantomData<fn() -> S>,
+}
+
+impl<S: Strategy> Typed<S> {
+    /// The kind, with its facts from the table of served resources.
+    pub fn new() -> Self {
+        Typed { info: info_of::<S::Object>(), columns: S::columns(), strategy: PhantomData }
+    }
+}
+
+impl<S: Strategy> Default for Typed<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Facts of a kind. A kind that no discovery document lists is not served; the walk in `tests` finds it.
+fn info_of<K: Object>() -> KindInfo {
+    table::info(K::GROUP, K::VERSION, K::KIND).expect("every listed kind is in the table of served resources")
+}
+
+/// The typed object. The pipeline hands a kind only what that kind decoded, so another type is our own mistake.
+fn typed<K: Object>(object: &dyn AnyObject) -> &K {
+    downcast_ref(object).expect("a kind is given only objects that it decoded itself")
+}
+
+fn typed_mut<K: Object>(object: &mut dyn AnyObject) -> &mut K {
+    downcast_mut(object).expect("a kind is given only objects that it decoded itself")
+}
+
+impl<S: Strategy> Kind for Typed<S> {
+    fn info(&self) -> &KindInfo {
+        &self.info
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
+        let mut object: S::Object = api::Codec::decode(bytes)?;
+        let mut bad = None;
+        S::quantities(&mut object, &mut |quantity| match crate::quantity::canonical(&quantity.0) {
+            Ok(canonical) => quantity.0 = canonical,
+            Err(error) => bad = bad.take().or(Some(error)),
+        });
+        match bad {
+            None => Ok(Box::new(object)),
+            Some(error) => Err(DecodeError { kind: S::Object::KIND, source: serde::de::Error::custom(error) }),
+        }
+    }
+
+    fn default(&self, object: &mut dyn AnyObject) {
+        S::default(typed_mut(object));
+    }
+
+    fn prepare_create(&self, object: &mut dyn AnyObject) {
+        let meta = object.meta_mut();
+        meta.deletion_timestamp = None;
+        meta.deletion_grace_period_seconds = None;
+        S::prepare_create(typed_mut(object));
+    }
+
+    fn prepare_update(&self, new: &mut dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>) {
+        metadata::before_prepare_update(new.meta_mut(), old.meta());
+        {
+            let (new, old) = (typed_mut(new), typed(old));
+            match subresource {
+                None => S::prepare_update(new, old),
+                Some("status") => S::prepare_status_update(new, old),
+                Some(other) => S::prepare_subresource_update(other, new, old),
+            }
+        }
+        metadata::after_prepare_update(new.meta_mut(), old.meta(), S::ALLOW_UNCONDITIONAL_UPDATE);
+    }
+
+    fn validate_create(&self, object: &dyn AnyObject) -> Errors {
+        let mut errors = metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name);
+        errors.extend(S::validate(typed(object)));
+        errors
+    }
+
+    fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>) -> Errors {
+        let mut errors = metadata::validate_update(new.meta(), old.meta());
+        let (new, old) = (typed(new), typed(old));
+        match subresource {
+            None => {
+                errors.extend(S::validate(new));
+                errors.extend(S::validate_update(new, old));
+            }
+            Some("status") => errors.extend(S::validate_status_update(new, old)),
+            Some(other) => errors.extend(S::validate_subresource_update(other, new, old)),
+        }
+        errors
+    }
+
+    fn warnings(&self, object: &dyn AnyObject) -> Vec<String> {
+        S::warnings(typed(object))
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        S::ALLOW_CREATE_ON_UPDATE
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        S::ALLOW_UNCONDITIONAL_UPDATE
+    }
+
+    fn graceful_period(&self, object: &dyn AnyObject, asked: Option<i64>) -> Option<i64> {
+        S::graceful_period(typed(object), asked)
+    }
+
+    fn selectable_fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)> {
+        S::selectable_fields(typed(object))
+    }
+
+    fn selectable_field_names(&self) -> &[&'static str] {
+        S::SELECTABLE
+    }
+
+    fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    fn cells(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value> {
+        S::cells(typed(object), now)
+    }
+}

@@ -4,6 +4,18 @@
 //! A watch delivers every committed revision of its range once, in order, or ends with [`StoreError::Compacted`];
 //! it never skips silently. There is no `put`: a write names the revision it expects, so a lost update cannot be
 //! spelled.
+//!
+//! Two backends, one suite ([`conformance`]): [`MemoryStore`] for tests and the simulation, [`DiskStore`] for real.
+//! Both answer all reads and watches from the same shared state in memory (`mvcc`), so a read never waits for the disk.
+
+#[doc(hidden)]
+pub mod conformance;
+mod memory;
+mod mvcc;
+mod plan;
+
+pub use memory::MemoryStore;
+pub use mvcc::Limits;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +31,30 @@ pub struct Revision(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub Arc<str>);
 
+impl Key {
+    /// A key from text.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Key(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// All keys with a prefix, from a start (inclusive) on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
@@ -26,6 +62,18 @@ pub struct Range {
     pub prefix: Arc<str>,
     /// Only keys greater than this one (for pages).
     pub after: Option<Key>,
+}
+
+impl Range {
+    /// Everything below `prefix`.
+    pub fn all(prefix: impl Into<Arc<str>>) -> Self {
+        Range { prefix: prefix.into(), after: None }
+    }
+
+    /// Whether `key` is inside.
+    pub fn contains(&self, key: &str) -> bool {
+        key.starts_with(&*self.prefix) && self.after.as_ref().is_none_or(|after| key > after.as_str())
+    }
 }
 
 /// One stored value. Shared: get, list, watch and history hold the same one.
@@ -96,6 +144,13 @@ pub struct Value {
     pub derived: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+impl Value {
+    /// Bytes that are stored as they are.
+    pub fn plain(bytes: impl Into<Bytes>) -> Self {
+        Value { bytes: bytes.into(), splice: None, derived: None }
+    }
+}
+
 /// What must hold for a write to happen, and the write.
 #[derive(Clone)]
 pub enum Op {
@@ -132,6 +187,15 @@ pub enum Op {
         /// Revision of the entry that a decision was based on.
         expected: Revision,
     },
+}
+
+impl Op {
+    /// The key it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Op::Create { key, .. } | Op::Update { key, .. } | Op::Delete { key, .. } | Op::Check { key, .. } => key,
+        }
+    }
 }
 
 /// All or nothing.
@@ -171,10 +235,31 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The key it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Change::Created(new) | Change::Updated { new, .. } => &new.key,
+            Change::Deleted { last, .. } => &last.key,
+        }
+    }
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.change {
+            Change::Created(new) => write!(f, "created {new:?}"),
+            Change::Updated { new, old } => write!(f, "updated {new:?} from @{}", old.modified.0),
+            Change::Deleted { last, old } => write!(f, "deleted {last:?} from @{}", old.modified.0),
+        }
+    }
+}
+
 /// A cursor into the shared log. Holds no copy of events; costs nothing while nothing happens in its range.
 #[async_trait]
 pub trait WatchStream: Send {
-    /// Waits for the next events of the range, oldest first, at least one. [`StoreError::Compacted`] if the cursor fell
+    /// Waits for the next events of the range, oldest first, at least one; those of one revision are never torn apart.
+    /// Dropping the future before it is ready loses nothing. [`StoreError::Compacted`] if the cursor fell
     /// out of the log: the caller lists again.
     async fn next(&mut self) -> Result<Vec<Event>, StoreError>;
 
@@ -212,6 +297,9 @@ pub enum StoreError {
         /// The newest.
         current: Revision,
     },
+    /// The transaction can never be done: it names a key twice, or splices outside of its bytes. Nothing was written.
+    #[error("invalid transaction: {0}")]
+    Invalid(String),
     /// The disk, the file or the remote store failed. Writes may or may not have happened.
     #[error("{0}")]
     Backend(String),
@@ -232,6 +320,9 @@ pub trait Store: Send + Sync {
     /// Checks all expectations, then does all writes, atomically and durably: when this returns, the writes survive
     /// kill -9 and power loss. Returns the commit's revision and the new entries in the order of the ops (`None` for
     /// checks; the tombstone for deletes).
+    ///
+    /// A transaction that writes nothing takes no revision: it returns the revision at which its checks held.
+    /// A caller that stops waiting does not know whether the write happened; it is never half done.
     async fn commit(&self, txn: Txn) -> Result<(Revision, Vec<Option<Arc<Entry>>>), StoreError>;
 
     /// All events of the range after `after`.

@@ -3,6 +3,9 @@
 //! strategic-merge patch, server-side apply and protobuf all walk it.
 
 mod builtin;
+pub mod check;
+mod json;
+pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
 

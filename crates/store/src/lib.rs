@@ -10,10 +10,12 @@
 
 #[doc(hidden)]
 pub mod conformance;
+mod disk;
 mod memory;
 mod mvcc;
 mod plan;
 
+pub use disk::{BackupError, DiskStore, OpenError, Options};
 pub use memory::MemoryStore;
 pub use mvcc::Limits;
 

@@ -8,6 +8,8 @@ pub mod cgroup;
 pub mod device;
 pub mod fd;
 pub mod mount;
+pub mod netlink;
+pub mod nft;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -108,7 +108,7 @@ fn acknowledged_writes_survive_200_kills() {
         check(dir.path(), &mut known);
     }
     assert!(known.acks > u64::from(KILLS), "only {} writes were acknowledged: nothing was tested", known.acks);
-    println!("{KILLS} kills, {} acknowledged transactions, {:?}", known.acks, start.elapsed());
+    eprintln!("{KILLS} kills, {} acknowledged transactions, {:?}", known.acks, start.elapsed());
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test may start its own binary")]

@@ -5,7 +5,11 @@
 //!
 //! Invariant: plugins keep nothing between requests but what they can rebuild from the store.
 
+mod default_toleration_seconds;
 mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
 
 use crate::auth::UserInfo;
 use crate::reader::{KindRef, Reader, Stored};
@@ -13,10 +17,16 @@ use crate::status;
 use api::status::StatusCause;
 use api::{AnyObject, Object, Status};
 use async_trait::async_trait;
+use base::Random;
 use machinery::kinds::KindInfo;
 use serde_json::Value;
+use std::sync::Arc;
 
+pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use namespace_lifecycle::NamespaceLifecycle;
+pub use node_restriction::NodeRestriction;
+pub use priority::Priority;
+pub use service_account::ServiceAccounts;
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,13 +175,16 @@ pub trait Admission: Send + Sync {
 }
 
 /// The plugins, in upstream's order. Configuration of a plugin is an argument of its constructor.
-pub fn default_plugins() -> Vec<Box<dyn Admission>> {
+pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
     vec![
         Box::new(NamespaceLifecycle),
-        // LimitRanger, ServiceAccount, NodeRestriction, TaintNodesByCondition, PodSecurity, Priority, DefaultTolerationSeconds,
-        // DefaultStorageClass, StorageObjectInUseProtection, PersistentVolumeClaimResize, RuntimeClass, CertificateApproval,
-        // CertificateSigning, CertificateSubjectRestriction, DefaultIngressClass, PodTopologyLabels, ResourceQuota: one file and
-        // one line each, here, in this order.
+        Box::new(ServiceAccounts { random }),
+        Box::new(NodeRestriction),
+        Box::new(Priority),
+        Box::new(DefaultTolerationSeconds),
+        // Not yet: LimitRanger, TaintNodesByCondition, PodSecurity, DefaultStorageClass, StorageObjectInUseProtection,
+        // PersistentVolumeClaimResize, RuntimeClass, CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
+        // DefaultIngressClass, PodTopologyLabels, webhooks, policies, ResourceQuota.
     ]
 }
 

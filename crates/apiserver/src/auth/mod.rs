@@ -2,6 +2,20 @@
 //!
 //! The traits are asked in order by the pipeline; implementations are lists of others where it takes several (upstream's `union`). Texts as `apiserver/pkg/endpoints/handlers/responsewriters/errors.go`.
 
+pub mod bootstrap;
+mod certificates;
+mod node;
+mod rbac;
+mod rbac_labels;
+mod tokens;
+mod union;
+
+pub use certificates::ClientCertificates;
+pub use node::{NodeAuthorizer, node_name};
+pub use rbac::{Policy, Rbac};
+pub use tokens::{KeyError, Tokens};
+pub use union::{Authenticators, Authorizers, Masters};
+
 use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;
 use api::prelude::ServiceAccount;

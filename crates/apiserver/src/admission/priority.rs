@@ -1,0 +1,81 @@
+//! Priority (`plugin/pkg/admission/priority/admission.go`): a pod's `priorityClassName` becomes its number; without one the
+//! global default class, or 0, applies.
+
+use super::{Admission, Operation, Request};
+use api::Status;
+use api::k8s::api::scheduling::v1::PriorityClass;
+use api::prelude::{MetaExt, Pod};
+use async_trait::async_trait;
+use machinery::kinds::KindInfo;
+
+/// See the file's head.
+pub struct Priority;
+
+#[async_trait]
+impl Admission for Priority {
+    fn name(&self) -> &'static str {
+        "Priority"
+    }
+
+    fn handles(&self, operation: Operation, kind: &KindInfo, subresource: &str) -> bool {
+        match (&*kind.group, &*kind.kind) {
+            ("", "Pod") => operation == Operation::Create && subresource.is_empty(),
+            ("scheduling.k8s.io", "PriorityClass") => matches!(operation, Operation::Create | Operation::Update),
+            _ => false,
+        }
+    }
+
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let Some(spec) = request.object_as::<Pod>().and_then(|p| p.spec.clone()) else { return Ok(()) };
+        let asked = spec.priority_class_name.filter(|n| !n.is_empty());
+        let class = match &asked {
+            Some(name) => {
+                let class = request.reader().get::<PriorityClass>("", name).await?;
+                Some(class.ok_or_else(|| request.forbidden(&format!("no PriorityClass with name {name} was found")))?)
+            }
+            None => default_class(request.reader().list::<PriorityClass>("").await?),
+        };
+        let value = class.as_ref().and_then(|c| c.value).unwrap_or(0);
+        if spec.priority.is_some_and(|p| p != value) {
+            let given = spec.priority.unwrap_or_default();
+            return Err(request.forbidden(&format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            )));
+        }
+        let policy =
+            class.as_ref().and_then(|c| c.preemption_policy.clone()).unwrap_or_else(|| "PreemptLowerPriority".into());
+        if let Some(given) = spec.preemption_policy.filter(|p| *p != policy) {
+            return Err(request.forbidden(&format!(
+                "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            )));
+        }
+        if let Some(spec) = request.object_as_mut::<Pod>().and_then(|p| p.spec.as_mut()) {
+            if asked.is_none() {
+                spec.priority_class_name = class.map(|c| c.name().to_owned());
+            }
+            spec.priority = Some(value);
+            spec.preemption_policy = Some(policy);
+        }
+        Ok(())
+    }
+
+    async fn validate(&self, request: &Request<'_>) -> Result<(), Status> {
+        let Some(class) = request.object_as::<PriorityClass>() else { return Ok(()) };
+        if class.global_default != Some(true) {
+            return Ok(());
+        }
+        let others = request.reader().list::<PriorityClass>("").await?;
+        match others.iter().find(|o| o.global_default == Some(true) && o.name() != class.name()) {
+            Some(other) => Err(request.forbidden(&format!(
+                "PriorityClass {} is already marked as default. Only one default can exist",
+                other.name()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Of several defaults (possible by a race) the lowest counts.
+fn default_class(classes: Vec<PriorityClass>) -> Option<PriorityClass> {
+    classes.into_iter().filter(|c| c.global_default == Some(true)).min_by_key(|c| c.value)
+}

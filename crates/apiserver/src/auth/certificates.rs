@@ -1,0 +1,26 @@
+//! Client certificates: common name = user, organizations = groups (`apiserver/pkg/authentication/request/x509`).
+//!
+//! TLS has already checked chain, validity and key usage against the client CA.
+
+use super::{AuthError, Authenticator, Peer, PeerIdentity, UserInfo};
+use async_trait::async_trait;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// See the file's head.
+pub struct ClientCertificates;
+
+#[async_trait]
+impl Authenticator for ClientCertificates {
+    async fn authenticate(&self, _head: &http::request::Parts, peer: &Peer) -> Result<Option<UserInfo>, AuthError> {
+        let PeerIdentity::Certificates(chain) = &peer.identity else { return Ok(None) };
+        let Some(leaf) = chain.first() else { return Ok(None) };
+        let (_, cert) = X509Certificate::from_der(leaf)
+            .map_err(|e| AuthError(format!("the client certificate is malformed: {e}")))?;
+        let name = cert.subject().iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or_default();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let groups: Vec<&str> = cert.subject().iter_organization().filter_map(|a| a.as_str().ok()).collect();
+        Ok(Some(UserInfo::new(name, &groups)))
+    }
+}

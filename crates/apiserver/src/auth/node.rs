@@ -1,0 +1,301 @@
+//! The Node authorizer: what a node's own identity may touch (`plugin/pkg/auth/authorizer/node/node_authorizer.go`).
+//!
+//! A node reads secrets, config maps, claims, volumes and service accounts only if a pod bound to it uses them, its pods only
+//! through a `spec.nodeName` selector, and only its own Node, Lease and CSINode. NodeRestriction (admission) limits what it
+//! writes. Differs from upstream: relations are looked up in the newest state when asked, there is no graph that could
+//! lag; and a node may follow Services, EndpointSlices and Nodes, because dhow's agent is also the service proxy (upstream
+//! gives that to `system:node-proxier`).
+
+use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo};
+use crate::reader::Reader;
+use api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PodSpec, Volume};
+use api::prelude::*;
+use async_trait::async_trait;
+
+/// See the file's head.
+pub struct NodeAuthorizer {
+    reader: Reader,
+}
+
+/// The node's name if `user` is a node (`nodeidentifier`).
+pub fn node_name(user: &UserInfo) -> Option<&str> {
+    user.name.strip_prefix("system:node:").filter(|_| user.is_in("system:nodes"))
+}
+
+/// Verbs on resources that every node may use freely: what is left of upstream's `NodeRules` after the special cases, and
+/// `system:node-proxier`.
+const FREE: &[(&str, &[&str], &[&str])] = &[
+    ("authentication.k8s.io", &["tokenreviews"], &["create"]),
+    ("authorization.k8s.io", &["subjectaccessreviews", "localsubjectaccessreviews"], &["create"]),
+    ("", &["services", "endpoints", "nodes"], &["get", "list", "watch"]),
+    ("", &["events"], &["create", "patch", "update"]),
+    ("events.k8s.io", &["events"], &["create", "patch", "update"]),
+    ("discovery.k8s.io", &["endpointslices"], &["get", "list", "watch"]),
+    ("networking.k8s.io", &["servicecidrs"], &["list", "watch"]),
+    ("certificates.k8s.io", &["certificatesigningrequests"], &["create", "get", "list", "watch"]),
+    ("storage.k8s.io", &["csidrivers"], &["get", "list", "watch"]),
+    ("node.k8s.io", &["runtimeclasses"], &["get", "list", "watch"]),
+];
+
+impl NodeAuthorizer {
+    /// Over the newest state.
+    pub fn new(reader: Reader) -> Self {
+        NodeAuthorizer { reader }
+    }
+
+    /// Whether a pod bound to `node` uses the object.
+    async fn is_used(&self, node: &str, a: &Attributes<'_>) -> bool {
+        let pods = match self.reader.list::<Pod>(a.namespace).await {
+            Ok(pods) => pods,
+            Err(error) => {
+                tracing::error!(error = %base::chain(&error), "failed to read pods; the node is refused");
+                return false;
+            }
+        };
+        let mut bound = pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
+        match a.resource {
+            "pods" => bound.any(|p| p.name() == a.name),
+            "persistentvolumes" => {
+                let claims =
+                    bound.flat_map(|p| claims_of(p).into_iter().map(|c| (p.namespace().to_owned(), c))).collect();
+                self.claims_use_volume(claims, a.name).await
+            }
+            resource => bound.any(|p| p.spec.as_ref().is_some_and(|s| spec_uses(s, p.name(), resource, a.name))),
+        }
+    }
+
+    async fn claims_use_volume(&self, claims: Vec<(String, String)>, volume: &str) -> bool {
+        for (namespace, claim) in claims {
+            let claim = self.reader.get::<PersistentVolumeClaim>(&namespace, &claim).await;
+            if let Ok(Some(claim)) = claim
+                && claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()) == Some(volume)
+            {
+                return matches!(self.reader.get::<PersistentVolume>("", volume).await, Ok(Some(_)));
+            }
+        }
+        false
+    }
+
+    async fn related(&self, node: &str, a: &Attributes<'_>, verbs: &[&str], text: &str) -> Decision {
+        if !verbs.contains(&a.verb) {
+            return no(text);
+        }
+        if !a.subresource.is_empty() {
+            return no("cannot read subresource");
+        }
+        if a.name.is_empty() {
+            return no("No Object name found");
+        }
+        if self.is_used(node, a).await {
+            return Decision::Allow;
+        }
+        Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
+    }
+
+    async fn pod(&self, node: &str, a: &Attributes<'_>) -> Decision {
+        let scoped = a
+            .field_selector
+            .split(',')
+            .any(|r| r.strip_prefix("spec.nodeName=").is_some_and(|value| value.trim_start_matches('=') == node));
+        match (a.subresource, a.verb) {
+            // NodeRestriction limits these to the node's own (mirror) pods.
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Decision::Allow,
+            ("", "list" | "watch") if scoped => Decision::Allow,
+            ("", "list" | "watch") if a.name.is_empty() => {
+                no("can only list/watch pods with spec.nodeName field selector")
+            }
+            ("", "get" | "list" | "watch") => self.related(node, a, &["get", "list", "watch"], "").await,
+            _ => no(""),
+        }
+    }
+}
+
+fn no(why: &str) -> Decision {
+    Decision::NoOpinion(why.to_owned())
+}
+
+/// Node and Lease and CSINode: the node's own.
+fn own(node: &str, a: &Attributes<'_>) -> Decision {
+    match a.resource {
+        "nodes" => match (a.subresource, a.verb) {
+            // NodeRestriction limits these to the node's own object.
+            ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Decision::Allow,
+            _ => no(""),
+        },
+        "leases" if a.namespace != "kube-node-lease" => {
+            no("can only access leases in the \"kube-node-lease\" system namespace")
+        }
+        "leases" if !["get", "create", "update", "patch", "delete"].contains(&a.verb) => {
+            no("can only get, create, update, patch, or delete a node lease")
+        }
+        "leases" if a.verb != "create" && a.name != node => {
+            no("can only access node lease with the same name as the requesting node")
+        }
+        "csinodes" if !["get", "create", "update", "patch", "delete"].contains(&a.verb) => {
+            no("can only get, create, update, patch, or delete a CSINode")
+        }
+        "csinodes" if a.verb != "create" && a.name != node => {
+            no("can only access CSINode with the same name as the requesting node")
+        }
+        _ => Decision::Allow,
+    }
+}
+
+fn is_free(a: &Attributes<'_>) -> bool {
+    a.subresource.is_empty()
+        && FREE.iter().any(|(group, resources, verbs)| {
+            *group == a.group && resources.contains(&a.resource) && verbs.contains(&a.verb)
+        })
+}
+
+#[async_trait]
+impl Authorizer for NodeAuthorizer {
+    async fn authorize(&self, a: &Attributes<'_>) -> Decision {
+        let Some(node) = node_name(a.user) else { return no("") };
+        if !a.is_resource_request {
+            return no("");
+        }
+        if is_free(a) {
+            return Decision::Allow;
+        }
+        match (a.group, a.resource) {
+            ("", "secrets" | "configmaps") => {
+                self.related(node, a, &["get", "list", "watch"], "can only read resources of this type").await
+            }
+            ("", "persistentvolumeclaims") if a.subresource == "status" => {
+                if ["get", "update", "patch"].contains(&a.verb) {
+                    Decision::Allow
+                } else {
+                    no("can only get/update/patch this type")
+                }
+            }
+            ("", "persistentvolumeclaims" | "persistentvolumes") | ("resource.k8s.io", "resourceclaims") => {
+                self.related(node, a, &["get"], "can only get individual resources of this type").await
+            }
+            ("", "serviceaccounts") if a.subresource == "token" && a.verb == "create" => {
+                let account = Attributes { subresource: "", verb: "get", ..*a };
+                self.related(node, &account, &["get"], "").await
+            }
+            ("", "serviceaccounts") => {
+                self.related(node, a, &["get"], "can only create tokens for individual service accounts").await
+            }
+            ("", "pods") => self.pod(node, a).await,
+            ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => own(node, a),
+            _ => no(""),
+        }
+    }
+
+    async fn rules_for(&self, user: &UserInfo, _namespace: &str) -> Rules {
+        if node_name(user).is_none() {
+            return Rules::default();
+        }
+        let list = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        Rules {
+            resource: FREE
+                .iter()
+                .map(|(group, resources, verbs)| ResourceRule {
+                    verbs: list(verbs),
+                    api_groups: list(&[group]),
+                    resources: list(resources),
+                    resource_names: Vec::new(),
+                })
+                .collect(),
+            non_resource: Vec::<NonResourceRule>::new(),
+            incomplete: Some("node authorizer does not support user rule resolution".into()),
+        }
+    }
+}
+
+// === what a pod uses (pkg/api/v1/pod/util.go, VisitPodSecretNames and friends) ===
+
+fn spec_uses(spec: &PodSpec, pod: &str, resource: &str, name: &str) -> bool {
+    match resource {
+        "secrets" => secrets_of(spec).contains(&name),
+        "configmaps" => config_maps_of(spec).contains(&name),
+        "serviceaccounts" => spec.service_account_name.as_deref() == Some(name),
+        "persistentvolumeclaims" => volumes(spec).any(|v| claim_of(v, pod).as_deref() == Some(name)),
+        _ => false,
+    }
+}
+
+fn volumes(spec: &PodSpec) -> impl Iterator<Item = &Volume> {
+    spec.volumes.iter().flatten()
+}
+
+fn claim_of(volume: &Volume, pod: &str) -> Option<String> {
+    let named = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
+    named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{pod}-{}", volume.name)))
+}
+
+fn claims_of(pod: &Pod) -> Vec<String> {
+    pod.spec.iter().flat_map(volumes).filter_map(|v| claim_of(v, pod.name())).collect()
+}
+
+/// Environment of all containers: (env sources, envFrom sources).
+fn secrets_of(spec: &PodSpec) -> Vec<&str> {
+    let mut names: Vec<&str> = spec.image_pull_secrets.iter().flatten().map(|r| r.name.as_str()).collect();
+    for volume in volumes(spec) {
+        names.extend(volume.secret.as_ref().and_then(|s| s.secret_name.as_deref()));
+        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        names.extend(sources.filter_map(|s| s.secret.as_ref()).map(|s| s.name.as_str()));
+        names.extend(volume.csi.as_ref().and_then(|c| c.node_publish_secret_ref.as_ref()).map(|r| r.name.as_str()));
+    }
+    for (env, from) in environments(spec) {
+        let refs = env.iter().flat_map(|e| e.iter()).filter_map(|e| e.value_from.as_ref()?.secret_key_ref.as_ref());
+        names.extend(refs.map(|r| r.name.as_str()));
+        names.extend(from.iter().flat_map(|f| f.iter()).filter_map(|f| f.secret_ref.as_ref()).map(|r| r.name.as_str()));
+    }
+    names
+}
+
+fn config_maps_of(spec: &PodSpec) -> Vec<&str> {
+    let mut names = Vec::new();
+    for volume in volumes(spec) {
+        names.extend(volume.config_map.as_ref().map(|c| c.name.as_str()));
+        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        names.extend(sources.filter_map(|s| s.config_map.as_ref()).map(|c| c.name.as_str()));
+    }
+    for (env, from) in environments(spec) {
+        let refs = env.iter().flat_map(|e| e.iter()).filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref());
+        names.extend(refs.map(|r| r.name.as_str()));
+        names.extend(
+            from.iter().flat_map(|f| f.iter()).filter_map(|f| f.config_map_ref.as_ref()).map(|r| r.name.as_str()),
+        );
+    }
+    names
+}
+
+type Environment<'a> =
+    (Option<&'a Vec<api::k8s::api::core::v1::EnvVar>>, Option<&'a Vec<api::k8s::api::core::v1::EnvFromSource>>);
+
+fn environments(spec: &PodSpec) -> Vec<Environment<'_>> {
+    let mut all: Vec<Environment<'_>> = Vec::new();
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    all.extend(containers.map(|c| (c.env.as_ref(), c.env_from.as_ref())));
+    all.extend(spec.ephemeral_containers.iter().flatten().map(|c| (c.env.as_ref(), c.env_from.as_ref())));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::Codec;
+
+    #[test]
+    fn a_pod_uses_what_its_volumes_and_environment_name() {
+        let spec = PodSpec::decode(
+            br#"{"serviceAccountName":"sa","imagePullSecrets":[{"name":"pull"}],
+                "volumes":[{"name":"v","secret":{"secretName":"vol"}},{"name":"c","configMap":{"name":"cfg"}},
+                    {"name":"p","projected":{"sources":[{"configMap":{"name":"kube-root-ca.crt"}},{"secret":{"name":"proj"}}]}},
+                    {"name":"data","persistentVolumeClaim":{"claimName":"pvc"}},{"name":"e","ephemeral":{}}],
+                "containers":[{"name":"a","env":[{"name":"X","valueFrom":{"secretKeyRef":{"name":"env","key":"k"}}}],
+                    "envFrom":[{"configMapRef":{"name":"from"}}]}]}"#,
+        )
+        .expect("literal is a pod spec");
+        assert_eq!(secrets_of(&spec), ["pull", "vol", "proj", "env"]);
+        assert_eq!(config_maps_of(&spec), ["cfg", "kube-root-ca.crt", "from"]);
+        assert!(spec_uses(&spec, "web", "persistentvolumeclaims", "web-e"));
+        assert!(spec_uses(&spec, "web", "serviceaccounts", "sa"));
+        assert!(!spec_uses(&spec, "web", "secrets", "other"));
+    }
+}

@@ -1,0 +1,84 @@
+//! Several authenticators or authorizers in order (`apiserver/pkg/authentication/request/union`,
+//! `apiserver/pkg/authorization/union`), and the rule that needs no objects: `system:masters`.
+
+use super::{Attributes, AuthError, Authenticator, Authorizer, Decision, MASTERS, Peer, Rules, UserInfo};
+use async_trait::async_trait;
+use std::sync::Arc;
+
+/// Asks each authenticator until one knows the credentials.
+pub struct Authenticators(pub Vec<Arc<dyn Authenticator>>);
+
+#[async_trait]
+impl Authenticator for Authenticators {
+    async fn authenticate(&self, head: &http::request::Parts, peer: &Peer) -> Result<Option<UserInfo>, AuthError> {
+        let mut refusal = None;
+        for authenticator in &self.0 {
+            match authenticator.authenticate(head, peer).await {
+                Ok(Some(user)) => return Ok(Some(user)),
+                Ok(None) => {}
+                Err(error) => refusal = Some(error),
+            }
+        }
+        refusal.map_or(Ok(None), Err)
+    }
+
+    async fn review_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<(UserInfo, Vec<String>)>, AuthError> {
+        let mut refusal = None;
+        for authenticator in &self.0 {
+            match authenticator.review_token(token, audiences).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) => refusal = Some(error),
+            }
+        }
+        refusal.map_or(Ok(None), Err)
+    }
+}
+
+/// Asks each authorizer until one allows or denies.
+pub struct Authorizers(pub Vec<Arc<dyn Authorizer>>);
+
+#[async_trait]
+impl Authorizer for Authorizers {
+    async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        let mut reasons = Vec::new();
+        for authorizer in &self.0 {
+            match authorizer.authorize(attributes).await {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
+        }
+        Decision::NoOpinion(reasons.join("\n"))
+    }
+
+    async fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
+        let mut all = Rules::default();
+        for authorizer in &self.0 {
+            let rules = authorizer.rules_for(user, namespace).await;
+            all.resource.extend(rules.resource);
+            all.non_resource.extend(rules.non_resource);
+            all.incomplete = all.incomplete.or(rules.incomplete);
+        }
+        all
+    }
+}
+
+/// Members of `system:masters` may do everything (`authorizerfactory.NewPrivilegedGroups`).
+pub struct Masters;
+
+#[async_trait]
+impl Authorizer for Masters {
+    async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
+        if attributes.user.is_in(MASTERS) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
+    }
+
+    async fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {
+        // As upstream: the group's power is not a rule; RBAC's cluster-admin binding shows it.
+        Rules::default()
+    }
+}

@@ -70,8 +70,8 @@ impl<K: Object> Api<K> {
             }
             let path = url::<K>(params.namespace.as_deref().unwrap_or_default(), "", "");
             let bytes = self.bytes(Method::GET, path, &query, None, Vec::new()).await?;
-            let body: ListBody<'_> =
-                serde_json::from_slice(&bytes).map_err(|e| ClientError::Malformed(format!("list of {}: {e}", K::PLURAL)))?;
+            let body: ListBody<'_> = serde_json::from_slice(&bytes)
+                .map_err(|e| ClientError::Malformed(format!("list of {}: {e}", K::PLURAL)))?;
             for item in body.items.unwrap_or_default() {
                 items.push(K::decode(item.get().as_bytes())?);
             }

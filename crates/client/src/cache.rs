@@ -3,7 +3,7 @@
 //! Guarantees: a handler sees every object's latest state eventually, in revision order, first all present objects;
 //! intermediate states may be skipped after a re-list. Handlers run in the cache's task and must only enqueue.
 
-use crate::{Api, Client, ClientError, ListParams, WatchEvent};
+use crate::{Api, Client, ClientError, ListParams, Transport, WatchEvent};
 use api::{Object, meta::MetaExt};
 use base::backoff::Backoff;
 use parking_lot::{Mutex, RwLock};
@@ -180,7 +180,8 @@ impl<K: Object> Inner<K> {
             if let Ok(at) = gone.binary_search(&key) {
                 gone.remove(at);
             }
-            let same = self.objects.read().get(&key).is_some_and(|o| o.revision() == item.revision() && o.uid() == item.uid());
+            let same =
+                self.objects.read().get(&key).is_some_and(|o| o.revision() == item.revision() && o.uid() == item.uid());
             if !same {
                 self.set(key, Some(Arc::new(item)));
             }
@@ -270,18 +271,22 @@ async fn round<K: Object>(
     Ok(weak.strong_count() > 0)
 }
 
-/// The shared caches of a process, one per kind.
-#[derive(Default)]
+/// The shared caches of a process, one per kind, all read through one transport.
 pub struct Caches {
+    transport: Arc<dyn Transport>,
     by_type: Mutex<BTreeMap<TypeId, Box<dyn Any + Send + Sync>>>,
 }
 
 impl Caches {
+    pub(crate) fn new(transport: Arc<dyn Transport>) -> Self {
+        Caches { transport, by_type: Mutex::default() }
+    }
+
     pub(crate) fn shared<K: Object>(&self, client: &Client) -> Cache<K> {
         let mut caches = self.by_type.lock();
-        let any = caches
-            .entry(TypeId::of::<K>())
-            .or_insert_with(|| Box::new(Cache::<K>::start(client.named("dhow-cache").api(), ListParams::all())));
+        let any = caches.entry(TypeId::of::<K>()).or_insert_with(|| {
+            Box::new(Cache::<K>::start(client.acting(self.transport.clone(), "dhow-cache").api(), ListParams::all()))
+        });
         any.downcast_ref::<Cache<K>>().expect("keyed by its type").clone()
     }
 }

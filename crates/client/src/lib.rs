@@ -37,7 +37,13 @@ pub struct Client {
 impl Client {
     /// A client over `transport`; `user_agent` also becomes the default field manager.
     pub fn new(transport: Arc<dyn Transport>, user_agent: &str) -> Self {
-        Client { transport, caches: Arc::new(Caches::default()), user_agent: user_agent.into() }
+        Client { caches: Arc::new(Caches::new(transport.clone())), transport, user_agent: user_agent.into() }
+    }
+
+    /// The same caches (read as the first client's user), but requests go through `transport`, as its user.
+    #[must_use]
+    pub fn acting(&self, transport: Arc<dyn Transport>, user_agent: &str) -> Self {
+        Client { transport, caches: self.caches.clone(), user_agent: user_agent.into() }
     }
 
     /// The same connection and the same caches under another user agent (one per component).

@@ -1,0 +1,5 @@
+//! What must exist before anything can run: certificates, keys, kubeconfig.
+
+pub(crate) mod files;
+pub(crate) mod kubeconfig;
+pub(crate) mod pki;

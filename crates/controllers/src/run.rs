@@ -1,0 +1,443 @@
+//! The only loop: owns watching, queueing, back-off, concurrency, read-your-writes and leadership for all controllers.
+//!
+//! Events only produce keys; a key is planned from the caches' newest state, so one code path serves first start, missed
+//! event, crash and change. One round per key at a time. *Read your writes*: after a round the loop waits, before it
+//! plans that key again, until the caches show everything the round wrote; this replaces upstream's expectations
+//! (`pkg/controller/controller_utils.go`).
+
+use crate::plan::{Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb, Write};
+use api::{Object, meta::MetaExt};
+use base::{Clock, backoff::Backoff};
+use client::{Cache, Change, Client, ClientError, Recorder};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Rounds of one controller at the same time.
+const CONCURRENCY: usize = 8;
+/// Creates and deletes of one round in flight at the same time (upstream bursts up to 500; the server is near).
+const BATCH: usize = 32;
+/// First and longest wait after a failed round (client-go's DefaultControllerRateLimiter: 5 ms to 1000 s).
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1000));
+
+/// One controller. Implemented by a unit struct; every file reads top to bottom as this trait does.
+pub trait Controller: Send + Sync + 'static {
+    /// Name in logs, metrics and as the events' component, e.g. `replicaset-controller`.
+    const NAME: &'static str;
+    /// Everything a plan needs, gathered from the caches.
+    type View: Send;
+
+    /// Which kinds wake it, and for which keys.
+    fn watches(watches: &mut Watches<'_>);
+    /// Gathers; the only reads. `None`: the object is gone and nothing is left to do.
+    fn view(key: &Key, ctx: &Context) -> Option<Self::View>;
+    /// Decides. Pure.
+    fn plan(view: &Self::View, now: Timestamp) -> Plan;
+}
+
+/// What controllers read from: the shared caches, and facts of the cluster.
+#[derive(Clone)]
+pub struct Context {
+    client: Client,
+}
+
+impl Context {
+    /// A context over a client.
+    pub fn new(client: Client) -> Self {
+        Context { client }
+    }
+    /// The shared cache of a kind. A controller reads only kinds it watches, so that it is synced before the first plan.
+    pub fn cache<K: Object>(&self) -> Cache<K> {
+        self.client.cache()
+    }
+}
+
+/// Collects what wakes a controller.
+pub struct Watches<'a> {
+    ctx: &'a Context,
+    queue: &'a Arc<Queue>,
+    synced: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Watches<'_> {
+    /// The objects it works on.
+    pub fn own<K: Object>(&mut self) {
+        self.map::<K>(|_, change| vec![Key::of(change.latest().meta())]);
+    }
+
+    /// Objects whose controller is of kind `O`: wakes the controller.
+    pub fn owned<K: Object, O: Object>(&mut self) {
+        self.map::<K>(|_, change| {
+            let mut keys: Vec<Key> = [&change.old, &change.new]
+                .into_iter()
+                .flatten()
+                .filter_map(|o| {
+                    let owner = o.controller().filter(|c| c.kind == O::KIND && c.api_version == O::API_VERSION)?;
+                    Some(Key::new(if O::NAMESPACED { o.namespace() } else { "" }, &owner.name))
+                })
+                .collect();
+            keys.dedup();
+            keys
+        });
+    }
+
+    /// Any other relation. The mapping must be quick and may read caches (of kinds named earlier).
+    pub fn map<K: Object>(&mut self, keys: impl Fn(&Context, &Change<K>) -> Vec<Key> + Send + Sync + 'static) {
+        let cache = self.ctx.cache::<K>();
+        let (ctx, queue) = (self.ctx.clone(), self.queue.clone());
+        cache.on_change(move |change| keys(&ctx, change).into_iter().for_each(|key| queue.add(key)));
+        self.synced.push(Box::pin(async move { cache.synced().await }));
+    }
+
+    /// A kind that is read but wakes nobody.
+    pub fn reads<K: Object>(&mut self) {
+        self.map::<K>(|_, _| Vec::new());
+    }
+
+    /// A key that is planned once at start.
+    pub fn once(&mut self, key: Key) {
+        self.queue.add(key);
+    }
+}
+
+/// A controller with its type erased, for the table.
+pub struct Runner {
+    /// [`Controller::NAME`]
+    pub name: &'static str,
+    start: fn(Client, Arc<dyn Clock>, watch::Receiver<bool>, CancellationToken) -> tokio::task::JoinHandle<()>,
+}
+
+impl Runner {
+    /// The controller `C`.
+    pub fn of<C: Controller>() -> Self {
+        Runner {
+            name: C::NAME,
+            start: |client, clock, leading, shutdown| {
+                base::tasks::spawn(C::NAME, lead::<C>(client, clock, leading, shutdown))
+            },
+        }
+    }
+
+    /// Starts it with a client that acts as this controller; it works while `leading` is true, until `shutdown`.
+    pub fn start(
+        &self,
+        client: &Client,
+        clock: &Arc<dyn Clock>,
+        leading: watch::Receiver<bool>,
+        shutdown: &CancellationToken,
+    ) -> tokio::task::JoinHandle<()> {
+        (self.start)(client.named(self.name), clock.clone(), leading, shutdown.clone())
+    }
+}
+
+/// Works whenever we lead; forgets everything in between.
+async fn lead<C: Controller>(
+    client: Client,
+    clock: Arc<dyn Clock>,
+    mut leading: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return,
+            won = becomes(&mut leading, true) => if !won { return },
+        }
+        let term = shutdown.child_token();
+        let work = work::<C>(client.clone(), clock.clone(), term.clone());
+        tokio::pin!(work);
+        tokio::select! {
+            biased;
+            () = &mut work => return,
+            _ = becomes(&mut leading, false) => {
+                term.cancel();
+                work.await;
+            }
+        }
+    }
+}
+
+/// Waits until leadership is `wanted`; false if it will never change again.
+async fn becomes(leading: &mut watch::Receiver<bool>, wanted: bool) -> bool {
+    leading.wait_for(|l| *l == wanted).await.is_ok()
+}
+
+/// One term: watch, queue, plan, execute.
+async fn work<C: Controller>(client: Client, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
+    let ctx = Context::new(client.clone());
+    let queue = Arc::new(Queue::default());
+    let mut watches = Watches { ctx: &ctx, queue: &queue, synced: Vec::new() };
+    C::watches(&mut watches);
+    for synced in watches.synced {
+        tokio::select! { biased; () = shutdown.cancelled() => return, () = synced => {} }
+    }
+    let recorder = Recorder::new(&client, C::NAME, "", clock.clone());
+    let mut rounds: JoinSet<(Key, Outcome)> = JoinSet::new();
+    let mut running: BTreeMap<tokio::task::Id, Key> = BTreeMap::new();
+    let mut pending: BTreeMap<Key, Vec<Seen>> = BTreeMap::new();
+    let mut failures: BTreeMap<Key, Backoff> = BTreeMap::new();
+    loop {
+        while rounds.len() < CONCURRENCY
+            && let Some(key) = queue.take()
+        {
+            let seen = pending.remove(&key).unwrap_or_default();
+            let task = round::<C>(key.clone(), seen, ctx.clone(), client.clone(), recorder.clone(), clock.clone());
+            running.insert(rounds.spawn(task).id(), key);
+        }
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(done) = rounds.join_next_with_id() => {
+                let id = match &done { Ok((id, _)) => *id, Err(panic) => panic.id() };
+                let key = running.remove(&id).expect("every spawned round is in `running`");
+                let Ok((_, (_, outcome))) = done else {
+                    tracing::error!(controller = C::NAME, %key, "a round panicked; the key waits for its next change");
+                    queue.finished(&key, None);
+                    continue;
+                };
+                settle(C::NAME, &queue, &mut pending, &mut failures, key, outcome);
+            }
+            () = queue.ready() => {}
+        }
+    }
+    rounds.shutdown().await;
+}
+
+struct Outcome {
+    seen: Vec<Seen>,
+    again_after: Option<Duration>,
+    error: Option<ClientError>,
+}
+
+fn settle(
+    name: &str,
+    queue: &Queue,
+    pending: &mut BTreeMap<Key, Vec<Seen>>,
+    failures: &mut BTreeMap<Key, Backoff>,
+    key: Key,
+    outcome: Outcome,
+) {
+    if !outcome.seen.is_empty() {
+        pending.insert(key.clone(), outcome.seen);
+    }
+    let wait = match &outcome.error {
+        None => {
+            failures.remove(&key);
+            outcome.again_after
+        }
+        Some(error) => {
+            let wait = failures.entry(key.clone()).or_insert_with(|| Backoff::new(RETRY.0, RETRY.1)).fail();
+            tracing::debug!(controller = name, %key, error = %base::chain(error), ?wait, "round failed");
+            Some(outcome.again_after.map_or(wait, |again| again.min(wait)))
+        }
+    };
+    queue.finished(&key, wait);
+}
+
+/// One key: waits for its earlier writes to show, plans, executes.
+async fn round<C: Controller>(
+    key: Key,
+    seen: Vec<Seen>,
+    ctx: Context,
+    client: Client,
+    recorder: Recorder,
+    clock: Arc<dyn Clock>,
+) -> (Key, Outcome) {
+    for seen in &seen {
+        seen.kind.wait(&client, &seen.until).await;
+    }
+    let plan = match C::view(&key, &ctx) {
+        Some(view) => C::plan(&view, clock.now()),
+        None => Plan::done(),
+    };
+    let again_after = plan.again_after;
+    let (seen, error) = execute(plan, &client, &recorder).await;
+    (key, Outcome { seen, again_after, error })
+}
+
+/// Does the writes in order, neighbouring creates and deletes together.
+pub(crate) async fn execute(plan: Plan, client: &Client, recorder: &Recorder) -> (Vec<Seen>, Option<ClientError>) {
+    for event in plan.events {
+        recorder.record_ref(event.about, event.kind, &event.reason, &event.message);
+    }
+    let mut seen = Vec::new();
+    let mut writes = plan.writes.into_iter().peekable();
+    while let Some(first) = writes.next() {
+        let mut batch = vec![first];
+        while batch[0].is_parallel() && batch.len() < BATCH {
+            match writes.next_if(Write::is_parallel) {
+                Some(next) => batch.push(next),
+                None => break,
+            }
+        }
+        let mut set = JoinSet::new();
+        for write in batch {
+            let (client, recorder) = (client.clone(), recorder.clone());
+            set.spawn(async move { send(&write, &client, &recorder).await });
+        }
+        let mut failed = None;
+        while let Some(done) = set.join_next().await {
+            match done {
+                Ok(Ok(Some(s))) => seen.push(s),
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => failed = Some(error),
+                Err(panic) => failed = Some(ClientError::Malformed(format!("a write panicked: {panic}"))),
+            }
+        }
+        if failed.is_some() {
+            return (seen, failed);
+        }
+    }
+    (seen, None)
+}
+
+/// One write, with its events.
+async fn send(write: &Write, client: &Client, recorder: &Recorder) -> Result<Option<Seen>, ClientError> {
+    let tell = |event: &Option<PlannedEvent>, from: &str, to: &str| {
+        if let Some(e) = event {
+            recorder.record_ref(e.about.clone(), e.kind, &e.reason, &e.message.replace(from, to));
+        }
+    };
+    match send_verb(&write.verb, client).await {
+        Ok((name, seen)) => {
+            tell(&write.on_success, "{name}", &name);
+            Ok(Some(seen))
+        }
+        Err(e) if write.tolerate == Tolerate::Done && (e.is_already_exists() || e.is_not_found()) => Ok(None),
+        // A precondition on the UID failed: the object planned for is gone.
+        Err(e) if matches!(write.verb, Verb::Delete(..)) && e.is_conflict() => Ok(None),
+        // Nothing can be created in a namespace that goes away; its controller cleans up.
+        Err(e) if e.is_namespace_terminating() => Ok(None),
+        Err(error) => {
+            tracing::debug!(%write, error = %base::chain(&error), "write failed");
+            // A conflict is settled by planning again from newer state; nobody needs to hear of it.
+            if !error.is_conflict() {
+                tell(&write.on_failure, "{error}", &error.to_string());
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn send_verb(verb: &Verb, client: &Client) -> Result<(String, Seen), ClientError> {
+    let at = |kind, revision| Seen { kind, until: SeenUntil::Revision(revision) };
+    match verb {
+        Verb::Create(o) => o.create(client).await.map(|(name, r)| (name, at(o.kinds(), r))),
+        Verb::Update(o) => o.update(client).await.map(|(name, r)| (name, at(o.kinds(), r))),
+        Verb::UpdateStatus(o) => o.update_status(client).await.map(|(name, r)| (name, at(o.kinds(), r))),
+        Verb::Patch(t, sub, patch) => {
+            t.kinds.patch(client, &t.key, sub, patch).await.map(|r| (t.key.name.clone(), at(t.kinds, r)))
+        }
+        Verb::Delete(t, params) => {
+            t.kinds.delete(client, &t.key, params).await?;
+            let until = SeenUntil::Deleted { key: t.key.clone(), uid: t.uid.clone() };
+            Ok((t.key.name.clone(), Seen { kind: t.kinds, until }))
+        }
+    }
+}
+
+// === Queue ===
+
+/// Keys to plan: each at most once, never one that is being planned, delayed ones at their time.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<QueueState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct QueueState {
+    ready: BTreeSet<Key>,
+    running: BTreeSet<Key>,
+    delayed: BTreeMap<Key, Instant>,
+}
+
+impl Queue {
+    pub(crate) fn add(&self, key: Key) {
+        let mut state = self.state.lock();
+        state.delayed.remove(&key);
+        if state.ready.insert(key) {
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The next key that may be planned now.
+    fn take(&self) -> Option<Key> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let due: Vec<Key> = state.delayed.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            state.delayed.remove(&key);
+            state.ready.insert(key);
+        }
+        let key = state.ready.iter().find(|k| !state.running.contains(*k)).cloned()?;
+        state.ready.remove(&key);
+        state.running.insert(key.clone());
+        Some(key)
+    }
+
+    fn finished(&self, key: &Key, again_after: Option<Duration>) {
+        let mut state = self.state.lock();
+        state.running.remove(key);
+        if let Some(wait) = again_after
+            && !state.ready.contains(key)
+        {
+            state.delayed.insert(key.clone(), Instant::now() + wait);
+        }
+    }
+
+    /// Resolves when [`Self::take`] may have something new.
+    async fn ready(&self) {
+        let next = self.state.lock().delayed.values().min().copied();
+        match next {
+            Some(at) => {
+                tokio::select! { biased; () = self.changed.notified() => {}, () = tokio::time::sleep_until(at) => {} }
+            }
+            None => self.changed.notified().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("ns", name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_runs_once_at_a_time_and_is_kept_when_added_meanwhile() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        queue.add(key("a"));
+        assert_eq!(queue.take(), Some(key("a")));
+        queue.add(key("a"));
+        assert_eq!(queue.take(), None);
+        queue.finished(&key("a"), None);
+        assert_eq!(queue.take(), Some(key("a")));
+        queue.finished(&key("a"), None);
+        assert_eq!(queue.take(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delayed_key_is_ready_at_its_time_or_when_added() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        assert_eq!(queue.take(), Some(key("a")));
+        queue.finished(&key("a"), Some(Duration::from_secs(5)));
+        queue.changed.notified().await;
+        assert_eq!(queue.take(), None);
+        let before = Instant::now();
+        queue.ready().await;
+        assert_eq!(before.elapsed(), Duration::from_secs(5));
+        assert_eq!(queue.take(), Some(key("a")));
+    }
+}

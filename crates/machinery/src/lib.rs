@@ -6,6 +6,7 @@ pub mod apply;
 pub mod field;
 pub mod kinds;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -16,7 +16,7 @@
 
 use super::go_types::{GoField, GoTypes};
 use super::{read_json, text, texts};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
@@ -80,7 +80,29 @@ fn definitions(api: &Path) -> Result<Definitions, String> {
             }
         }
     }
+    for (name, schema) in unpublished() {
+        all.insert(name, schema);
+    }
     Ok(all)
+}
+
+/// Kinds that are served in protobuf but that upstream's OpenAPI leaves out (`apis/meta/v1/types.go`).
+fn unpublished() -> Vec<(String, Value)> {
+    let meta = |name: &str| format!("io.k8s.apimachinery.pkg.apis.meta.v1.{name}");
+    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{}", meta(name))});
+    let kind = |name: &str| json!([{"group": "meta.k8s.io", "version": "v1", "kind": name}]);
+    let text = json!({"type": "string"});
+    let list = json!({"type": "array", "items": reference("PartialObjectMetadata")});
+    let properties = |more: Value| {
+        let mut all = json!({"apiVersion": text, "kind": text});
+        all.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        all
+    };
+    let key = "x-kubernetes-group-version-kind";
+    let one = json!({key: kind("PartialObjectMetadata"), "properties": properties(json!({"metadata": reference("ObjectMeta")}))});
+    let many = properties(json!({"metadata": reference("ListMeta"), "items": list}));
+    let many = json!({key: kind("PartialObjectMetadataList"), "required": ["items"], "properties": many});
+    vec![(meta("PartialObjectMetadata"), one), (meta("PartialObjectMetadataList"), many)]
 }
 
 /// GA and meta definitions and all they refer to.

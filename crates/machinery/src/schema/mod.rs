@@ -2,7 +2,7 @@
 //! and protobuf field numbers) and custom resources (made from their CRD). Strict field checks, pruning,
 //! strategic-merge patch, server-side apply and protobuf all walk it.
 
-mod builtin;
+pub(crate) mod builtin;
 pub mod check;
 mod json;
 pub(crate) mod time;

@@ -37,8 +37,21 @@ pub fn validate(meta: &ObjectMeta, namespaced: bool, validate_name: fn(&str) -> 
     errors.extend(validate_namespace(meta, namespaced, &path));
     errors.extend(validate_non_negative(meta.generation.unwrap_or(0), &path.child("generation")));
     errors.extend(validate_common(meta, &path));
-    errors.extend(validate_finalizers(meta.finalizers.as_deref().unwrap_or_default(), &path.child("finalizers")));
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    errors.extend(validate_finalizers(finalizers, &path.child("finalizers")));
+    for (i, finalizer) in finalizers.iter().enumerate() {
+        errors.extend(validate_own_finalizer(finalizer, &path.child("finalizers").index(i)));
+    }
     errors
+}
+
+/// A finalizer without a prefix must be one of Kubernetes' own (`validateKubeFinalizerName`).
+pub(super) fn validate_own_finalizer(finalizer: &str, path: &Path) -> Errors {
+    if finalizer.contains('/') || matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+        return Vec::new();
+    }
+    let detail = "name is neither a standard finalizer name nor is it fully qualified";
+    vec![FieldError::invalid(path, finalizer, detail)]
 }
 
 fn validate_namespace(meta: &ObjectMeta, namespaced: bool, path: &Path) -> Errors {

@@ -11,6 +11,9 @@ pub mod metadata;
 mod namespace;
 mod plain;
 mod pod;
+mod resources;
+#[cfg(test)]
+mod testing;
 mod typed;
 
 pub use common::human_duration;
@@ -270,6 +273,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object) {}
     /// Field errors of spec and so on; metadata is checked for all kinds by [`Typed`] with [`Self::validate_name`].
     fn validate(object: &Self::Object) -> Errors;
+    /// Field errors that only a new object can have, beyond [`Self::validate`].
+    fn validate_create(_object: &Self::Object) -> Errors {
+        Vec::new()
+    }
     /// Field errors of a change beyond [`Self::validate`] of the new object.
     fn validate_update(_new: &Self::Object, _old: &Self::Object) -> Errors {
         Vec::new()

@@ -4,9 +4,10 @@
 //! controller has emptied it.
 
 use super::common::{age, age_column, column, name, name_column, str_of};
+use super::metadata::validate_own_finalizer;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, is_dns1123_label, is_label_key};
+use crate::validation::{Messages, invalid_each, is_dns1123_label, is_label_key};
 use api::k8s::api::core::v1::NamespaceStatus;
 use api::prelude::{MetaExt, Namespace};
 use serde_json::Value;
@@ -78,14 +79,17 @@ impl Strategy for NamespaceStrategy {
     }
 
     fn validate_subresource_update(name: &str, new: &Namespace, _old: &Namespace) -> Errors {
-        if name == "finalize" { Self::validate(new) } else { Vec::new() }
+        let finalizers = new.spec.as_ref().and_then(|s| s.finalizers.as_deref()).unwrap_or_default();
+        let path = Path::new("spec").child("finalizers");
+        let errors = finalizers.iter().enumerate().flat_map(|(i, f)| validate_finalizer(f, &path.index(i)));
+        if name == "finalize" { errors.collect() } else { Vec::new() }
     }
 
-    const SELECTABLE: &'static [&'static str] = &["status.phase", "name"];
+    const SELECTABLE: &'static [&'static str] = &["status.phase"];
 
     fn selectable_fields(namespace: &Namespace) -> Vec<(&'static str, String)> {
         let phase = namespace.status.as_ref().map(|s| str_of(&s.phase)).unwrap_or_default();
-        vec![("status.phase", phase.to_owned()), ("name", namespace.name().to_owned())]
+        vec![("status.phase", phase.to_owned())]
     }
 
     fn columns() -> Vec<Column> {
@@ -100,10 +104,7 @@ impl Strategy for NamespaceStrategy {
 
 /// A finalizer is a qualified name; without a prefix it must be a known one.
 fn validate_finalizer(finalizer: &str, path: &Path) -> Errors {
-    let mut errors: Errors = is_label_key(finalizer).iter().map(|m| FieldError::invalid(path, finalizer, m)).collect();
-    if !finalizer.contains('/') && finalizer != KUBERNETES {
-        let detail = "name is neither a standard finalizer name nor is it fully qualified";
-        errors.push(FieldError::invalid(path, finalizer, detail));
-    }
+    let mut errors = invalid_each(path, finalizer, is_label_key(finalizer));
+    errors.extend(validate_own_finalizer(finalizer, path));
     errors
 }

@@ -87,6 +87,7 @@ impl<S: Strategy> Kind for Typed<S> {
     fn validate_create(&self, object: &dyn AnyObject) -> Errors {
         let mut errors = metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name);
         errors.extend(S::validate(typed(object)));
+        errors.extend(S::validate_create(typed(object)));
         errors
     }
 

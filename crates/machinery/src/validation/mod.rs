@@ -19,6 +19,7 @@ pub use labels::{
 pub use names::*;
 
 use crate::field::{Errors, FieldError, Path};
+use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 
 /// What is wrong with a text; empty if nothing.
 pub type Messages = Vec<String>;
@@ -57,4 +58,92 @@ pub const IMMUTABLE: &str = "field is immutable";
 /// One `Invalid value` per message.
 pub fn invalid_each(path: &Path, value: &str, messages: Messages) -> Errors {
     messages.iter().map(|message| FieldError::invalid(path, value, message)).collect()
+}
+
+/// What upstream says of a file mode.
+pub const FILE_MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
+
+/// `Required value` if the text is empty.
+pub fn required(errors: &mut Errors, path: &Path, value: &str) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+}
+
+/// `Unsupported value` if the text is not one of `supported`.
+pub fn one_of(errors: &mut Errors, path: &Path, value: &str, supported: &[&str]) {
+    if !supported.contains(&value) {
+        errors.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
+/// [`one_of`], and `Required value` if the text is empty.
+pub fn required_one_of(errors: &mut Errors, path: &Path, value: &str, supported: &[&str]) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else {
+        one_of(errors, path, value, supported);
+    }
+}
+
+/// `Duplicate value` for every value of a list that occurred before; returns the distinct ones.
+pub fn unique<'a>(errors: &mut Errors, items: impl IntoIterator<Item = (Path, &'a str)>) -> Vec<&'a str> {
+    let mut seen: Vec<&str> = Vec::new();
+    for (path, value) in items {
+        if seen.contains(&value) {
+            errors.push(FieldError::duplicate(&path, value));
+        } else {
+            seen.push(value);
+        }
+    }
+    seen
+}
+
+/// An error if `value` is not above zero.
+pub fn validate_positive(value: i64, path: &Path) -> Errors {
+    if value <= 0 { vec![FieldError::invalid(path, value, "must be greater than zero")] } else { Vec::new() }
+}
+
+/// Errors of a port that is a number or a name.
+pub fn validate_port_or_name(port: &IntOrString, path: &Path) -> Errors {
+    match port {
+        IntOrString::Int(number) => is_valid_port(i64::from(*number))
+            .iter()
+            .map(|message| FieldError::invalid(path, *number, message))
+            .collect(),
+        IntOrString::String(name) => invalid_each(path, name, is_valid_port_name(name)),
+    }
+}
+
+/// Errors of a path that has to stay below where it starts.
+pub fn validate_local_descending_path(target: &str, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if target.starts_with('/') {
+        errors.push(FieldError::invalid(path, target, "must be a relative path"));
+    }
+    errors.extend(validate_no_backsteps(target, path));
+    errors
+}
+
+/// An error if a path has a step `..`.
+pub fn validate_no_backsteps(target: &str, path: &Path) -> Errors {
+    let steps_back = target.split('/').any(|step| step == "..");
+    if steps_back { vec![FieldError::invalid(path, target, "must not contain '..'")] } else { Vec::new() }
+}
+
+/// [`validate_local_descending_path`], and nothing that begins with `..` (the kubelet's own files in volumes).
+pub fn validate_local_path(target: &str, path: &Path) -> Errors {
+    let mut errors = validate_local_descending_path(target, path);
+    if target.starts_with("..") && !target.starts_with("../") {
+        errors.push(FieldError::invalid(path, target, "must not start with '..'"));
+    }
+    errors
+}
+
+/// Errors of file permission bits.
+pub fn validate_file_mode(mode: Option<i32>, path: &Path) -> Errors {
+    match mode {
+        Some(mode) if !(0..=0o777).contains(&mode) => vec![FieldError::invalid(path, mode, FILE_MODE)],
+        _ => Vec::new(),
+    }
 }

@@ -12,6 +12,7 @@ mod columns;
 pub(super) mod defaults;
 mod qos;
 mod update;
+pub(super) mod validate;
 
 use super::common::{bump_if_spec_changed, str_of};
 use super::metadata::reset_for_status;
@@ -81,8 +82,30 @@ impl Strategy for PodStrategy {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(_pod: &Pod) -> Errors {
-        Vec::new()
+    fn validate(pod: &Pod) -> Errors {
+        validate::validate_pod(pod)
+    }
+
+    fn validate_create(pod: &Pod) -> Errors {
+        validate::validate_pod_create(pod)
+    }
+
+    fn validate_update(new: &Pod, old: &Pod) -> Errors {
+        validate::validate_update(new, old)
+    }
+
+    fn validate_status_update(new: &Pod, old: &Pod) -> Errors {
+        validate::validate_status_update(new, old)
+    }
+
+    fn validate_subresource_update(name: &str, new: &Pod, old: &Pod) -> Errors {
+        let mut errors = validate::validate_pod(new);
+        match name {
+            "ephemeralcontainers" => errors.extend(validate::validate_ephemeral_update(new, old)),
+            "resize" => errors.extend(validate::validate_resize(new, old)),
+            _ => {}
+        }
+        errors
     }
 
     fn warnings(pod: &Pod) -> Vec<String> {
@@ -230,3 +253,6 @@ fn merge_keys(
 pub(super) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
+
+#[cfg(test)]
+mod tests;

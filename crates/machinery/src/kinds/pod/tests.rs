@@ -1,0 +1,164 @@
+//! Pods as users write them, and what comes back.
+
+use crate::kinds::testing::{check_create, check_defaults, check_update};
+use expect_test::expect;
+
+const MINIMAL: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec: {containers: [{name: c, image: 'nginx:1'}]}";
+
+#[test]
+fn a_minimal_pod_gets_upstreams_defaults() {
+    check_defaults(
+        MINIMAL,
+        expect![[r#"
+        spec.containers[0].imagePullPolicy: "IfNotPresent"
+        spec.containers[0].resources: {}
+        spec.containers[0].terminationMessagePath: "/dev/termination-log"
+        spec.containers[0].terminationMessagePolicy: "File"
+        spec.dnsPolicy: "ClusterFirst"
+        spec.enableServiceLinks: true
+        spec.restartPolicy: "Always"
+        spec.schedulerName: "default-scheduler"
+        spec.securityContext: {}
+        spec.terminationGracePeriodSeconds: 30"#]],
+    );
+}
+
+#[test]
+fn probes_ports_volumes_and_requests_are_filled_in() {
+    check_defaults(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  serviceAccount: robot
+  hostNetwork: true
+  terminationGracePeriodSeconds: -5
+  containers:
+  - name: c
+    image: registry:5000/nginx:1.25
+    ports: [{containerPort: 80}]
+    resources: {limits: {cpu: '0.5', memory: 1024Mi}, requests: {cpu: 100.4u}}
+    livenessProbe: {httpGet: {port: 80}}
+    env: [{name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]
+  volumes:
+  - {name: a}
+  - {name: b, secret: {secretName: s}}
+  - {name: d, projected: {sources: [{serviceAccountToken: {path: token}}]}}
+  - {name: e, hostPath: {path: /x}}",
+        expect![[r#"
+      spec.containers[0].env[0].valueFrom.fieldRef.apiVersion: "v1"
+      spec.containers[0].imagePullPolicy: "IfNotPresent"
+      spec.containers[0].livenessProbe.failureThreshold: 3
+      spec.containers[0].livenessProbe.httpGet.path: "/"
+      spec.containers[0].livenessProbe.httpGet.scheme: "HTTP"
+      spec.containers[0].livenessProbe.periodSeconds: 10
+      spec.containers[0].livenessProbe.successThreshold: 1
+      spec.containers[0].livenessProbe.timeoutSeconds: 1
+      spec.containers[0].ports[0].hostPort: 80
+      spec.containers[0].ports[0].protocol: "TCP"
+      spec.containers[0].resources.requests.cpu: "1m"
+      spec.containers[0].resources.requests.memory: "1Gi"
+      spec.containers[0].terminationMessagePath: "/dev/termination-log"
+      spec.containers[0].terminationMessagePolicy: "File"
+      spec.dnsPolicy: "ClusterFirst"
+      spec.enableServiceLinks: true
+      spec.restartPolicy: "Always"
+      spec.schedulerName: "default-scheduler"
+      spec.securityContext: {}
+      spec.serviceAccountName: "robot"
+      spec.terminationGracePeriodSeconds: 1
+      spec.volumes[0].emptyDir: {}
+      spec.volumes[1].secret.defaultMode: 420
+      spec.volumes[2].projected.defaultMode: 420
+      spec.volumes[2].projected.sources[0].serviceAccountToken.expirationSeconds: 3600
+      spec.volumes[3].hostPath.type: """#]],
+    );
+}
+
+#[test]
+fn a_new_pod_reports_all_mistakes_at_once() {
+    check_create(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: Web_1}
+spec:
+  restartPolicy: Sometimes
+  containers:
+  - name: c
+    image: ''
+    ports: [{containerPort: 80, name: web}, {containerPort: 70000, name: web, protocol: ICMP}]
+    env: [{name: 'A=B', value: x}, {name: C, valueFrom: {fieldRef: {fieldPath: spec.nope}}}]
+    volumeMounts: [{name: missing, mountPath: /x}, {name: v, mountPath: /x, subPath: ../up}]
+    resources: {requests: {cpu: '2', nope: 1}, limits: {cpu: '1'}}
+    livenessProbe: {periodSeconds: -1}
+  - name: c
+    image: ' nginx'
+  volumes: [{name: v, emptyDir: {}, configMap: {name: m}}]
+  tolerations: [{operator: Equal}]
+  nodeSelector: {'a b': c}",
+        expect![[r#"
+      metadata.name: Invalid value: "Web_1": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+      spec.volumes[0].configMap: Forbidden: may not specify more than 1 volume type
+      spec.containers[0].image: Required value
+      spec.containers[0].ports[1].name: Duplicate value: "web"
+      spec.containers[0].ports[1].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive
+      spec.containers[0].ports[1].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"
+      spec.containers[0].env[0].name: Invalid value: "A=B": a valid environment variable name must consist only of printable ASCII characters other than '='
+      spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: "spec.nope": error converting fieldPath: field label not supported: spec.nope
+      spec.containers[0].volumeMounts[0].name: Not found: "missing"
+      spec.containers[0].volumeMounts[1].name: Not found: "v"
+      spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/x": must be unique
+      spec.containers[0].volumeMounts.subPath: Invalid value: "../up": must not contain '..'
+      spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1
+      spec.containers[0].resources.requests[nope]: Invalid value: "nope": must be a standard resource type or fully qualified
+      spec.containers[0].resources.requests[nope]: Invalid value: "nope": must be a standard resource for containers
+      spec.containers[0].livenessProbe: Required value: must specify a handler type
+      spec.containers[0].livenessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0
+      spec.containers[1].name: Duplicate value: "c"
+      spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"
+      spec.nodeSelector: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+      spec.tolerations[0].operator: Invalid value: "Equal": operator must be Exists when `key` is empty, which means "match all values and all keys"
+      spec.containers[1].image: Invalid value: " nginx": must not have leading or trailing whitespace"#]],
+    );
+    check_create(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec: {}",
+        expect!["spec.containers: Required value"],
+    );
+}
+
+#[test]
+fn only_a_few_fields_of_a_pod_may_change() {
+    check_update(MINIMAL, &MINIMAL.replace("nginx:1", "nginx:2"), None, expect!["generation 2"]);
+    check_update(
+        MINIMAL,
+        &MINIMAL.replace("image:", "tty: true, image:"),
+        None,
+        expect![[r#"
+        spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)
+        - spec.containers[0].tty: null
+        + spec.containers[0].tty: true"#]],
+    );
+    check_update(
+        MINIMAL,
+        &MINIMAL.replace("spec: {", "spec: {tolerations: [{operator: Exists}], "),
+        None,
+        expect!["generation 2"],
+    );
+    check_update(
+        MINIMAL,
+        &MINIMAL.replace("}]}", "}, {name: d, image: x}]}"),
+        None,
+        expect!["spec.containers: Forbidden: pod updates may not add or remove containers"],
+    );
+    check_update(MINIMAL, &MINIMAL.replace("spec: {", "spec: {hostname: x, "), Some("status"), expect!["generation 1"]);
+}

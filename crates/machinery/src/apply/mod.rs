@@ -1,1 +1,449 @@
-//! (being written)
+//! Server-side apply and field ownership.
+//!
+//!     apply:   live + configuration ─merge→ ─prune (fields given up)→ ─compare→ conflicts, or owners and the new object
+//!     update:  old, new ─compare→ what changed is now the writer's, and no longer anybody else's
+//!
+//! Follows `structured-merge-diff/v6/merge/update.go` and the chain of managers in
+//! `apimachinery/pkg/util/managedfields/internal` (fieldmanager.go lists them), all in one place here. Always holds:
+//! `metadata.managedFields` is the only field these functions write besides what the configuration says.
+//!
+//! Differs: conflicts come sorted by manager, where upstream's order of causes is random.
+
+mod compare;
+mod conflict;
+mod managers;
+mod merge;
+mod path;
+mod scale;
+mod set;
+mod typed;
+
+pub use conflict::{ApplyError, Conflicts};
+pub use managers::{ManagerId, Operation};
+pub use path::{PathElement, show_path};
+pub use scale::ScaleFields;
+pub use set::{FieldSet, Filter, Matcher};
+pub use typed::{SchemaRef, TypeErrors};
+
+use compare::{Comparison, compare};
+use jiff::Timestamp;
+use managers::{Managers, Owned};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use typed::{Ref, Types};
+
+/// Upstream's `LastAppliedConfigAnnotation`.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Upstream's `TotalAnnotationSizeLimitB`.
+const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
+/// Upstream's `FieldManagerMaxLength`.
+const MANAGER_MAX_BYTES: usize = 128;
+
+/// Nobody owns these (stripmeta.go).
+static STRIPPED: LazyLock<FieldSet> = LazyLock::new(|| {
+    FieldSet::of_fields(&[
+        &["apiVersion"],
+        &["kind"],
+        &["metadata"],
+        &["metadata", "name"],
+        &["metadata", "namespace"],
+        &["metadata", "creationTimestamp"],
+        &["metadata", "selfLink"],
+        &["metadata", "uid"],
+        &["metadata", "clusterName"],
+        &["metadata", "generation"],
+        &["metadata", "managedFields"],
+        &["metadata", "resourceVersion"],
+    ])
+});
+
+/// An object in another version of its kind, and that version's type; `None` if the version is not served (any more).
+pub type Convert<'a> = dyn Fn(&Value, &str) -> Option<(Value, SchemaRef<'a>)> + 'a;
+
+/// Who writes what kind of object, where and when.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The type of the object.
+    pub root: SchemaRef<'a>,
+    /// `group/version` in which objects are given and sets are recorded.
+    pub api_version: &'a str,
+    /// CamelCase kind.
+    pub kind: &'a str,
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+    /// The writer; empty becomes `unknown`. See [`manager_name`].
+    pub manager: &'a str,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// Which changes count at this endpoint.
+    pub filter: &'a Filter,
+    /// Other versions of the kind. Without it, owners in other versions are forgotten, as if those were not served.
+    pub convert: Option<&'a Convert<'a>>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Context { api_version, kind, subresource, manager, .. } = self;
+        write!(f, "{manager:?} writes {api_version} {kind} {subresource:?}")
+    }
+}
+
+/// The writer's name: what the request says, or else the beginning of its user agent (handlers/create.go).
+pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
+    if !field_manager.is_empty() {
+        return field_manager.to_owned();
+    }
+    let mut name = String::new();
+    for c in user_agent.split('/').next().unwrap_or_default().chars().filter(|c| !c.is_control()) {
+        if name.len() + c.len_utf8() > MANAGER_MAX_BYTES {
+            break;
+        }
+        name.push(c);
+    }
+    name
+}
+
+/// The body of an apply request, YAML or JSON, as a value.
+pub fn parse_config(body: &[u8]) -> Result<Value, ApplyError> {
+    if let Ok(value @ Value::Object(_)) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let bad = |why: &dyn std::fmt::Display| ApplyError::BadRequest(format!("error decoding YAML: {why}"));
+    let text = std::str::from_utf8(body).map_err(|e| bad(&e))?;
+    match serde_saphyr::from_str::<Value>(text).map_err(|e| bad(&e))? {
+        value @ Value::Object(_) => Ok(value),
+        Value::Null => Ok(Value::Object(Map::new())),
+        _ => Err(bad(&"json: cannot unmarshal into Go value of type map[string]interface {}")),
+    }
+}
+
+/// Sets `new.metadata.managedFields` after a create (`old` is `None`), update or patch.
+///
+/// Clients may edit managedFields, and forget all owners with `[]` or `[{}]`; through a subresource they may not. If the
+/// fields of an object cannot be told apart, it is left without managedFields, as upstream does.
+pub fn update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
+    let given = take_managed(new);
+    let old_entries = old.and_then(|o| o.get("metadata")?.get("managedFields"));
+    let of_old = || Managers::decode(old_entries).unwrap_or_default();
+    let managers = if !ctx.subresource.is_empty() {
+        of_old()
+    } else if managers::is_reset(given.as_ref()) {
+        Managers::default()
+    } else {
+        // Clients that do not know managedFields drop them by accident.
+        Managers::decode(given.as_ref()).ok().filter(|m| !m.0.is_empty()).unwrap_or_else(of_old)
+    };
+    // Objects without owners stay so; only a create or an apply starts to count.
+    if managers.0.is_empty() && old.is_some() {
+        return;
+    }
+    let before = old.map_or_else(|| Value::Object(Map::new()), without_managed);
+    if let Ok(managers) = ctx.update(&before, new, managers, ctx.manager) {
+        put_managed(new, &managers);
+    }
+}
+
+/// Merges a configuration into the live object (`None` if there is none yet): the new object with its managedFields.
+pub fn apply(ctx: &Context<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, ApplyError> {
+    ctx.check_config(config)?;
+    let entries = live.and_then(|o| o.get("metadata")?.get("managedFields"));
+    let managers = Managers::decode(entries);
+    let mut managers = managers.map_err(|e| ApplyError::Live(format!("failed to decode managed fields: {e}")))?;
+    let live = live.map_or_else(|| Value::Object(Map::new()), without_managed);
+    if managers.0.is_empty() {
+        let nothing = Value::Object(Map::new());
+        managers = ctx
+            .update(&nothing, &live, managers, "before-first-apply")
+            .map_err(|e| ApplyError::Live(format!("failed to create manager for existing fields: {e}")))?;
+    }
+    let result = ctx.apply(&live, config, managers.clone(), force);
+    let (mut object, managers) = match result {
+        // kubectl moves from client-side to server-side apply without conflicts about what it had applied itself.
+        Err(ApplyError::Conflict(conflicts)) if ctx.manager == "kubectl" => {
+            let allowed = ctx.last_applied_fields(&live);
+            match allowed.map(|allowed| conflicts.without(&allowed)) {
+                None => return Err(conflicts.into()),
+                Some(Some(left)) => return Err(left.into()),
+                Some(None) => ctx.apply(&live, config, managers, true)?,
+            }
+        }
+        other => other?,
+    };
+    if ctx.manager == "kubectl" {
+        refresh_last_applied(&mut object, config);
+    }
+    put_managed(&mut object, &managers);
+    Ok(object)
+}
+
+/// If `new` differs from `old` only by times in managedFields, takes the old ones, so that nothing needs to be written
+/// (fieldmanager/equality.go).
+pub fn keep_unchanged_times(old: &Value, new: &mut Value) {
+    let timeless = |object: &Value| {
+        let mut object = object.clone();
+        let entries = object.get_mut("metadata").and_then(|m| m.get_mut("managedFields"));
+        for entry in entries.and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::Object(entry) = entry {
+                entry.remove("time");
+            }
+        }
+        object
+    };
+    if old != new && timeless(old) == timeless(new) {
+        *new = old.clone();
+    }
+}
+
+// === the chain, from outside in ===
+
+impl<'a> Context<'a> {
+    fn id(&self, manager: &str, operation: Operation) -> ManagerId {
+        ManagerId {
+            manager: if manager.is_empty() { "unknown".to_owned() } else { manager.to_owned() },
+            operation,
+            api_version: if operation == Operation::Apply { String::new() } else { self.api_version.to_owned() },
+            subresource: self.subresource.to_owned(),
+        }
+    }
+
+    fn check_config(&self, config: &Value) -> Result<(), ApplyError> {
+        let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("apiVersion") != self.api_version || text("kind") != self.kind {
+            let gvk = show_gvk(text("apiVersion"), text("kind"));
+            return Err(ApplyError::BadRequest(format!("invalid object type: {gvk}")));
+        }
+        if config.get("metadata").and_then(|m| m.get("managedFields")).is_some_and(|m| !m.is_null()) {
+            return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
+        }
+        typed::validate(self.root, config).map_err(|source| {
+            let meta = |key: &str| config.get("metadata").and_then(|m| m.get(key)?.as_str()).unwrap_or_default();
+            let gvk = show_gvk(self.api_version, self.kind);
+            ApplyError::Typed { object: format!("{}/{}; {gvk}", meta("namespace"), meta("name")), source }
+        })
+    }
+
+    fn update(&self, old: &Value, new: &Value, mut managers: Managers, manager: &str) -> Result<Managers, TypeErrors> {
+        self.reconcile(&mut managers);
+        let Disowned { mut managers, comparison, .. } = self.disown(old, new, managers, None)?;
+        let gained = self.filter.apply(comparison.changed()).difference(&STRIPPED);
+        if !gained.is_empty() {
+            let id = self.id(manager, Operation::Update);
+            let owned = managers.0.entry(id).or_insert_with(|| Owned {
+                api_version: self.api_version.to_owned(),
+                set: FieldSet::new(),
+                time: None,
+            });
+            owned.set = std::mem::take(&mut owned.set).union(gained);
+            owned.time = Some(self.now);
+        }
+        managers.drop_empty();
+        managers.cap_updaters();
+        Ok(managers)
+    }
+
+    fn apply(
+        &self,
+        live: &Value,
+        config: &Value,
+        mut managers: Managers,
+        force: bool,
+    ) -> Result<(Value, Managers), ApplyError> {
+        self.reconcile(&mut managers);
+        let live_error = |e: TypeErrors| ApplyError::Live(format!("failed to merge config: {e}"));
+        let merged = merge::merge(self.root, live, config).map_err(live_error)?;
+        let id = self.id(self.manager, Operation::Apply);
+        let last = managers.0.remove(&id);
+        let time = last.as_ref().and_then(|l| l.time);
+        let set = self.filter.apply(typed::field_set(self.root, config));
+        managers.0.insert(id.clone(), Owned { api_version: self.api_version.to_owned(), set, time });
+        let object = match last {
+            Some(last) if !last.set.is_empty() => self.prune(merged, &managers, &last),
+            _ => merged,
+        };
+        let disowned = self.disown(live, &object, managers, Some(&id));
+        let disowned = disowned.map_err(|e| ApplyError::Live(format!("failed to compare objects: {e}")))?;
+        if !force && !disowned.taken.is_empty() {
+            return Err(Conflicts::of(disowned.taken).into());
+        }
+        let mut managers = disowned.managers;
+        if let Some(owned) = managers.0.get_mut(&id) {
+            owned.set = owned.set.difference(&STRIPPED);
+            // An apply that changes nothing leaves the time alone.
+            if !path::same_value(live, &object) {
+                owned.time = Some(self.now);
+            }
+        }
+        managers.drop_empty();
+        Ok((object, managers))
+    }
+
+    /// Takes from everybody but `writer` what changed.
+    fn disown(
+        &self,
+        old: &Value,
+        new: &Value,
+        managers: Managers,
+        writer: Option<&ManagerId>,
+    ) -> Result<Disowned, TypeErrors> {
+        let ours = self.compare_in(self.api_version, old, new)?.unwrap_or_default();
+        let mut others: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
+        for owned in managers.0.values().filter(|o| o.api_version != self.api_version) {
+            if !others.contains_key(&owned.api_version) {
+                let comparison = self.compare_in(&owned.api_version, old, new)?;
+                others.insert(owned.api_version.clone(), comparison);
+            }
+        }
+        let mut all_taken = BTreeMap::new();
+        let mut kept = Managers::default();
+        for (id, mut owned) in managers.0 {
+            if Some(&id) == writer {
+                kept.0.insert(id, owned);
+                continue;
+            }
+            let comparison = match others.get(&owned.api_version) {
+                None => &ours,
+                Some(Some(comparison)) => comparison,
+                // The version is gone, and with it what was owned in it.
+                Some(None) => continue,
+            };
+            let taken = owned.set.intersection(&comparison.changed());
+            owned.set = owned.set.difference(&taken).difference(&comparison.removed);
+            if !taken.is_empty() {
+                all_taken.insert(id.clone(), taken);
+            }
+            kept.0.insert(id, owned);
+        }
+        kept.drop_empty();
+        Ok(Disowned { managers: kept, comparison: ours, taken: all_taken })
+    }
+
+    fn compare_in(&self, version: &str, old: &Value, new: &Value) -> Result<Option<Comparison>, TypeErrors> {
+        if version == self.api_version {
+            return Ok(Some(compare(self.root, old, new)?.filter(self.filter)));
+        }
+        let Some(((old, root), (new, _))) = self.in_version(old, version).zip(self.in_version(new, version)) else {
+            return Ok(None);
+        };
+        compare(root, &old, &new).map(Some)
+    }
+
+    fn in_version(&self, object: &Value, version: &str) -> Option<(Value, SchemaRef<'a>)> {
+        if version == self.api_version { Some((object.clone(), self.root)) } else { self.convert?(object, version) }
+    }
+
+    /// Adapts sets to types that have become atomic since.
+    fn reconcile(&self, managers: &mut Managers) {
+        for owned in managers.0.values_mut().filter(|o| o.api_version == self.api_version) {
+            owned.set = typed::reconcile(Types(self.root.schema), Ref::Type(self.root.ty), &owned.set);
+        }
+    }
+
+    /// Removes what the writer applied last time, does not apply now, and nobody else owns.
+    fn prune(&self, merged: Value, managers: &Managers, last: &Owned) -> Value {
+        let Some((merged, root)) = self.in_version(&merged, &last.api_version) else {
+            return merged;
+        };
+        let named =
+            |root: SchemaRef<'_>, set: &FieldSet| typed::with_named_fields(Types(root.schema), Ref::Type(root.ty), set);
+        let mut pruned = merge::remove(root, &merged, &named(root, &last.set));
+        // Put back what somebody owns, version by version, the last applied one first.
+        let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
+        for o in managers.0.values() {
+            let set = owned.entry(&o.api_version).or_default();
+            *set = std::mem::take(set).union(o.set.clone());
+        }
+        let first = owned.remove_entry(last.api_version.as_str());
+        for (version, set) in first.into_iter().chain(owned) {
+            let here = |object: &Value, from: &str| {
+                if from == version { Some((object.clone(), root)) } else { self.in_version(object, version) }
+            };
+            let Some(((all, root), (left, _))) = here(&merged, &last.api_version).zip(here(&pruned, &last.api_version))
+            else {
+                continue;
+            };
+            let keep = named(root, &typed::field_set(root, &left)).union(named(root, &set));
+            let put_back = merge::remove(root, &all, &named(root, &typed::field_set(root, &all)).difference(&keep));
+            pruned = match (version == last.api_version).then(|| put_back.clone()) {
+                Some(value) => value,
+                None => self.in_version(&put_back, &last.api_version).map_or(pruned, |(value, _)| value),
+            };
+        }
+        // Only what the writer itself owned may go.
+        let kept = named(root, &typed::field_set(root, &pruned));
+        let gone = named(root, &typed::field_set(root, &merged)).difference(&kept);
+        let object = merge::remove(root, &merged, &gone.intersection(&named(root, &last.set)));
+        self.in_version(&object, self.api_version).map_or(object, |(object, _)| object)
+    }
+
+    /// What the client-side apply annotation says and the object still has.
+    fn last_applied_fields(&self, live: &Value) -> Option<FieldSet> {
+        let text = live.get("metadata")?.get("annotations")?.get(LAST_APPLIED)?.as_str()?;
+        let last: Value = serde_json::from_str(text).ok()?;
+        if last.get("apiVersion")?.as_str()? != self.api_version {
+            return None;
+        }
+        typed::validate(self.root, &last).ok()?;
+        let changed = compare(self.root, &last, live).ok()?;
+        let set = typed::field_set(self.root, &last);
+        Some(set.difference(&changed.modified).difference(&changed.added).difference(&changed.removed))
+    }
+}
+
+/// What a change did to the owners.
+struct Disowned {
+    /// Everybody's sets without what changed, but the writer's.
+    managers: Managers,
+    comparison: Comparison,
+    /// What was taken from others.
+    taken: BTreeMap<ManagerId, FieldSet>,
+}
+
+// === metadata ===
+
+fn take_managed(object: &mut Value) -> Option<Value> {
+    object.get_mut("metadata")?.as_object_mut()?.remove("managedFields")
+}
+
+fn without_managed(object: &Value) -> Value {
+    let mut object = object.clone();
+    drop(take_managed(&mut object));
+    object
+}
+
+fn put_managed(object: &mut Value, managers: &Managers) {
+    drop(take_managed(object));
+    let (Some(entries), Value::Object(object)) = (managers.encode(), object) else { return };
+    let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if let Value::Object(metadata) = metadata {
+        metadata.insert("managedFields".to_owned(), entries);
+    }
+}
+
+/// Keeps the annotation of client-side apply in step, if there is one (lastappliedupdater.go).
+fn refresh_last_applied(object: &mut Value, config: &Value) {
+    let Some(Value::Object(annotations)) = object.get_mut("metadata").and_then(|m| m.get_mut("annotations")) else {
+        return;
+    };
+    if annotations.get(LAST_APPLIED).and_then(Value::as_str).is_none_or(str::is_empty) {
+        return;
+    }
+    let mut config = config.clone();
+    if let Some(Value::Object(own)) = config.get_mut("metadata").and_then(|m| m.get_mut("annotations")) {
+        own.remove(LAST_APPLIED);
+    }
+    annotations.insert(LAST_APPLIED.to_owned(), format!("{config}\n").into());
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    if annotations.iter().map(size).sum::<usize>() > ANNOTATIONS_MAX_BYTES {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+/// `group/version, Kind=kind`, with the slash even for the core group.
+fn show_gvk(api_version: &str, kind: &str) -> String {
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    format!("{slash}{api_version}, Kind={kind}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod merge;
 mod strategic;
 
 pub use error::PatchError;
+pub(crate) use strategic::go as go_text;
 
 use crate::schema::{Schema, TypeId};
 use serde_json::{Map, Value};

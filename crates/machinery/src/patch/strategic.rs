@@ -490,7 +490,7 @@ fn bad_type(expected: &str, found: &Value) -> PatchError {
 }
 
 /// A value as Go's `%v` prints it.
-fn go(value: &Value) -> String {
+pub(crate) fn go(value: &Value) -> String {
     let mut out = String::new();
     write_go(&mut out, value);
     out

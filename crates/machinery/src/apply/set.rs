@@ -1,0 +1,367 @@
+//! [`FieldSet`]: a set of field paths, and its FieldsV1 form. Follows `structured-merge-diff/v6/fieldpath` (set.go,
+//! serialize.go).
+//!
+//! Always holds: a node of the tree is a member itself or has members below it. Owning a parent does not mean owning
+//! its children.
+//!
+//! Differs: [`FieldSet::to_value`] gives a JSON object whose keys sort as text, since `serde_json` sorts them;
+//! [`FieldSet::to_json`] has upstream's order.
+
+use super::path::PathElement;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A set of field paths as a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldSet {
+    nodes: BTreeMap<PathElement, Node>,
+}
+
+/// What a set says about one path and what is below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) member: bool,
+    pub(super) children: FieldSet,
+}
+
+impl Node {
+    fn is_empty(&self) -> bool {
+        !self.member && self.children.is_empty()
+    }
+}
+
+impl FieldSet {
+    /// The empty set.
+    pub fn new() -> Self {
+        FieldSet::default()
+    }
+
+    /// A set of paths of plain fields, each like `["metadata", "name"]`.
+    pub fn of_fields(paths: &[&[&str]]) -> Self {
+        let mut set = FieldSet::new();
+        for path in paths {
+            let path: Vec<PathElement> = path.iter().map(|name| PathElement::field(name)).collect();
+            set.insert(&path);
+        }
+        set
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Adds a path, but not its parents. The empty path, the whole object, is never owned.
+    pub fn insert(&mut self, path: &[PathElement]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        if !self.nodes.contains_key(first) {
+            self.nodes.insert(first.clone(), Node::default());
+        }
+        if let Some(node) = self.nodes.get_mut(first) {
+            if rest.is_empty() {
+                node.member = true;
+            } else {
+                node.children.insert(rest);
+            }
+        }
+    }
+
+    /// Whether this very path is in it.
+    pub fn has(&self, path: &[PathElement]) -> bool {
+        match path {
+            [] => false,
+            [last] => self.nodes.get(last).is_some_and(|n| n.member),
+            [first, rest @ ..] => self.nodes.get(first).is_some_and(|n| n.children.has(rest)),
+        }
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub fn union(mut self, other: FieldSet) -> FieldSet {
+        if self.is_empty() {
+            return other;
+        }
+        for (element, theirs) in other.nodes {
+            match self.nodes.get_mut(&element) {
+                Some(ours) => {
+                    ours.member |= theirs.member;
+                    ours.children = std::mem::take(&mut ours.children).union(theirs.children);
+                }
+                None => {
+                    self.nodes.insert(element, theirs);
+                }
+            }
+        }
+        self
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub fn intersection(&self, other: &FieldSet) -> FieldSet {
+        self.combine(|element, ours| {
+            let theirs = other.nodes.get(element)?;
+            Some(Node { member: ours.member && theirs.member, children: ours.children.intersection(&theirs.children) })
+        })
+    }
+
+    /// What is in `self` and not in `other`, path by path.
+    #[must_use]
+    pub fn difference(&self, other: &FieldSet) -> FieldSet {
+        self.combine(|element, ours| {
+            Some(other.nodes.get(element).map_or_else(
+                || ours.clone(),
+                |theirs| Node {
+                    member: ours.member && !theirs.member,
+                    children: ours.children.difference(&theirs.children),
+                },
+            ))
+        })
+    }
+
+    /// As [`Self::difference`], but a path in `other` also takes everything below it away.
+    #[must_use]
+    pub fn recursive_difference(&self, other: &FieldSet) -> FieldSet {
+        self.combine(|element, ours| match other.nodes.get(element) {
+            None => Some(ours.clone()),
+            Some(theirs) if theirs.member => None,
+            Some(theirs) => {
+                Some(Node { member: ours.member, children: ours.children.recursive_difference(&theirs.children) })
+            }
+        })
+    }
+
+    /// A set made from every node of this one; nodes that become empty vanish.
+    pub(super) fn combine(&self, make: impl Fn(&PathElement, &Node) -> Option<Node>) -> FieldSet {
+        let made = self.nodes.iter().filter_map(|(element, node)| Some((element, make(element, node)?)));
+        FieldSet { nodes: made.filter(|(_, n)| !n.is_empty()).map(|(e, n)| (e.clone(), n)).collect() }
+    }
+
+    pub(super) fn node(&self, element: &PathElement) -> Option<&Node> {
+        self.nodes.get(element)
+    }
+
+    /// Adds a node; an empty one is left out.
+    pub(super) fn put(&mut self, element: PathElement, node: Node) {
+        if !node.is_empty() {
+            self.nodes.insert(element, node);
+        }
+    }
+
+    /// Every path in it: those of a level before those below them.
+    pub fn paths(&self) -> Vec<Vec<PathElement>> {
+        let mut out = Vec::new();
+        self.collect(&mut Vec::new(), &mut out);
+        out
+    }
+
+    fn collect(&self, prefix: &mut Vec<PathElement>, out: &mut Vec<Vec<PathElement>>) {
+        for (element, _) in self.nodes.iter().filter(|(_, n)| n.member) {
+            let mut path = prefix.clone();
+            path.push(element.clone());
+            out.push(path);
+        }
+        for (element, node) in &self.nodes {
+            prefix.push(element.clone());
+            node.children.collect(prefix, out);
+            prefix.pop();
+        }
+    }
+
+    /// FieldsV1 as a JSON value.
+    pub fn to_value(&self) -> Value {
+        let entries = self.nodes.iter().map(|(element, node)| {
+            let mut value = node.children.to_value();
+            if let (true, Value::Object(map)) = (node.member && !node.children.is_empty(), &mut value) {
+                map.insert(".".to_owned(), Value::Object(Map::new()));
+            }
+            (element.to_key(), value)
+        });
+        Value::Object(entries.collect())
+    }
+
+    /// FieldsV1 as text, in upstream's order.
+    pub fn to_json(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out, false);
+        out
+    }
+
+    fn write(&self, out: &mut String, include_self: bool) {
+        out.push('{');
+        let mut first = true;
+        let mut key = |out: &mut String, key: &str| {
+            if !first {
+                out.push(',');
+            }
+            first = false;
+            out.push_str(&Value::from(key).to_string());
+            out.push(':');
+        };
+        if include_self && !self.is_empty() {
+            key(out, ".");
+            out.push_str("{}");
+        }
+        for (element, node) in &self.nodes {
+            key(out, &element.to_key());
+            node.children.write(out, node.member);
+        }
+        out.push('}');
+    }
+
+    /// Reads FieldsV1. Elements of unknown kinds are dropped, as upstream does.
+    pub fn from_value(value: &Value) -> Result<FieldSet, String> {
+        let Value::Object(map) = value else {
+            return if value.is_null() { Ok(FieldSet::new()) } else { Err("fieldsV1 is not an object".to_owned()) };
+        };
+        let mut set = FieldSet::new();
+        for (key, below) in map {
+            if key == "." {
+                continue;
+            }
+            if let Some(element) = PathElement::from_key(key)? {
+                let children = FieldSet::from_value(below)?;
+                let member = children.is_empty() || below.get(".").is_some();
+                set.put(element, Node { member, children });
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// What an endpoint's changes are taken for: fields that it resets anyway are nobody's merit.
+#[derive(Debug, Clone, Default)]
+pub enum Filter {
+    /// Every field counts.
+    #[default]
+    All,
+    /// All but these and what is below them (`GetResetFields`).
+    Exclude(FieldSet),
+    /// Only these and what is below them (`NewIncludeMatcherFilter`).
+    Include(Vec<Vec<Matcher>>),
+}
+
+/// One step of a pattern in [`Filter::Include`].
+#[derive(Debug, Clone)]
+pub enum Matcher {
+    /// Any element.
+    Any,
+    /// The field of this name.
+    Field(&'static str),
+}
+
+impl Filter {
+    /// The paths of `set` that count.
+    pub fn apply(&self, set: FieldSet) -> FieldSet {
+        match self {
+            Filter::All => set,
+            Filter::Exclude(exclude) => set.recursive_difference(exclude),
+            Filter::Include(patterns) => {
+                let patterns: Vec<&[Matcher]> = patterns.iter().map(Vec::as_slice).collect();
+                include(&set, &patterns)
+            }
+        }
+    }
+}
+
+fn include(set: &FieldSet, patterns: &[&[Matcher]]) -> FieldSet {
+    if patterns.iter().any(|p| p.is_empty()) {
+        return set.clone();
+    }
+    set.combine(|element, node| {
+        let matches = |m: &Matcher| match (m, element) {
+            (Matcher::Any, _) => true,
+            (Matcher::Field(name), PathElement::Field(field)) => name == field,
+            _ => false,
+        };
+        let rest: Vec<&[Matcher]> =
+            patterns.iter().filter_map(|p| p.split_first()).filter(|(m, _)| matches(m)).map(|(_, rest)| rest).collect();
+        (!rest.is_empty()).then(|| Node { member: node.member, children: include(&node.children, &rest) })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn set(json: &str) -> FieldSet {
+        let value: Value = serde_json::from_str(json).expect("literal is JSON");
+        FieldSet::from_value(&value).expect("literal is FieldsV1")
+    }
+
+    #[test]
+    fn fields_v1_round_trips_in_upstreams_order() {
+        let text = r#"{"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{},"f:image":{},"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}},"k:{\"containerPort\":443,\"protocol\":\"TCP\"}":{}}}},"f:finalizers":{".":{},"v:\"x\"":{}},"f:list":{"i:2":{},"i:10":{}}}}"#;
+        assert_eq!(set(text).to_json(), text);
+        assert_eq!(FieldSet::from_value(&set(text).to_value()), Ok(set(text)));
+        // The parent is a member only where it says so; unknown kinds are ignored.
+        assert_eq!(set(r#"{"f:a":{"f:b":{}},"z:q":{"f:c":{}}}"#).to_json(), r#"{"f:a":{"f:b":{}}}"#);
+        assert!(FieldSet::from_value(&serde_json::json!({"f": {}})).is_err());
+        assert!(FieldSet::from_value(&serde_json::json!({"k:{": {}})).is_err());
+    }
+
+    #[test]
+    fn algebra_is_path_by_path() {
+        let (a, b) = (set(r#"{"f:a":{".":{},"f:b":{},"f:c":{}},"f:d":{}}"#), set(r#"{"f:a":{"f:b":{}},"f:e":{}}"#));
+        assert_eq!(a.difference(&b).to_json(), r#"{"f:a":{".":{},"f:c":{}},"f:d":{}}"#);
+        assert_eq!(a.intersection(&b).to_json(), r#"{"f:a":{"f:b":{}}}"#);
+        assert_eq!(b.clone().union(a.clone()).to_json(), r#"{"f:a":{".":{},"f:b":{},"f:c":{}},"f:d":{},"f:e":{}}"#);
+        // Owning the parent does not cover the child in a plain difference, but it does in a recursive one.
+        let parent = set(r#"{"f:a":{}}"#);
+        assert_eq!(a.difference(&parent).to_json(), r#"{"f:a":{"f:b":{},"f:c":{}},"f:d":{}}"#);
+        assert_eq!(a.recursive_difference(&parent).to_json(), r#"{"f:d":{}}"#);
+    }
+
+    #[test]
+    fn filters_exclude_or_include() {
+        let all = set(
+            r#"{"f:metadata":{"f:labels":{}},"f:spec":{"f:c":{"k:{\"n\":1}":{".":{},"f:image":{},"f:r":{"f:x":{}}}}}}"#,
+        );
+        let exclude = Filter::Exclude(FieldSet::of_fields(&[&["spec"]]));
+        assert_eq!(exclude.apply(all.clone()).to_json(), r#"{"f:metadata":{"f:labels":{}}}"#);
+        let pattern = vec![Matcher::Field("spec"), Matcher::Field("c"), Matcher::Any, Matcher::Field("r")];
+        assert_eq!(
+            Filter::Include(vec![pattern]).apply(all).to_json(),
+            r#"{"f:spec":{"f:c":{"k:{\"n\":1}":{".":{},"f:r":{"f:x":{}}}}}}"#
+        );
+    }
+
+    fn any_set() -> impl Strategy<Value = FieldSet> {
+        let element = prop_oneof![
+            "[a-c]".prop_map(PathElement::Field),
+            (0i64..3).prop_map(|n| PathElement::Key(vec![("k".to_owned(), n.into())])),
+            "[a-b]".prop_map(|s| PathElement::Value(s.into())),
+            (0i64..2).prop_map(PathElement::Index),
+        ];
+        let path = proptest::collection::vec(element, 1..4);
+        proptest::collection::vec(path, 0..8).prop_map(|paths| {
+            let mut set = FieldSet::new();
+            paths.iter().for_each(|p| set.insert(p));
+            set
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn union_minus_and_intersection_agree(a in any_set(), b in any_set()) {
+            let both = a.clone().union(b.clone());
+            prop_assert_eq!(both.difference(&b).union(a.intersection(&b)), a.clone());
+            prop_assert!(a.difference(&a).is_empty());
+            for path in a.paths() {
+                prop_assert!(both.has(&path));
+                prop_assert_eq!(a.intersection(&b).has(&path), b.has(&path));
+            }
+        }
+
+        #[test]
+        fn every_set_survives_its_json(a in any_set()) {
+            let parsed: Value = serde_json::from_str(&a.to_json()).expect("we write JSON");
+            prop_assert_eq!(FieldSet::from_value(&parsed), Ok(a));
+        }
+
+        #[test]
+        fn any_json_is_read_or_refused(value in crate::patch::any_json()) {
+            drop(FieldSet::from_value(&value));
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! [`Engine`]: what the agent wants of a container engine, in the agent's words. The adapter to crate `runtime` is
+//! `adapters/engine.rs`; unit tests bring a fake.
+//!
+//! A sandbox is a pod's namespaces, cgroup and supervisor; it outlives the agent. Container ids are given by the agent,
+//! so every call can be repeated.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A refused or failed engine call. The text is shown to users in events and waiting messages.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// There is no such sandbox or container (any more).
+    #[error("{0} not found")]
+    NotFound(String),
+    /// The container exists but its first process could not be started (no such command, bad working directory …).
+    #[error("{0}")]
+    NotStarted(String),
+    /// A command did not end in time.
+    #[error("command timed out after {0:?}")]
+    Timeout(Duration),
+    /// Not built.
+    #[error("{0} is not supported by dhow")]
+    Unsupported(String),
+    /// Anything else: what was tried and why it failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What the agent asks of the engine.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Everything that exists, running or not. Called once, at start.
+    async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError>;
+    /// Makes a sandbox ready for containers; network comes separately ([`crate::network::PodNetwork`]).
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxInfo, EngineError>;
+    /// Kills whatever runs in it. Afterwards nothing of the pod runs. Fine if it is already so.
+    async fn stop_sandbox(&self, id: &str) -> Result<(), EngineError>;
+    /// Removes all traces but logs. Fine if there are none.
+    async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
+    /// Makes and starts a container.
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError>;
+    /// Signals the container's first process; `SIGKILL` reaches all its processes.
+    async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError>;
+    /// Removes an ended container's files.
+    async fn remove(&self, sandbox: &str, container: &str) -> Result<(), EngineError>;
+    /// Changes limits of a running container.
+    async fn update(&self, sandbox: &str, container: &str, resources: &Resources) -> Result<(), EngineError>;
+    /// Runs a command in a container to its end and returns at most `output_max` bytes of what it wrote.
+    async fn exec(&self, sandbox: &str, container: &str, command: &[String], timeout: Option<Duration>) -> Result<ExecOutput, EngineError>;
+    /// Runs a command with streams.
+    async fn exec_stream(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
+    /// Streams of a container's first process.
+    async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
+    /// Mounts a tmpfs at `path` (an existing directory), idempotent; survives the agent.
+    async fn mount_tmpfs(&self, path: &std::path::Path, size_bytes: Option<u64>) -> Result<(), EngineError>;
+    /// Undoes [`Self::mount_tmpfs`]; fine if nothing is mounted.
+    async fn unmount(&self, path: &std::path::Path) -> Result<(), EngineError>;
+    /// The next thing that happened; waits for it. One caller.
+    async fn next_event(&self) -> Option<EngineEvent>;
+}
+
+/// What to make.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SandboxSpec {
+    /// Chosen by the agent.
+    pub id: String,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// Counts from 0.
+    pub attempt: u32,
+    /// `None`: the node's.
+    pub hostname: Option<String>,
+    /// Kernel parameters of the pod's namespaces, with dots.
+    pub sysctls: BTreeMap<String, String>,
+    /// Path below the cgroup root, e.g. `kubepods/burstable/pod<uid>`.
+    pub cgroup: String,
+    /// Limits of the whole pod.
+    pub resources: Resources,
+    /// Uses the node's network namespace.
+    pub host_network: bool,
+    /// Uses the node's process namespace.
+    pub host_pid: bool,
+    /// Uses the node's IPC namespace.
+    pub host_ipc: bool,
+    /// All containers see one process namespace.
+    pub share_pid: bool,
+}
+
+/// A sandbox that is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SandboxInfo {
+    /// The engine's id.
+    pub id: String,
+    /// Its network namespace as a path to join; `None` with the node's.
+    pub netns: Option<PathBuf>,
+}
+
+/// A sandbox that exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SandboxSnapshot {
+    /// The engine's id.
+    pub info: SandboxInfo,
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// Counts from 0.
+    pub attempt: u32,
+    /// Its supervisor lives; otherwise nothing of it can run.
+    pub alive: bool,
+    /// Its containers.
+    pub containers: Vec<ContainerSnapshot>,
+}
+
+/// A container that exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSnapshot {
+    /// 64 hex digits.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// `restartCount` of this run.
+    pub restarts: u32,
+    /// When its first process began.
+    pub started_at: Option<Timestamp>,
+    /// How it ended, if it did.
+    pub exit: Option<EngineExit>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineExit {
+    /// Exit code; 128 + signal if killed.
+    pub code: i32,
+    /// Killed for want of memory.
+    pub oom: bool,
+    /// When.
+    pub finished_at: Timestamp,
+}
+
+/// What to start.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ContainerSpec {
+    /// The sandbox it belongs to.
+    pub sandbox: String,
+    /// Chosen by the agent: 64 hex digits.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// `restartCount`
+    pub restarts: u32,
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Environment, in order, names unique.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: String,
+    /// Who it runs as.
+    pub user: User,
+    /// Its root file system.
+    pub rootfs: Rootfs,
+    /// Root file system cannot be written.
+    pub read_only_rootfs: bool,
+    /// In order.
+    pub mounts: Vec<Mount>,
+    /// Permitted and bounding set, with `CAP_`.
+    pub capabilities: Vec<String>,
+    /// All devices, no masked paths, writable cgroups and /sys.
+    pub privileged: bool,
+    /// `no_new_privs`
+    pub no_new_privileges: bool,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// Do not mask anything in /proc.
+    pub unmasked_proc: bool,
+    /// Its limits.
+    pub resources: Resources,
+    /// `/proc/…/oom_score_adj`
+    pub oom_score_adj: i32,
+    /// Has a terminal.
+    pub tty: bool,
+    /// Standard input stays open.
+    pub stdin: bool,
+    /// Standard input closes after the first attach.
+    pub stdin_once: bool,
+    /// Log file in CRI format.
+    pub log_path: PathBuf,
+    /// See the process namespace of this container of the same sandbox.
+    pub target: Option<String>,
+}
+
+/// Who a process runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// An overlay: directories as data, mounted by the engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rootfs {
+    /// Read-only layers, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// Takes the changes.
+    pub upper: PathBuf,
+    /// Overlayfs' own, beside `upper`.
+    pub work: PathBuf,
+}
+
+/// A bind mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mount {
+    /// File or directory on the node.
+    pub source: PathBuf,
+    /// Where in the container.
+    pub target: PathBuf,
+    /// Cannot be written.
+    pub read_only: bool,
+    /// Nor can mounts below it.
+    pub recursive_read_only: bool,
+    /// How mounts travel.
+    pub propagation: Propagation,
+}
+
+/// `mountPropagation`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// Not at all.
+    #[default]
+    Private,
+    /// From node to container.
+    HostToContainer,
+    /// Both ways.
+    Bidirectional,
+}
+
+/// System call filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// The engine's default profile.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// A profile file below the node's profile directory.
+    Localhost(String),
+}
+
+/// cgroup numbers in v1 terms; the engine converts for v2.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// `cpu.shares`
+    pub cpu_shares: Option<u64>,
+    /// `cpu.cfs_quota_us`
+    pub cpu_quota_us: Option<i64>,
+    /// `cpu.cfs_period_us`
+    pub cpu_period_us: Option<u64>,
+    /// `memory.limit_in_bytes`
+    pub memory_bytes: Option<i64>,
+    /// `pids.max`
+    pub pids: Option<i64>,
+}
+
+/// What a command left behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output and standard error, bounded.
+    pub output: Vec<u8>,
+}
+
+/// What streams a caller wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamRequest {
+    /// For exec.
+    pub command: Vec<String>,
+    /// With a terminal.
+    pub tty: bool,
+    /// Wants to write.
+    pub stdin: bool,
+    /// Wants standard output.
+    pub stdout: bool,
+    /// Wants standard error.
+    pub stderr: bool,
+}
+
+/// Reads from a process.
+pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
+/// Writes to a process.
+pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// Streams of a process. Dropping it detaches.
+pub struct Session {
+    /// To its standard input; dropping closes it.
+    pub stdin: Option<Writer>,
+    /// From its standard output (and standard error, with a terminal).
+    pub stdout: Option<Reader>,
+    /// From its standard error.
+    pub stderr: Option<Reader>,
+    /// Terminal size and end.
+    pub control: Box<dyn SessionControl>,
+}
+
+/// The rest of a session.
+#[async_trait]
+pub trait SessionControl: Send + Sync {
+    /// Changes the terminal's size.
+    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError>;
+    /// Waits for the process to end; for attach, for the container's first process.
+    async fn wait(&self) -> Result<i32, EngineError>;
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EngineEvent {
+    /// A container's first process ended.
+    Exited {
+        /// Its sandbox.
+        sandbox: String,
+        /// The container's id.
+        container: String,
+        /// How.
+        exit: EngineExit,
+    },
+    /// A sandbox' supervisor is gone and nothing replaces it.
+    SandboxLost {
+        /// Its id.
+        sandbox: String,
+    },
+}

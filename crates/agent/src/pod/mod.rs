@@ -1,0 +1,16 @@
+//! One pod: what is known ([`seen`]), what to do ([`plan`]), what happened ([`observe`]), what the API is told
+//! ([`status`]), what the engine is told ([`spec`]); and the task that does it ([`worker`]).
+
+pub mod observe;
+pub mod plan;
+pub mod seen;
+pub mod spec;
+pub mod status;
+pub mod view;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod script;
+#[cfg(test)]
+mod tests;

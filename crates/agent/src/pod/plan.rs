@@ -1,0 +1,753 @@
+//! [`plan`]: what the spec asks for and what the node has seen become what to do next. The whole pod contract is here.
+//!
+//! ```text
+//!  volumes ─▶ sandbox ─▶ init 1 ─▶ init 2 ─▶ … ─▶ app containers (start one after the other, pull side by side)
+//!                          each:  pull ─▶ start ─▶ postStart ─▶ probes ─▶ … ─▶ exit ─▶ back-off ─▶ pull ─▶ start …
+//!  ending:  preStop ─▶ TERM ─▶ (grace) ─▶ KILL ─▶ exits ─▶ stop sandbox ─▶ volumes down ─▶ terminal status ─▶ delete
+//! ```
+//!
+//! Pure: values in, values out; the time is an argument and `wake_at` says when to ask again even if nothing happens.
+//! Asking twice is harmless: whatever a plan starts is marked as under way in the [`Seen`] it returns.
+//!
+//! Follows `pkg/kubelet/kuberuntime/kuberuntime_manager.go` (computePodActions, doBackOff), `kuberuntime_container.go`
+//! (computeInitContainerActions, killContainer), `prober/worker.go`, `active_deadline.go`. Differs: a pull, start or
+//! stop of one container never blocks the pod, so deletion is seen at once; timers replace the periodic sync; a
+//! restart rule with the action RestartAllContainers restarts only its own container.
+
+use super::observe::next_restart;
+use super::seen::{ContainerSeen, Doing, Ending, PostStart, ProbeSeen, Run, Sandbox, Seen, Stop, StopStage, Volumes, Waiting, signed};
+use super::view::{self, Role};
+use api::k8s::api::core::v1::{Container, Pod, Probe};
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// One thing to do. Leaves no choices to whoever does it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PodAction {
+    /// Set up all volumes.
+    MountVolumes,
+    /// Take down all volumes.
+    UnmountVolumes,
+    /// Make the sandbox and its network.
+    CreateSandbox {
+        /// Counts from 0.
+        attempt: u32,
+    },
+    /// End everything in the sandbox and release its network.
+    StopSandbox {
+        /// The engine's id.
+        id: String,
+    },
+    /// Remove all traces of the sandbox.
+    RemoveSandbox {
+        /// The engine's id.
+        id: String,
+    },
+    /// Have the image on the node.
+    PullImage {
+        /// For which container.
+        container: String,
+        /// As written in the spec.
+        image: String,
+        /// Whether to look first.
+        policy: PullPolicy,
+    },
+    /// Make and start a container, then run its postStart hook.
+    StartContainer {
+        /// Its name.
+        container: String,
+        /// `restartCount` of the new run.
+        restarts: u32,
+        /// The image's id in the image store.
+        image: String,
+    },
+    /// Run the preStop hook.
+    RunPreStop {
+        /// Container name.
+        container: String,
+        /// The run's id.
+        id: String,
+        /// When to give up.
+        timeout: Duration,
+    },
+    /// Signal a container's first process.
+    Signal {
+        /// Container name.
+        container: String,
+        /// The run's id.
+        id: String,
+        /// `SIGTERM`, `SIGKILL`, …
+        signal: String,
+    },
+    /// Remove an old run's files.
+    RemoveRun {
+        /// The run's id.
+        id: String,
+    },
+    /// Ask one probe once.
+    Probe {
+        /// Container name.
+        container: String,
+        /// The run's id.
+        id: String,
+        /// Which.
+        kind: ProbeKind,
+    },
+    /// Delete the API object, now.
+    DeleteObject,
+    /// Nothing of the pod is left: end its worker.
+    Forget,
+    /// Record an event.
+    Event(PodEvent),
+}
+
+/// An event about the pod or one of its containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEvent {
+    /// The container it is about.
+    pub container: Option<String>,
+    /// Whether somebody should look.
+    pub warning: bool,
+    /// CamelCase (`pkg/kubelet/events/event.go`).
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// `imagePullPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// Ask the registry each time.
+    Always,
+    /// Only if the node has none.
+    IfNotPresent,
+    /// Never ask the registry.
+    Never,
+}
+
+/// The three probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// `startupProbe`
+    Startup,
+    /// `readinessProbe`
+    Readiness,
+    /// `livenessProbe`
+    Liveness,
+}
+
+impl ProbeKind {
+    /// In the order in which they are considered.
+    pub const ALL: [ProbeKind; 3] = [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness];
+
+    /// Its spec, if the container has one.
+    pub fn of(self, container: &Container) -> Option<&Probe> {
+        match self {
+            ProbeKind::Startup => container.startup_probe.as_ref(),
+            ProbeKind::Readiness => container.readiness_probe.as_ref(),
+            ProbeKind::Liveness => container.liveness_probe.as_ref(),
+        }
+    }
+
+    /// As events begin: `Liveness probe failed: …`.
+    pub fn title(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Readiness => "Readiness",
+            ProbeKind::Liveness => "Liveness",
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub actions: Vec<PodAction>,
+    /// The record with what `actions` begin marked as under way.
+    pub seen: Seen,
+    /// When to plan again although nothing happened.
+    pub wake_at: Option<Timestamp>,
+}
+
+/// A container gets at least this long between TERM and KILL (`minimumGracePeriodInSeconds`).
+const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+/// A killed container that does not exit is killed again.
+const KILL_AGAIN: Duration = Duration::from_secs(10);
+/// `ErrImagePull` is shown this long before it becomes `ImagePullBackOff`.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(1);
+
+/// Decides. `pod` is the newest object (or the last one seen, if it is gone).
+pub fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
+    let mut planner = Planner { pod, seen: seen.clone(), now, actions: Vec::new(), wake_at: None };
+    planner.seen.first_seen.get_or_insert(now);
+    planner.decide_ending();
+    if planner.seen.ending.is_none() {
+        planner.active();
+    }
+    if planner.seen.ending.is_some() {
+        planner.ending();
+    }
+    planner.probes();
+    for id in std::mem::take(&mut planner.seen.leftovers) {
+        planner.actions.push(PodAction::RemoveRun { id });
+    }
+    Plan { actions: planner.actions, seen: planner.seen, wake_at: planner.wake_at }
+}
+
+struct Planner<'a> {
+    pod: &'a Pod,
+    seen: Seen,
+    now: Timestamp,
+    actions: Vec<PodAction>,
+    wake_at: Option<Timestamp>,
+}
+
+impl Planner<'_> {
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
+    }
+
+    fn event(&mut self, container: Option<&str>, warning: bool, reason: &str, message: String) {
+        self.actions.push(PodAction::Event(PodEvent {
+            container: container.map(str::to_owned),
+            warning,
+            reason: reason.to_owned(),
+            message,
+        }));
+    }
+
+    fn container(&mut self, name: &str) -> &mut ContainerSeen {
+        self.seen.containers.entry(name.to_owned()).or_default()
+    }
+
+    // === whether the pod ends ===
+
+    fn decide_ending(&mut self) {
+        if self.seen.ending.is_some() {
+            return;
+        }
+        let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if self.seen.object_gone || self.pod.metadata.deletion_timestamp.is_some() {
+            self.seen.ending = Some(Ending::Deleted);
+        } else if matches!(phase, Some("Succeeded" | "Failed")) {
+            self.seen.ending = Some(Ending::AlreadyTerminal);
+            self.seen.terminal_reported = true;
+        } else if let Some(deadline) = self.deadline() {
+            if self.now < deadline {
+                self.wake(deadline);
+                return;
+            }
+            let message = "Pod was active on the node longer than the specified deadline";
+            self.event(None, false, "DeadlineExceeded", message.to_owned());
+            self.seen.ending = Some(Ending::Failed { reason: "DeadlineExceeded".into(), message: message.into() });
+        }
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        let seconds = u64::try_from(view::spec(self.pod).active_deadline_seconds?).unwrap_or(0);
+        let started = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0).or(self.seen.first_seen)?;
+        Some(started + signed(Duration::from_secs(seconds)))
+    }
+
+    // === a pod that goes on ===
+
+    fn active(&mut self) {
+        if !self.volumes_ready() || !self.sandbox_ready() {
+            return;
+        }
+        for ephemeral in view::all_containers(self.pod).into_iter().filter(|(role, _)| *role == Role::Ephemeral) {
+            if matches!(self.container(&ephemeral.1.name).run, Run::None) {
+                self.bring_up(&ephemeral.1);
+            }
+        }
+        let Some(initialized) = self.init_containers() else { return };
+        if initialized {
+            self.app_containers();
+        }
+    }
+
+    fn volumes_ready(&mut self) -> bool {
+        match self.seen.volumes {
+            Volumes::Mounted => return true,
+            Volumes::Mounting | Volumes::Unmounting => return false,
+            Volumes::Failed { retry_at, .. } if self.now < retry_at => {
+                self.wake(retry_at);
+                return false;
+            }
+            Volumes::Failed { .. } | Volumes::Pending | Volumes::Unmounted => {}
+        }
+        self.seen.volumes = Volumes::Mounting;
+        self.actions.push(PodAction::MountVolumes);
+        false
+    }
+
+    fn sandbox_ready(&mut self) -> bool {
+        match self.seen.sandbox.clone() {
+            Sandbox::Ready { .. } => return true,
+            Sandbox::Creating | Sandbox::Stopping { .. } | Sandbox::Removing => return false,
+            Sandbox::Failed { retry_at, .. } if self.now < retry_at => {
+                self.wake(retry_at);
+                return false;
+            }
+            Sandbox::Lost { id } | Sandbox::Stopped { id } => {
+                if !self.goes_on_in_new_sandbox() {
+                    self.seen.ending = Some(Ending::Completed);
+                    return false;
+                }
+                let text = "Pod sandbox changed, it will be killed and re-created.";
+                self.event(None, false, "SandboxChanged", text.to_owned());
+                self.seen.sandbox = Sandbox::Removing;
+                self.actions.push(PodAction::RemoveSandbox { id });
+                return false;
+            }
+            Sandbox::Failed { .. } | Sandbox::None => {}
+        }
+        if !self.goes_on_in_new_sandbox() {
+            self.seen.ending = Some(Ending::Completed);
+            return false;
+        }
+        self.seen.sandbox = Sandbox::Creating;
+        self.actions.push(PodAction::CreateSandbox { attempt: self.seen.attempts });
+        self.seen.attempts += 1;
+        false
+    }
+
+    /// Whether a pod that lost its sandbox is to run again.
+    fn goes_on_in_new_sandbox(&self) -> bool {
+        let any_ran = self.seen.containers.values().any(|c| !matches!(c.run, Run::None));
+        if !any_ran {
+            return true;
+        }
+        view::app_containers(self.pod).iter().any(|c| match self.seen.container(&c.name).map(|s| &s.run) {
+            Some(Run::Exited(exit)) => exit.restart || view::restarts_after(self.pod, c, exit.code),
+            // It never ran because an init container failed or was interrupted.
+            Some(Run::None) | None => view::restart_policy(self.pod) != "Never",
+            Some(Run::Running(_)) => true,
+        })
+    }
+
+    /// Starts, restarts and watches over init containers. `None`: the pod is ending; otherwise whether all are done.
+    /// A port of `computeInitContainerActions`, backwards because finished init containers may be forgotten.
+    fn init_containers(&mut self) -> Option<bool> {
+        let pod = self.pod;
+        let init = view::init_containers(pod);
+        if init.is_empty() {
+            return Some(true);
+        }
+        let app_runs = view::app_containers(pod)
+            .iter()
+            .any(|c| self.seen.container(&c.name).is_some_and(|s| s.running().is_some() || s.doing == Doing::Starting));
+        let mut initialized = app_runs;
+        let mut later_one_ran = app_runs;
+        let mut to_start = Vec::new();
+        for (i, c) in init.iter().enumerate().rev() {
+            let sidecar = view::is_sidecar(c);
+            let s = self.container(&c.name).clone();
+            let begun = s.doing != Doing::Nothing || s.waiting.is_some() || s.image.is_some();
+            if matches!(s.run, Run::None) && !begun {
+                if later_one_ran && sidecar {
+                    to_start.push(i);
+                }
+                continue;
+            }
+            if later_one_ran && !sidecar {
+                continue;
+            }
+            match &s.run {
+                Run::None => to_start.push(i),
+                Run::Running(run) if sidecar => {
+                    if run.stop.is_none() && !self.watch_over(c, "Init container") {
+                        // Being stopped for a failed probe or a new image.
+                    } else if s.is_started(c.startup_probe.is_some()) {
+                        if i + 1 == init.len() {
+                            initialized = true;
+                        } else if !later_one_ran {
+                            to_start.push(i + 1);
+                        }
+                    }
+                }
+                Run::Running(_) => {}
+                Run::Exited(_) if sidecar => to_start.push(i),
+                Run::Exited(exit) if exit.code != 0 || exit.reason == "OOMKilled" => {
+                    if !exit.restart && !view::restarts_after(pod, c, exit.code) {
+                        self.seen.ending = Some(Ending::Completed);
+                        return None;
+                    }
+                    to_start.push(i);
+                }
+                Run::Exited(_) if i + 1 == init.len() => initialized = true,
+                Run::Exited(_) => to_start.push(i + 1),
+            }
+            later_one_ran = true;
+        }
+        if !later_one_ran {
+            to_start.push(0);
+        }
+        self.advance_stops();
+        to_start.sort_unstable();
+        to_start.dedup();
+        // A sidecar that cannot start does not hold up the others; a plain init container does (SyncPod, step 7).
+        for i in to_start {
+            let c = &init[i];
+            self.bring_up(c);
+        }
+        Some(initialized)
+    }
+
+    fn app_containers(&mut self) {
+        let mut goes_on = false;
+        for c in view::app_containers(self.pod) {
+            let s = self.container(&c.name).clone();
+            match &s.run {
+                Run::Running(run) => {
+                    let stays = run.stop.is_none() && self.watch_over(c, "Container");
+                    let restarts =
+                        self.container(&c.name).running().and_then(|r| r.stop.as_ref()).is_some_and(|stop| stop.restart);
+                    goes_on |= stays || restarts;
+                }
+                Run::None => {
+                    goes_on = true;
+                    self.bring_up(c);
+                }
+                Run::Exited(exit) => {
+                    if exit.restart || view::restarts_after(self.pod, c, exit.code) {
+                        goes_on = true;
+                        self.bring_up(c);
+                    }
+                }
+            }
+        }
+        self.advance_stops();
+        if !goes_on {
+            self.seen.ending = Some(Ending::Completed);
+        }
+    }
+
+    /// Stops a running container whose definition changed or whose probes failed. `false` if it is being stopped.
+    fn watch_over(&mut self, c: &Container, title: &str) -> bool {
+        let s = self.container(&c.name);
+        let Run::Running(run) = &s.run else { return false };
+        let changed = run.definition != view::definition(c);
+        let (why, probe) = if run.post_start == PostStart::Failed {
+            let restart = view::restarts_after_kill(self.pod, c);
+            self.begin_stop(c, "FailedPostStartHook".into(), view::grace_period(self.pod, None), restart);
+            return false;
+        } else if changed {
+            ("definition changed", None)
+        } else if s.probes.liveness.result == Some(false) {
+            ("failed liveness probe", c.liveness_probe.as_ref())
+        } else if s.probes.startup.result == Some(false) {
+            ("failed startup probe", c.startup_probe.as_ref())
+        } else {
+            return true;
+        };
+        let restart = changed || view::restarts_after_kill(self.pod, c);
+        let suffix = if restart && title == "Container" { ", will be restarted" } else { "" };
+        self.begin_stop(c, format!("{title} {} {why}{suffix}", c.name), view::grace_period(self.pod, probe), restart);
+        false
+    }
+
+    /// One step towards a running container: back-off, image, start.
+    fn bring_up(&mut self, c: &Container) {
+        let now = self.now;
+        let image = c.image.clone().unwrap_or_default();
+        let s = self.container(&c.name).clone();
+        if s.doing != Doing::Nothing || self.crash_back_off(c, &s) {
+            return;
+        }
+        if let Some(at) = s.retry_at.filter(|at| now < *at) {
+            return self.wake(at);
+        }
+        let Some(pulled) = s.image else {
+            if self.pull_back_off(c, &s) {
+                return;
+            }
+            let action = PodAction::PullImage { container: c.name.clone(), image, policy: pull_policy(c) };
+            self.actions.push(action);
+            self.container(&c.name).doing = Doing::Pulling;
+            return;
+        };
+        let another_starts = self
+            .seen
+            .containers
+            .values()
+            .any(|o| o.doing == Doing::Starting || o.running().is_some_and(|r| r.post_start == PostStart::Runs));
+        if another_starts {
+            // Its end is an observation, which plans again.
+            return;
+        }
+        let key = crash_key(c);
+        let record = self.container(&c.name);
+        if let Some(finished) = record.exited().and_then(|e| e.finished_at) {
+            record.crash.next(&key, finished, now);
+        }
+        record.doing = Doing::Starting;
+        let restarts = next_restart(record);
+        self.actions.push(PodAction::StartContainer { container: c.name.clone(), restarts, image: pulled.id });
+    }
+
+    /// `doBackOff`: whether the restart must wait.
+    fn crash_back_off(&mut self, c: &Container, s: &ContainerSeen) -> bool {
+        let Some(finished) = s.exited().and_then(|e| e.finished_at) else { return false };
+        let Some(ends) = s.crash.ends_after(&crash_key(c), finished, self.now) else { return false };
+        self.wake(ends);
+        let described = view::describe(self.pod);
+        let message = format!(
+            "back-off {} restarting failed container={} pod={described}",
+            go_duration(s.crash.length),
+            c.name
+        );
+        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message };
+        if s.waiting.as_ref() != Some(&waiting) || s.backed_off_for != Some(finished) {
+            let text = format!("Back-off restarting failed container {} in pod {described}", c.name);
+            self.event(Some(&c.name), true, "BackOff", text);
+            let record = self.container(&c.name);
+            record.waiting = Some(waiting);
+            record.backed_off_for = Some(finished);
+        }
+        true
+    }
+
+    /// `pullImage`'s back-off: whether the next pull must wait.
+    fn pull_back_off(&mut self, c: &Container, s: &ContainerSeen) -> bool {
+        let image = c.image.as_deref().unwrap_or_default();
+        let Some(set_at) = s.pull.set_at.filter(|_| s.pull_error.is_some()) else { return false };
+        let Some(ends) = s.pull.ends_after(image, set_at, self.now) else { return false };
+        let shown_until = set_at + signed(PULL_ERROR_SHOWN);
+        if self.now < shown_until {
+            self.wake(shown_until.min(ends));
+            return true;
+        }
+        self.wake(ends);
+        // An image that policy or name rule out is no matter of back-off (`ErrImageNeverPull`, `InvalidImageName`).
+        let error = s.pull_error.clone().unwrap_or_default();
+        if error.starts_with("ErrImageNeverPull") || error.starts_with("InvalidImageName") {
+            return true;
+        }
+        let back_off = format!("Back-off pulling image \"{image}\"");
+        let waiting = Waiting { reason: "ImagePullBackOff".into(), message: format!("{back_off}: {error}") };
+        if s.waiting.as_ref() != Some(&waiting) {
+            self.event(Some(&c.name), false, "BackOff", back_off);
+            self.event(Some(&c.name), true, "Failed", "Error: ImagePullBackOff".into());
+            self.container(&c.name).waiting = Some(waiting);
+        }
+        true
+    }
+
+    // === stopping ===
+
+    fn begin_stop(&mut self, c: &Container, message: String, grace: Duration, restart: bool) {
+        let now = self.now;
+        let hook = c.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()) && !grace.is_zero();
+        let Run::Running(run) = &mut self.container(&c.name).run else { return };
+        let stage = if hook { StopStage::PreStop } else { StopStage::Turn };
+        run.stop = Some(Stop { since: now, grace, stage, restart });
+        let id = run.id.clone();
+        self.event(Some(&c.name), false, "Killing", message);
+        if hook {
+            self.actions.push(PodAction::RunPreStop { container: c.name.clone(), id, timeout: grace });
+        }
+    }
+
+    /// Moves every stop on: TERM when it is its turn, KILL when the grace is over.
+    fn advance_stops(&mut self) {
+        for (role, c) in view::all_containers(self.pod) {
+            let turn = role != Role::Sidecar || self.seen.ending.is_none() || self.sidecar_turn(&c.name);
+            self.advance_stop(&c.name, turn);
+        }
+    }
+
+    /// Sidecars stop after the app, the last one first (`newTerminationOrdering`).
+    fn sidecar_turn(&self, name: &str) -> bool {
+        let runs = |n: &str| self.seen.container(n).is_some_and(|s| s.running().is_some());
+        if view::app_containers(self.pod).iter().any(|c| runs(&c.name)) {
+            return false;
+        }
+        let later = view::init_containers(self.pod).iter().rev().take_while(|c| c.name != name);
+        !later.into_iter().any(|c| runs(&c.name))
+    }
+
+    fn advance_stop(&mut self, name: &str, turn: bool) {
+        let now = self.now;
+        let ending = self.seen.ending.is_some();
+        let shorter = view::grace_period(self.pod, None);
+        let Run::Running(run) = &mut self.container(name).run else { return };
+        let Some(stop) = &mut run.stop else { return };
+        if ending {
+            // A second delete may have shortened the grace.
+            stop.grace = stop.grace.min(shorter);
+        }
+        let over = stop.since + signed(stop.grace);
+        if now >= over && matches!(stop.stage, StopStage::PreStop | StopStage::Turn) {
+            stop.stage = StopStage::Turn;
+        } else if matches!(stop.stage, StopStage::PreStop) || (stop.stage == StopStage::Turn && !turn) {
+            return self.wake(over);
+        }
+        let (signal, at) = match stop.stage {
+            StopStage::PreStop | StopStage::Turn => {
+                stop.stage = StopStage::Asked(now);
+                (Some(run.stop_signal.clone()), over.max(now + signed(MINIMUM_GRACE)))
+            }
+            StopStage::Asked(asked) => {
+                let kill_at = over.max(asked + signed(MINIMUM_GRACE));
+                if now < kill_at {
+                    (None, kill_at)
+                } else {
+                    stop.stage = StopStage::Killed(now);
+                    (Some("SIGKILL".to_owned()), now + signed(KILL_AGAIN))
+                }
+            }
+            StopStage::Killed(at) if now >= at + signed(KILL_AGAIN) => {
+                stop.stage = StopStage::Killed(now);
+                (Some("SIGKILL".to_owned()), now + signed(KILL_AGAIN))
+            }
+            StopStage::Killed(at) => (None, at + signed(KILL_AGAIN)),
+        };
+        if let Some(signal) = signal {
+            let id = run.id.clone();
+            self.actions.push(PodAction::Signal { container: name.to_owned(), id, signal });
+        }
+        self.wake(at);
+    }
+
+    // === a pod that ends ===
+
+    fn ending(&mut self) {
+        let grace = view::grace_period(self.pod, None);
+        let mut busy = false;
+        for (_, c) in view::all_containers(self.pod) {
+            let s = self.container(&c.name);
+            // Whoever pulls is told to stop; a start cannot be called back and is stopped when it is done.
+            busy |= s.doing == Doing::Starting || s.running().is_some();
+            if s.running().is_some_and(|r| r.stop.is_none()) {
+                self.begin_stop(&c, format!("Stopping container {}", c.name), grace, false);
+            }
+        }
+        self.advance_stops();
+        if busy || !self.sandbox_stopped() || !self.volumes_down() {
+            return;
+        }
+        if self.seen.object_gone {
+            return self.forget();
+        }
+        let wanted = self.pod.metadata.deletion_timestamp.is_some() && self.seen.terminal_reported;
+        if !wanted || self.seen.deleting {
+            return;
+        }
+        if let Some(at) = self.seen.delete_retry_at.filter(|at| self.now < *at) {
+            return self.wake(at);
+        }
+        self.seen.deleting = true;
+        self.actions.push(PodAction::DeleteObject);
+    }
+
+    fn sandbox_stopped(&mut self) -> bool {
+        match self.seen.sandbox.clone() {
+            Sandbox::None | Sandbox::Failed { .. } | Sandbox::Stopped { .. } => true,
+            Sandbox::Creating | Sandbox::Stopping { .. } | Sandbox::Removing => false,
+            Sandbox::Ready { id } | Sandbox::Lost { id } => {
+                self.seen.sandbox = Sandbox::Stopping { id: id.clone() };
+                self.actions.push(PodAction::StopSandbox { id });
+                false
+            }
+        }
+    }
+
+    fn volumes_down(&mut self) -> bool {
+        match self.seen.volumes {
+            Volumes::Unmounted => true,
+            Volumes::Mounting | Volumes::Unmounting => false,
+            Volumes::Pending | Volumes::Failed { .. } | Volumes::Mounted => {
+                self.seen.volumes = Volumes::Unmounting;
+                self.actions.push(PodAction::UnmountVolumes);
+                false
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        match self.seen.sandbox.clone() {
+            Sandbox::Stopped { id } => {
+                self.seen.sandbox = Sandbox::Removing;
+                self.actions.push(PodAction::RemoveSandbox { id });
+            }
+            Sandbox::Removing => {}
+            _ => self.actions.push(PodAction::Forget),
+        }
+    }
+
+    // === probes ===
+
+    fn probes(&mut self) {
+        for (role, c) in view::all_containers(self.pod) {
+            if matches!(role, Role::App | Role::Sidecar) {
+                ProbeKind::ALL.into_iter().for_each(|kind| self.probe(&c, kind));
+            }
+        }
+    }
+
+    fn probe(&mut self, c: &Container, kind: ProbeKind) {
+        let Some(spec) = kind.of(c) else { return };
+        let now = self.now;
+        let ending = self.seen.ending.is_some();
+        let gated = kind != ProbeKind::Startup && c.startup_probe.is_some();
+        let s = self.container(&c.name);
+        let Run::Running(run) = &s.run else { return };
+        // A pod that ends is only asked whether it is still ready (`StopLivenessAndStartup`).
+        let skip = run.post_start != PostStart::Done || (ending && kind != ProbeKind::Readiness) || (run.stop.is_some() && !ending);
+        if skip || (gated && s.probes.startup.result != Some(true)) {
+            return;
+        }
+        let id = run.id.clone();
+        let earliest = run.started_at + signed(view::seconds(spec.initial_delay_seconds, 0));
+        let seen = s.probes.of(kind);
+        if seen.running || seen.on_hold {
+            return;
+        }
+        let due = seen.next_at.unwrap_or(earliest);
+        if now < due {
+            seen.next_at = Some(due);
+            return self.wake(due);
+        }
+        let period = view::seconds(spec.period_seconds, 10).max(Duration::from_secs(1));
+        seen.next_at = Some(now + signed(period));
+        seen.running = true;
+        self.actions.push(PodAction::Probe { container: c.name.clone(), id, kind });
+    }
+}
+
+impl super::seen::Probes {
+    /// The record of one probe.
+    pub fn of(&mut self, kind: ProbeKind) -> &mut ProbeSeen {
+        match kind {
+            ProbeKind::Startup => &mut self.startup,
+            ProbeKind::Readiness => &mut self.readiness,
+            ProbeKind::Liveness => &mut self.liveness,
+        }
+    }
+}
+
+/// What starts the restart back-off over when it changes (`GetBackoffKey`).
+fn crash_key(c: &Container) -> String {
+    c.image.clone().unwrap_or_default()
+}
+
+/// `imagePullPolicy`; the API server has filled in the default.
+fn pull_policy(c: &Container) -> PullPolicy {
+    match c.image_pull_policy.as_deref() {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        _ => PullPolicy::IfNotPresent,
+    }
+}
+
+/// As Go prints a whole number of seconds: `10s`, `1m20s`, `5m0s`.
+pub fn go_duration(d: Duration) -> String {
+    let seconds = d.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}

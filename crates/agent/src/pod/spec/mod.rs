@@ -1,0 +1,323 @@
+//! Pod and container specs become what the engine is told. Pure: everything looked up before is an argument.
+//!
+//! One file per question: [`env`], [`fields`] (downward API), [`resources`] (cgroups, QoS), [`security`] (user,
+//! capabilities, seccomp), [`hosts`], [`dns`], [`expand`] (`$(NAME)`).
+
+pub mod dns;
+pub mod env;
+pub mod expand;
+pub mod fields;
+pub mod hosts;
+pub mod resources;
+pub mod security;
+
+use super::view;
+use crate::engine::{ContainerSpec, Mount, Rootfs, SandboxSpec};
+use crate::images::ImageConfig;
+use crate::network::HostPort;
+use api::k8s::api::core::v1::{Container, Pod};
+use api::meta::MetaExt;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// A spec that cannot be formed: `CreateContainerConfigError`.
+#[derive(Debug, Error)]
+pub enum SpecError {
+    /// Environment.
+    #[error(transparent)]
+    Env(#[from] env::EnvError),
+    /// User, capabilities, profiles.
+    #[error(transparent)]
+    Security(#[from] security::SecurityError),
+    /// Hostname.
+    #[error(transparent)]
+    Name(#[from] hosts::NameError),
+    /// Neither image nor spec say what to run.
+    #[error("no command specified")]
+    NoCommand,
+    /// A pod feature that is not built.
+    #[error("{0} is not supported by dhow")]
+    Unsupported(&'static str),
+}
+
+/// PATH if neither image nor spec set it, as Docker has it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The sandbox of a pod.
+pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -> Result<SandboxSpec, SpecError> {
+    let spec = view::spec(pod);
+    if spec.host_users == Some(false) {
+        return Err(SpecError::Unsupported("hostUsers: false (user namespaces)"));
+    }
+    let (hostname, domain) = hosts::names(pod, cluster_domain)?;
+    let hostname = hosts::kernel_name(pod, &hostname, &domain)?;
+    let sysctls = spec.security_context.as_ref().and_then(|c| c.sysctls.as_ref()).into_iter().flatten();
+    Ok(SandboxSpec {
+        id,
+        namespace: pod.namespace().to_owned(),
+        name: pod.name().to_owned(),
+        uid: pod.uid().to_owned(),
+        attempt,
+        hostname: (!view::is_host_network(pod)).then_some(hostname),
+        sysctls: sysctls.map(|s| (dotted(&s.name), s.value.clone())).collect(),
+        cgroup: resources::pod_cgroup_path(pod),
+        resources: resources::pod_cgroup(pod),
+        host_network: view::is_host_network(pod),
+        host_pid: spec.host_pid == Some(true),
+        host_ipc: spec.host_ipc == Some(true),
+        share_pid: spec.share_process_namespace == Some(true),
+    })
+}
+
+/// `net/ipv4/ip_forward` → `net.ipv4.ip_forward`; with a first separator `.` nothing changes (`sysctl.NormalizeName`).
+fn dotted(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'/' => {
+            name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+/// The pod's `hostPort`s; none with the node's network, where the process itself binds.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    if view::is_host_network(pod) {
+        return Vec::new();
+    }
+    let sidecars = view::init_containers(pod).iter().filter(|c| view::is_sidecar(c));
+    let ports = view::app_containers(pod).iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let port = |n: i32| u16::try_from(n).ok().filter(|n| *n != 0);
+    ports
+        .filter_map(|p| {
+            Some(HostPort {
+                host_ip: p.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+                host_port: port(p.host_port.unwrap_or(0))?,
+                container_port: port(p.container_port)?,
+                protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+            })
+        })
+        .collect()
+}
+
+/// Everything about a container that had to be looked up.
+#[derive(Debug)]
+pub struct ContainerInput<'a> {
+    /// The sandbox.
+    pub sandbox: &'a str,
+    /// The new run's id.
+    pub id: String,
+    /// `restartCount`
+    pub restarts: u32,
+    /// The image's configuration.
+    pub image: &'a ImageConfig,
+    /// Its root file system.
+    pub rootfs: Rootfs,
+    /// The image's `/etc/passwd`, or nothing.
+    pub passwd: &'a str,
+    /// The image's `/etc/group`, or nothing.
+    pub group: &'a str,
+    /// Objects that the environment refers to.
+    pub sources: &'a env::Sources,
+    /// Addresses and sizes.
+    pub facts: &'a fields::Facts,
+    /// Volumes, `/etc/hosts`, … in order.
+    pub mounts: Vec<Mount>,
+    /// What `uname -n` says in the pod.
+    pub hostname: &'a str,
+    /// Log file.
+    pub log_path: PathBuf,
+    /// The run whose processes it may see.
+    pub target: Option<String>,
+    /// The node's memory, bytes.
+    pub node_memory: i64,
+}
+
+/// A container.
+pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Result<ContainerSpec, SpecError> {
+    let context = security::effective(pod, c);
+    security::check_app_armor(&context)?;
+    if c.volume_devices.iter().flatten().next().is_some() {
+        return Err(SpecError::Unsupported("volumeDevices (raw block volumes)"));
+    }
+    let (user, home) = security::user(pod, c, &input.image.user, input.passwd, input.group)?;
+    let declared = env::environment(pod, c, input.sources, input.facts)?;
+    let args = command(c, input.image, &declared)?;
+    let tty = c.tty == Some(true);
+    let env = whole_environment(input.image, declared, input.hostname, &home, tty);
+    let cwd = [c.working_dir.as_deref(), Some(input.image.working_dir.as_str())];
+    let privileged = context.privileged == Some(true);
+    Ok(ContainerSpec {
+        sandbox: input.sandbox.to_owned(),
+        id: input.id,
+        name: c.name.clone(),
+        restarts: input.restarts,
+        args,
+        env,
+        cwd: cwd.into_iter().flatten().find(|d| !d.is_empty()).unwrap_or("/").to_owned(),
+        user,
+        rootfs: input.rootfs,
+        read_only_rootfs: context.read_only_root_filesystem == Some(true),
+        mounts: input.mounts,
+        capabilities: security::capabilities(&context)?,
+        privileged,
+        no_new_privileges: context.allow_privilege_escalation == Some(false),
+        seccomp: security::seccomp(&context)?,
+        unmasked_proc: privileged || context.proc_mount.as_deref() == Some("Unmasked"),
+        resources: resources::container_cgroup(pod, c),
+        oom_score_adj: resources::oom_score_adj(pod, c, input.node_memory),
+        tty,
+        stdin: c.stdin == Some(true),
+        stdin_once: c.stdin_once == Some(true),
+        log_path: input.log_path,
+        target: input.target,
+    })
+}
+
+/// The signal that asks a container to stop.
+pub fn stop_signal(c: &Container, image: &ImageConfig) -> String {
+    let own = c.lifecycle.as_ref().and_then(|l| l.stop_signal.clone());
+    own.or_else(|| image.stop_signal.clone()).filter(|s| !s.is_empty()).unwrap_or_else(|| "SIGTERM".into())
+}
+
+/// `command` replaces the image's entrypoint and its arguments; `args` alone only the arguments.
+fn command(c: &Container, image: &ImageConfig, env: &[(String, String)]) -> Result<Vec<String>, SpecError> {
+    let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
+        list.iter().flatten().map(|s| expand::expand(s, lookup)).collect()
+    };
+    let (own, args) = (expanded(&c.command), expanded(&c.args));
+    let mut out = if own.is_empty() { image.entrypoint.clone() } else { own.clone() };
+    if own.is_empty() && args.is_empty() {
+        out.extend(image.command.iter().cloned());
+    }
+    out.extend(args);
+    if out.is_empty() { Err(SpecError::NoCommand) } else { Ok(out) }
+}
+
+/// Defaults, then the image's variables, then the container's.
+fn whole_environment(
+    image: &ImageConfig,
+    declared: Vec<(String, String)>,
+    hostname: &str,
+    home: &str,
+    tty: bool,
+) -> Vec<(String, String)> {
+    let mut out: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
+    if tty {
+        out.push(("TERM".into(), "xterm".into()));
+    }
+    let of_image = image.env.iter().filter_map(|e| e.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
+    for (name, value) in of_image.chain(declared) {
+        match out.iter_mut().find(|(n, _)| *n == name) {
+            Some(entry) => entry.1 = value,
+            None => out.push((name, value)),
+        }
+    }
+    if !out.iter().any(|(n, _)| n == "HOME") {
+        out.push(("HOME".into(), home.to_owned()));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::fixture::pod;
+    use expect_test::{Expect, expect};
+
+    fn check_spec(container: &str, want: Expect) {
+        let pod = pod(&format!(r#"{{"containers":[{container}]}}"#));
+        let image = ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            command: vec!["default".into()],
+            env: vec!["PATH=/image/bin".into(), "FROM_IMAGE=1".into()],
+            working_dir: "/work".into(),
+            stop_signal: Some("SIGQUIT".into()),
+            ..ImageConfig::default()
+        };
+        let c = &view::app_containers(&pod)[0];
+        let input = ContainerInput {
+            sandbox: "s",
+            id: "id".into(),
+            restarts: 0,
+            image: &image,
+            rootfs: Rootfs::default(),
+            passwd: "",
+            group: "",
+            sources: &env::Sources::default(),
+            facts: &fields::Facts::default(),
+            mounts: Vec::new(),
+            hostname: "web",
+            log_path: PathBuf::new(),
+            target: None,
+            node_memory: 1 << 30,
+        };
+        let got = match container_spec(&pod, c, input) {
+            Ok(s) => {
+                let env: Vec<String> = s.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!(
+                    "args {:?}\nenv {}\ncwd {} stop {}\nreadonly={} privileged={} nnp={} caps={} seccomp={:?} tty={}\n",
+                    s.args,
+                    env.join(" "),
+                    s.cwd,
+                    stop_signal(c, &image),
+                    s.read_only_rootfs,
+                    s.privileged,
+                    s.no_new_privileges,
+                    s.capabilities.len(),
+                    s.seccomp,
+                    s.tty
+                )
+            }
+            Err(e) => format!("error: {e}\n"),
+        };
+        want.assert_eq(&got);
+    }
+
+    #[test]
+    fn image_defaults() {
+        check_spec(
+            r#"{"name":"a"}"#,
+            expect![[r#"
+                args ["/entry", "default"]
+                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1 HOME=/
+                cwd /work stop SIGQUIT
+                readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=false
+            "#]],
+        );
+    }
+
+    #[test]
+    fn args_replace_only_the_images_arguments_and_expand() {
+        check_spec(
+            r#"{"name":"a","args":["$(X)","$(Y)"],"env":[{"name":"X","value":"1"}],"tty":true}"#,
+            expect![[r#"
+                args ["/entry", "1", "$(Y)"]
+                env PATH=/image/bin HOSTNAME=web TERM=xterm FROM_IMAGE=1 X=1 HOME=/
+                cwd /work stop SIGQUIT
+                readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=true
+            "#]],
+        );
+    }
+
+    #[test]
+    fn command_replaces_everything_and_security_is_applied() {
+        check_spec(
+            r#"{"name":"a","command":["sh"],"workingDir":"/x","lifecycle":{"stopSignal":"SIGUSR1"},
+                "securityContext":{"readOnlyRootFilesystem":true,"allowPrivilegeEscalation":false,
+                "capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"Unconfined"}}}"#,
+            expect![[r#"
+                args ["sh"]
+                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1 HOME=/
+                cwd /x stop SIGUSR1
+                readonly=true privileged=false nnp=true caps=0 seccomp=Unconfined tty=false
+            "#]],
+        );
+    }
+
+    #[test]
+    fn sysctl_names() {
+        assert_eq!(dotted("net/ipv4/conf/eth0.1/forwarding"), "net.ipv4.conf.eth0/1.forwarding");
+        assert_eq!(dotted("kernel.shm_rmid_forced"), "kernel.shm_rmid_forced");
+    }
+}

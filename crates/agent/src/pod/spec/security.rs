@@ -1,0 +1,313 @@
+//! Who a container runs as and what it may do (`pkg/securitycontext`, `kuberuntime/security_context*.go`).
+//!
+//! Differs: without a profile seccomp is `RuntimeDefault` (upstream: only with `--seccomp-default`); AppArmor and SELinux
+//! profiles other than the defaults are refused by name, because nothing here would enforce them.
+
+use crate::engine::{Seccomp, User};
+use crate::pod::view;
+use api::k8s::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
+use thiserror::Error;
+
+/// A security context that cannot be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SecurityError {
+    /// `runAsUser: 0` with `runAsNonRoot`.
+    #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
+    RootAsked {
+        /// Described.
+        pod: String,
+        /// Its name.
+        container: String,
+    },
+    /// The image's user is root.
+    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
+    RootImage {
+        /// Described.
+        pod: String,
+        /// Its name.
+        container: String,
+    },
+    /// The image's user is a name.
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})"
+    )]
+    NamedUser {
+        /// The name.
+        user: String,
+        /// Described.
+        pod: String,
+        /// Its name.
+        container: String,
+    },
+    /// The image has no such user or group.
+    #[error("unable to find {what} {name}: no matching entries in {file}")]
+    Unknown {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// `passwd file` or `group file`.
+        file: &'static str,
+    },
+    /// Not a capability.
+    #[error("unknown capability \"{0}\"")]
+    Capability(String),
+    /// `Localhost` without a name.
+    #[error("localhostProfile must be set if seccompProfile type is Localhost.")]
+    SeccompName,
+    /// Not built.
+    #[error("Cannot enforce AppArmor: AppArmor profile \"{0}\" is not supported by dhow")]
+    AppArmor(String),
+}
+
+/// Linux' capabilities, by number.
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// containerd's and Docker's default set.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+];
+
+/// The container's settings over the pod's (`DetermineEffectiveSecurityContext`).
+pub fn effective(pod: &Pod, c: &Container) -> SecurityContext {
+    let of_pod = pod_context(pod).cloned().unwrap_or_default();
+    let mut out = c.security_context.clone().unwrap_or_default();
+    out.run_as_user = out.run_as_user.or(of_pod.run_as_user);
+    out.run_as_group = out.run_as_group.or(of_pod.run_as_group);
+    out.run_as_non_root = out.run_as_non_root.or(of_pod.run_as_non_root);
+    out.seccomp_profile = out.seccomp_profile.or(of_pod.seccomp_profile);
+    out.app_armor_profile = out.app_armor_profile.or(of_pod.app_armor_profile);
+    out.se_linux_options = out.se_linux_options.or(of_pod.se_linux_options);
+    out
+}
+
+fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
+    view::spec(pod).security_context.as_ref()
+}
+
+/// The bounding set, with `CAP_`, in the kernel's order.
+pub fn capabilities(context: &SecurityContext) -> Result<Vec<String>, SecurityError> {
+    if context.privileged == Some(true) {
+        return Ok(ALL_CAPABILITIES.iter().map(|c| format!("CAP_{c}")).collect());
+    }
+    let plain = |name: &String| name.to_uppercase().trim_start_matches("CAP_").to_owned();
+    let list = |names: Option<&Vec<String>>| names.into_iter().flatten().map(plain).collect::<Vec<_>>();
+    let own = context.capabilities.as_ref();
+    let add = list(own.and_then(|c| c.add.as_ref()));
+    let drop = list(own.and_then(|c| c.drop.as_ref()));
+    let known = |name: &String| name == "ALL" || ALL_CAPABILITIES.contains(&name.as_str());
+    if let Some(unknown) = add.iter().chain(&drop).find(|n| !known(n)) {
+        return Err(SecurityError::Capability(unknown.clone()));
+    }
+    let has = |list: &[String], name: &str| list.iter().any(|n| n == name);
+    let kept = |name: &&&str| {
+        let name = **name;
+        let base = (DEFAULT_CAPABILITIES.contains(&name) && !has(&drop, "ALL")) || has(&add, "ALL");
+        (base && !has(&drop, name)) || has(&add, name)
+    };
+    Ok(ALL_CAPABILITIES.iter().filter(kept).map(|c| format!("CAP_{c}")).collect())
+}
+
+/// The system call filter.
+pub fn seccomp(context: &SecurityContext) -> Result<Seccomp, SecurityError> {
+    if context.privileged == Some(true) {
+        return Ok(Seccomp::Unconfined);
+    }
+    let Some(profile) = &context.seccomp_profile else { return Ok(Seccomp::RuntimeDefault) };
+    match profile.type_.as_str() {
+        "RuntimeDefault" => Ok(Seccomp::RuntimeDefault),
+        "Localhost" => {
+            let name = profile.localhost_profile.clone().filter(|n| !n.is_empty()).ok_or(SecurityError::SeccompName)?;
+            Ok(Seccomp::Localhost(name))
+        }
+        _ => Ok(Seccomp::Unconfined),
+    }
+}
+
+/// Refuses what nothing would enforce.
+pub fn check_app_armor(context: &SecurityContext) -> Result<(), SecurityError> {
+    match &context.app_armor_profile {
+        Some(p) if p.type_ == "Localhost" => {
+            Err(SecurityError::AppArmor(p.localhost_profile.clone().unwrap_or_default()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The user and the home directory. `passwd` and `group` are the image's files, empty if it has none.
+pub fn user(pod: &Pod, c: &Container, image_user: &str, passwd: &str, group: &str) -> Result<(User, String), SecurityError> {
+    let context = effective(pod, c);
+    verify_non_root(pod, c, &context, image_user)?;
+    let (name, group_name) = match context.run_as_user {
+        Some(uid) => (uid.to_string(), None),
+        None => match image_user.split_once(':') {
+            Some((user, group)) => (user.to_owned(), Some(group.to_owned())),
+            None => (image_user.to_owned(), None),
+        },
+    };
+    let entry = passwd_entry(passwd, if name.is_empty() { "0" } else { &name });
+    let uid = match (name.as_str(), &entry) {
+        ("", _) => 0,
+        (_, Some(entry)) => entry.uid,
+        (name, None) => number(name).ok_or_else(|| unknown("user", name, "passwd file"))?,
+    };
+    let gid = match (context.run_as_group, group_name.filter(|g| !g.is_empty())) {
+        (Some(gid), _) => u32::try_from(gid).unwrap_or(0),
+        (None, Some(name)) => group_id(group, &name).ok_or_else(|| unknown("group", &name, "group file"))?,
+        (None, None) => entry.as_ref().map_or(0, |e| e.gid),
+    };
+    let merge = pod_context(pod).and_then(|p| p.supplemental_groups_policy.as_deref()) != Some("Strict");
+    let mut groups = supplementary(pod);
+    if let Some(entry) = entry.as_ref().filter(|_| merge) {
+        groups.extend(groups_of(group, &entry.name));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    groups.retain(|g| seen.insert(*g));
+    let home = entry.map(|e| e.home).filter(|h| !h.is_empty()).unwrap_or_else(|| "/".to_owned());
+    Ok((User { uid, gid, groups }, home))
+}
+
+fn verify_non_root(pod: &Pod, c: &Container, context: &SecurityContext, image_user: &str) -> Result<(), SecurityError> {
+    if context.run_as_non_root != Some(true) {
+        return Ok(());
+    }
+    let (pod, container) = (view::describe(pod), c.name.clone());
+    match context.run_as_user {
+        Some(0) => return Err(SecurityError::RootAsked { pod, container }),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    let user = image_user.split(':').next().unwrap_or_default();
+    match number(user) {
+        Some(0) => Err(SecurityError::RootImage { pod, container }),
+        Some(_) => Ok(()),
+        None if user.is_empty() => Err(SecurityError::RootImage { pod, container }),
+        None => Err(SecurityError::NamedUser { user: user.to_owned(), pod, container }),
+    }
+}
+
+fn unknown(what: &'static str, name: &str, file: &'static str) -> SecurityError {
+    SecurityError::Unknown { what, name: name.to_owned(), file }
+}
+
+/// `fsGroup` and `supplementalGroups` of the pod.
+fn supplementary(pod: &Pod) -> Vec<u32> {
+    let Some(context) = pod_context(pod) else { return Vec::new() };
+    let all = context.fs_group.iter().chain(context.supplemental_groups.iter().flatten());
+    all.filter_map(|g| u32::try_from(*g).ok()).collect()
+}
+
+struct PasswdEntry {
+    name: String,
+    uid: u32,
+    gid: u32,
+    home: String,
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+/// The entry with this name, or with this number.
+fn passwd_entry(passwd: &str, user: &str) -> Option<PasswdEntry> {
+    let entries = passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        let uid = number(fields.nth(1)?)?;
+        let gid = number(fields.next()?)?;
+        let home = fields.nth(1).unwrap_or_default().to_owned();
+        Some(PasswdEntry { name, uid, gid, home })
+    });
+    let uid = number(user);
+    entries.into_iter().find(|e| e.name == user || Some(e.uid) == uid)
+}
+
+fn group_id(group: &str, name: &str) -> Option<u32> {
+    let named = group.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| number(fields.nth(1)?)).flatten()
+    });
+    named.or_else(|| number(name))
+}
+
+/// Groups that list the user as a member.
+fn groups_of(group: &str, user: &str) -> Vec<u32> {
+    let member = |line: &str| {
+        let mut fields = line.split(':');
+        let gid = number(fields.nth(2)?)?;
+        fields.next()?.split(',').any(|m| m.trim() == user).then_some(gid)
+    };
+    group.lines().filter_map(member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::fixture::pod;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:100:101:Web:/srv:/bin/false\n";
+    const GROUP: &str = "root:x:0:\nwww:x:101:\nextra:x:7:web,other\n";
+
+    fn check_user(pod_context: &str, container_context: &str, image: &str, want: &str) {
+        let pod = pod(&format!(
+            r#"{{"securityContext":{pod_context},"containers":[{{"name":"a","securityContext":{container_context}}}]}}"#
+        ));
+        let got = match user(&pod, &view::app_containers(&pod)[0], image, PASSWD, GROUP) {
+            Ok((u, home)) => format!("{}:{} {:?} {home}", u.uid, u.gid, u.groups),
+            Err(e) => format!("error: {e}"),
+        };
+        assert_eq!(got, want, "{pod_context} {container_context} {image}");
+    }
+
+    #[test]
+    fn users() {
+        check_user("{}", "{}", "", "0:0 [] /root");
+        check_user("{}", "{}", "web", "100:101 [7] /srv");
+        check_user("{}", "{}", "web:root", "100:0 [7] /srv");
+        check_user("{}", "{}", "1234", "1234:0 [] /");
+        check_user("{}", "{}", "1234:55", "1234:55 [] /");
+        check_user(r#"{"runAsUser":100,"fsGroup":9,"supplementalGroups":[8,7]}"#, "{}", "root", "100:101 [9, 8, 7] /srv");
+        check_user(r#"{"runAsUser":100,"supplementalGroupsPolicy":"Strict"}"#, "{}", "", "100:101 [] /srv");
+        check_user(r#"{"runAsUser":100}"#, r#"{"runAsUser":2,"runAsGroup":3}"#, "", "2:3 [] /");
+        check_user("{}", "{}", "nobody", "error: unable to find user nobody: no matching entries in passwd file");
+    }
+
+    #[test]
+    fn non_root_is_verified() {
+        let describe = "(pod: \"web_default(1-2-3)\", container: a)";
+        check_user(r#"{"runAsNonRoot":true}"#, "{}", "", &format!("error: container has runAsNonRoot and image will run as root {describe}"));
+        check_user(
+            r#"{"runAsNonRoot":true}"#,
+            "{}",
+            "web",
+            &format!("error: container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {describe}"),
+        );
+        check_user(r#"{"runAsNonRoot":true}"#, r#"{"runAsUser":0}"#, "5", &format!("error: container's runAsUser breaks non-root policy {describe}"));
+        check_user(r#"{"runAsNonRoot":true}"#, "{}", "5", "5:0 [] /");
+    }
+
+    fn check_capabilities(context: &str, want: &str) {
+        let pod = pod(&format!(r#"{{"containers":[{{"name":"a","securityContext":{context}}}]}}"#));
+        let context = effective(&pod, &view::app_containers(&pod)[0]);
+        let got = capabilities(&context).map_or_else(|e| format!("error: {e}"), |c| c.join(" ").replace("CAP_", ""));
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn capability_sets() {
+        check_capabilities(r#"{"capabilities":{"drop":["ALL"],"add":["NET_BIND_SERVICE"]}}"#, "NET_BIND_SERVICE");
+        check_capabilities(
+            r#"{"capabilities":{"drop":["CAP_NET_RAW","MKNOD"],"add":["SYS_TIME"]}}"#,
+            "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT SYS_TIME AUDIT_WRITE SETFCAP",
+        );
+        check_capabilities(r#"{"capabilities":{"add":["FLY"]}}"#, "error: unknown capability \"FLY\"");
+    }
+}

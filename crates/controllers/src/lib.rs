@@ -2,17 +2,23 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod deployment;
 mod plan;
 mod pods;
 mod replicaset;
+mod root_ca;
 pub mod run;
+mod service_account;
 
 pub use plan::{Key, Kinds, Plan, PlannedEvent, Target, Write};
-pub use run::{Context, Controller, Watches};
-
-use run::Runner;
+pub use run::{Context, Controller, Facts, Runner, Watches};
 
 /// Every controller, in the order they are started.
 pub fn all() -> Vec<Runner> {
-    vec![Runner::of::<replicaset::ReplicaSets>()]
+    vec![
+        Runner::of::<deployment::Deployments>(),
+        Runner::of::<replicaset::ReplicaSets>(),
+        Runner::of::<service_account::ServiceAccounts>(),
+        Runner::of::<root_ca::RootCa>(),
+    ]
 }

@@ -41,16 +41,28 @@ pub trait Controller: Send + Sync + 'static {
     fn plan(view: &Self::View, now: Timestamp) -> Plan;
 }
 
+/// What is the same in the whole cluster and does not change while we run.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The CA that signs the API server's certificate, PEM.
+    pub root_ca_pem: Arc<str>,
+}
+
 /// What controllers read from: the shared caches, and facts of the cluster.
 #[derive(Clone)]
 pub struct Context {
     client: Client,
+    facts: Arc<Facts>,
 }
 
 impl Context {
     /// A context over a client.
-    pub fn new(client: Client) -> Self {
-        Context { client }
+    pub fn new(client: Client, facts: Arc<Facts>) -> Self {
+        Context { client, facts }
+    }
+    /// What does not change.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
     /// The shared cache of a kind. A controller reads only kinds it watches, so that it is synced before the first plan.
     pub fn cache<K: Object>(&self) -> Cache<K> {
@@ -110,7 +122,7 @@ impl Watches<'_> {
 pub struct Runner {
     /// [`Controller::NAME`]
     pub name: &'static str,
-    start: fn(Client, Arc<dyn Clock>, watch::Receiver<bool>, CancellationToken) -> tokio::task::JoinHandle<()>,
+    start: fn(Context, Arc<dyn Clock>, watch::Receiver<bool>, CancellationToken) -> tokio::task::JoinHandle<()>,
 }
 
 impl Runner {
@@ -118,8 +130,8 @@ impl Runner {
     pub fn of<C: Controller>() -> Self {
         Runner {
             name: C::NAME,
-            start: |client, clock, leading, shutdown| {
-                base::tasks::spawn(C::NAME, lead::<C>(client, clock, leading, shutdown))
+            start: |ctx, clock, leading, shutdown| {
+                base::tasks::spawn(C::NAME, lead::<C>(ctx, clock, leading, shutdown))
             },
         }
     }
@@ -127,18 +139,19 @@ impl Runner {
     /// Starts it with a client that acts as this controller; it works while `leading` is true, until `shutdown`.
     pub fn start(
         &self,
-        client: &Client,
+        client: Client,
+        facts: &Arc<Facts>,
         clock: &Arc<dyn Clock>,
         leading: watch::Receiver<bool>,
         shutdown: &CancellationToken,
     ) -> tokio::task::JoinHandle<()> {
-        (self.start)(client.named(self.name), clock.clone(), leading, shutdown.clone())
+        (self.start)(Context::new(client, facts.clone()), clock.clone(), leading, shutdown.clone())
     }
 }
 
 /// Works whenever we lead; forgets everything in between.
 async fn lead<C: Controller>(
-    client: Client,
+    ctx: Context,
     clock: Arc<dyn Clock>,
     mut leading: watch::Receiver<bool>,
     shutdown: CancellationToken,
@@ -150,7 +163,7 @@ async fn lead<C: Controller>(
             won = becomes(&mut leading, true) => if !won { return },
         }
         let term = shutdown.child_token();
-        let work = work::<C>(client.clone(), clock.clone(), term.clone());
+        let work = work::<C>(ctx.clone(), clock.clone(), term.clone());
         tokio::pin!(work);
         tokio::select! {
             biased;
@@ -169,8 +182,8 @@ async fn becomes(leading: &mut watch::Receiver<bool>, wanted: bool) -> bool {
 }
 
 /// One term: watch, queue, plan, execute.
-async fn work<C: Controller>(client: Client, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
-    let ctx = Context::new(client.clone());
+async fn work<C: Controller>(ctx: Context, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
+    let client = ctx.client.clone();
     let queue = Arc::new(Queue::default());
     let mut watches = Watches { ctx: &ctx, queue: &queue, synced: Vec::new() };
     C::watches(&mut watches);

@@ -11,9 +11,9 @@ use serde_json::Value;
 pub(super) const MAX_DATA: usize = 1 << 20;
 
 /// What is particular about a ConfigMap: size, keys, and that an immutable one stays as it is.
-pub(super) struct ConfigMapStrategy;
+pub(super) struct ConfigMapKind;
 
-impl Strategy for ConfigMapStrategy {
+impl Strategy for ConfigMapKind {
     type Object = ConfigMap;
 
     fn validate_name(name: &str) -> Messages {

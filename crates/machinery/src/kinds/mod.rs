@@ -6,6 +6,13 @@
 //! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
 
 mod common;
+mod workload;
+mod statefulset;
+mod replicaset;
+mod persistentvolumeclaim;
+mod job;
+mod deployment;
+mod daemonset;
 mod configmap;
 pub mod metadata;
 mod namespace;
@@ -39,29 +46,29 @@ macro_rules! kinds {
 }
 
 kinds! {
-    configmap::ConfigMapStrategy,
-    namespace::NamespaceStrategy,
-    pod::PodStrategy,
+    configmap::ConfigMapKind,
+    namespace::NamespaceKind,
+    pod::PodKind,
     plain::Binding,
     plain::ComponentStatus,
     plain::Endpoints,
     plain::CoreEvent,
     plain::LimitRange,
     plain::Node,
-    plain::PersistentVolumeClaim,
-    plain::PersistentVolume,
+    persistentvolumeclaim::PersistentVolumeClaimKind,
+    persistentvolumeclaim::PersistentVolumeKind,
     plain::PodTemplate,
-    plain::ReplicationController,
+    replicaset::ReplicationControllerKind,
     plain::ResourceQuota,
     plain::Secret,
     plain::ServiceAccount,
     plain::Service,
     plain::APIService,
-    plain::ControllerRevision,
-    plain::DaemonSet,
-    plain::Deployment,
-    plain::ReplicaSet,
-    plain::StatefulSet,
+    statefulset::ControllerRevisionKind,
+    daemonset::DaemonSetKind,
+    deployment::DeploymentKind,
+    replicaset::ReplicaSetKind,
+    statefulset::StatefulSetKind,
     plain::Event,
     plain::SelfSubjectReview,
     plain::TokenReview,
@@ -71,8 +78,8 @@ kinds! {
     plain::SubjectAccessReview,
     plain::HorizontalPodAutoscalerV2,
     plain::HorizontalPodAutoscalerV1,
-    plain::CronJob,
-    plain::Job,
+    job::CronJobKind,
+    job::JobKind,
     plain::CertificateSigningRequest,
     plain::IngressClass,
     plain::Ingress,

@@ -17,9 +17,9 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 const KUBERNETES: &str = "kubernetes";
 
 /// What is particular about a Namespace: its finalizers and its name label.
-pub(super) struct NamespaceStrategy;
+pub(super) struct NamespaceKind;
 
-impl Strategy for NamespaceStrategy {
+impl Strategy for NamespaceKind {
     type Object = Namespace;
 
     fn default(namespace: &mut Namespace) {

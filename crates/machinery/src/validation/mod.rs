@@ -5,10 +5,12 @@
 //! field errors. An empty list means valid. Nothing here allocates for valid input, and no regular expression is run:
 //! the patterns are simple enough for byte scans, and they are printed in messages only.
 
+mod cron;
 mod ip;
 mod labels;
 mod names;
 
+pub use cron::cron_error;
 pub use ip::{
     Family, canonical_ip, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip, is_valid_ip_legacy, parse_cidr_sloppy,
     parse_ip_sloppy,
@@ -146,4 +148,21 @@ pub fn validate_file_mode(mode: Option<i32>, path: &Path) -> Errors {
         Some(mode) if !(0..=0o777).contains(&mode) => vec![FieldError::invalid(path, mode, FILE_MODE)],
         _ => Vec::new(),
     }
+}
+
+/// Errors of a domain-prefixed path, as `acme.io/foo` (`IsDomainPrefixedPath`).
+pub fn validate_domain_prefixed_path(value: &str, path: &Path) -> Errors {
+    if value.is_empty() {
+        return vec![FieldError::required(path, "")];
+    }
+    let Some((host, rest)) = value.split_once('/').filter(|(host, rest)| !host.is_empty() && !rest.is_empty()) else {
+        return vec![FieldError::invalid(path, value, "must be a domain-prefixed path (such as \"acme.io/foo\")")];
+    };
+    let mut errors = invalid_each(path, host, is_dns1123_subdomain(host));
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !rest.bytes().all(allowed) {
+        let detail = regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+        errors.push(FieldError::invalid(path, rest, &detail));
+    }
+    errors
 }

@@ -27,9 +27,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What is particular about a Pod.
-pub(super) struct PodStrategy;
+pub(super) struct PodKind;
 
-impl Strategy for PodStrategy {
+impl Strategy for PodKind {
     type Object = Pod;
 
     fn default(pod: &mut Pod) {

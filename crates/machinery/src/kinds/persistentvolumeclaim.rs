@@ -1,0 +1,468 @@
+//! PersistentVolumeClaim and PersistentVolume (`pkg/registry/core/persistentvolume{,claim}/strategy.go`,
+//! `ValidatePersistentVolume*`).
+//!
+//! Of a volume's source only host path, NFS, local and CSI are looked into; there is exactly one.
+
+use super::common::{age, age_column, column, name, name_column, spec_changed, str_of, text, visit_list, wide};
+use super::pod::defaults::round_up;
+use super::pod::validate::validate_node_selector;
+use super::resources::validate_quantity;
+use super::{Column, Strategy};
+use crate::field::{Errors, FieldError, Path};
+use crate::quantity::Quantity as Number;
+use crate::validation::{
+    IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, one_of, required, validate_label_selector,
+    validate_no_backsteps,
+};
+use api::k8s::api::core::v1::{
+    PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeSpec, PersistentVolumeStatus,
+};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::prelude::{MetaExt, PersistentVolume, PersistentVolumeClaim};
+use serde_json::{Value, json};
+
+const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// What is particular about a PersistentVolumeClaim: once made it only grows.
+pub(super) struct PersistentVolumeClaimKind;
+
+impl Strategy for PersistentVolumeClaimKind {
+    type Object = PersistentVolumeClaim;
+
+    fn default(claim: &mut PersistentVolumeClaim) {
+        text(&mut claim.status.get_or_insert_default().phase, "Pending");
+        let spec = claim.spec.get_or_insert_default();
+        text(&mut spec.volume_mode, "Filesystem");
+        if let Some(resources) = &mut spec.resources {
+            round_up(&mut resources.limits);
+            round_up(&mut resources.requests);
+        }
+        default_source(spec);
+    }
+
+    fn prepare_create(claim: &mut PersistentVolumeClaim) {
+        claim.status =
+            Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+    }
+
+    fn prepare_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
+        new.spec = old.spec.clone();
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(claim: &PersistentVolumeClaim) -> Errors {
+        let no_spec = PersistentVolumeClaimSpec::default();
+        validate_spec(claim.spec.as_ref().unwrap_or(&no_spec), &Path::new("spec"))
+    }
+
+    fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> Errors {
+        validate_change(new, old)
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            column("Status"),
+            column("Volume"),
+            column("Capacity"),
+            column("Access Modes"),
+            column("StorageClass"),
+            column("VolumeAttributesClass"),
+            age_column(),
+            wide("VolumeMode"),
+        ]
+    }
+
+    fn cells(claim: &PersistentVolumeClaim, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = claim.spec.clone().unwrap_or_default();
+        let status = claim.status.clone().unwrap_or_default();
+        let phase = if claim.is_deleting() { "Terminating" } else { str_of(&status.phase) };
+        let volume = str_of(&spec.volume_name);
+        let bound = !volume.is_empty();
+        let capacity = status.capacity.as_ref().and_then(|c| c.get("storage")).map_or("0", |q| q.0.as_str());
+        let class = claim.annotation(BETA_CLASS).unwrap_or_else(|| str_of(&spec.storage_class_name));
+        vec![
+            name(claim),
+            phase.into(),
+            volume.into(),
+            if bound { capacity.into() } else { "".into() },
+            if bound { short_modes(status.access_modes.as_deref()).into() } else { "".into() },
+            class.into(),
+            spec.volume_attributes_class_name.as_deref().unwrap_or("<unset>").into(),
+            age(claim, now),
+            spec.volume_mode.as_deref().unwrap_or("<unset>").into(),
+        ]
+    }
+
+    fn quantities(claim: &mut PersistentVolumeClaim, visit: &mut dyn FnMut(&mut Quantity)) {
+        if let Some(resources) = claim.spec.as_mut().and_then(|s| s.resources.as_mut()) {
+            visit_list(&mut resources.limits, visit);
+            visit_list(&mut resources.requests, visit);
+        }
+        if let Some(status) = &mut claim.status {
+            visit_list(&mut status.capacity, visit);
+            visit_list(&mut status.allocated_resources, visit);
+        }
+    }
+}
+
+/// `dataSource` and `dataSourceRef` say the same, unless the reference is into another namespace
+/// (`NormalizeDataSources`).
+fn default_source(spec: &mut PersistentVolumeClaimSpec) {
+    use api::k8s::api::core::v1::{TypedLocalObjectReference, TypedObjectReference};
+    match (&spec.data_source, &spec.data_source_ref) {
+        (Some(source), None) => {
+            spec.data_source_ref = Some(TypedObjectReference {
+                api_group: source.api_group.clone(),
+                kind: source.kind.clone(),
+                name: source.name.clone(),
+                namespace: None,
+            });
+        }
+        (None, Some(reference)) if str_of(&reference.namespace).is_empty() => {
+            spec.data_source = Some(TypedLocalObjectReference {
+                api_group: reference.api_group.clone(),
+                kind: reference.kind.clone(),
+                name: reference.name.clone(),
+            });
+        }
+        _ => {}
+    }
+}
+
+fn validate_modes(modes: Option<&[String]>, missing: &str, path: &Path) -> Errors {
+    let modes = modes.unwrap_or_default();
+    let mut errors = Vec::new();
+    if modes.is_empty() {
+        errors.push(FieldError::required(path, missing));
+    }
+    for mode in modes {
+        one_of(&mut errors, path, mode, MODES);
+    }
+    let exclusive = modes.iter().any(|m| m == "ReadWriteOncePod");
+    if exclusive && modes.iter().any(|m| m != "ReadWriteOncePod" && MODES.contains(&m.as_str())) {
+        errors.push(FieldError::forbidden(path, "may not use ReadWriteOncePod with other access modes"));
+    }
+    errors
+}
+
+fn validate_positive(text: &Quantity, path: &Path) -> Errors {
+    match Number::parse(&text.0) {
+        Ok(number) if number.sign() <= 0 => vec![FieldError::invalid(path, &text.0, "must be greater than zero")],
+        _ => Vec::new(),
+    }
+}
+
+/// Errors of a claim's spec, also in a StatefulSet's claim templates.
+pub(super) fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path) -> Errors {
+    let modes = path.child("accessModes");
+    let mut errors = validate_modes(spec.access_modes.as_deref(), "at least 1 access mode is required", &modes);
+    errors.extend(validate_label_selector(spec.selector.as_ref(), &path.child("selector")));
+    let storage = path.child("resources").key("storage");
+    match spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("storage")) {
+        None => errors.push(FieldError::required(&storage, "")),
+        Some(size) => {
+            let wrong = validate_positive(size, &storage);
+            errors.extend(if wrong.is_empty() { validate_quantity("storage", size, &storage) } else { wrong });
+        }
+    }
+    for (field, class) in [
+        ("storageClassName", &spec.storage_class_name),
+        ("volumeAttributesClassName", &spec.volume_attributes_class_name),
+    ] {
+        let class = str_of(class);
+        if !class.is_empty() {
+            errors.extend(invalid_each(&path.child(field), class, is_dns1123_subdomain(class)));
+        }
+    }
+    if let Some(mode) = &spec.volume_mode {
+        one_of(&mut errors, &path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+    }
+    errors
+}
+
+fn storage_of(list: Option<&super::resources::ResourceList>) -> Option<Number> {
+    Number::parse(&list?.get("storage")?.0).ok()
+}
+
+fn validate_change(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> Errors {
+    let path = Path::new("spec");
+    let mut errors = Vec::new();
+    let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return errors };
+    let bound = new.status.as_ref().is_some_and(|s| str_of(&s.phase) == "Bound");
+    let mut munged = new.clone();
+    if let Some(spec) = &mut munged.spec {
+        if str_of(&old_spec.volume_name).is_empty() {
+            // The volume is named once, by the binder.
+            spec.volume_name = old_spec.volume_name.clone();
+        }
+        if old_spec.storage_class_name.is_none() && spec.storage_class_name.is_some() {
+            // The default class may be filled in later.
+            spec.storage_class_name = None;
+        }
+        if bound {
+            spec.resources = old_spec.resources.clone();
+            spec.volume_attributes_class_name = old_spec.volume_attributes_class_name.clone();
+        }
+    }
+    let same = munged.spec == old.spec;
+    if spec_changed(&munged, old, same) {
+        let detail = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
+        errors.push(FieldError::forbidden(&path, detail));
+    }
+    let size = |spec: &PersistentVolumeClaimSpec| storage_of(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let status_size = storage_of(old.status.as_ref().and_then(|s| s.capacity.as_ref())).unwrap_or_default();
+    if let (Some(now), Some(before)) = (size(new_spec), size(old_spec))
+        && now < before
+        && now <= status_size
+    {
+        let path = path.child("resources").child("requests").child("storage");
+        errors.push(FieldError::forbidden(&path, "field can not be less than status.capacity"));
+    }
+    if new_spec.volume_mode != old_spec.volume_mode {
+        let value = json!(new_spec.volume_mode);
+        errors.push(FieldError::invalid(&Path::new("volumeMode"), &value, IMMUTABLE));
+    }
+    errors
+}
+
+/// `RWO,ROX,…` in upstream's order.
+fn short_modes(modes: Option<&[String]>) -> String {
+    let names = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let has = |mode: &str| modes.unwrap_or_default().iter().any(|m| m == mode);
+    names.iter().filter(|(mode, _)| has(mode)).map(|(_, short)| *short).collect::<Vec<_>>().join(",")
+}
+
+/// What is particular about a PersistentVolume: its source stays.
+pub(super) struct PersistentVolumeKind;
+
+impl Strategy for PersistentVolumeKind {
+    type Object = PersistentVolume;
+
+    fn default(volume: &mut PersistentVolume) {
+        text(&mut volume.status.get_or_insert_default().phase, "Pending");
+        let spec = volume.spec.get_or_insert_default();
+        text(&mut spec.persistent_volume_reclaim_policy, "Retain");
+        text(&mut spec.volume_mode, "Filesystem");
+        round_up(&mut spec.capacity);
+        if let Some(path) = &mut spec.host_path {
+            super::common::set(&mut path.type_, String::new());
+        }
+    }
+
+    fn prepare_create(volume: &mut PersistentVolume) {
+        volume.status = Some(PersistentVolumeStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+    }
+
+    fn prepare_update(new: &mut PersistentVolume, old: &PersistentVolume) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut PersistentVolume, old: &PersistentVolume) {
+        new.spec = old.spec.clone();
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(volume: &PersistentVolume) -> Errors {
+        let no_spec = PersistentVolumeSpec::default();
+        validate_volume(volume.spec.as_ref().unwrap_or(&no_spec), &Path::new("spec"))
+    }
+
+    fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> Errors {
+        let mut errors = Vec::new();
+        let mut munged = new.clone();
+        let (Some(new_spec), Some(old_spec)) = (&mut munged.spec, &old.spec) else { return errors };
+        if new_spec.volume_mode != old_spec.volume_mode {
+            let value = json!(new_spec.volume_mode);
+            errors.push(FieldError::invalid(&Path::new("volumeMode"), &value, IMMUTABLE));
+        }
+        if let Some(before) = &old_spec.node_affinity
+            && new_spec.node_affinity.as_ref() != Some(before)
+        {
+            errors.push(FieldError::invalid(&Path::new("nodeAffinity"), &Value::Null, IMMUTABLE));
+        }
+        // All but the source may change from here on.
+        new_spec.access_modes = old_spec.access_modes.clone();
+        new_spec.capacity = old_spec.capacity.clone();
+        new_spec.claim_ref = old_spec.claim_ref.clone();
+        new_spec.mount_options = old_spec.mount_options.clone();
+        new_spec.node_affinity = old_spec.node_affinity.clone();
+        new_spec.persistent_volume_reclaim_policy = old_spec.persistent_volume_reclaim_policy.clone();
+        new_spec.storage_class_name = old_spec.storage_class_name.clone();
+        new_spec.volume_attributes_class_name = old_spec.volume_attributes_class_name.clone();
+        new_spec.volume_mode = old_spec.volume_mode.clone();
+        let same = munged.spec == old.spec;
+        if spec_changed(&munged, old, same) {
+            let path = Path::new("spec").child("persistentvolumesource");
+            let detail = "spec.persistentvolumesource is immutable after creation\n";
+            errors.push(FieldError::forbidden(&path, detail));
+        }
+        errors
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            column("Capacity"),
+            column("Access Modes"),
+            column("Reclaim Policy"),
+            column("Status"),
+            column("Claim"),
+            column("StorageClass"),
+            column("VolumeAttributesClass"),
+            column("Reason"),
+            age_column(),
+            wide("VolumeMode"),
+        ]
+    }
+
+    fn cells(volume: &PersistentVolume, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = volume.spec.clone().unwrap_or_default();
+        let status = volume.status.clone().unwrap_or_default();
+        let phase = if volume.is_deleting() { "Terminating" } else { str_of(&status.phase) };
+        let claim = spec.claim_ref.as_ref().map(|c| format!("{}/{}", str_of(&c.namespace), str_of(&c.name)));
+        let size = spec.capacity.as_ref().and_then(|c| c.get("storage")).map_or("0", |q| q.0.as_str());
+        let class = volume.annotation(BETA_CLASS).unwrap_or_else(|| str_of(&spec.storage_class_name));
+        vec![
+            name(volume),
+            size.into(),
+            short_modes(spec.access_modes.as_deref()).into(),
+            str_of(&spec.persistent_volume_reclaim_policy).into(),
+            phase.into(),
+            claim.unwrap_or_default().into(),
+            class.into(),
+            spec.volume_attributes_class_name.as_deref().unwrap_or("<unset>").into(),
+            str_of(&status.reason).into(),
+            age(volume, now),
+            spec.volume_mode.as_deref().unwrap_or("<unset>").into(),
+        ]
+    }
+
+    fn quantities(volume: &mut PersistentVolume, visit: &mut dyn FnMut(&mut Quantity)) {
+        if let Some(spec) = &mut volume.spec {
+            visit_list(&mut spec.capacity, visit);
+        }
+    }
+}
+
+fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+    let mut errors = validate_modes(spec.access_modes.as_deref(), "", &path.child("accessModes"));
+    errors.extend(validate_capacity(spec, &path.child("capacity")));
+    let policy = str_of(&spec.persistent_volume_reclaim_policy);
+    let path_of_policy = path.child("persistentVolumeReclaimPolicy");
+    one_of(&mut errors, &path_of_policy, policy, &["Delete", "Recycle", "Retain"]);
+    let nodes = spec.node_affinity.as_ref().and_then(|a| a.required.as_ref());
+    if let Some(selector) = nodes {
+        let path = path.child("nodeAffinity").child("required");
+        errors.extend(validate_node_selector(selector, &path));
+    }
+    errors.extend(validate_source(spec, path));
+    if spec.local.is_some() && nodes.is_none() {
+        errors.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+    }
+    if policy == "Recycle" && spec.host_path.as_ref().is_some_and(|h| h.path.trim_end_matches('/').is_empty()) {
+        let detail = "may not be 'recycle' for a hostPath mount of '/'";
+        errors.push(FieldError::forbidden(&path_of_policy, detail));
+    }
+    let class = str_of(&spec.storage_class_name);
+    if !class.is_empty() {
+        errors.extend(invalid_each(&path.child("storageClassName"), class, is_dns1123_subdomain(class)));
+    }
+    if let Some(mode) = &spec.volume_mode {
+        one_of(&mut errors, &path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+    }
+    errors
+}
+
+fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let capacity = spec.capacity.clone().unwrap_or_default();
+    if capacity.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+    if !capacity.contains_key("storage") || capacity.len() > 1 {
+        let texts: serde_json::Map<String, Value> =
+            capacity.iter().map(|(k, v)| (k.clone(), Value::from(v.0.as_str()))).collect();
+        let value = if capacity.is_empty() { Value::Null } else { Value::Object(texts) };
+        errors.push(FieldError::not_supported(path, &value, &["storage"]));
+    }
+    for (name, size) in &capacity {
+        errors.extend(validate_positive(size, &path.key(name)));
+    }
+    errors
+}
+
+fn validate_source(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+    let given: Vec<&str> = [
+        ("hostPath", spec.host_path.is_some()),
+        ("gcePersistentDisk", spec.gce_persistent_disk.is_some()),
+        ("awsElasticBlockStore", spec.aws_elastic_block_store.is_some()),
+        ("glusterfs", spec.glusterfs.is_some()),
+        ("flocker", spec.flocker.is_some()),
+        ("nfs", spec.nfs.is_some()),
+        ("rbd", spec.rbd.is_some()),
+        ("quobyte", spec.quobyte.is_some()),
+        ("cephFS", spec.cephfs.is_some()),
+        ("iscsi", spec.iscsi.is_some()),
+        ("cinder", spec.cinder.is_some()),
+        ("fc", spec.fc.is_some()),
+        ("flexVolume", spec.flex_volume.is_some()),
+        ("azureFile", spec.azure_file.is_some()),
+        ("vsphereVolume", spec.vsphere_volume.is_some()),
+        ("photonPersistentDisk", spec.photon_persistent_disk.is_some()),
+        ("portworxVolume", spec.portworx_volume.is_some()),
+        ("azureDisk", spec.azure_disk.is_some()),
+        ("scaleIO", spec.scale_io.is_some()),
+        ("local", spec.local.is_some()),
+        ("storageos", spec.storageos.is_some()),
+        ("csi", spec.csi.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(name, given)| given.then_some(name))
+    .collect();
+    let Some((_, rest)) = given.split_first() else {
+        return vec![FieldError::required(path, "must specify a volume type")];
+    };
+    let detail = "may not specify more than 1 volume type";
+    let mut errors: Errors = rest.iter().map(|other| FieldError::forbidden(&path.child(other), detail)).collect();
+    if let Some(host) = &spec.host_path {
+        let path = path.child("hostPath").child("path");
+        required(&mut errors, &path, &host.path);
+        errors.extend(validate_no_backsteps(&host.path, &path));
+    }
+    if let Some(nfs) = &spec.nfs {
+        let path = path.child("nfs");
+        required(&mut errors, &path.child("server"), &nfs.server);
+        required(&mut errors, &path.child("path"), &nfs.path);
+        if !nfs.path.starts_with('/') {
+            errors.push(FieldError::invalid(&path.child("path"), &nfs.path, "must be an absolute path"));
+        }
+    }
+    if let Some(local) = &spec.local {
+        let path = path.child("local").child("path");
+        required(&mut errors, &path, &local.path);
+        errors.extend(validate_no_backsteps(&local.path, &path));
+    }
+    if let Some(csi) = &spec.csi {
+        let path = path.child("csi");
+        required(&mut errors, &path.child("driver"), &csi.driver);
+        required(&mut errors, &path.child("volumeHandle"), &csi.volume_handle);
+    }
+    errors
+}

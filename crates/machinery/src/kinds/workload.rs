@@ -1,0 +1,178 @@
+//! What workloads share: selector and template, rolling-update numbers, replica counts in status, columns of containers.
+
+use super::common::{container_cells, format_selector, str_of};
+use super::pod::validate::validate_template;
+use crate::field::{Errors, FieldError, Path};
+use crate::selector::from_label_selector;
+use crate::validation::{
+    invalid_each, is_dns1123_label, is_valid_percent, one_of, validate_label_selector, validate_non_negative,
+};
+use api::LabelSelector;
+use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
+use api::prelude::{PodSpec, PodTemplateSpec};
+use serde_json::{Value, json};
+
+/// A template's labels as JSON, as messages show them.
+pub(super) fn labels_value(template: &PodTemplateSpec) -> Value {
+    json!(template.metadata.as_ref().and_then(|m| m.labels.as_ref()))
+}
+
+/// A selector as JSON, as messages show it.
+pub(super) fn selector_value(selector: &LabelSelector) -> Value {
+    serde_json::from_slice(&api::Codec::encode(selector)).unwrap_or_default()
+}
+
+fn is_empty(selector: &LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(|e| e.is_empty())
+}
+
+/// Whether a selector accepts a template's labels. A selector that cannot be read accepts nothing.
+pub(super) fn matches_template(selector: &LabelSelector, template: &PodTemplateSpec) -> bool {
+    let none = std::collections::BTreeMap::new();
+    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref()).unwrap_or(&none);
+    from_label_selector(selector).is_ok_and(|s| s.matches(labels))
+}
+
+/// Errors of the selector of a workload.
+///
+/// Differs: our types cannot tell an absent selector from an empty one; both are reported as absent, which is the
+/// common mistake.
+pub(super) fn validate_selector(selector: &LabelSelector, path: &Path) -> Errors {
+    let path = path.child("selector");
+    if is_empty(selector) {
+        return vec![FieldError::required(&path, "")];
+    }
+    let mut errors = validate_label_selector(Some(selector), &path);
+    if from_label_selector(selector).is_err() {
+        errors.push(FieldError::invalid(&path, &selector_value(selector), "invalid label selector"));
+    }
+    errors
+}
+
+/// Errors of a template of pods that run for ever, and of its labels against the selector. `kind` names the workload in
+/// messages, as upstream does.
+pub(super) fn validate_lasting_template(
+    selector: &LabelSelector,
+    template: &PodTemplateSpec,
+    kind: &str,
+    path: &Path,
+) -> Errors {
+    let path = path.child("template");
+    let mut errors = Vec::new();
+    if is_empty(selector) || !matches_template(selector, template) {
+        let detail = "`selector` does not match template `labels`";
+        let value = labels_value(template);
+        errors.push(FieldError::invalid(&path.child("metadata").child("labels"), &value, detail));
+    }
+    errors.extend(validate_template(template, &path));
+    errors.extend(validate_lasting(template, kind, &path));
+    errors
+}
+
+/// Errors of a template whose pods cannot end by themselves.
+pub(super) fn validate_lasting(template: &PodTemplateSpec, kind: &str, path: &Path) -> Errors {
+    let no_spec = PodSpec::default();
+    let spec = template.spec.as_ref().unwrap_or(&no_spec);
+    let path = path.child("spec");
+    let mut errors = Vec::new();
+    one_of(&mut errors, &path.child("restartPolicy"), str_of(&spec.restart_policy), &["Always"]);
+    if spec.active_deadline_seconds.is_some() {
+        let detail = format!("activeDeadlineSeconds in {kind} is not Supported");
+        errors.push(FieldError::forbidden(&path.child("activeDeadlineSeconds"), &detail));
+    }
+    errors
+}
+
+/// Errors of optional numbers that may not be negative.
+pub(super) fn validate_counts<const N: usize>(counts: [(&str, Option<i32>); N], path: &Path) -> Errors {
+    let given = counts.into_iter().filter_map(|(field, count)| Some((field, count?)));
+    given.flat_map(|(field, count)| validate_non_negative(i64::from(count), &path.child(field))).collect()
+}
+
+/// `IntOrString` as messages show it.
+pub(super) fn int_or_string_value(value: &IntOrString) -> Value {
+    match value {
+        IntOrString::Int(number) => (*number).into(),
+        IntOrString::String(text) => text.as_str().into(),
+    }
+}
+
+/// The number, or the number before the `%`; 0 if it is neither.
+pub(super) fn int_or_percent(value: &IntOrString) -> i64 {
+    match value {
+        IntOrString::Int(number) => i64::from(*number),
+        IntOrString::String(text) => text.trim_end_matches('%').parse().unwrap_or(0),
+    }
+}
+
+/// Errors of a number of pods, or a percentage of them.
+pub(super) fn validate_int_or_percent(value: &IntOrString, path: &Path) -> Errors {
+    match value {
+        IntOrString::Int(number) => validate_non_negative(i64::from(*number), path),
+        IntOrString::String(text) => invalid_each(path, text, is_valid_percent(text)),
+    }
+}
+
+/// An error if a percentage is above 100.
+pub(super) fn validate_at_most_100_percent(value: &IntOrString, path: &Path) -> Errors {
+    match value {
+        IntOrString::String(text) if is_valid_percent(text).is_empty() && int_or_percent(value) > 100 => {
+            vec![FieldError::invalid(path, text, "must not be greater than 100%")]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Counts of a status that cannot exceed each other: `limits` are (field, its value, name of the limit, the limit).
+pub(super) fn validate_at_most<const N: usize>(limits: [(&str, Option<i32>, &str, i32); N], path: &Path) -> Errors {
+    let too_many = limits.into_iter().filter(|(_, value, _, limit)| value.unwrap_or(0) > *limit);
+    too_many
+        .map(|(field, value, name, _)| {
+            let detail = format!("cannot be greater than {name}");
+            FieldError::invalid(&path.child(field), value.unwrap_or(0), &detail)
+        })
+        .collect()
+}
+
+/// Errors of a status' counters that only grow.
+pub(super) fn validate_collisions(new: Option<i32>, old: Option<i32>, path: &Path) -> Errors {
+    let mut errors = validate_counts([("collisionCount", new)], path);
+    if old.is_some_and(|old| new.is_none_or(|new| new < old)) {
+        let path = path.child("collisionCount");
+        errors.push(FieldError::invalid(&path, new.unwrap_or(0), "cannot be decremented"));
+    }
+    errors
+}
+
+/// An error if a part of a workload changed that may not.
+pub(super) fn validate_immutable<T: PartialEq>(new: &T, old: &T, value: impl FnOnce() -> Value, path: &Path) -> Errors {
+    if new == old {
+        return Vec::new();
+    }
+    vec![FieldError::invalid(path, &value(), crate::validation::IMMUTABLE)]
+}
+
+/// The warning about names that end up in pod names.
+pub(super) fn name_warning(name: &str) -> Vec<String> {
+    let messages = is_dns1123_label(name);
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        messages.join(" ")
+    )]
+}
+
+/// The cells Containers and Images.
+pub(super) fn template_cells(template: Option<&PodTemplateSpec>) -> [Value; 2] {
+    let containers = template.and_then(|t| t.spec.as_ref()).map(|s| s.containers.as_slice()).unwrap_or_default();
+    let (names, images) = container_cells(containers);
+    [names, images]
+}
+
+/// The cell Selector.
+pub(super) fn selector_cell(selector: Option<&LabelSelector>) -> Value {
+    format_selector(selector).into()
+}

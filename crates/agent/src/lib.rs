@@ -2,7 +2,9 @@
 //!
 //! Start reading at [`pod::plan`]; then [`pod::status`] and [`pod::worker`].
 
+pub mod cluster;
 pub mod engine;
 pub mod images;
 pub mod network;
 pub mod pod;
+pub mod volumes;

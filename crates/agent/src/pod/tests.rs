@@ -468,9 +468,10 @@ fn the_post_start_hook_delays_the_next_container_and_its_failure_kills() {
                   start a #0
                   = Pending | a running | b ContainerCreating | PodReadyToStartContainers,Initialized
             [  1] post-start-failed a
+                  event Normal Killing a "FailedPostStartHook"
                   start b #0
                   SIGTERM to a1
-                  = Running | a running ready | b running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  = Running | a running | b running ready | PodReadyToStartContainers,Initialized
                   wake at 31
             [  2] exit a 137
                   pull i for a (IfNotPresent)
@@ -498,7 +499,7 @@ fn active_deadline_fails_the_pod() {
                   event Normal DeadlineExceeded "Pod was active on the node longer than the specified deadline"
                   event Normal Killing a "Stopping container a"
                   SIGTERM to a1
-                  = Pending | a running ready | PodReadyToStartContainers,Initialized
+                  = Running | a running ready | PodReadyToStartContainers,Initialized
                   wake at 15
             [ 11] exit a 143
                   stop sandbox s1

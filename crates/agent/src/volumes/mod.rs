@@ -1,0 +1,393 @@
+//! A pod's volumes on the node: set up, kept up to date, taken down. One file per kind.
+//!
+//! Directories: `emptyDir` below the agent's data directory; what comes from the API (`configMap`, `secret`,
+//! `downwardAPI`, `projected`) below its run directory, which is a tmpfs, so secrets never reach a disk, nothing needs
+//! to be mounted, and all of it survives the agent and ends with the machine.
+//!
+//! Always holds: setting up twice is the same as once; kinds that are not built are refused by name
+//! (`FailedMount` event), never skipped.
+
+pub mod atomic;
+pub mod config_map;
+pub mod downward_api;
+pub mod empty_dir;
+pub mod host_path;
+pub mod projected;
+pub mod secret;
+pub mod sub_path;
+pub mod tokens;
+
+use crate::cluster::{Cluster, ObjectReference, ReferenceKind};
+use crate::engine::{Engine, Mount, Propagation};
+use crate::pod::spec::fields::{Facts, FieldError};
+use crate::pod::spec::{env, expand};
+use crate::pod::view;
+use api::k8s::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use api::meta::MetaExt;
+use atomic::Payload;
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use sub_path::SubPath;
+use thiserror::Error;
+
+/// Why a volume could not be set up, in upstream's words.
+#[derive(Debug, Error)]
+pub enum VolumeError {
+    /// There is no such ConfigMap.
+    #[error("configmap \"{0}\" not found")]
+    NoConfigMap(String),
+    /// There is no such Secret.
+    #[error("secret \"{0}\" not found")]
+    NoSecret(String),
+    /// The ConfigMap lacks a key.
+    #[error("configmap references non-existent config key: {0}")]
+    NoConfigMapKey(String),
+    /// The Secret lacks a key.
+    #[error("references non-existent secret key: {0}")]
+    NoSecretKey(String),
+    /// The downward API refuses.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// The host has something else there.
+    #[error("hostPath type check failed: {path} is not {what}")]
+    HostPathType {
+        /// On the node.
+        path: String,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A `subPath` that cannot be opened.
+    #[error("{0}")]
+    SubPath(String),
+    /// The mount names a volume that the pod does not have.
+    #[error("cannot find volume \"{volume}\" to mount into container \"{container}\"")]
+    NoVolume {
+        /// The volume's name.
+        volume: String,
+        /// The container's name.
+        container: String,
+    },
+    /// Not built.
+    #[error("{0} is not supported by dhow")]
+    Unsupported(String),
+    /// The API server did not answer or refused.
+    #[error("{0}")]
+    Cluster(String),
+    /// A tmpfs could not be mounted.
+    #[error("failed to mount tmpfs: {0}")]
+    Tmpfs(String),
+    /// A set of files could not be written.
+    #[error(transparent)]
+    Write(#[from] atomic::WriteError),
+    /// The file system refused.
+    #[error("failed to {what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Several at once, for projected volumes.
+    #[error("[{}]", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Several(Vec<VolumeError>),
+}
+
+impl VolumeError {
+    pub(crate) fn io(what: &'static str, path: &Path, source: io::Error) -> Self {
+        VolumeError::Io { what, path: path.to_path_buf(), source }
+    }
+}
+
+/// A volume that could not be set up.
+#[derive(Debug, Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+pub struct MountError {
+    /// Its name in the pod.
+    pub volume: String,
+    /// Why.
+    #[source]
+    pub source: VolumeError,
+}
+
+/// Sets up volumes of all pods.
+pub struct VolumeManager {
+    data_dir: PathBuf,
+    run_dir: PathBuf,
+    engine: Arc<dyn Engine>,
+    cluster: Arc<dyn Cluster>,
+    tokens: tokens::Tokens,
+}
+
+/// A container's mounts; keep it until the container is made.
+#[derive(Debug, Default)]
+pub struct ContainerMounts {
+    /// In the order of the spec.
+    pub mounts: Vec<Mount>,
+    /// Opened parts of volumes.
+    pub held: Vec<SubPath>,
+}
+
+impl VolumeManager {
+    /// `data_dir` is on disk, `run_dir` on a tmpfs.
+    pub fn new(data_dir: PathBuf, run_dir: PathBuf, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>) -> Self {
+        VolumeManager { data_dir, run_dir, engine, cluster, tokens: tokens::Tokens::default() }
+    }
+
+    fn disk_dir(&self, uid: &str) -> PathBuf {
+        self.data_dir.join("pods").join(uid).join("volumes")
+    }
+
+    fn memory_dir(&self, uid: &str) -> PathBuf {
+        self.run_dir.join("pods").join(uid).join("volumes")
+    }
+
+    fn path_of(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+        if let Some(host) = &volume.host_path {
+            return Some(PathBuf::from(&host.path));
+        }
+        let base = if volume.empty_dir.is_some() { self.disk_dir(pod.uid()) } else { self.memory_dir(pod.uid()) };
+        unsupported_kind(volume).is_none().then(|| base.join(&volume.name))
+    }
+
+    /// Sets up all volumes, or brings them up to date. Returns when a token is to be renewed.
+    pub async fn set_up(&self, pod: &Pod, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, MountError> {
+        let mut renew = None;
+        for volume in view::spec(pod).volumes.iter().flatten() {
+            let at = self.set_up_one(pod, volume, facts, now).await;
+            let at = at.map_err(|source| MountError { volume: volume.name.clone(), source })?;
+            renew = [renew, at].into_iter().flatten().min();
+        }
+        Ok(renew)
+    }
+
+    async fn set_up_one(&self, pod: &Pod, volume: &Volume, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, VolumeError> {
+        if let Some(kind) = unsupported_kind(volume) {
+            return Err(VolumeError::Unsupported(format!("volume kind {kind}")));
+        }
+        let group = fs_group(pod);
+        if let Some(source) = &volume.host_path {
+            return host_path::set_up(source).map(|_| None);
+        }
+        if let Some(source) = &volume.empty_dir {
+            let dir = self.disk_dir(pod.uid()).join(&volume.name);
+            let medium = empty_dir::medium(pod, source)?;
+            empty_dir::set_up(&dir, medium, group, &*self.engine).await?;
+            return Ok(None);
+        }
+        let (payload, renew) = self.collect(pod, volume, facts, now).await?;
+        let dir = self.memory_dir(pod.uid()).join(&volume.name);
+        let stamp = stamp(now);
+        let write = move || atomic::write(&dir, &payload, &stamp, group);
+        tokio::task::spawn_blocking(write).await.map_err(|e| VolumeError::Cluster(format!("writer ended: {e}")))??;
+        Ok(renew)
+    }
+
+    /// The files of a volume whose content comes from the API.
+    async fn collect(&self, pod: &Pod, volume: &Volume, facts: &Facts, now: Timestamp) -> Result<(Payload, Option<Timestamp>), VolumeError> {
+        const MODE: i32 = 0o644;
+        if let Some(source) = &volume.config_map {
+            let map = self.config_map(pod.namespace(), &source.name).await?;
+            let mode = source.default_mode.unwrap_or(MODE);
+            let optional = source.optional == Some(true);
+            return Ok((config_map::payload(&source.name, map.as_deref(), source.items.as_ref(), mode, optional)?, None));
+        }
+        if let Some(source) = &volume.secret {
+            let name = source.secret_name.clone().unwrap_or_default();
+            let secret = self.secret(pod.namespace(), &name).await?;
+            let mode = source.default_mode.unwrap_or(MODE);
+            let optional = source.optional == Some(true);
+            return Ok((secret::payload(&name, secret.as_deref(), source.items.as_ref(), mode, optional)?, None));
+        }
+        if let Some(source) = &volume.downward_api {
+            let items = source.items.as_deref().unwrap_or_default();
+            return Ok((downward_api::payload(pod, items, source.default_mode.unwrap_or(MODE), facts)?, None));
+        }
+        match &volume.projected {
+            Some(source) => projected::collect(self, pod, source, facts, now).await,
+            None => Ok((Payload::new(), None)),
+        }
+    }
+
+    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<api::prelude::ConfigMap>>, VolumeError> {
+        self.cluster.config_map(namespace, name).await.map_err(|e| VolumeError::Cluster(e.to_string()))
+    }
+
+    pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<api::prelude::Secret>>, VolumeError> {
+        self.cluster.secret(namespace, name).await.map_err(|e| VolumeError::Cluster(e.to_string()))
+    }
+
+    /// Takes everything of the pod down; fine if there is nothing.
+    pub async fn tear_down(&self, uid: &str) -> Result<(), VolumeError> {
+        self.tokens.forget(uid);
+        let disk = self.disk_dir(uid);
+        // Only a tmpfs can be mounted here; unmounting what is none is refused and harmless.
+        for entry in std::fs::read_dir(&disk).into_iter().flatten().flatten() {
+            self.engine.unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+        }
+        let dirs = [disk, self.memory_dir(uid)];
+        let remove = move || dirs.iter().try_for_each(|dir| remove_dir(dir));
+        tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
+    }
+
+    /// The mounts of one container.
+    pub fn mounts(&self, pod: &Pod, c: &Container, environment: &[(String, String)]) -> Result<ContainerMounts, VolumeError> {
+        let mut out = ContainerMounts::default();
+        for mount in c.volume_mounts.iter().flatten() {
+            let missing = || VolumeError::NoVolume { volume: mount.name.clone(), container: c.name.clone() };
+            let volume = view::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name).ok_or_else(missing)?;
+            let mut source = self.path_of(pod, volume).ok_or_else(missing)?;
+            let sub = sub_path_of(mount, environment)?;
+            if !sub.is_empty() {
+                let opened = SubPath::open(&source, &sub)?;
+                source = opened.path();
+                out.held.push(opened);
+            }
+            out.mounts.push(make_mount(mount, source, is_api_volume(volume)));
+        }
+        Ok(out)
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<(), VolumeError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io("remove", dir, e)),
+        _ => Ok(()),
+    }
+}
+
+/// `2026_11_20_13_00_00.123456789`: sorts, and does not repeat.
+fn stamp(now: Timestamp) -> String {
+    format!("{}.{:09}", now.strftime("%Y_%m_%d_%H_%M_%S"), now.subsec_nanosecond())
+}
+
+/// The files of these cannot be written, whatever the mount says.
+fn is_api_volume(volume: &Volume) -> bool {
+    volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+}
+
+fn make_mount(mount: &VolumeMount, source: PathBuf, must_be_read_only: bool) -> Mount {
+    let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let read_only = mount.read_only == Some(true) || must_be_read_only;
+    Mount {
+        source,
+        target: target.into(),
+        read_only,
+        recursive_read_only: mount.read_only == Some(true)
+            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        propagation: match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => Propagation::HostToContainer,
+            Some("Bidirectional") => Propagation::Bidirectional,
+            _ => Propagation::Private,
+        },
+    }
+}
+
+/// `subPath`, or `subPathExpr` with the container's variables (`ExpandContainerVolumeMounts`).
+fn sub_path_of(mount: &VolumeMount, environment: &[(String, String)]) -> Result<String, VolumeError> {
+    let Some(expression) = mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) else {
+        return Ok(mount.sub_path.clone().unwrap_or_default());
+    };
+    let missing = parking_lot::Mutex::new(BTreeSet::new());
+    let expanded = expand::expand(expression, |name| {
+        let value = environment.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).filter(|v| !v.is_empty());
+        if value.is_none() {
+            missing.lock().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = missing.into_inner();
+    if missing.is_empty() {
+        return Ok(expanded);
+    }
+    Err(VolumeError::SubPath(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", "))))
+}
+
+/// `securityContext.fsGroup`.
+pub fn fs_group(pod: &Pod) -> Option<u32> {
+    u32::try_from(view::spec(pod).security_context.as_ref()?.fs_group?).ok()
+}
+
+/// The user that all containers run as, if they all name the same (`FsUserFrom`).
+pub fn fs_user(pod: &Pod) -> Option<u32> {
+    let mut all = view::all_containers(pod).into_iter().map(|(_, c)| crate::pod::spec::security::effective(pod, &c).run_as_user);
+    let first = all.next()??;
+    all.all(|u| u == Some(first)).then(|| u32::try_from(first).ok()).flatten()
+}
+
+/// The name of the kind, if it is not built.
+fn unsupported_kind(v: &Volume) -> Option<&'static str> {
+    let kinds = [
+        ("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
+        ("image", v.image.is_some()),
+        ("csi", v.csi.is_some()),
+        ("ephemeral", v.ephemeral.is_some()),
+        ("nfs", v.nfs.is_some()),
+        ("iscsi", v.iscsi.is_some()),
+        ("fc", v.fc.is_some()),
+        ("gitRepo", v.git_repo.is_some()),
+        ("flexVolume", v.flex_volume.is_some()),
+        ("awsElasticBlockStore", v.aws_elastic_block_store.is_some()),
+        ("azureDisk", v.azure_disk.is_some()),
+        ("azureFile", v.azure_file.is_some()),
+        ("cephfs", v.cephfs.is_some()),
+        ("cinder", v.cinder.is_some()),
+        ("flocker", v.flocker.is_some()),
+        ("gcePersistentDisk", v.gce_persistent_disk.is_some()),
+        ("glusterfs", v.glusterfs.is_some()),
+        ("photonPersistentDisk", v.photon_persistent_disk.is_some()),
+        ("portworxVolume", v.portworx_volume.is_some()),
+        ("quobyte", v.quobyte.is_some()),
+        ("rbd", v.rbd.is_some()),
+        ("scaleIO", v.scale_io.is_some()),
+        ("storageos", v.storageos.is_some()),
+        ("vsphereVolume", v.vsphere_volume.is_some()),
+    ];
+    kinds.into_iter().find(|(_, set)| *set).map(|(name, _)| name)
+}
+
+/// Every ConfigMap and Secret that the pod refers to, volumes, environment and pull secrets.
+pub fn references(pod: &Pod) -> BTreeSet<ObjectReference> {
+    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    for (_, c) in view::all_containers(pod) {
+        let found = env::references(&c);
+        maps.extend(found.config_maps);
+        secrets.extend(found.secrets);
+    }
+    for v in view::spec(pod).volumes.iter().flatten() {
+        maps.extend(v.config_map.iter().map(|s| s.name.clone()));
+        secrets.extend(v.secret.iter().filter_map(|s| s.secret_name.clone()));
+        for source in v.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+            maps.extend(source.config_map.iter().map(|s| s.name.clone()));
+            secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+        }
+    }
+    secrets.extend(view::spec(pod).image_pull_secrets.iter().flatten().map(|s| s.name.clone()));
+    let by = |kind: ReferenceKind, names: BTreeSet<String>| {
+        names.into_iter().filter(|n| !n.is_empty()).map(move |name| (kind, name)).collect::<Vec<_>>()
+    };
+    let all = by(ReferenceKind::ConfigMap, maps).into_iter().chain(by(ReferenceKind::Secret, secrets));
+    all.map(|(kind, name)| ObjectReference { kind, namespace: pod.namespace().to_owned(), name }).collect()
+}
+
+/// The objects that a container's environment needs, fetched.
+pub async fn sources(cluster: &dyn Cluster, pod: &Pod, c: &Container) -> Result<env::Sources, crate::cluster::ClusterError> {
+    let wanted = env::references(c);
+    let mut out = env::Sources { services: cluster.services(pod.namespace()).await?, ..env::Sources::default() };
+    for name in wanted.config_maps {
+        if let Some(map) = cluster.config_map(pod.namespace(), &name).await? {
+            out.config_maps.insert(name, map);
+        }
+    }
+    for name in wanted.secrets {
+        if let Some(secret) = cluster.secret(pod.namespace(), &name).await? {
+            out.secrets.insert(name, secret);
+        }
+    }
+    Ok(out)
+}

@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod field;
 pub mod kinds;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

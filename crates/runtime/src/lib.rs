@@ -1,1 +1,32 @@
-//! runtime
+//! Containers: from a spec to a running process and back to an exit code, in processes that outlive the agent.
+//!
+//! ```text
+//!  agent (tokio) ── Engine ──┐ SOCK_SEQPACKET + descriptors
+//!    zygote (one thread) ──fork──▶ supervisor, one per pod ──clone──▶ launcher ══exec══▶ the program
+//! ```
+//!
+//! [`Engine`] is what the agent calls; [`zygote::main`] is what the binary's `main` calls first of all when it is started as the
+//! zygote. Invariants: OCI's words only, no Kubernetes; the end of agent and zygote stops nothing; an exit is on disk before it is
+//! announced; a root file system is mounted in its container's mount namespace and nowhere else.
+
+pub mod caps;
+mod engine;
+mod launcher;
+mod log;
+mod protocol;
+pub mod seccomp;
+pub mod spec;
+mod stream;
+mod supervisor;
+mod syscalls;
+mod user;
+pub mod zygote;
+
+pub use engine::{Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams, Terminal};
+pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
+pub use spec::{
+    Capabilities, Cgroup, ContainerSpec, Device, Log, Mount, MountKind, NamespaceMode, PidMode, PodSandboxSpec, Process,
+    Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
+};
+pub use stream::Stream;
+pub use sys::cgroup::{Missing, Stats};

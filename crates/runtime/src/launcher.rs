@@ -1,0 +1,623 @@
+//! The launcher: what runs in a freshly cloned child between the supervisor and the container's program.
+//!
+//! Single-threaded, disposable: it either becomes the program or sends one sentence over `sync` and exits. It tells the supervisor
+//! "started" by the close of `sync` at exec. Steps and their order follow runc (`libcontainer/rootfs_linux.go`,
+//! `libcontainer/init_linux.go`, `standard_init_linux.go`); the mounts themselves are made detached and attached by descriptor.
+//! Invariants: not dumpable until exec; every path in the container is resolved inside its root; nothing but stdio survives exec.
+
+use crate::caps;
+use crate::seccomp;
+use crate::spec::{ContainerSpec, Device, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs};
+use crate::user;
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use sys::cgroup::Mode;
+use sys::mount::{Attr, Detached, Resolve};
+
+/// A sentence that names the step and what it was about.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// The kernel's reason without Rust's decoration, in the lower case that people know from other runtimes.
+pub(crate) fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |c| c.to_lowercase().collect::<String>() + chars.as_str())
+}
+
+trait Step<T> {
+    fn step(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Step<T> for io::Result<T> {
+    fn step(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|e| Failure(format!("{}: {}", what(), reason(&e))))
+    }
+}
+
+/// First byte of a message on `sync`: a terminal's master comes with it.
+pub(crate) const SYNC_TERMINAL: u8 = b'T';
+/// First byte of a message on `sync`: the rest is why it failed.
+pub(crate) const SYNC_FAILURE: u8 = b'E';
+
+/// Where the process's standard streams come from.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// These.
+    Given([OwnedFd; 3]),
+    /// A terminal of the container's own devpts; the master goes to the supervisor.
+    Terminal,
+}
+
+/// What a container's launcher needs beyond the spec.
+#[derive(Debug)]
+pub(crate) struct Launch<'a> {
+    pub(crate) spec: &'a ContainerSpec,
+    pub(crate) pod: &'a PodSandboxSpec,
+    /// An existing empty directory onto which the root is attached for a moment, in our mount namespace only.
+    pub(crate) scratch: &'a Path,
+    /// The pod's `/dev/shm`.
+    pub(crate) shm: Option<Detached>,
+    pub(crate) cgroup_entries: Vec<OwnedFd>,
+    pub(crate) cgroup_mode: Mode,
+    pub(crate) v1_mounts: Vec<(String, String)>,
+    pub(crate) stdio: Stdio,
+    pub(crate) sync: OwnedFd,
+}
+
+/// What an exec's launcher needs beyond the process.
+#[derive(Debug)]
+pub(crate) struct LaunchExec<'a> {
+    pub(crate) process: &'a Process,
+    /// The container's first process.
+    pub(crate) target: OwnedFd,
+    pub(crate) cgroup_entries: Vec<OwnedFd>,
+    pub(crate) stdio: Stdio,
+    pub(crate) sync: OwnedFd,
+}
+
+/// Becomes the container, or reports and exits.
+pub(crate) fn run(launch: Launch<'_>) -> ! {
+    let sync = launch.sync.as_fd();
+    let Err(failure) = container(&launch, sync);
+    report(sync, &failure)
+}
+
+/// Becomes the process, or reports and exits.
+pub(crate) fn run_exec(launch: LaunchExec<'_>) -> ! {
+    let sync = launch.sync.as_fd();
+    let Err(failure) = exec(&launch, sync);
+    report(sync, &failure)
+}
+
+fn report(sync: BorrowedFd<'_>, failure: &Failure) -> ! {
+    let text = failure.0.as_bytes();
+    let cut = text.len().min(8000);
+    // If the supervisor is gone nobody is left to be told.
+    sys::socket::send(sync, &[&[SYNC_FAILURE], &text[..cut]], &[], false).ok();
+    sys::process::exit_now(1)
+}
+
+fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
+    let spec = launch.spec;
+    before_namespaces(&spec.process, &launch.cgroup_entries)?;
+    let shared = open_shared_sources(&spec.mounts)?;
+    sys::mount::make_all_slaves().step(|| "failed to make the mounts of the host slaves".into())?;
+    let null = verified_null()?;
+    let root = attach_root(launch)?;
+    let root = root.as_fd();
+    sys::process::unshare(libc::CLONE_NEWCGROUP).step(|| "failed to create a cgroup namespace".into())?;
+    for (mount, shared) in spec.mounts.iter().zip(shared) {
+        mount_one(launch, root, mount, shared)
+            .map_err(|f| Failure(format!("error mounting {} to rootfs at {:?}: {}", source_of(mount), mount.destination, f.0)))?;
+    }
+    for (name, value) in &spec.sysctls {
+        write_sysctl(name, value).step(|| format!("failed to set sysctl {name}={value}"))?;
+    }
+    let tty = match launch.stdio {
+        Stdio::Terminal => Some(container_terminal(root, sync)?),
+        Stdio::Given(_) => None,
+    };
+    if let Some(slave) = &tty {
+        bind_console(root, slave.as_fd()).step(|| "failed to bind /dev/console".into())?;
+    }
+    for path in &spec.masked_paths {
+        mask(root, path, null.as_fd()).step(|| format!("failed to mask path {path:?}"))?;
+    }
+    for path in &spec.readonly_paths {
+        make_readonly(root, path).step(|| format!("failed to make path {path:?} read-only"))?;
+    }
+    make_cwd(root, &spec.process.cwd)?;
+    if spec.readonly_rootfs {
+        sys::mount::set_attr(root, Attr::RDONLY, None, false).step(|| "failed to make the rootfs read-only".into())?;
+    }
+    sys::mount::pivot_root(root).step(|| "failed to change the root (pivot_root)".into())?;
+    become_process(&spec.process, &launch.stdio, tty)
+}
+
+fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
+    before_namespaces(launch.process, &launch.cgroup_entries)?;
+    sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
+        .step(|| "failed to join the namespaces of the container".into())?;
+    let tty = match launch.stdio {
+        Stdio::Terminal => {
+            let root = sys::fd::open_path(Path::new("/")).step(|| "failed to open /".into())?;
+            Some(container_terminal(root.as_fd(), sync)?)
+        }
+        Stdio::Given(_) => None,
+    };
+    become_process(launch.process, &launch.stdio, tty)
+}
+
+/// What needs the machine's /proc and rights.
+fn before_namespaces(process: &Process, cgroup_entries: &[OwnedFd]) -> Result<()> {
+    sys::process::set_dumpable(false).step(|| "failed to become undumpable".into())?;
+    sys::process::reset_signals().step(|| "failed to reset signals".into())?;
+    sys::process::setsid().step(|| "failed to start a session".into())?;
+    for entry in cgroup_entries {
+        sys::fd::write(entry.as_fd(), b"0").step(|| "failed to join the cgroup".into())?;
+    }
+    if let Some(adj) = process.oom_score_adj {
+        match std::fs::write("/proc/self/oom_score_adj", adj.to_string()) {
+            // Lowering needs CAP_SYS_RESOURCE, which not every machine gives us (ENGINE §6.9).
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) || e.raw_os_error() == Some(libc::EPERM) => {}
+            other => other.step(|| format!("failed to set oom_score_adj to {adj}"))?,
+        }
+    }
+    for limit in &process.rlimits {
+        let Some(number) = caps::rlimit(&limit.kind) else {
+            return Err(Failure(format!("invalid rlimit type: {}", limit.kind)));
+        };
+        let max = sys::process::rlimit(number).map_or(u64::MAX, |(_, hard)| hard);
+        if sys::process::set_rlimit(number, limit.soft, limit.hard).is_err() {
+            // Above our own hard limit without CAP_SYS_RESOURCE: as much as there is.
+            sys::process::set_rlimit(number, limit.soft.min(max), limit.hard.min(max))
+                .step(|| format!("failed to set {}", limit.kind))?;
+        }
+    }
+    Ok(())
+}
+
+// === the root ===
+
+fn attach_root(launch: &Launch<'_>) -> Result<OwnedFd> {
+    let rootfs = match &launch.spec.rootfs {
+        Rootfs::Path(path) => Detached::clone_path(path, true).step(|| format!("failed to bind rootfs {path:?}"))?,
+        Rootfs::Overlay { lower, upper, work, volatile } => {
+            make_upper(lower, upper, work)?;
+            sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile }
+                .mount(launch.scratch)
+                .step(|| format!("failed to mount overlay of {lower:?} with upper {upper:?}"))?
+        }
+    };
+    rootfs
+        .set(Attr::default(), Some(sys::mount::Propagation::Private), true)
+        .step(|| "failed to make the rootfs private".into())?;
+    let scratch = sys::fd::open_path(launch.scratch).step(|| format!("failed to open {:?}", launch.scratch))?;
+    rootfs.attach(scratch.as_fd()).step(|| format!("failed to attach the rootfs at {:?}", launch.scratch))?;
+    sys::fd::open_path(launch.scratch).step(|| format!("failed to open {:?}", launch.scratch))
+}
+
+/// The root directory looks like the upper one, so a new upper directory gets the mode of the layer below.
+fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<()> {
+    if !upper.exists() {
+        std::fs::create_dir_all(upper).step(|| format!("failed to create {upper:?}"))?;
+        if let Some(meta) = lower.first().and_then(|l| std::fs::metadata(l).ok()) {
+            std::fs::set_permissions(upper, meta.permissions()).step(|| format!("failed to set the mode of {upper:?}"))?;
+        }
+    }
+    std::fs::create_dir_all(work).step(|| format!("failed to create {work:?}"))
+}
+
+/// Trees that stay peers of the host's must be cloned before everything becomes a slave.
+fn open_shared_sources(mounts: &[Mount]) -> Result<Vec<Option<Detached>>> {
+    let open = |mount: &Mount| match (&mount.kind, mount.propagation) {
+        (MountKind::Bind { .. }, Propagation::Shared) => {
+            open_source(mount).map(Some).map_err(|f| Failure(format!("error mounting {}: {}", source_of(mount), f.0)))
+        }
+        _ => Ok(None),
+    };
+    mounts.iter().map(open).collect()
+}
+
+fn open_source(mount: &Mount) -> Result<Detached> {
+    let MountKind::Bind { source, sub_path, recursive } = &mount.kind else {
+        return Err(Failure("not a bind mount".into()));
+    };
+    match sub_path {
+        None => Detached::clone_path(source, *recursive).step(|| format!("failed to open {source:?}")),
+        Some(sub) => {
+            let base = sys::fd::open_path(source).step(|| format!("failed to open {source:?}"))?;
+            let below = sys::mount::open_below(base.as_fd(), sub, Resolve::Beneath)
+                .step(|| format!("failed to open {sub:?} below {source:?}"))?;
+            Detached::clone_fd(below.as_fd(), *recursive).step(|| format!("failed to bind {sub:?} below {source:?}"))
+        }
+    }
+}
+
+fn source_of(mount: &Mount) -> String {
+    match &mount.kind {
+        MountKind::Bind { source, .. } => format!("{source:?}"),
+        MountKind::Tmpfs { .. } => "tmpfs".into(),
+        MountKind::Overlay { .. } => "overlay".into(),
+        MountKind::Proc => "proc".into(),
+        MountKind::Sysfs => "sysfs".into(),
+        MountKind::Dev => "dev".into(),
+        MountKind::Shm => "shm".into(),
+        MountKind::Mqueue => "mqueue".into(),
+        MountKind::Cgroup => "cgroup".into(),
+    }
+}
+
+fn attr_of(mount: &Mount) -> Attr {
+    let pairs = [
+        (mount.readonly != ReadOnly::No, Attr::RDONLY),
+        (mount.nosuid, Attr::NOSUID),
+        (mount.nodev, Attr::NODEV),
+        (mount.noexec, Attr::NOEXEC),
+    ];
+    pairs.into_iter().filter(|(on, _)| *on).fold(Attr::default(), |all, (_, a)| all.and(a))
+}
+
+fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: Option<Detached>) -> Result<()> {
+    let to = &mount.destination;
+    let attr = attr_of(mount);
+    // A symlink at /proc or /sys of an image would have us configure something else than the kernel's files.
+    let resolve = match mount.kind {
+        MountKind::Proc | MountKind::Sysfs => Resolve::NoSymlinks,
+        _ => Resolve::InRoot,
+    };
+    let dir = || sys::mount::make_dir_below(root, to, resolve).step(|| "failed to create the mount point".into());
+    let at = |kind: &str, attr: Attr, options: &str| {
+        sys::mount::mount_at(kind, kind, dir()?.as_fd(), attr, options).step(|| format!("failed to mount {kind}"))
+    };
+    match &mount.kind {
+        MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(mount), Ok)?),
+        MountKind::Overlay { lower } => {
+            let tree = overlay_readonly(lower, launch.scratch)?;
+            bind(root, mount, tree)
+        }
+        MountKind::Tmpfs { options } => at("tmpfs", attr, options),
+        MountKind::Proc => at("proc", attr, ""),
+        MountKind::Sysfs => at("sysfs", attr, ""),
+        MountKind::Mqueue => at("mqueue", attr, ""),
+        MountKind::Shm => match &launch.shm {
+            Some(shm) => {
+                let tree = Detached::clone_fd(shm.as_fd(), false);
+                // A tree can be attached once only; where the kernel cannot clone a detached one the supervisor cloned for us.
+                let tree = tree.as_ref().unwrap_or(shm);
+                tree.set(attr, Some(sys::mount::Propagation::Private), false).step(|| "failed to set attributes".into())?;
+                tree.attach(dir()?.as_fd()).step(|| "failed to attach".into())
+            }
+            None if launch.pod.ipc == crate::spec::NamespaceMode::Host => {
+                bind(root, mount, Detached::clone_path(Path::new("/dev/shm"), false).step(|| "failed to open /dev/shm".into())?)
+            }
+            None => at("tmpfs", attr, "mode=1777,size=65536k"),
+        },
+        MountKind::Dev => {
+            at("tmpfs", Attr::NOSUID, "mode=755,size=65536k")?;
+            fill_dev(launch.spec, root, to)
+        }
+        MountKind::Cgroup => mount_cgroup(launch, root, mount, attr),
+    }
+}
+
+/// One layer needs no overlay, and overlay takes no single one.
+fn overlay_readonly(lower: &[PathBuf], scratch: &Path) -> Result<Detached> {
+    match lower {
+        [one] => Detached::clone_path(one, false).step(|| format!("failed to open {one:?}")),
+        _ => sys::mount::Overlay { lower, upper: None, volatile: false }
+            .mount(scratch)
+            .step(|| format!("failed to mount overlay of {lower:?}")),
+    }
+}
+
+fn bind(root: BorrowedFd<'_>, mount: &Mount, tree: Detached) -> Result<()> {
+    let kind = sys::mount::file_kind(tree.as_fd()).step(|| "failed to look at the source".into())?;
+    let target = if kind.directory {
+        sys::mount::make_dir_below(root, &mount.destination, Resolve::InRoot)
+    } else {
+        sys::mount::make_file_below(root, &mount.destination, Resolve::InRoot)
+    };
+    let target = target.step(|| "failed to create the mount point".into())?;
+    let propagation = match mount.propagation {
+        Propagation::Private => sys::mount::Propagation::Private,
+        Propagation::Slave => sys::mount::Propagation::Slave,
+        Propagation::Shared => sys::mount::Propagation::Shared,
+    };
+    tree.set(Attr::default(), Some(propagation), true).step(|| "failed to set propagation".into())?;
+    let readonly = matches!(mount.kind, MountKind::Overlay { .. });
+    let attr = if readonly { attr_of(mount).and(Attr::RDONLY) } else { attr_of(mount) };
+    if attr != Attr::default() {
+        tree.set(attr, None, mount.readonly == ReadOnly::Recursive).step(|| "failed to set attributes".into())?;
+    }
+    tree.attach(target.as_fd()).step(|| "failed to attach".into())
+}
+
+/// The devices every container has (OCI runtime spec, config-linux "Default Devices").
+const DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+fn fill_dev(spec: &ContainerSpec, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    let dev = sys::mount::open_below(root, at, Resolve::InRoot).step(|| "failed to open it".into())?;
+    for (name, major, minor) in DEVICES {
+        let number = sys::process::device_number(*major, *minor);
+        sys::mount::make_node(dev.as_fd(), Path::new(name), libc::S_IFCHR, 0o666, number, (0, 0))
+            .step(|| format!("failed to create device {name}"))?;
+    }
+    let links = [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ];
+    for (name, to) in links {
+        sys::mount::make_symlink(dev.as_fd(), name, to).step(|| format!("failed to create link {name}"))?;
+    }
+    let pts = sys::mount::make_dir_below(dev.as_fd(), Path::new("pts"), Resolve::NoSymlinks)
+        .step(|| "failed to create pts".into())?;
+    let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+    sys::mount::mount_at("devpts", "devpts", pts.as_fd(), Attr::NOSUID.and(Attr::NOEXEC), options)
+        .step(|| "failed to mount devpts".into())?;
+    spec.devices.iter().try_for_each(|d| make_device(root, d))
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+    let step = || format!("failed to create device {:?}", device.path);
+    let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else {
+        return Err(Failure(format!("{}: not a path", step())));
+    };
+    let kind = match device.kind {
+        'c' | 'u' => libc::S_IFCHR,
+        'b' => libc::S_IFBLK,
+        'p' => libc::S_IFIFO,
+        other => return Err(Failure(format!("{}: unknown kind {other:?}", step()))),
+    };
+    let dir = sys::mount::make_dir_below(root, parent, Resolve::InRoot).step(step)?;
+    let number = sys::process::device_number(device.major, device.minor);
+    match sys::mount::make_node(dir.as_fd(), Path::new(name), kind, device.mode & 0o7777, number, (device.uid, device.gid)) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.step(step),
+    }
+}
+
+fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: Attr) -> Result<()> {
+    let to = &mount.destination;
+    let dir = |path: &Path| {
+        sys::mount::make_dir_below(root, path, Resolve::InRoot).step(|| format!("failed to create {path:?}"))
+    };
+    if launch.cgroup_mode == Mode::V2 {
+        return sys::mount::mount_at("cgroup2", "cgroup", dir(to)?.as_fd(), attr, "").step(|| "failed to mount cgroup2".into());
+    }
+    let writable = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
+    sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, "mode=755").step(|| "failed to mount tmpfs".into())?;
+    for (options, name) in &launch.v1_mounts {
+        sys::mount::mount_at("cgroup", "cgroup", dir(&to.join(name))?.as_fd(), attr, options)
+            .step(|| format!("failed to mount cgroup {options}"))?;
+    }
+    if launch.cgroup_mode == Mode::Hybrid {
+        sys::mount::mount_at("cgroup2", "cgroup", dir(&to.join("unified"))?.as_fd(), attr, "")
+            .step(|| "failed to mount cgroup2".into())?;
+    }
+    let top = dir(to)?;
+    sys::mount::set_attr(top.as_fd(), attr, None, false).step(|| "failed to set attributes".into())
+}
+
+// === hiding ===
+
+/// The host's /dev/null, checked to be that: a forged one would unmask what it hides (CVE-2025-31133).
+fn verified_null() -> Result<OwnedFd> {
+    let null = sys::fd::open_path(Path::new("/dev/null")).step(|| "failed to open /dev/null".into())?;
+    match sys::mount::file_kind(null.as_fd()) {
+        Ok(kind) if kind.char_device == Some((1, 3)) => Ok(null),
+        Ok(_) => Err(Failure("/dev/null of this machine is not the null device".into())),
+        Err(e) => Err(e).step(|| "failed to look at /dev/null".into()),
+    }
+}
+
+fn mask(root: BorrowedFd<'_>, path: &Path, null: BorrowedFd<'_>) -> io::Result<()> {
+    let target = match sys::mount::open_below(root, path, Resolve::InRoot) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        other => other?,
+    };
+    if sys::mount::file_kind(target.as_fd())?.directory {
+        sys::mount::mount_at("tmpfs", "tmpfs", target.as_fd(), Attr::RDONLY, "nr_blocks=1,nr_inodes=1")
+    } else {
+        let tree = Detached::clone_fd(null, false)?;
+        tree.set(Attr::default(), Some(sys::mount::Propagation::Private), false)?;
+        tree.attach(target.as_fd())
+    }
+}
+
+fn make_readonly(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let target = match sys::mount::open_below(root, path, Resolve::InRoot) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        other => other?,
+    };
+    let tree = Detached::clone_fd(target.as_fd(), true)?;
+    let attr = Attr::RDONLY.and(Attr::NOSUID).and(Attr::NODEV).and(Attr::NOEXEC);
+    tree.set(attr, Some(sys::mount::Propagation::Private), true)?;
+    tree.attach(target.as_fd())
+}
+
+/// Writes a sysctl of the current namespaces.
+pub(crate) fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
+    if name.split(['.', '/']).any(|part| part.is_empty() || part == "..") {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // `net.ipv4.conf.eth0/1.x` writes dots of interface names as slashes; plain names are the common case.
+    let path: String =
+        if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    std::fs::write(Path::new("/proc/sys").join(path), value)
+}
+
+// === terminal ===
+
+fn container_terminal(root: BorrowedFd<'_>, sync: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let step = || "failed to open a terminal in the container".to_owned();
+    let ptmx = sys::mount::open_file_below(root, Path::new("/dev/pts/ptmx"), libc::O_RDWR | libc::O_NOCTTY).step(step)?;
+    if !sys::pty::is_devpts(ptmx.as_fd()).step(step)? {
+        return Err(Failure(format!("{}: /dev/pts is not a devpts file system", step())));
+    }
+    let (master, slave) = sys::pty::pair_of(ptmx).step(step)?;
+    sys::socket::send(sync, &[&[SYNC_TERMINAL]], &[master.as_fd()], false).step(step)?;
+    Ok(slave)
+}
+
+fn bind_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> io::Result<()> {
+    let target = sys::mount::make_file_below(root, Path::new("/dev/console"), Resolve::InRoot)?;
+    // The slave is in a mount of our namespace (the container's devpts), so it can be cloned.
+    let tree = Detached::clone_fd(slave, false)?;
+    tree.attach(target.as_fd())
+}
+
+// === the process ===
+
+fn make_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<()> {
+    if cwd.as_os_str().is_empty() || cwd == Path::new("/") {
+        return Ok(());
+    }
+    if !cwd.is_absolute() {
+        return Err(Failure(format!("working directory {cwd:?} is not an absolute path")));
+    }
+    sys::mount::make_dir_below(root, cwd, Resolve::InRoot)
+        .map(drop)
+        .step(|| format!("failed to create the working directory {cwd:?}"))
+}
+
+/// Sheds rights in the order of runc's `finalizeNamespace` and executes.
+fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>) -> Result<Infallible> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let user = user::resolve(&process.user, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure)?;
+    let (env, path) = environment(process, &user);
+    let cap = |names: &[String]| caps::mask(names).map_err(|name| Failure(format!("unknown capability {name:?}")));
+    let c = &process.capabilities;
+    // Nobody can give what he has not got: "all capabilities" means all of ours, which on some machines lack one or two.
+    let ours = sys::process::caps().step(|| "failed to read our capabilities".into())?.permitted;
+    let bounding = cap(&c.bounding)?;
+    let permitted = cap(&c.permitted)? & ours;
+    let sets = sys::process::Caps {
+        effective: cap(&c.effective)? & permitted,
+        permitted,
+        inheritable: cap(&c.inheritable)? & ours,
+    };
+    let ambient = cap(&c.ambient)? & permitted & sets.inheritable;
+    let filter = seccomp::compile(&process.seccomp, bounding).map_err(|e| Failure(e.to_string()))?;
+    let install = || match &filter {
+        Some(program) => sys::seccomp::install(program, false).step(|| "failed to load the seccomp filter".into()),
+        None => Ok(()),
+    };
+    connect_stdio(stdio, tty, user.uid)?;
+    sys::process::umask(process.umask.unwrap_or(0o022));
+    if !process.no_new_privileges {
+        // Needs CAP_SYS_ADMIN, which is about to go.
+        install()?;
+    }
+    sys::process::limit_bounding_caps(bounding).step(|| "failed to drop capabilities".into())?;
+    sys::process::set_keep_caps(true).step(|| "failed to keep capabilities".into())?;
+    sys::process::set_groups(&user.groups).step(|| format!("failed to set groups {:?}", user.groups))?;
+    sys::process::set_gid(user.gid).step(|| format!("failed to set group id {}", user.gid))?;
+    sys::process::set_uid(user.uid).step(|| format!("failed to set user id {}", user.uid))?;
+    sys::process::set_keep_caps(false).step(|| "failed to forget keeping capabilities".into())?;
+    let cwd = if process.cwd.as_os_str().is_empty() { Path::new("/") } else { &process.cwd };
+    std::env::set_current_dir(cwd).step(|| format!("chdir to cwd ({cwd:?}) failed"))?;
+    // A directory outside the root would be a way out (CVE-2024-21626).
+    match sys::process::cwd() {
+        Ok(path) if path.starts_with('/') => {}
+        Ok(_) => return Err(Failure("current working directory is outside of container mount namespace root".into())),
+        Err(e) => return Err(e).step(|| "failed to name the working directory".into()),
+    }
+    // Permitted first without what the file system user lost: for non-root users only ambient ones survive the exec.
+    sys::process::set_caps(sets).step(|| "failed to apply capabilities".into())?;
+    sys::process::set_ambient_caps(ambient).step(|| "failed to set ambient capabilities".into())?;
+    if process.no_new_privileges {
+        sys::process::set_no_new_privs().step(|| "failed to set no_new_privs".into())?;
+        install()?;
+    }
+    sys::fd::cloexec_from(3).step(|| "failed to close descriptors".into())?;
+    execute(&process.args, &env, &path)
+}
+
+fn connect_stdio(stdio: &Stdio, tty: Option<OwnedFd>, uid: u32) -> Result<()> {
+    let step = || "failed to connect stdio".to_owned();
+    match (stdio, tty) {
+        (Stdio::Given(fds), _) => {
+            // First out of the way of 0, 1 and 2, whatever numbers they have.
+            let above: io::Result<Vec<OwnedFd>> = fds.iter().map(|fd| sys::fd::dup_above(fd.as_fd(), 10)).collect();
+            for (target, fd) in above.step(step)?.iter().enumerate() {
+                own_by(fd.as_fd(), uid);
+                sys::fd::dup_onto(fd.as_fd(), target as i32).step(step)?;
+            }
+            Ok(())
+        }
+        (Stdio::Terminal, Some(slave)) => {
+            own_by(slave.as_fd(), uid);
+            sys::pty::make_controlling(slave.as_fd()).step(|| "failed to take the terminal".into())?;
+            let slave = sys::fd::dup_above(slave.as_fd(), 10).step(step)?;
+            (0..3).try_for_each(|target| sys::fd::dup_onto(slave.as_fd(), target).step(step))
+        }
+        (Stdio::Terminal, None) => Err(Failure(format!("{}: no terminal", step()))),
+    }
+}
+
+/// So that a non-root process can open /dev/stdout. Not for files that others use too, such as /dev/null.
+fn own_by(fd: BorrowedFd<'_>, uid: u32) {
+    let shared = sys::mount::file_kind(fd).is_ok_and(|k| k.char_device == Some((1, 3)));
+    if uid != 0 && !shared {
+        // Pipes of another owner still work through the open descriptor; only opening by name does not.
+        std::os::unix::fs::fchown(fd, Some(uid), None).ok();
+    }
+}
+
+fn environment(process: &Process, user: &user::Resolved) -> (Vec<String>, String) {
+    let mut env = process.env.clone();
+    let get = |env: &[String], key: &str| {
+        env.iter().rev().find_map(|e| e.strip_prefix(key)?.strip_prefix('=').map(str::to_owned))
+    };
+    if get(&env, "HOME").is_none_or(|h| h.is_empty()) {
+        env.retain(|e| !e.starts_with("HOME="));
+        env.push(format!("HOME={}", user.home.as_deref().unwrap_or("/")));
+    }
+    let path = get(&env, "PATH").unwrap_or_else(|| {
+        let default = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        env.push(format!("PATH={default}"));
+        default.to_owned()
+    });
+    (env, path)
+}
+
+fn execute(args: &[String], env: &[String], path: &str) -> Result<Infallible> {
+    let c = |s: &String| CString::new(s.as_str()).map_err(|_| Failure(format!("{s:?} contains a NUL byte")));
+    let argv: Vec<CString> = args.iter().map(c).collect::<Result<_>>()?;
+    let envp: Vec<CString> = env.iter().map(c).collect::<Result<_>>()?;
+    let Some(program) = args.first().filter(|a| !a.is_empty()) else {
+        return Err(Failure("no command: neither args nor image say what to run".into()));
+    };
+    let fail = |e: io::Error| Failure(format!("exec: {program:?}: {}", reason(&e)));
+    if program.contains('/') {
+        let file = std::fs::metadata(program).map_err(fail)?;
+        if file.is_dir() {
+            return Err(Failure(format!("exec: {program:?}: is a directory")));
+        }
+        return Err(fail(sys::process::exec(&c(program)?, &argv, &envp)));
+    }
+    let mut denied = None;
+    for dir in path.split(':') {
+        let file = format!("{}/{program}", if dir.is_empty() { "." } else { dir });
+        if std::fs::metadata(&file).is_ok_and(|m| m.is_file()) {
+            let e = sys::process::exec(&c(&file)?, &argv, &envp);
+            if e.raw_os_error() != Some(libc::EACCES) {
+                return Err(fail(e));
+            }
+            denied = Some(e);
+        }
+    }
+    Err(denied.map_or_else(|| Failure(format!("exec: {program:?}: executable file not found in $PATH")), fail))
+}

@@ -1,0 +1,299 @@
+//! Container output as a CRI log file: `<RFC 3339 time> stdout F line`. Cutting and formatting are pure; [`LogFile`] writes.
+//!
+//! Invariants: a file ends at a line border whenever it is renamed; a line longer than [`MAX_LINE`] is cut into `P` entries and
+//! a last `F` one, as containerd does (`internal/cri/io/logger.go`); what cannot be written is counted, not silently lost.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Longer lines are cut (containerd's max_container_log_line_size).
+const MAX_LINE: usize = 16 * 1024;
+
+/// One of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Collects bytes of one stream and turns whole lines into log entries.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    stream: Stream,
+    partial: Vec<u8>,
+    /// The last entry was a `P`: the next belongs to the same line.
+    continued: bool,
+}
+
+impl Lines {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Lines { stream, partial: Vec::new(), continued: false }
+    }
+
+    /// Whether the file may be cut after what was produced so far.
+    pub(crate) fn at_border(&self) -> bool {
+        !self.continued
+    }
+
+    /// Appends the entries that `data` completes to `out`.
+    pub(crate) fn push(&mut self, mut data: &[u8], now_ns: i64, out: &mut Vec<u8>) {
+        while !data.is_empty() {
+            let room = MAX_LINE - self.partial.len();
+            let window = &data[..data.len().min(room)];
+            if let Some(end) = window.iter().position(|b| *b == b'\n') {
+                self.entry(true, &data[..end], now_ns, out);
+                data = &data[end + 1..];
+            } else if data.len() >= room {
+                // A newline right after a full line ends it without an empty entry.
+                let full = data.get(room) == Some(&b'\n');
+                self.entry(full, &data[..room], now_ns, out);
+                data = &data[room + usize::from(full)..];
+            } else {
+                self.partial.extend_from_slice(data);
+                return;
+            }
+        }
+    }
+
+    /// Appends what is left when the stream ends without a newline.
+    pub(crate) fn finish(&mut self, now_ns: i64, out: &mut Vec<u8>) {
+        if !self.partial.is_empty() || self.continued {
+            self.entry(true, &[], now_ns, out);
+        }
+    }
+
+    fn entry(&mut self, full: bool, rest: &[u8], now_ns: i64, out: &mut Vec<u8>) {
+        format_time(now_ns, out);
+        out.extend_from_slice(if self.stream == Stream::Stdout { b" stdout " } else { b" stderr " });
+        out.extend_from_slice(if full { b"F " } else { b"P " });
+        out.append(&mut self.partial);
+        out.extend_from_slice(rest);
+        out.push(b'\n');
+        self.continued = !full;
+    }
+}
+
+/// Year, month, day of a day number since 1970 (Hinnant's algorithm).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+/// RFC 3339 in UTC with nine digits.
+fn format_time(ns: i64, out: &mut Vec<u8>) {
+    let (seconds, nanos) = (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
+    let (year, month, day) = civil(seconds.div_euclid(86_400));
+    let s = seconds.rem_euclid(86_400);
+    // Writing to a Vec cannot fail.
+    write!(out, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z", s / 3600, s / 60 % 60, s % 60).ok();
+}
+
+/// The end of a rotated file's name: `20060102-150405` as the kubelet names them (pkg/kubelet/logs/container_log_manager.go).
+fn rotated_suffix(ns: i64) -> String {
+    let seconds = ns.div_euclid(1_000_000_000);
+    let (year, month, day) = civil(seconds.div_euclid(86_400));
+    let s = seconds.rem_euclid(86_400);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", s / 3600, s / 60 % 60, s % 60)
+}
+
+/// The file behind the lines.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    max_size: u64,
+    max_files: u32,
+    file: Option<std::fs::File>,
+    size: u64,
+    /// Bytes that could not be written since the last success.
+    lost: u64,
+}
+
+impl LogFile {
+    pub(crate) fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
+        let mut log =
+            LogFile { path: path.to_owned(), max_size, max_files: max_files.max(1), file: None, size: 0, lost: 0 };
+        log.reopen()?;
+        Ok(log)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the path anew: after somebody renamed the file, or it could not be opened before.
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        if let Some(dir) = self.path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&self.path)?;
+        self.size = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Writes whole entries. `border`: the file may be cut before them.
+    pub(crate) fn write(&mut self, entries: &[u8], border: bool, now_ns: i64) -> io::Result<()> {
+        let full = self.max_size > 0 && self.size > 0 && self.size + entries.len() as u64 > self.max_size;
+        // A line of endless parts must not keep the file from being cut for ever.
+        if full && (border || self.size > 2 * self.max_size) {
+            self.rotate(now_ns)?;
+        }
+        if self.file.is_none() {
+            self.reopen()?;
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if self.lost > 0 {
+            let mut note = Vec::new();
+            format_time(now_ns, &mut note);
+            writeln!(note, " stderr F [dhow: {} bytes of output were lost because the log could not be written]", self.lost)?;
+            file.write_all(&note)?;
+            self.size += note.len() as u64;
+            self.lost = 0;
+        }
+        match file.write_all(entries) {
+            Ok(()) => {
+                self.size += entries.len() as u64;
+                Ok(())
+            }
+            Err(e) => {
+                self.lost += entries.len() as u64;
+                Err(e)
+            }
+        }
+    }
+
+    /// Counts output that was dropped after an error of [`write`](Self::write) that came before writing.
+    pub(crate) fn rotate(&mut self, now_ns: i64) -> io::Result<()> {
+        if self.max_files == 1 {
+            std::fs::remove_file(&self.path).or_else(ignore_missing)?;
+        } else {
+            let mut at = now_ns;
+            let mut to = self.rotated(at);
+            while to.exists() {
+                at += 1_000_000_000;
+                to = self.rotated(at);
+            }
+            std::fs::rename(&self.path, to).or_else(ignore_missing)?;
+        }
+        self.file = None;
+        self.reopen()?;
+        self.remove_oldest()
+    }
+
+    fn rotated(&self, ns: i64) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".");
+        name.push(rotated_suffix(ns));
+        name.into()
+    }
+
+    fn remove_oldest(&self) -> io::Result<()> {
+        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
+        let prefix = format!("{}.", name.to_string_lossy());
+        let mut old: Vec<PathBuf> = std::fs::read_dir(dir)?
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+            .collect();
+        old.sort();
+        let keep = self.max_files as usize - 1;
+        let surplus = old.len().saturating_sub(keep);
+        old.iter().take(surplus).try_for_each(|p| std::fs::remove_file(p).or_else(ignore_missing))
+    }
+}
+
+fn ignore_missing(e: io::Error) -> io::Result<()> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    const T: i64 = 1_700_000_000_123_456_789;
+
+    fn check_lines(chunks: &[&str], want: expect_test::Expect) {
+        let (mut lines, mut out) = (Lines::new(Stream::Stdout), Vec::new());
+        for chunk in chunks {
+            lines.push(chunk.as_bytes(), T, &mut out);
+        }
+        lines.finish(T, &mut out);
+        want.assert_eq(&String::from_utf8(out).unwrap().replace("2023-11-14T22:13:20.123456789Z ", ""));
+    }
+
+    #[test]
+    fn lines_are_cut_at_newlines_wherever_reads_end() {
+        check_lines(&["a\nb", "c\n", "\n", "end"], expect![[r#"
+            stdout F a
+            stdout F bc
+            stdout F 
+            stdout F end
+        "#]]);
+    }
+
+    #[test]
+    fn long_lines_are_parts_of_one() {
+        let (mut lines, mut out) = (Lines::new(Stream::Stderr), Vec::new());
+        lines.push(&[b'x'; MAX_LINE], T, &mut out);
+        assert!(!lines.at_border());
+        lines.push(b"y\n", T, &mut out);
+        assert!(lines.at_border());
+        lines.push(&[b'z'; MAX_LINE], T, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        let tags: Vec<String> = text.lines().map(|l| l.split(' ').nth(2).unwrap().to_owned()).collect();
+        assert_eq!(tags, ["P", "F", "P"]);
+        let (mut lines, mut out) = (Lines::new(Stream::Stderr), Vec::new());
+        lines.push(&[&[b'x'; MAX_LINE][..], b"\n"].concat(), T, &mut out);
+        assert_eq!(out.iter().filter(|b| **b == b'\n').count(), 1);
+        assert!(lines.at_border());
+    }
+
+    #[test]
+    fn time_is_rfc3339() {
+        let time = |ns| {
+            let mut out = Vec::new();
+            format_time(ns, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(time(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(time(951_782_400_000_000_005), "2000-02-29T00:00:00.000000005Z");
+        assert_eq!(time(1_798_761_599_999_999_999), "2026-12-31T23:59:59.999999999Z");
+        assert_eq!(rotated_suffix(T), "20231114-221320");
+    }
+
+    #[test]
+    fn rotation_keeps_so_many_files_and_loses_no_line_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/0.log");
+        let mut log = LogFile::open(&path, 10, 3).unwrap();
+        for i in 0..6 {
+            log.write(format!("line-{i}\n").as_bytes(), true, T).unwrap();
+        }
+        let mut files: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().path()).collect();
+        files.sort();
+        let text: Vec<String> = files.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
+        assert_eq!(text, ["line-5\n", "line-3\n", "line-4\n"]);
+        assert!(files[1].to_string_lossy().ends_with("0.log.20231114-221323"), "{files:?}");
+    }
+
+    #[test]
+    fn a_file_renamed_by_somebody_is_followed_by_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path, 0, 0).unwrap();
+        log.write(b"a\n", true, T).unwrap();
+        std::fs::rename(&path, dir.path().join("old")).unwrap();
+        log.write(b"b\n", true, T).unwrap();
+        log.reopen().unwrap();
+        log.write(b"c\n", true, T).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("old")).unwrap(), "a\nb\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "c\n");
+    }
+}

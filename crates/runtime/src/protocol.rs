@@ -1,0 +1,309 @@
+//! Messages between the agent and a supervisor: one header and one JSON body per packet, descriptors beside it.
+//!
+//! Invariants: a body over [`INLINE`] bytes travels in a memfd, the last descriptor of the packet; within a major version
+//! everything is additive; what a supervisor does not know it answers as unsupported. Follows ENGINE §6.3.
+
+use crate::spec::{ContainerSpec, PodSandboxSpec, Process};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Raised when an older supervisor could misunderstand.
+pub(crate) const MAJOR: u16 = 1;
+const MAGIC: [u8; 4] = *b"dhow";
+const HEADER: usize = 16;
+const INLINE: usize = 32 * 1024;
+/// A body larger than this is refused.
+const MAX_BODY: u64 = 16 * 1024 * 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Request = 1,
+    Reply = 2,
+    Event = 3,
+}
+
+/// What the agent asks. Descriptors that go with a request are named here.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// To the zygote, with one end of a socket pair: fork a supervisor for this pod, which answers on that pair.
+    CreatePod { spec: Box<PodSandboxSpec>, run_dir: std::path::PathBuf, state_dir: std::path::PathBuf },
+    /// State of everything; the reply carries no descriptors.
+    Snapshot,
+    /// Create and start.
+    StartContainer { spec: Box<ContainerSpec> },
+    /// Run one more process. Without tty: three descriptors for stdin, stdout, stderr. With tty: none; the reply brings the master.
+    Exec { container: String, exec: ExecSpec },
+    /// Signal the first process, or all.
+    Kill { container: String, signal: i32, all: bool },
+    /// Signal a process started by exec.
+    KillExec { exec: u64, signal: i32 },
+    /// Descriptors: as many of stdin, stdout, stderr as are true here.
+    Attach { container: String, stdin: bool, stdout: bool, stderr: bool },
+    /// Change the window of a container's terminal.
+    Resize { container: String, columns: u16, rows: u16 },
+    /// Open the log file anew, after somebody renamed it.
+    ReopenLog { container: String },
+    /// Rename the log file away and start a new one.
+    RotateLog { container: String },
+    /// Forget an exited container and its record.
+    RemoveContainer { container: String },
+    /// The reply brings the network namespace.
+    NetworkNamespace,
+    /// Kill what runs, remove what is left of the pod, end.
+    RemovePod,
+}
+
+/// A process to run in a running container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// On a new terminal.
+    pub tty: bool,
+    /// Everything else; that of the container's first process if unset. Its `args` and `tty` are ignored.
+    pub process: Option<Process>,
+}
+
+/// What the supervisor answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Done,
+    Snapshot(Box<PodSnapshot>),
+    Started(Started),
+    ExecStarted { exec: u64, pid: i32 },
+    Failed { reason: Reason, message: String },
+}
+
+/// Why a request was refused, for programs; people get the sentence beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No such container, or it does not run.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// The request cannot be right.
+    Invalid,
+    /// This supervisor does not know how.
+    Unsupported,
+    /// The container or process could not be started.
+    Start,
+    /// The kernel or the disk said no.
+    Internal,
+}
+
+/// A container that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Id of its first process on the machine.
+    pub pid: i32,
+    /// Nanoseconds since 1970.
+    pub started_at_ns: i64,
+    /// Limits that this machine could not set.
+    pub missing_controllers: Vec<String>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + signal if a signal ended it.
+    pub code: i32,
+    /// The signal.
+    pub signal: Option<i32>,
+    /// A process of it was killed for lack of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since 1970.
+    pub started_at_ns: i64,
+    /// Nanoseconds since 1970.
+    pub finished_at_ns: i64,
+}
+
+/// Where in its life a container is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ContainerState {
+    /// The launcher works on it.
+    Starting,
+    /// It runs.
+    Running(Started),
+    /// It has ended.
+    Exited(Exit),
+}
+
+/// A container as its supervisor knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSnapshot {
+    /// Its id.
+    pub id: String,
+    /// Where in its life it is.
+    #[serde(flatten)]
+    pub state: ContainerState,
+    /// Path of its cgroup.
+    pub cgroup: String,
+    /// Its log file.
+    pub log_path: Option<std::path::PathBuf>,
+    /// As given at start.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether it can be attached to with standard input.
+    pub stdin: bool,
+}
+
+/// A pod as its supervisor knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSnapshot {
+    /// As given at creation.
+    pub spec: PodSandboxSpec,
+    /// The supervisor's process id.
+    pub supervisor_pid: i32,
+    /// Nanoseconds since 1970.
+    pub created_at_ns: i64,
+    /// By id.
+    pub containers: Vec<ContainerSnapshot>,
+}
+
+/// What happened. Every connected agent is told; who was not connected reads the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A container ended. Its exit record is on disk already.
+    Exited {
+        /// Its id.
+        container: String,
+        /// How.
+        exit: Exit,
+    },
+    /// A process started by exec ended.
+    ExecExited {
+        /// Number from its start.
+        exec: u64,
+        /// Exit code; 128 + signal if a signal ended it.
+        code: i32,
+    },
+    /// A log file cannot be written; lines are lost until it can again.
+    LogFault {
+        /// Whose.
+        container: String,
+        /// Why.
+        message: String,
+    },
+}
+
+/// A received packet.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) kind: u16,
+    pub(crate) id: u32,
+    pub(crate) body: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+impl Packet {
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.body)
+    }
+}
+
+/// An encoded packet, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    bytes: Vec<u8>,
+    large: Option<OwnedFd>,
+}
+
+/// Encodes a message.
+pub(crate) fn encode<T: Serialize>(kind: Kind, id: u32, body: &T) -> io::Result<Encoded> {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend(MAGIC);
+    bytes.extend(MAJOR.to_le_bytes());
+    bytes.extend((kind as u16).to_le_bytes());
+    bytes.extend(id.to_le_bytes());
+    bytes.extend([0; 4]);
+    serde_json::to_writer(&mut bytes, body)?;
+    let large = if bytes.len() > INLINE {
+        let fd = sys::fd::sealed_memfd("dhow-message", &mut &bytes[HEADER..])?;
+        bytes.truncate(HEADER);
+        bytes[12] = 1;
+        Some(fd)
+    } else {
+        None
+    };
+    Ok(Encoded { bytes, large })
+}
+
+impl Encoded {
+    /// Sends; `WouldBlock` only if `nonblocking`.
+    pub(crate) fn send(&self, socket: BorrowedFd<'_>, fds: &[BorrowedFd<'_>], nonblocking: bool) -> io::Result<()> {
+        let mut all = fds.to_vec();
+        all.extend(self.large.as_ref().map(|fd| fd.as_fd()));
+        sys::socket::send(socket, &[&self.bytes], &all, nonblocking)
+    }
+}
+
+/// Receives one packet; `None` at the end of the connection.
+pub(crate) fn receive(socket: BorrowedFd<'_>, nonblocking: bool) -> io::Result<Option<Packet>> {
+    let mut buf = [0u8; INLINE];
+    let (n, mut fds) = sys::socket::recv(socket, &mut buf, nonblocking)?;
+    if n == 0 {
+        return Ok(None);
+    }
+    let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+    let header = buf[..n].first_chunk::<HEADER>().ok_or_else(|| bad("packet without header"))?;
+    let short = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+    if header[..4] != MAGIC || short(4) != MAJOR {
+        return Err(bad("packet of another protocol"));
+    }
+    let id = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    let body = if header[12] == 1 {
+        let fd = fds.pop().ok_or_else(|| bad("large packet without its memfd"))?;
+        let mut body = Vec::new();
+        std::fs::File::from(fd).take(MAX_BODY + 1).read_to_end(&mut body)?;
+        if body.len() as u64 > MAX_BODY {
+            return Err(bad("packet too large"));
+        }
+        body
+    } else {
+        buf[HEADER..n].to_vec()
+    };
+    Ok(Some(Packet { kind: short(6), id, body, fds }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_and_large_messages_arrive_with_their_descriptors() {
+        let (a, b) = sys::socket::pair().unwrap();
+        for size in [10, 5_000_000] {
+            let text = "x".repeat(size);
+            let (pipe, _w) = sys::fd::pipe().unwrap();
+            encode(Kind::Request, 7, &text).unwrap().send(a.as_fd(), &[pipe.as_fd()], false).unwrap();
+            let packet = receive(b.as_fd(), false).unwrap().unwrap();
+            assert_eq!((packet.kind, packet.id, packet.fds.len()), (1, 7, 1));
+            assert_eq!(packet.parse::<String>().unwrap().len(), size);
+        }
+        drop(a);
+        assert!(receive(b.as_fd(), false).unwrap().is_none());
+    }
+
+    #[test]
+    fn another_protocol_is_refused() {
+        let (a, b) = sys::socket::pair().unwrap();
+        for junk in [&b"short"[..], &[0; 64], b"dhow\x02\0\x01\0aaaabbbbcccc{}"] {
+            sys::socket::send(a.as_fd(), &[junk], &[], false).unwrap();
+            assert_eq!(receive(b.as_fd(), false).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_told_apart() {
+        assert!(serde_json::from_str::<Request>(r#"{"op":"teleport"}"#).unwrap_err().to_string().contains("unknown variant"));
+    }
+}

@@ -1,0 +1,431 @@
+//! Control groups v1, v2 and hybrid behind one type. A [`Cgroup`] is one path in every hierarchy that matters; hybrid is the
+//! composition of both back ends: limits in v1, the same path in the v2 tree for `cgroup.kill` and freezing.
+//!
+//! Invariant: a limit that was asked for is set, or its name is in the returned [`Missing`], or there is an error. Never silence.
+
+mod v1;
+mod v2;
+
+use crate::device::Rule;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// A file of a cgroup could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cgroup: failed to {verb} {path}")]
+pub struct Error {
+    /// "write \"100\" to", "create", "remove", …
+    pub verb: String,
+    /// Which file or directory.
+    pub path: String,
+    /// The kernel's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Result of a cgroup operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Limits. `None` leaves what is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes; -1 is no limit.
+    pub memory_limit: Option<i64>,
+    /// Bytes of memory and swap together; -1 is no limit. Ignored where the kernel does not account swap.
+    pub memory_swap: Option<i64>,
+    /// Relative weight, in the units of cgroup v1 (2 to 262144, 1024 is one CPU in Kubernetes).
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU per period; -1 is no limit.
+    pub cpu_quota_us: Option<i64>,
+    /// Length of the period.
+    pub cpu_period_us: Option<u64>,
+    /// Number of tasks; -1 is no limit.
+    pub pids: Option<i64>,
+    /// Such as `0-3,7`.
+    pub cpuset_cpus: Option<String>,
+    /// Such as `0`.
+    pub cpuset_mems: Option<String>,
+    /// Page size as the kernel writes it (`2MB`) and bytes.
+    pub hugetlb: Vec<(String, u64)>,
+    /// Only these devices may be used; `None` restricts nothing.
+    pub devices: Option<Vec<Rule>>,
+    /// Further files of cgroup v2, such as `memory.high`.
+    pub unified: BTreeMap<String, String>,
+}
+
+impl Resources {
+    fn asked(&self) -> BTreeSet<&'static str> {
+        let all = [
+            ("memory", self.memory_limit.is_some()),
+            ("cpu", self.cpu_shares.is_some() || self.cpu_quota_us.is_some() || self.cpu_period_us.is_some()),
+            ("pids", self.pids.is_some()),
+            ("cpuset", self.cpuset_cpus.is_some() || self.cpuset_mems.is_some()),
+            ("hugetlb", !self.hugetlb.is_empty()),
+            ("devices", self.devices.is_some()),
+            ("unified", !self.unified.is_empty()),
+        ];
+        all.into_iter().filter(|(_, asked)| *asked).map(|(name, _)| name).collect()
+    }
+}
+
+/// Names of controllers that this machine lacks although a limit was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing(pub Vec<&'static str>);
+
+/// What the kernel counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// CPU time used by all tasks, ever.
+    pub cpu_usage_ns: u64,
+    /// Bytes charged now, page cache included.
+    pub memory_usage: u64,
+    /// `memory_usage` without inactive file pages: what the eviction logic looks at.
+    pub memory_working_set: u64,
+    /// Anonymous memory.
+    pub memory_rss: u64,
+    /// Page faults, ever.
+    pub page_faults: u64,
+    /// Page faults that read from disk, ever.
+    pub major_page_faults: u64,
+    /// Tasks now.
+    pub pids: u64,
+    /// Times a task was killed for lack of memory.
+    pub oom_kills: u64,
+    /// Periods in which the CPU quota was used up.
+    pub cpu_throttled_periods: u64,
+}
+
+/// One hierarchy, or the v1 hierarchies taken together.
+trait Backend: fmt::Debug + Send + Sync {
+    /// Makes the directories.
+    fn create(&self) -> Result<()>;
+    /// Sets what it can and what is not yet in `done`, and adds the names of that.
+    fn apply(&self, resources: &Resources, done: &mut BTreeSet<&'static str>) -> Result<()>;
+    /// Files into which a process writes `0` to join.
+    fn entries(&self) -> Result<Vec<OwnedFd>>;
+    /// Processes in it and below.
+    fn procs(&self) -> BTreeSet<i32>;
+    /// Kills everything in it at once; false if the kernel cannot.
+    fn kill(&self) -> Result<bool>;
+    /// Stops or continues everything in it; false if the kernel cannot.
+    fn freeze(&self, frozen: bool) -> Result<bool>;
+    /// Adds what it counts.
+    fn stats(&self, stats: &mut Stats);
+    /// Removes the directories.
+    fn delete(&self) -> Result<()>;
+}
+
+/// Which kind of hierarchies are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Only v1.
+    V1,
+    /// Only v2.
+    V2,
+    /// Controllers in v1, and a v2 tree beside.
+    Hybrid,
+}
+
+/// The hierarchies of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Controllers and where they are mounted.
+    v1: Vec<(Vec<String>, PathBuf)>,
+    v2: Option<PathBuf>,
+}
+
+impl Cgroups {
+    /// Looks at what is mounted.
+    pub fn detect() -> Result<Self> {
+        let path = "/proc/self/mountinfo";
+        let text = std::fs::read_to_string(path).map_err(|e| error("read", Path::new(path), e))?;
+        let found = Self::from_mountinfo(&text);
+        if found.v1.is_empty() && found.v2.is_none() {
+            return Err(error("find a mounted hierarchy in", Path::new(path), io::ErrorKind::NotFound.into()));
+        }
+        Ok(found)
+    }
+
+    fn from_mountinfo(text: &str) -> Self {
+        let mut out = Cgroups { v1: Vec::new(), v2: None };
+        for line in text.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let Some(at) = left.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut right = right.split(' ');
+            match right.next() {
+                Some("cgroup2") if out.v2.is_none() => out.v2 = Some(at),
+                Some("cgroup") => {
+                    let options = right.nth(1).unwrap_or_default();
+                    let names: Vec<String> = options
+                        .split(',')
+                        .filter(|o| v1::CONTROLLERS.contains(o) || o.starts_with("name="))
+                        .map(str::to_owned)
+                        .collect();
+                    if !names.is_empty() && !out.v1.iter().any(|(n, _)| *n == names) {
+                        out.v1.push((names, at));
+                    }
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// Which kind of hierarchies are mounted.
+    pub fn mode(&self) -> Mode {
+        let controllers = self.v1.iter().any(|(names, _)| names.iter().any(|n| !n.starts_with("name=")));
+        match (controllers, &self.v2) {
+            (false, Some(_)) => Mode::V2,
+            (_, None) => Mode::V1,
+            (true, Some(_)) => Mode::Hybrid,
+        }
+    }
+
+    /// Mounted v1 hierarchies: the `-o` option that names them, and the directory name they are usually mounted under.
+    pub fn v1_mounts(&self) -> Vec<(String, String)> {
+        self.v1
+            .iter()
+            .map(|(names, at)| {
+                let dir = at.file_name().map_or_else(|| names.join(","), |n| n.to_string_lossy().into_owned());
+                (names.join(","), dir)
+            })
+            .collect()
+    }
+
+    /// The name of the directory of the v2 tree beside v1 hierarchies.
+    pub fn has_v2(&self) -> bool {
+        self.v2.is_some()
+    }
+
+    /// The cgroup at `path` (`/dhow/pod1/main`), which need not exist.
+    pub fn cgroup(&self, path: &str) -> Cgroup {
+        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        let relative = path.trim_matches('/').to_owned();
+        if self.mode() != Mode::V2 {
+            backends.push(Box::new(v1::V1::new(&self.v1, &relative, self.v2.is_some())));
+        }
+        if let Some(root) = &self.v2 {
+            backends.push(Box::new(v2::V2::new(root, &relative, self.mode() == Mode::V2)));
+        }
+        Cgroup { path: format!("/{relative}"), backends }
+    }
+
+    /// Children of the cgroup at `path` in any hierarchy, for finding leftovers.
+    pub fn children(&self, path: &str) -> BTreeSet<String> {
+        let relative = path.trim_matches('/');
+        let roots = self.v1.iter().map(|(_, at)| at).chain(&self.v2);
+        roots.flat_map(|root| subdirs(&root.join(relative))).collect()
+    }
+}
+
+/// One path in every hierarchy.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: String,
+    backends: Vec<Box<dyn Backend>>,
+}
+
+impl Cgroup {
+    /// The path below the roots of the hierarchies.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Makes the directories, and those above them.
+    pub fn create(&self) -> Result<()> {
+        self.backends.iter().try_for_each(|b| b.create())
+    }
+
+    /// Sets limits; also for changing them later.
+    pub fn apply(&self, resources: &Resources) -> Result<Missing> {
+        let mut done = BTreeSet::new();
+        self.backends.iter().try_for_each(|b| b.apply(resources, &mut done))?;
+        Ok(Missing(resources.asked().into_iter().filter(|name| !done.contains(name)).collect()))
+    }
+
+    /// Opened files into which a process writes `0` to join; they stay valid in any mount namespace.
+    pub fn entries(&self) -> Result<Vec<OwnedFd>> {
+        let all: Result<Vec<_>> = self.backends.iter().map(|b| b.entries()).collect();
+        Ok(all?.into_iter().flatten().collect())
+    }
+
+    /// Moves the calling process into it.
+    pub fn join(&self) -> Result<()> {
+        enter(self.entries()?).map_err(|e| error("join", Path::new(&self.path), e))
+    }
+
+    /// Processes in it and below.
+    pub fn procs(&self) -> BTreeSet<i32> {
+        self.backends.iter().flat_map(|b| b.procs()).collect()
+    }
+
+    /// Kills everything in it. Returns as soon as every process has its signal; they may still be dying.
+    pub fn kill(&self) -> Result<()> {
+        for b in &self.backends {
+            if b.kill()? {
+                return Ok(());
+            }
+        }
+        // A frozen process of v1 ignores SIGKILL until thawed. Forking processes are met again in the next round.
+        self.freeze(false)?;
+        let mut signaled = BTreeSet::new();
+        for _ in 0..100 {
+            let fresh: Vec<i32> = self.procs().into_iter().filter(|pid| signaled.insert(*pid)).collect();
+            if fresh.is_empty() {
+                return Ok(());
+            }
+            for pid in fresh {
+                match crate::process::kill(pid, libc::SIGKILL) {
+                    Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                        return Err(error("kill the processes of", Path::new(&self.path), e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops or continues everything in it.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        for b in &self.backends {
+            if b.freeze(frozen)? {
+                return Ok(());
+            }
+        }
+        if frozen {
+            Err(error("freeze", Path::new(&self.path), io::Error::from_raw_os_error(libc::EOPNOTSUPP)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What the kernel counted. Counters that cannot be read are zero.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.backends.iter().for_each(|b| b.stats(&mut stats));
+        stats
+    }
+
+    /// Removes it and everything below. Fails with `EBUSY` while a process is in it.
+    pub fn delete(&self) -> Result<()> {
+        let results: Vec<Result<()>> = self.backends.iter().map(|b| b.delete()).collect();
+        results.into_iter().collect()
+    }
+
+    /// Whether a directory of it exists anywhere.
+    pub fn exists(&self, cgroups: &Cgroups) -> bool {
+        let relative = self.path.trim_matches('/');
+        cgroups.v1.iter().map(|(_, at)| at).chain(&cgroups.v2).any(|root| root.join(relative).exists())
+    }
+}
+
+/// Moves the calling process into the cgroup that `entries` were opened of.
+pub fn enter(entries: Vec<OwnedFd>) -> io::Result<()> {
+    for entry in entries {
+        std::fs::File::from(entry).write_all(b"0")?;
+    }
+    Ok(())
+}
+
+// === helpers of both back ends ===
+
+fn error(verb: impl Into<String>, path: &Path, source: io::Error) -> Error {
+    Error { verb: verb.into(), path: path.display().to_string(), source }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut f| f.write_all(value.as_bytes()))
+        .map_err(|e| error(format!("write {value:?} to"), path, e))
+}
+
+fn open_entry(dir: &Path) -> Result<OwnedFd> {
+    let path = dir.join("cgroup.procs");
+    std::fs::OpenOptions::new().write(true).open(&path).map(OwnedFd::from).map_err(|e| error("open", &path, e))
+}
+
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// `key value` lines.
+fn read_table(path: &Path) -> BTreeMap<String, u64> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?))).collect()
+}
+
+fn subdirs(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn procs_below(dir: &Path, out: &mut BTreeSet<i32>) {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    out.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
+    for child in subdirs(dir) {
+        procs_below(&dir.join(child), out);
+    }
+}
+
+/// Makes `root/a`, `root/a/b`, … for `relative` = `a/b`; calls `made` for each level whether new or not, parents first.
+fn make_dirs(root: &Path, relative: &str, mut level: impl FnMut(&Path, bool) -> Result<()>) -> Result<()> {
+    let mut dir = root.to_path_buf();
+    for part in relative.split('/').filter(|p| !p.is_empty()) {
+        dir.push(part);
+        let new = match std::fs::create_dir(&dir) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(error("create", &dir, e)),
+        };
+        level(&dir, new)?;
+    }
+    Ok(())
+}
+
+fn remove_tree(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(_) => {}
+    }
+    for child in subdirs(dir) {
+        remove_tree(&dir.join(child))?;
+    }
+    match std::fs::remove_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(error("remove", dir, e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+30 23 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+33 30 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 none rw
+";
+
+    #[test]
+    fn the_mode_follows_from_what_is_mounted() {
+        let found = Cgroups::from_mountinfo(HYBRID);
+        assert_eq!(found.mode(), Mode::Hybrid);
+        let mounts: Vec<_> = found.v1_mounts();
+        assert_eq!(mounts[0], ("cpu,cpuacct".into(), "cpu,cpuacct".into()));
+        assert_eq!(mounts[1], ("name=systemd".into(), "systemd".into()));
+        let without = |word: &str| HYBRID.lines().filter(|l| !l.contains(word)).map(|l| format!("{l}\n")).collect::<String>();
+        assert_eq!(Cgroups::from_mountinfo(&without("cpuacct")).mode(), Mode::V2);
+        assert_eq!(Cgroups::from_mountinfo(&without("unified")).mode(), Mode::V1);
+    }
+}

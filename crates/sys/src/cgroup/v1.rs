@@ -1,0 +1,206 @@
+//! cgroup v1: one directory per controller. Only the controllers that limit or count something are joined.
+
+use super::{Backend, Resources, Result, Stats};
+use super::{error, make_dirs, open_entry, procs_below, read_number, read_table, remove_tree, write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Every controller of cgroup v1.
+pub(super) const CONTROLLERS: &[&str] = &[
+    "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb", "net_cls", "net_prio", "perf_event",
+    "rdma", "misc",
+];
+
+/// Those a container is put into; freezer only where there is no v2 tree to freeze with.
+const USED: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "hugetlb"];
+
+#[derive(Debug)]
+pub(super) struct V1 {
+    relative: String,
+    /// Root of each used hierarchy, once even if several controllers share it.
+    roots: Vec<PathBuf>,
+    /// Controller to its directory of this cgroup.
+    dirs: BTreeMap<String, PathBuf>,
+}
+
+impl V1 {
+    pub(super) fn new(mounts: &[(Vec<String>, PathBuf)], relative: &str, has_v2: bool) -> Self {
+        let mut v1 = V1 { relative: relative.to_owned(), roots: Vec::new(), dirs: BTreeMap::new() };
+        for (names, root) in mounts {
+            let used = |n: &&String| USED.contains(&n.as_str()) || (n.as_str() == "freezer" && !has_v2);
+            for name in names.iter().filter(used) {
+                v1.dirs.insert(name.clone(), root.join(relative));
+                if !v1.roots.contains(root) {
+                    v1.roots.push(root.clone());
+                }
+            }
+        }
+        v1
+    }
+
+    fn file(&self, name: &str) -> Option<PathBuf> {
+        let controller = name.split('.').next()?;
+        Some(self.dirs.get(controller)?.join(name))
+    }
+
+    fn set(&self, name: &str, value: impl ToString) -> Result<()> {
+        self.file(name).map_or(Ok(()), |path| write(&path, &value.to_string()))
+    }
+
+    fn set_memory(&self, limit: i64, swap: Option<i64>) -> Result<()> {
+        let with_swap = swap.filter(|_| self.file("memory.memsw.limit_in_bytes").is_some_and(|p| p.exists()));
+        let Some(swap) = with_swap else { return self.set("memory.limit_in_bytes", limit) };
+        // The kernel wants limit ≤ memory+swap at every moment: when growing, the sum goes first.
+        if self.set("memory.limit_in_bytes", limit).is_ok() {
+            return self.set("memory.memsw.limit_in_bytes", swap);
+        }
+        self.set("memory.memsw.limit_in_bytes", swap)?;
+        self.set("memory.limit_in_bytes", limit)
+    }
+
+    fn set_cpu(&self, r: &Resources) -> Result<()> {
+        if let Some(shares) = r.cpu_shares {
+            self.set("cpu.shares", shares)?;
+        }
+        if let Some(period) = r.cpu_period_us {
+            // A period that makes the old quota invalid is refused; then the quota goes first.
+            if self.set("cpu.cfs_period_us", period).is_err() {
+                self.set("cpu.cfs_quota_us", r.cpu_quota_us.unwrap_or(-1))?;
+                self.set("cpu.cfs_period_us", period)?;
+            }
+        }
+        r.cpu_quota_us.map_or(Ok(()), |quota| self.set("cpu.cfs_quota_us", quota))
+    }
+}
+
+/// A new cpuset is empty, and nothing may join an empty one: it starts as its parent is.
+fn inherit_cpuset(dir: &Path) -> Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let path = dir.join(name);
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if text.trim().is_empty() {
+            let parent = dir.parent().unwrap_or(dir).join(name);
+            let value = std::fs::read_to_string(&parent).map_err(|e| error("read", &parent, e))?;
+            write(&path, value.trim())?;
+        }
+    }
+    Ok(())
+}
+
+impl Backend for V1 {
+    fn create(&self) -> Result<()> {
+        let cpuset = self.dirs.contains_key("cpuset");
+        for root in &self.roots {
+            make_dirs(root, &self.relative, |dir, new| if new && cpuset { inherit_cpuset(dir) } else { Ok(()) })?;
+        }
+        Ok(())
+    }
+
+    fn apply(&self, r: &Resources, done: &mut BTreeSet<&'static str>) -> Result<()> {
+        for name in ["memory", "cpu", "pids", "cpuset", "hugetlb", "devices"] {
+            if self.dirs.contains_key(name) {
+                done.insert(name);
+            }
+        }
+        if let Some(limit) = r.memory_limit {
+            self.set_memory(limit, r.memory_swap)?;
+        }
+        self.set_cpu(r)?;
+        if let Some(pids) = r.pids {
+            self.set("pids.max", if pids < 0 { "max".to_owned() } else { pids.to_string() })?;
+        }
+        if let Some(cpus) = &r.cpuset_cpus {
+            self.set("cpuset.cpus", cpus)?;
+        }
+        if let Some(mems) = &r.cpuset_mems {
+            self.set("cpuset.mems", mems)?;
+        }
+        for (size, bytes) in &r.hugetlb {
+            self.set(&format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
+        }
+        if let Some(rules) = &r.devices {
+            self.set("devices.deny", "a")?;
+            for rule in rules {
+                self.set("devices.allow", rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<OwnedFd>> {
+        self.roots.iter().map(|root| open_entry(&root.join(&self.relative))).collect()
+    }
+
+    fn procs(&self) -> BTreeSet<i32> {
+        let mut out = BTreeSet::new();
+        self.roots.iter().for_each(|root| procs_below(&root.join(&self.relative), &mut out));
+        out
+    }
+
+    fn kill(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn freeze(&self, frozen: bool) -> Result<bool> {
+        match self.file("freezer.state") {
+            None => Ok(false),
+            Some(path) if !path.exists() => Ok(false),
+            Some(path) => write(&path, if frozen { "FROZEN" } else { "THAWED" }).map(|()| true),
+        }
+    }
+
+    fn stats(&self, stats: &mut Stats) {
+        let number = |name: &str| self.file(name).and_then(|p| read_number(&p)).unwrap_or(0);
+        let table = |name: &str| self.file(name).map(|p| read_table(&p)).unwrap_or_default();
+        let get = |t: &BTreeMap<String, u64>, key: &str| t.get(key).copied().unwrap_or(0);
+        if self.dirs.contains_key("cpuacct") {
+            stats.cpu_usage_ns = number("cpuacct.usage");
+        }
+        if self.dirs.contains_key("cpu") {
+            stats.cpu_throttled_periods = get(&table("cpu.stat"), "nr_throttled");
+        }
+        if self.dirs.contains_key("memory") {
+            let memory = table("memory.stat");
+            stats.memory_usage = number("memory.usage_in_bytes");
+            stats.memory_working_set = stats.memory_usage.saturating_sub(get(&memory, "total_inactive_file"));
+            stats.memory_rss = get(&memory, "total_rss");
+            stats.page_faults = get(&memory, "total_pgfault");
+            stats.major_page_faults = get(&memory, "total_pgmajfault");
+            stats.oom_kills = get(&table("memory.oom_control"), "oom_kill");
+        }
+        if self.dirs.contains_key("pids") {
+            stats.pids = number("pids.current");
+        }
+    }
+
+    fn delete(&self) -> Result<()> {
+        let removed: Vec<Result<()>> = self.roots.iter().map(|root| remove_tree(&root.join(&self.relative))).collect();
+        removed.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_hierarchies_are_joined_once() {
+        let mounts = [
+            (vec!["cpu".to_owned(), "cpuacct".to_owned()], PathBuf::from("/c/cpu")),
+            (vec!["freezer".to_owned()], PathBuf::from("/c/freezer")),
+            (vec!["name=systemd".to_owned()], PathBuf::from("/c/systemd")),
+        ];
+        assert_eq!(V1::new(&mounts, "x", true).roots, [PathBuf::from("/c/cpu")]);
+        assert_eq!(V1::new(&mounts, "x", false).roots.len(), 2);
+        assert_eq!(V1::new(&mounts, "x", false).file("cpu.shares"), Some("/c/cpu/x/cpu.shares".into()));
+        assert_eq!(V1::new(&mounts, "x", false).file("memory.stat"), None);
+    }
+
+    #[test]
+    fn an_error_names_value_and_file() {
+        let e = write(Path::new("/proc/no/such"), "7").unwrap_err();
+        assert_eq!(e.to_string(), "cgroup: failed to write \"7\" to /proc/no/such");
+        assert_eq!(e.source.kind(), std::io::ErrorKind::NotFound);
+    }
+}

@@ -108,7 +108,7 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, ProtobufError> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     let ty = message_type(api_version, kind)?;
-    Ok(encode::body(api_version, kind, |out| encode::message(ty, object, out, MAX_DEPTH))?)
+    encode::body(api_version, kind, |out| encode::message(ty, object, out, MAX_DEPTH))
 }
 
 /// Writes a list from the JSON bytes of its items, one at a time. `kind` is the list's, e.g. `PodList`; `metadata` is a

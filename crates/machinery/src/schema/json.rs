@@ -568,9 +568,9 @@ impl Reader<'_> {
 
     fn push_index(&mut self, i: usize, item: Target) {
         if matches!(item, Target::Typed(_) | Target::Free) {
-            use std::fmt::Write;
-            // Writing to a String cannot fail.
-            let _: std::fmt::Result = write!(self.path, "[{i}]");
+            self.path.push('[');
+            self.path.push_str(&i.to_string());
+            self.path.push(']');
         }
     }
 

@@ -171,6 +171,8 @@ pub struct RouteEntry {
 impl RouteEntry {
     /// Routes carry this `rtm_protocol`, so that ours can be told from others'.
     pub const OURS: u8 = 0xd4;
+    /// The same for routes to pods of this node, so that whoever cleans up the former leaves these alone.
+    pub const OURS_PODS: u8 = 0xd5;
 }
 
 /// A neighbour (IP to hardware address) or, with `bridge`, a forwarding entry (hardware address to tunnel end).

@@ -42,11 +42,6 @@ impl Message {
         &self.bytes
     }
 
-    /// How long it is so far.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// Appends a fixed part (ifinfomsg, rtmsg, nfgenmsg, …).
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Message {
         self.bytes.extend_from_slice(bytes);

@@ -22,6 +22,7 @@ const DEL_SET: u16 = 11;
 const NEW_ELEMENTS: u16 = 12;
 pub(super) const GET_ELEMENTS: u16 = 13;
 const DEL_ELEMENTS: u16 = 14;
+pub(super) const GET_GENERATION: u16 = 16;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_CREATE: u16 = 0x400;

@@ -371,6 +371,14 @@ impl Nft {
         })
     }
 
+    /// A number that grows by one with every batch that anybody commits in this namespace.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let message = encode::get(encode::GET_GENERATION, None, |_: &mut Message| {});
+        let op = || "read the generation of nftables".to_owned();
+        let generation = self.socket.get(&op, message, |_, body| read::generation(body))?;
+        generation.ok_or_else(|| NetlinkError::Malformed { op: op() }.into())
+    }
+
     /// Names of all tables.
     pub fn tables(&mut self) -> Result<Vec<Table>, NftError> {
         let message = encode::get(encode::GET_TABLE, None, |_: &mut Message| {});

@@ -55,6 +55,10 @@ pub(super) fn table(body: &[u8]) -> Option<Table> {
     Some(Table { family, name: Attrs::new(body.get(4..)?).text(1)? })
 }
 
+pub(super) fn generation(body: &[u8]) -> Option<u32> {
+    Attrs::new(body.get(4..)?).be32(1)
+}
+
 pub(super) fn state(socket: &mut Socket, table: &Table) -> Result<TableState, NftError> {
     let op = || format!("read nftables table {table}");
     let mut state = TableState::default();

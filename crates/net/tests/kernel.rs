@@ -1,0 +1,441 @@
+//! Pods, Services and DNS as real packets. Each test has its own "host" network namespace with pods as further namespaces; all vanish
+//! with the test. Needs root.
+
+use api::prelude::{EndpointSlice, Service};
+use base::SeededRandom;
+use net::pod::{HostPort, PodNetwork, PodNetworkError};
+use net::service::{Protocol, ServiceProxy, SyncReport};
+use net::{Change, NetConfig};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+use sys::netlink::{LinkDetails, NewAddress, NewLink, Nexthop, Route, RouteEntry, VethPeer, netns};
+use sys::nft::{Family, Nft};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Host {
+    netns: OwnedFd,
+    config: NetConfig,
+    pods: PodNetwork,
+    proxy: ServiceProxy,
+    forwarding_before: String,
+    _state: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Host {
+        let netns = netns::create().expect("these tests need root: they make network namespaces");
+        let state = tempfile::tempdir().expect("directory");
+        let config = NetConfig { node_name: "n1".into(), state_dir: state.path().join("net"), ..NetConfig::default() };
+        let pods = PodNetwork::new(config.clone(), Arc::new(SeededRandom::new(1))).expect("pods");
+        let proxy = ServiceProxy::new(config.clone());
+        let forwarding_before = netns::within(netns.as_fd(), forwarding).expect("enter");
+        let host = Host { netns, config, pods, proxy, forwarding_before, _state: state };
+        host.run(|| {
+            Route::open().and_then(|mut r| r.link_set_up(1, true)).expect("lo");
+            host.pods.setup().unwrap_or_else(|e| panic!("{}", base::chain(&e)));
+        });
+        host
+    }
+
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::within(self.netns.as_fd(), work).expect("enter the host")
+    }
+
+    fn sync(&self) -> SyncReport {
+        self.run(|| self.proxy.sync()).unwrap_or_else(|e| panic!("{}", base::chain(&e)))
+    }
+
+    fn pod(&self, id: &str) -> Pod {
+        self.pod_with(id, &[])
+    }
+
+    fn pod_with(&self, id: &str, ports: &[HostPort]) -> Pod {
+        let netns = netns::create().expect("namespace");
+        let ips =
+            self.run(|| self.pods.attach(id, netns.as_fd(), ports)).unwrap_or_else(|e| panic!("{}", base::chain(&e)));
+        Pod { id: id.into(), netns, ip: ips.primary().expect("an address") }
+    }
+
+    /// A machine beside the host, 192.0.2.2, with the host as 192.0.2.1. It knows no pod network.
+    fn neighbour(&self) -> OwnedFd {
+        let netns = netns::create().expect("namespace");
+        self.run(|| {
+            let mut route = Route::open().expect("socket");
+            let details = LinkDetails::Veth(VethPeer { name: "eth0", netns: netns.as_fd() });
+            let new = NewLink { name: "uplink", mtu: 0, mac: None, alias: "", master: None, details };
+            route.link_add(&new).expect("veth");
+            let uplink = route.link_by_name("uplink").expect("look up").expect("there").index;
+            route.address_add(uplink, NewAddress { ip: ip("192.0.2.1"), prefix: 24 }).expect("address");
+        });
+        let mut inside = Route::open_in(netns.as_fd()).expect("socket");
+        let eth0 = inside.link_by_name("eth0").expect("look up").expect("there").index;
+        inside.address_add(eth0, NewAddress { ip: ip("192.0.2.2"), prefix: 24 }).expect("address");
+        inside.link_set_up(eth0, true).expect("up");
+        netns
+    }
+
+    fn service(&self, name: &str, spec: &str) {
+        let json = format!(r#"{{"metadata":{{"namespace":"default","name":"{name}"}},"spec":{spec}}}"#);
+        let service: Service = api::Codec::decode(json.as_bytes()).expect("a literal Service");
+        self.proxy.apply(Change::Set(&service));
+    }
+
+    fn endpoints(&self, service: &str, protocol: &str, port: u16, pods: &[&Pod]) {
+        let endpoints: Vec<String> = pods
+            .iter()
+            .map(|p| format!(r#"{{"addresses":["{}"],"nodeName":"n1","conditions":{{"ready":true}}}}"#, p.ip))
+            .collect();
+        let json = format!(
+            r#"{{"metadata":{{"namespace":"default","name":"{service}-x","labels":{{"kubernetes.io/service-name":"{service}"}}}},
+                "addressType":"IPv4","ports":[{{"name":"","port":{port},"protocol":"{protocol}"}}],"endpoints":[{}]}}"#,
+            endpoints.join(",")
+        );
+        let slice: EndpointSlice = api::Codec::decode(json.as_bytes()).expect("a literal EndpointSlice");
+        self.proxy.apply(Change::Set(&slice));
+    }
+
+    fn links(&self) -> Vec<String> {
+        self.run(|| Route::open().and_then(|mut r| r.links())).expect("links").into_iter().map(|l| l.name).collect()
+    }
+}
+
+struct Pod {
+    id: String,
+    netns: OwnedFd,
+    ip: IpAddr,
+}
+
+impl Pod {
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::within(self.netns.as_fd(), work).expect("enter the pod")
+    }
+
+    /// Answers every TCP connection with "<pod> <who asked>". The listener's thread lives as long as the test process.
+    fn serve_tcp(&self, port: u16) {
+        let listener = self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("listen");
+        let id = self.id.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let who = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+                // A client that went away is its own business.
+                drop(stream.write_all(format!("{id} {who}").as_bytes()));
+            }
+        });
+    }
+
+    fn serve_udp(&self, port: u16) {
+        let socket = self.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).expect("bind");
+        let id = self.id.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                drop(socket.send_to(id.as_bytes(), from));
+            }
+        });
+    }
+}
+
+fn forwarding() -> String {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").expect("read")
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("a literal address")
+}
+
+/// Asks, in the namespace of the calling thread: "<pod> <who asked>", or the error.
+fn ask(to: &str) -> Result<String, std::io::Error> {
+    let to: SocketAddr = to.parse().expect("a literal address");
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// How often each pod answered `n` questions.
+fn spread(to: &str, n: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..n {
+        let text = ask(to).unwrap_or_else(|e| panic!("{to}: {e}"));
+        *counts.entry(text.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn pods_reach_each_other_and_keep_their_addresses() {
+    let host = Host::new();
+    let (a, b) = (host.pod("a"), host.pod("b"));
+    assert_eq!((a.ip, b.ip), (ip("10.42.0.2"), ip("10.42.0.3")));
+    b.serve_tcp(80);
+    assert_eq!(a.run(|| ask("10.42.0.3:80")).expect("pod to pod"), "b 10.42.0.2");
+    assert_eq!(host.run(|| ask("10.42.0.3:80")).expect("host to pod"), "b 10.42.0.1");
+
+    let again = host.run(|| host.pods.attach("b", b.netns.as_fd(), &[])).expect("again");
+    assert_eq!(again.primary(), Some(b.ip));
+    assert_eq!(a.run(|| ask("10.42.0.3:80")).expect("still"), "b 10.42.0.2");
+
+    // A new process: same leases, and what died in between is freed.
+    let restarted = PodNetwork::new(host.config.clone(), Arc::new(SeededRandom::new(2))).expect("pods");
+    host.run(|| restarted.setup()).expect("setup again");
+    assert_eq!(restarted.addresses("b"), Some(again));
+    let links = host.links().len();
+    let freed = host.run(|| restarted.recover(&BTreeSet::from(["b".to_owned()]))).expect("recover");
+    assert_eq!(freed, ["a"]);
+    assert_eq!(host.links().len(), links - 1);
+    assert_eq!(host.run(|| ask("10.42.0.3:80")).expect("untouched"), "b 10.42.0.1");
+    host.run(|| restarted.detach("b")).expect("detach");
+    host.run(|| restarted.detach("b")).expect("absent is fine");
+}
+
+#[test]
+fn a_full_network_and_a_taken_host_port_say_so() {
+    let mut host = Host::new();
+    host.config.pod_cidrs = vec!["10.42.0.0/29".parse().expect("net")];
+    host.pods = PodNetwork::new(host.config.clone(), Arc::new(SeededRandom::new(1))).expect("pods");
+    let port = HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
+    let _first = host.pod_with("p0", &[port]);
+    let taken = host.run(|| host.pods.attach("other", host.netns.as_fd(), &[port])).expect_err("taken");
+    assert_eq!(taken.to_string(), "host port 8080/TCP for pod other is in use by pod p0");
+    let _rest: Vec<Pod> = (1..5).map(|i| host.pod(&format!("p{i}"))).collect();
+    let full = host.run(|| host.pods.attach("p9", host.netns.as_fd(), &[])).expect_err("full");
+    assert!(matches!(full, PodNetworkError::NoFreeAddress { .. }));
+    assert_eq!(full.to_string(), "no free address for pod p9 in 10.42.0.0/29: all 5 are in use by pods of this node");
+}
+
+#[test]
+fn cluster_ip_spreads_over_ready_pods_and_follows_them() {
+    let host = Host::new();
+    let (client, a, b) = (host.pod("client"), host.pod("a"), host.pod("b"));
+    a.serve_tcp(8080);
+    b.serve_tcp(8080);
+    host.service("web", r#"{"clusterIP":"10.43.0.5","ports":[{"port":80,"targetPort":8080}]}"#);
+    host.endpoints("web", "TCP", 8080, &[&a, &b]);
+    assert!(host.sync().operations > 0);
+    assert_eq!(host.sync().operations, 0, "nothing to do twice");
+
+    for (who, counts) in
+        [("pod", client.run(|| spread("10.43.0.5:80", 40))), ("host", host.run(|| spread("10.43.0.5:80", 40)))]
+    {
+        assert!(counts["a"] > 5 && counts["b"] > 5, "{who}: {counts:?}");
+    }
+    assert_eq!(
+        client.run(|| ask("10.43.0.5:80")).expect("answer").split(' ').nth(1),
+        Some("10.42.0.2"),
+        "not masqueraded"
+    );
+
+    // Hairpin: the only endpoint asks for itself.
+    host.endpoints("web", "TCP", 8080, &[&a]);
+    host.sync();
+    assert_eq!(client.run(|| spread("10.43.0.5:80", 10)), BTreeMap::from([("a".to_owned(), 10)]));
+    assert_eq!(a.run(|| ask("10.43.0.5:80")).expect("hairpin"), "a 10.42.0.1");
+
+    // Nobody left: refused at once, from a pod and from the host, also a port that the Service never had.
+    host.endpoints("web", "TCP", 8080, &[]);
+    host.sync();
+    for refused in
+        [client.run(|| ask("10.43.0.5:80")), host.run(|| ask("10.43.0.5:80")), client.run(|| ask("10.43.0.5:81"))]
+    {
+        assert_eq!(refused.expect_err("nobody").kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn a_restarted_proxy_finds_its_rules_and_repairs_foreign_damage() {
+    let host = Host::new();
+    let a = host.pod("a");
+    a.serve_tcp(80);
+    host.service(
+        "web",
+        r#"{"type":"NodePort","clusterIP":"10.43.0.5","sessionAffinity":"ClientIP","ports":[{"port":80,"nodePort":30080}]}"#,
+    );
+    host.endpoints("web", "TCP", 80, &[&a]);
+    host.sync();
+    assert!(host.run(|| nft("list ruleset")).contains("update @affinity"), "Debian's nft can read it");
+    let mut restarted = Host { proxy: ServiceProxy::new(host.config.clone()), ..host };
+    restarted.service(
+        "web",
+        r#"{"type":"NodePort","clusterIP":"10.43.0.5","sessionAffinity":"ClientIP","ports":[{"port":80,"nodePort":30080}]}"#,
+    );
+    restarted.endpoints("web", "TCP", 80, &[&a]);
+    assert_eq!(restarted.sync().operations, 0, "the kernel was read back and found right");
+
+    let table = restarted.config.nft_table(Family::Ip);
+    restarted.run(|| Nft::open().and_then(|mut n| n.delete_table(&table))).expect("somebody flushes");
+    assert!(restarted.sync().operations > 0);
+    assert_eq!(restarted.run(|| ask("10.43.0.5:80")).expect("repaired").split(' ').next(), Some("a"));
+
+    // Another version's table, with other hooks: replaced whole.
+    restarted.run(|| nft("flush chain ip dhow nat-output; delete chain ip dhow nat-output; add chain ip dhow nat-output { type nat hook output priority 5; }"));
+    restarted.proxy = ServiceProxy::new(restarted.config.clone());
+    restarted.sync();
+    assert_eq!(restarted.sync().operations, 0);
+}
+
+#[test]
+fn node_ports_external_addresses_and_masquerade() {
+    let host = Host::new();
+    let outside = host.neighbour();
+    let (client, a, b) = (host.pod("client"), host.pod("a"), host.pod("b"));
+    a.serve_tcp(80);
+    b.serve_tcp(80);
+    host.service(
+        "web",
+        r#"{"type":"NodePort","clusterIP":"10.43.0.5","externalIPs":["198.51.100.9"],"ports":[{"port":80,"nodePort":30080}]}"#,
+    );
+    host.endpoints("web", "TCP", 80, &[&a, &b]);
+    host.sync();
+    let from_outside = |to: &str| netns::within(outside.as_fd(), || ask(to)).expect("enter");
+    let who = |answer: std::io::Result<String>| answer.expect("an answer").split(' ').nth(1).map(str::to_owned);
+    assert_eq!(who(from_outside("192.0.2.1:30080")).as_deref(), Some("10.42.0.1"), "masqueraded");
+    assert_eq!(who(host.run(|| ask("127.0.0.1:30080"))).as_deref(), Some("10.42.0.1"), "also on loopback");
+    assert_eq!(who(host.run(|| ask("192.0.2.1:30080"))).as_deref(), Some("10.42.0.1"));
+    assert_eq!(who(client.run(|| ask("192.0.2.1:30080"))).as_deref(), Some("10.42.0.1"));
+    assert_eq!(who(client.run(|| ask("198.51.100.9:80"))).as_deref(), Some("10.42.0.1"));
+    let counts = netns::within(outside.as_fd(), || spread("192.0.2.1:30080", 30)).expect("enter");
+    assert!(counts["a"] > 3 && counts["b"] > 3, "{counts:?}");
+
+    // Pod to the outside world: the neighbour has no route to pods.
+    let server = Pod { id: "outside".into(), netns: outside, ip: ip("192.0.2.2") };
+    server.serve_tcp(9000);
+    assert_eq!(client.run(|| ask("192.0.2.2:9000")).expect("out"), "outside 192.0.2.1");
+
+    // Nobody can reach the host's own loopback through the bridge.
+    let private = host.run(|| TcpListener::bind("127.0.0.1:0")).expect("listen");
+    let port = private.local_addr().expect("bound").port();
+    client.run(|| {
+        let mut route = Route::open().expect("socket");
+        let eth0 = route.link_by_name("eth0").expect("look up").expect("there").index;
+        netns::write_sysctl("ipv4/conf/all/route_localnet", "1").expect("sysctl");
+        for old in route.addresses().expect("list").iter().filter(|a| a.link == 1) {
+            route.address_delete(1, NewAddress { ip: old.ip, prefix: old.prefix }).expect("delete");
+        }
+        let via = Nexthop::Gateway { via: ip("10.42.0.1"), link: eth0, onlink: true };
+        let entry = RouteEntry { destination: ip("127.0.0.0"), prefix: 8, nexthop: via, source: None, protocol: 4 };
+        route.route_replace(&entry).expect("route");
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let error = TcpStream::connect_timeout(&to, Duration::from_millis(300)).expect_err("dropped");
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{error}");
+    });
+}
+
+#[test]
+fn external_policy_local_keeps_the_senders_address() {
+    let host = Host::new();
+    let outside = host.neighbour();
+    // The neighbour must find its way back to a sender that is not masqueraded: answers come through the host anyway.
+    let a = host.pod("a");
+    a.serve_tcp(80);
+    host.service(
+        "web",
+        r#"{"type":"NodePort","clusterIP":"10.43.0.5","externalTrafficPolicy":"Local","ports":[{"port":80,"nodePort":30080}]}"#,
+    );
+    host.endpoints("web", "TCP", 80, &[&a]);
+    host.sync();
+    let answer = netns::within(outside.as_fd(), || ask("192.0.2.1:30080")).expect("enter").expect("answer");
+    assert_eq!(answer, "a 192.0.2.2");
+}
+
+#[test]
+fn affinity_holds_until_the_endpoint_goes() {
+    let host = Host::new();
+    let (client, a, b) = (host.pod("client"), host.pod("a"), host.pod("b"));
+    a.serve_tcp(80);
+    b.serve_tcp(80);
+    host.service(
+        "web",
+        r#"{"type":"NodePort","clusterIP":"10.43.0.5","sessionAffinity":"ClientIP","ports":[{"port":80,"nodePort":30080}]}"#,
+    );
+    host.endpoints("web", "TCP", 80, &[&a, &b]);
+    host.sync();
+    let all = client.run(|| spread("10.43.0.5:80", 12));
+    assert_eq!(all.len(), 1, "one endpoint for one client: {all:?}");
+    let node_port = client.run(|| spread("10.42.0.1:30080", 12));
+    assert_eq!(node_port.len(), 1, "{node_port:?}");
+    let (gone, left) = if all.contains_key("a") { ("a", &b) } else { ("b", &a) };
+    host.endpoints("web", "TCP", 80, &[left]);
+    host.sync();
+    let all = client.run(|| spread("10.43.0.5:80", 5));
+    assert!(!all.contains_key(gone), "{all:?}");
+}
+
+#[test]
+fn udp_flows_move_when_their_endpoint_goes() {
+    let host = Host::new();
+    let (client, a, b) = (host.pod("client"), host.pod("a"), host.pod("b"));
+    a.serve_udp(53);
+    b.serve_udp(53);
+    host.service("dns", r#"{"clusterIP":"10.43.0.5","ports":[{"port":53,"protocol":"UDP"}]}"#);
+    host.endpoints("dns", "UDP", 53, &[&a]);
+    host.sync();
+    let socket = client.run(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let ask = || {
+        let mut buffer = [0; 16];
+        socket.send_to(b"?", "10.43.0.5:53").expect("send");
+        let (len, from) = socket.recv_from(&mut buffer).expect("answer");
+        assert_eq!(from.to_string(), "10.43.0.5:53");
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    assert_eq!(ask(), "a");
+    host.endpoints("dns", "UDP", 53, &[&b]);
+    let report = host.sync();
+    assert_eq!(report.flows, 1, "the flow to the old endpoint was forgotten");
+    assert_eq!(ask(), "b", "same socket, new endpoint");
+}
+
+#[test]
+fn host_ports_lead_to_their_pod() {
+    let host = Host::new();
+    let outside = host.neighbour();
+    let port = HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Tcp };
+    let a = host.pod_with("a", &[port]);
+    a.serve_tcp(80);
+    host.proxy.set_host_ports(host.pods.host_ports());
+    host.sync();
+    assert_eq!(
+        netns::within(outside.as_fd(), || ask("192.0.2.1:8080")).expect("enter").expect("answer"),
+        "a 192.0.2.2"
+    );
+    assert_eq!(host.run(|| ask("127.0.0.1:8080")).expect("loopback"), "a 10.42.0.1");
+    assert_eq!(a.run(|| ask("192.0.2.1:8080")).expect("hairpin"), "a 10.42.0.1");
+    host.run(|| host.pods.detach("a")).expect("detach");
+    host.proxy.set_host_ports(host.pods.host_ports());
+    host.sync();
+    assert!(netns::within(outside.as_fd(), || ask("192.0.2.1:8080")).expect("enter").is_err());
+}
+
+#[test]
+fn teardown_leaves_nothing() {
+    let host = Host::new();
+    let (a, _b) = (host.pod("a"), host.pod("b"));
+    host.service("web", r#"{"clusterIP":"10.43.0.5","ports":[{"port":80}]}"#);
+    host.endpoints("web", "TCP", 80, &[&a]);
+    host.sync();
+    assert!(host.run(|| nft("list ruleset")).contains("10.43.0.5"));
+    for _ in 0..2 {
+        host.run(|| net::teardown(&host.config)).expect("teardown");
+        assert_eq!(host.links(), ["lo"]);
+        assert_eq!(host.run(|| nft("list ruleset")), "");
+        assert!(host.run(|| Route::open().and_then(|mut r| r.routes())).expect("routes").is_empty());
+        assert!(!host.config.state_dir.exists());
+    }
+    assert_eq!(host.run(forwarding), host.forwarding_before, "put back");
+}
+
+/// Debian's `nft`, in the namespace of the calling thread.
+#[expect(clippy::disallowed_methods, reason = "tests may run programs")]
+fn nft(command: &str) -> String {
+    let output = std::process::Command::new("nft").arg(command).output();
+    let output = output.expect("the nft program is missing: apt-get install nftables");
+    assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

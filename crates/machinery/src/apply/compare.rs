@@ -1,13 +1,14 @@
 //! What changed between two objects, as sets of fields. Follows `structured-merge-diff/v6/typed/compare.go`.
 //!
-//! Upstream compares Go structs, in which nested structs and required fields are always there; here they are implied
-//! by the schema (a published default of `{}` or a required field), so that owning `.spec.replicas` does not mean
-//! owning `.spec`. Custom resources have no such structs there, and none here.
+//! Upstream compares Go structs, in which some fields are always there and others vanish when zero; [`super::presence`]
+//! says which, so that owning `.spec.replicas` does not mean owning `.spec`. Custom resources are plain JSON there and
+//! here.
 
 use super::path::{PathElement, same_value};
+use super::presence::{self, Presences};
 use super::set::{FieldSet, Filter};
 use super::typed::{Ref, SchemaRef, Shape, TypeErrors, Types, field_type};
-use crate::schema::{Field, ListTopology, Struct, Type};
+use crate::schema::{ListTopology, Struct};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -34,19 +35,31 @@ impl Comparison {
     }
 }
 
-pub(super) fn compare(root: SchemaRef<'_>, old: &Value, new: &Value) -> Result<Comparison, TypeErrors> {
-    let mut walk = Walk { types: Types(root.schema), path: Vec::new(), out: Comparison::default() };
+/// How one side of a comparison is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// A Go struct: fields are implied, zeros hidden.
+    Typed,
+    /// A Go struct into which plain JSON was merged: fields are implied, zeros stay.
+    Merged,
+    /// Plain JSON.
+    Plain,
+}
+
+pub(super) fn compare(root: SchemaRef<'_>, old: (&Value, Side), new: (&Value, Side)) -> Result<Comparison, TypeErrors> {
+    let out = Comparison::default();
+    let mut walk = Walk { types: Types(root.schema), sides: (old.1, new.1), path: Vec::new(), out };
+    let (old, new) = (old.0, new.0);
     walk.value(Ref::Type(root.ty), Some(old), Some(new))?;
     Ok(walk.out)
 }
 
 struct Walk<'s> {
     types: Types<'s>,
+    sides: (Side, Side),
     path: Vec<PathElement>,
     out: Comparison,
 }
-
-static NULL: Value = Value::Null;
 
 impl<'s> Walk<'s> {
     fn value(&mut self, r: Ref, old: Option<&Value>, new: Option<&Value>) -> Result<(), TypeErrors> {
@@ -88,13 +101,19 @@ impl<'s> Walk<'s> {
             }
             Shape::Map { fields, element, atomic } => {
                 let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-                let empty =
-                    |m: Option<&Map<String, Value>>| m.is_none_or(|m| m.is_empty() && !implies(self.types, fields));
-                if atomic || (empty(a) && empty(b)) {
+                let presences = fields.and_then(presence::of);
+                let view = |side, map| View { fields, presences, side, map };
+                let (a, b) = (view(self.sides.0, a), view(self.sides.1, b));
+                if atomic {
                     self.leaf(old, new);
                     return Ok(true);
                 }
-                self.map(fields, element, a, b)?;
+                if a.is_empty() && b.is_empty() {
+                    // Empty is not null.
+                    self.leaf(a.shown(old).as_ref(), b.shown(new).as_ref());
+                    return Ok(true);
+                }
+                self.map(element, a, b)?;
                 return Ok(false);
             }
         }
@@ -110,32 +129,17 @@ impl<'s> Walk<'s> {
         }
     }
 
-    fn map(
-        &mut self,
-        fields: Option<&'s Struct>,
-        element: Ref,
-        old: Option<&Map<String, Value>>,
-        new: Option<&Map<String, Value>>,
-    ) -> Result<(), TypeErrors> {
-        let none = Map::new();
-        let (a, b) = (old.unwrap_or(&none), new.unwrap_or(&none));
-        for (key, value) in a {
+    fn map(&mut self, element: Ref, old: View<'s, '_>, new: View<'s, '_>) -> Result<(), TypeErrors> {
+        let fields = old.fields.or(new.fields);
+        for key in old.keys().chain(new.keys().filter(|key| !old.has(key))) {
             let r = field_type(fields, element, key);
-            let other = b.get(key).or_else(|| self.implied(fields, key).filter(|_| new.is_some()));
-            self.field(key, r, Some(value), other)?;
+            self.field(key, r, old.get(key), new.get(key))?;
         }
-        for (key, value) in b.iter().filter(|(key, _)| !a.contains_key(*key)) {
-            let r = field_type(fields, element, key);
-            let other = self.implied(fields, key).filter(|_| old.is_some());
-            self.field(key, r, other, Some(value))?;
-        }
-        // A struct that comes or goes brings or takes its implied fields.
-        if old.is_some() != new.is_some() {
-            for f in fields.map_or(&[][..], |s| &s.fields).iter().filter(|f| !a.contains_key(f.name.as_ref())) {
-                if let Some(value) = implied_value(self.types, fields, f).filter(|_| !b.contains_key(f.name.as_ref())) {
-                    let side = |present: bool| present.then_some(value);
-                    self.field(&f.name, Ref::Type(f.ty), side(old.is_some()), side(new.is_some()))?;
-                }
+        // Fields that one side always has, and of which neither says anything.
+        let silent = |(name, _): &(&str, Ref)| !old.has(name) && !new.has(name);
+        if old.implies() != new.implies() {
+            for (name, r) in old.always().chain(new.always()).filter(silent) {
+                self.field(name, r, old.get(name), new.get(name))?;
             }
         }
         Ok(())
@@ -146,10 +150,6 @@ impl<'s> Walk<'s> {
         let result = self.value(r, old, new);
         self.path.pop();
         result
-    }
-
-    fn implied(&self, fields: Option<&'s Struct>, key: &str) -> Option<&'s Value> {
-        implied_value(self.types, fields, fields?.field(key)?)
     }
 
     fn list(&mut self, item: Ref, keys: &ListTopology, old: &[Value], new: &[Value]) -> Result<(), TypeErrors> {
@@ -206,19 +206,56 @@ fn kind(value: &Value) -> u8 {
     }
 }
 
-/// What a Go struct has in a field that nobody set.
-fn implied_value<'s>(types: Types<'s>, fields: Option<&'s Struct>, field: &'s Field) -> Option<&'s Value> {
-    if fields?.name.is_empty() {
-        return None;
+/// A map or struct, or its absence, as its side is seen.
+#[derive(Clone, Copy)]
+struct View<'s, 'v> {
+    fields: Option<&'s Struct>,
+    presences: Option<&'static Presences>,
+    side: Side,
+    map: Option<&'v Map<String, Value>>,
+}
+
+impl<'s, 'v> View<'s, 'v> {
+    fn has(&self, key: &str) -> bool {
+        self.map.is_some_and(|m| m.contains_key(key))
     }
-    match (&field.default, types.0.get(field.ty)) {
-        (Some(default @ Value::Object(_)), Type::Struct(_)) => Some(default),
-        (Some(default), Type::Scalar(_)) if field.required => Some(default),
-        _ if field.required => Some(&NULL),
-        _ => None,
+
+    fn keys(&self) -> impl Iterator<Item = &'v String> + use<'v> {
+        self.map.into_iter().flat_map(Map::keys)
+    }
+
+    fn get(&self, key: &str) -> Option<&'v Value> {
+        let value = self.map?.get(key);
+        let Some((presences, at)) = self.presences.zip(self.fields.and_then(|s| position(s, key))) else {
+            return value;
+        };
+        let presence: &'static presence::FieldPresence = &presences[at];
+        let seen = value.filter(|value| self.side != Side::Typed || !presence.hides(value));
+        seen.or(presence.implied.as_ref().filter(|_| self.side != Side::Plain))
+    }
+
+    /// Whether it has fields that nobody set.
+    fn implies(&self) -> bool {
+        self.map.is_some() && self.side != Side::Plain
+    }
+
+    fn is_empty(&self) -> bool {
+        self.keys().all(|key| self.get(key).is_none()) && self.always().next().is_none()
+    }
+
+    /// An empty map in place of one whose fields are all hidden.
+    fn shown(&self, value: Option<&Value>) -> Option<Value> {
+        if self.map.is_some() { Some(Value::Object(Map::new())) } else { value.cloned() }
+    }
+
+    fn always(&self) -> impl Iterator<Item = (&'s str, Ref)> + use<'s> {
+        let fields = self.fields.filter(|_| self.implies()).map_or(&[][..], |s| &s.fields);
+        let presences = self.presences.map_or(&[][..], |p| p);
+        let implied = fields.iter().zip(presences).filter(|(_, presence)| presence.implied.is_some());
+        implied.map(|(field, _)| (field.name.as_ref(), Ref::Type(field.ty)))
     }
 }
 
-fn implies(types: Types<'_>, fields: Option<&Struct>) -> bool {
-    fields.is_some_and(|s| s.fields.iter().any(|f| implied_value(types, fields, f).is_some()))
+fn position(s: &Struct, name: &str) -> Option<usize> {
+    s.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()
 }

@@ -53,7 +53,12 @@ impl std::error::Error for Conflicts {}
 impl Conflicts {
     pub(super) fn of(sets: BTreeMap<ManagerId, FieldSet>) -> Self {
         let paths = |(id, set): (ManagerId, FieldSet)| set.paths().into_iter().map(move |p| (id.clone(), p));
-        Conflicts(sets.into_iter().flat_map(paths).collect())
+        let mut all: Vec<_> = sets.into_iter().flat_map(paths).collect();
+        // Upstream sorts by the identity's JSON, in which a subresource sorts before the closing brace.
+        let key =
+            |id: &ManagerId| (id.manager.clone(), id.operation, id.api_version.clone(), id.subresource.is_empty());
+        all.sort_by_key(|(id, _)| key(id));
+        Conflicts(all)
     }
 
     /// Without those about paths in `allowed`; `None` if nothing is left.

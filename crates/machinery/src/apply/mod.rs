@@ -14,6 +14,7 @@ mod conflict;
 mod managers;
 mod merge;
 mod path;
+mod presence;
 mod scale;
 mod set;
 mod typed;
@@ -25,7 +26,7 @@ pub use scale::ScaleFields;
 pub use set::{FieldSet, Filter, Matcher};
 pub use typed::{SchemaRef, TypeErrors};
 
-use compare::{Comparison, compare};
+use compare::{Comparison, Side, compare};
 use jiff::Timestamp;
 use managers::{Managers, Owned};
 use serde_json::{Map, Value};
@@ -135,7 +136,8 @@ pub fn update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
         Managers::decode(given.as_ref()).ok().filter(|m| !m.0.is_empty()).unwrap_or_else(of_old)
     };
     // Objects without owners stay so; only a create or an apply starts to count.
-    if managers.0.is_empty() && old.is_some() {
+    let exists = old.and_then(|o| o.get("metadata")?.get("uid")?.as_str()).is_some_and(|uid| !uid.is_empty());
+    if managers.0.is_empty() && exists {
         return;
     }
     let before = old.map_or_else(|| Value::Object(Map::new()), without_managed);
@@ -150,7 +152,9 @@ pub fn apply(ctx: &Context<'_>, live: Option<&Value>, config: &Value, force: boo
     let entries = live.and_then(|o| o.get("metadata")?.get("managedFields"));
     let managers = Managers::decode(entries);
     let mut managers = managers.map_err(|e| ApplyError::Live(format!("failed to decode managed fields: {e}")))?;
-    let live = live.map_or_else(|| Value::Object(Map::new()), without_managed);
+    let mut live = live.map_or_else(|| Value::Object(Map::new()), without_managed);
+    // What Go does not show of the live object nobody can own or keep.
+    presence::drop_hidden(ctx.root, &mut live);
     if managers.0.is_empty() {
         let nothing = Value::Object(Map::new());
         managers = ctx
@@ -225,6 +229,7 @@ impl<'a> Context<'a> {
 
     fn update(&self, old: &Value, new: &Value, mut managers: Managers, manager: &str) -> Result<Managers, TypeErrors> {
         self.reconcile(&mut managers);
+        let (old, new) = ((old, Side::Typed), (new, Side::Typed));
         let Disowned { mut managers, comparison, .. } = self.disown(old, new, managers, None)?;
         let gained = self.filter.apply(comparison.changed()).difference(&STRIPPED);
         if !gained.is_empty() {
@@ -261,7 +266,7 @@ impl<'a> Context<'a> {
             Some(last) if !last.set.is_empty() => self.prune(merged, &managers, &last),
             _ => merged,
         };
-        let disowned = self.disown(live, &object, managers, Some(&id));
+        let disowned = self.disown((live, Side::Typed), (&object, Side::Merged), managers, Some(&id));
         let disowned = disowned.map_err(|e| ApplyError::Live(format!("failed to compare objects: {e}")))?;
         if !force && !disowned.taken.is_empty() {
             return Err(Conflicts::of(disowned.taken).into());
@@ -281,8 +286,8 @@ impl<'a> Context<'a> {
     /// Takes from everybody but `writer` what changed.
     fn disown(
         &self,
-        old: &Value,
-        new: &Value,
+        old: (&Value, Side),
+        new: (&Value, Side),
         managers: Managers,
         writer: Option<&ManagerId>,
     ) -> Result<Disowned, TypeErrors> {
@@ -318,14 +323,20 @@ impl<'a> Context<'a> {
         Ok(Disowned { managers: kept, comparison: ours, taken: all_taken })
     }
 
-    fn compare_in(&self, version: &str, old: &Value, new: &Value) -> Result<Option<Comparison>, TypeErrors> {
+    fn compare_in(
+        &self,
+        version: &str,
+        old: (&Value, Side),
+        new: (&Value, Side),
+    ) -> Result<Option<Comparison>, TypeErrors> {
         if version == self.api_version {
             return Ok(Some(compare(self.root, old, new)?.filter(self.filter)));
         }
-        let Some(((old, root), (new, _))) = self.in_version(old, version).zip(self.in_version(new, version)) else {
+        let Some(((before, root), (after, _))) = self.in_version(old.0, version).zip(self.in_version(new.0, version))
+        else {
             return Ok(None);
         };
-        compare(root, &old, &new).map(Some)
+        compare(root, (&before, old.1), (&after, new.1)).map(Some)
     }
 
     fn in_version(&self, object: &Value, version: &str) -> Option<(Value, SchemaRef<'a>)> {
@@ -384,7 +395,7 @@ impl<'a> Context<'a> {
             return None;
         }
         typed::validate(self.root, &last).ok()?;
-        let changed = compare(self.root, &last, live).ok()?;
+        let changed = compare(self.root, (&last, Side::Plain), (live, Side::Typed)).ok()?;
         let set = typed::field_set(self.root, &last);
         Some(set.difference(&changed.modified).difference(&changed.added).difference(&changed.removed))
     }

@@ -287,6 +287,7 @@ fn clients_may_forget_owners_but_not_by_accident() {
     w.write("naive", json!({"data": {"x": "1"}}));
     assert_eq!(w.owners(), before);
     for reset in [json!([]), json!([{}])] {
+        w.object.as_mut().expect("it was written")["metadata"]["uid"] = "u".into();
         let mut new = w.config(json!({"metadata": {"managedFields": reset}, "data": {"x": "2"}}));
         w.put("naive", &mut new);
         assert_eq!(w.owners(), "");

@@ -1,0 +1,163 @@
+//! What Go's structs do to the fields of built-in types: some are in the JSON even if nobody set them, others vanish
+//! when they are zero (`omitempty`). Field ownership is decided on that view (`structured-merge-diff/v6/value`,
+//! structreflect.go).
+//!
+//! Differs: a zero `creationTimestamp` never shows, as in upstream's JSON since 1.34.
+
+use super::typed::{Ref, SchemaRef, Shape, Types, field_type};
+use crate::schema::builtin::{Content, Message, Presence};
+use crate::schema::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// One per field of a struct, in the struct's order.
+pub(super) type Presences = [FieldPresence];
+
+/// How one field behaves.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FieldPresence {
+    /// What is there if nobody set it.
+    pub(super) implied: Option<Value>,
+    hides_null: bool,
+    hides_zero: bool,
+    hides_empty_object: bool,
+}
+
+impl FieldPresence {
+    /// Whether Go leaves this value out.
+    pub(super) fn hides(&self, value: &Value) -> bool {
+        match value {
+            Value::Null => self.hides_null,
+            Value::Object(map) => self.hides_zero && self.hides_empty_object && map.is_empty(),
+            Value::Array(list) => self.hides_zero && list.is_empty(),
+            Value::String(s) => self.hides_zero && s.is_empty(),
+            Value::Bool(b) => self.hides_zero && !b,
+            Value::Number(n) => self.hides_zero && n.as_f64() == Some(0.0),
+        }
+    }
+}
+
+/// By address of the struct within the built-in schema, which lives for ever.
+static PRESENCES: LazyLock<HashMap<usize, Vec<FieldPresence>>> = LazyLock::new(|| {
+    let b = builtin();
+    let structs = b.schema.types.iter().enumerate().filter_map(|(i, ty)| match ty {
+        Type::Struct(s) => Some((TypeId(u32::try_from(i).ok()?), s)),
+        _ => None,
+    });
+    structs
+        .filter_map(|(id, s)| {
+            let mut presences = vec![FieldPresence::default(); s.fields.len()];
+            fill(&b.schema, s, b.message(id)?, &mut presences);
+            Some((address(s), presences))
+        })
+        .collect()
+});
+
+/// How the fields of this struct behave; `None` if it is not a built-in type.
+pub(super) fn of(s: &Struct) -> Option<&'static Presences> {
+    PRESENCES.get(&address(s)).map(Vec::as_slice)
+}
+
+/// Takes out of a built-in object what its Go struct would not show.
+pub(super) fn drop_hidden(root: SchemaRef<'_>, value: &mut Value) {
+    drop_hidden_at(Types(root.schema), Ref::Type(root.ty), value);
+}
+
+fn drop_hidden_at(types: Types<'_>, r: Ref, value: &mut Value) {
+    if types.is_untyped(r) {
+        return;
+    }
+    match (types.shape(r, Some(value)), value) {
+        (Shape::Map { fields, element, .. }, Value::Object(map)) => {
+            for (key, value) in map.iter_mut() {
+                drop_hidden_at(types, field_type(fields, element, key), value);
+            }
+            if let Some((s, presences)) = fields.and_then(|s| Some((s, of(s)?))) {
+                for (field, presence) in s.fields.iter().zip(presences) {
+                    if map.get(field.name.as_ref()).is_some_and(|v| presence.hides(v)) {
+                        map.remove(field.name.as_ref());
+                    }
+                }
+            }
+        }
+        (Shape::List { item, .. }, Value::Array(list)) => list.iter_mut().for_each(|v| drop_hidden_at(types, item, v)),
+        _ => {}
+    }
+}
+
+fn address(s: &Struct) -> usize {
+    std::ptr::from_ref(s).addr()
+}
+
+fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence]) {
+    for field in &message.fields {
+        match &field.content {
+            Content::Field { index, presence, .. } => {
+                let field = &s.fields[*index];
+                out[*index] = presence_of(schema.get(field.ty), field, *presence);
+            }
+            Content::Inline(inner) => fill(schema, s, inner, out),
+        }
+    }
+}
+
+fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
+    let is_struct = matches!(ty, Type::Struct(_));
+    // These are structs in Go, which omitempty does not leave out.
+    let go_struct = match ty {
+        Type::Scalar(Scalar::IntOrString) => Some(Value::from(0)),
+        Type::Scalar(Scalar::Quantity) => Some(Value::from("0")),
+        Type::Scalar(Scalar::Time | Scalar::MicroTime) if field.name != "creationTimestamp" => Some(Value::Null),
+        Type::Struct(_) if field.default.as_ref().is_some_and(Value::is_object) => Some(Value::Object(Map::new())),
+        _ => None,
+    };
+    let implied = match presence {
+        Presence::Pointer => field.required.then_some(Value::Null),
+        Presence::OmitZero => go_struct,
+        Presence::Always => Some(go_struct.unwrap_or_else(|| zero(ty))),
+    };
+    FieldPresence {
+        hides_null: implied.as_ref().is_none_or(|v| !v.is_null()),
+        hides_zero: presence == Presence::OmitZero && implied.is_none(),
+        hides_empty_object: !is_struct,
+        implied,
+    }
+}
+
+fn zero(ty: &Type) -> Value {
+    match ty {
+        Type::Scalar(Scalar::String | Scalar::Duration) => Value::from(""),
+        Type::Scalar(Scalar::Bool) => Value::from(false),
+        Type::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double) => Value::from(0),
+        Type::Struct(_) => Value::Object(Map::new()),
+        _ => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_behave_as_in_go() {
+        let b = builtin();
+        let of = |definition: &str, field: &str| {
+            let s = b.structure(b.by_name(definition).expect("defined")).expect("a struct");
+            let at = s.fields.iter().position(|f| f.name == field).expect("a field");
+            super::of(s).expect("built in")[at].clone()
+        };
+        let replicas = of("io.k8s.api.apps.v1.DeploymentSpec", "replicas");
+        assert!(replicas.implied.is_none() && !replicas.hides(&json!(0)) && replicas.hides(&json!(null)));
+        let paused = of("io.k8s.api.apps.v1.DeploymentSpec", "paused");
+        assert!(paused.implied.is_none() && paused.hides(&json!(false)) && !paused.hides(&json!(true)));
+        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "template").implied, Some(json!({})));
+        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "selector").implied, Some(json!(null)));
+        assert_eq!(of("io.k8s.api.core.v1.PodSpec", "containers").implied, Some(json!(null)));
+        assert_eq!(of("io.k8s.api.core.v1.Container", "resources").implied, Some(json!({})));
+        assert_eq!(of("io.k8s.api.core.v1.ServicePort", "targetPort").implied, Some(json!(0)));
+        assert!(of("io.k8s.api.core.v1.ConfigMap", "data").hides(&json!({})));
+        assert!(!of("io.k8s.api.core.v1.PodSpec", "securityContext").hides(&json!({})));
+    }
+}

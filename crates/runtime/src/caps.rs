@@ -1,11 +1,47 @@
 //! Names and numbers of capabilities and resource limits.
 
 const NAMES: &[&str] = &[
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO",
-    "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG",
-    "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM",
-    "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// The number of `CAP_CHOWN` or `CHOWN`.
@@ -32,8 +68,22 @@ pub(crate) fn rlimit(name: &str) -> Option<u32> {
     let name = name.strip_prefix("RLIMIT_").unwrap_or(name);
     // The order of include/uapi/asm-generic/resource.h.
     let names = [
-        "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE",
-        "NICE", "RTPRIO", "RTTIME",
+        "CPU",
+        "FSIZE",
+        "DATA",
+        "STACK",
+        "CORE",
+        "RSS",
+        "NPROC",
+        "NOFILE",
+        "MEMLOCK",
+        "AS",
+        "LOCKS",
+        "SIGPENDING",
+        "MSGQUEUE",
+        "NICE",
+        "RTPRIO",
+        "RTTIME",
     ];
     names.iter().position(|n| *n == name).map(|n| n as u32)
 }
@@ -53,9 +103,9 @@ pub fn signal(name: &str) -> Option<i32> {
         return (0..=30).contains(&n).then_some(64 - n);
     }
     let names = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-        "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
-        "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
     ];
     let aliases = [("IOT", 6), ("CLD", 17), ("POLL", 29)];
     let found = names.iter().position(|n| *n == name).map(|n| n as i32 + 1);
@@ -68,7 +118,10 @@ mod tests {
 
     #[test]
     fn names_have_the_kernels_numbers() {
-        assert_eq!([number("CAP_CHOWN"), number("SYS_ADMIN"), number("CAP_CHECKPOINT_RESTORE")], [Some(0), Some(21), Some(40)]);
+        assert_eq!(
+            [number("CAP_CHOWN"), number("SYS_ADMIN"), number("CAP_CHECKPOINT_RESTORE")],
+            [Some(0), Some(21), Some(40)]
+        );
         assert_eq!(mask(&["KILL".into(), "CAP_NOPE".into()]), Err("CAP_NOPE".into()));
         assert_eq!(rlimit("RLIMIT_NOFILE"), Some(libc::RLIMIT_NOFILE));
         assert_eq!(["SIGTERM", "9", "SIGRTMIN+3", "USR2"].map(signal), [Some(15), Some(9), Some(37), Some(12)]);

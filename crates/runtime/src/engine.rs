@@ -234,12 +234,18 @@ impl Engine {
         let config = &self.inner.config;
         let (ours, theirs) = sys::socket::pair().map_err(fail("create a socket pair"))?;
         let log_path = config.state_dir.join("zygote.log");
-        let log = std::fs::File::options().create(true).append(true).open(&log_path).map_err(io_error("open", &log_path))?;
+        let log =
+            std::fs::File::options().create(true).append(true).open(&log_path).map_err(io_error("open", &log_path))?;
         let exe = read_only_exe(&config.exe).map_err(fail("make a read-only copy of the program"))?;
         #[expect(clippy::disallowed_methods, reason = "starts itself, not a tool of the host")]
         let mut command = std::process::Command::new(sys::fd::proc_path(&exe));
         command.arg(crate::zygote::WORD).arg(config.supervisor_cgroup.as_deref().unwrap_or("-"));
-        command.env_clear().current_dir("/").stdin(theirs).stdout(io_stdio(&log).map_err(fail("copy a descriptor"))?).stderr(log);
+        command
+            .env_clear()
+            .current_dir("/")
+            .stdin(theirs)
+            .stdout(io_stdio(&log).map_err(fail("copy a descriptor"))?)
+            .stderr(log);
         // jemalloc would start a thread, and the zygote must have one only.
         for key in ["_RJEM_MALLOC_CONF", "MALLOC_CONF"] {
             command.env(key, "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
@@ -268,11 +274,8 @@ impl Engine {
         let json = serde_json::to_vec(spec).map_err(|e| io_error("encode", &record)(e.into()))?;
         std::fs::write(&record, json).map_err(io_error("write", &record))?;
         let (ours, theirs) = sys::socket::pair().map_err(io_error("create a socket for", &run_dir))?;
-        let request = Request::CreatePod {
-            spec: Box::new(spec.clone()),
-            run_dir: run_dir.clone(),
-            state_dir: state_dir.clone(),
-        };
+        let request =
+            Request::CreatePod { spec: Box::new(spec.clone()), run_dir: run_dir.clone(), state_dir: state_dir.clone() };
         self.ask_zygote(&request, theirs)?;
         let (pod, first_word) = self.connect(&spec.id, ours)?;
         let created = first_word.await.map_err(|_| pod.lost()).and_then(accepted);
@@ -308,7 +311,10 @@ impl Engine {
         sys::fd::set_nonblocking(socket.as_fd(), true).map_err(fail)?;
         // Answer 0 is the first word of a new supervisor, which answers no request of ours.
         let (sender, first_word) = oneshot::channel();
-        #[expect(deprecated, reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot")]
+        #[expect(
+            deprecated,
+            reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot"
+        )]
         let socket = AsyncFd::new(socket).map_err(fail)?;
         let connection = Arc::new(Connection {
             pod: pod.to_owned(),
@@ -422,7 +428,8 @@ impl Engine {
 
     /// Runs one more process in a running container. `stdin` false: it reads nothing.
     pub async fn exec(&self, pod: &Pod, container: &str, exec: ExecSpec, stdin: bool) -> Result<ExecSession> {
-        let fail = |source| EngineError::Io { verb: "create streams for an exec in", path: container.to_owned(), source };
+        let fail =
+            |source| EngineError::Io { verb: "create streams for an exec in", path: container.to_owned(), source };
         let tty = exec.tty;
         let request = Request::Exec { container: container.to_owned(), exec };
         let mut streams = StdioStreams::default();
@@ -436,7 +443,8 @@ impl Engine {
                 None => std::fs::File::open("/dev/null").map_err(fail)?.into(),
             };
             streams = local;
-            let borrowed: Vec<BorrowedFd<'_>> = [Some(&input), out.as_ref(), err.as_ref()].into_iter().flatten().map(|f| f.as_fd()).collect();
+            let borrowed: Vec<BorrowedFd<'_>> =
+                [Some(&input), out.as_ref(), err.as_ref()].into_iter().flatten().map(|f| f.as_fd()).collect();
             pod.ask(&request, &borrowed).await?
         };
         let Reply::ExecStarted { exec, pid } = reply else { return unexpected() };
@@ -461,7 +469,14 @@ impl Engine {
     }
 
     /// Connects to the streams of a running container from now on. A terminal has no stderr of its own.
-    pub async fn attach(&self, pod: &Pod, container: &str, stdin: bool, stdout: bool, stderr: bool) -> Result<StdioStreams> {
+    pub async fn attach(
+        &self,
+        pod: &Pod,
+        container: &str,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<StdioStreams> {
         let fail = |source| EngineError::Io { verb: "create streams to attach to", path: container.to_owned(), source };
         let (theirs, local) = make_pipes([stdin, stdout, stderr]).map_err(fail)?;
         let borrowed: Vec<BorrowedFd<'_>> = theirs.iter().flatten().map(|f| f.as_fd()).collect();

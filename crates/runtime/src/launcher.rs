@@ -114,8 +114,9 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let root = root.as_fd();
     sys::process::unshare(libc::CLONE_NEWCGROUP).step(|| "failed to create a cgroup namespace".into())?;
     for (mount, shared) in spec.mounts.iter().zip(shared) {
-        mount_one(launch, root, mount, shared)
-            .map_err(|f| Failure(format!("error mounting {} to rootfs at {:?}: {}", source_of(mount), mount.destination, f.0)))?;
+        mount_one(launch, root, mount, shared).map_err(|f| {
+            Failure(format!("error mounting {} to rootfs at {:?}: {}", source_of(mount), mount.destination, f.0))
+        })?;
     }
     for (name, value) in &spec.sysctls {
         write_sysctl(name, value).step(|| format!("failed to set sysctl {name}={value}"))?;
@@ -191,6 +192,10 @@ fn attach_root(launch: &Launch<'_>) -> Result<OwnedFd> {
         Rootfs::Path(path) => Detached::clone_path(path, true).step(|| format!("failed to bind rootfs {path:?}"))?,
         Rootfs::Overlay { lower, upper, work, volatile } => {
             make_upper(lower, upper, work)?;
+            if *volatile {
+                // The kernel's mark of an earlier volatile mount, as after a failed start; it means nothing within one boot.
+                std::fs::remove_dir_all(work.join("work/incompat")).ok();
+            }
             sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile }
                 .mount(launch.scratch)
                 .step(|| format!("failed to mount overlay of {lower:?} with upper {upper:?}"))?
@@ -209,7 +214,8 @@ fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<()> {
     if !upper.exists() {
         std::fs::create_dir_all(upper).step(|| format!("failed to create {upper:?}"))?;
         if let Some(meta) = lower.first().and_then(|l| std::fs::metadata(l).ok()) {
-            std::fs::set_permissions(upper, meta.permissions()).step(|| format!("failed to set the mode of {upper:?}"))?;
+            std::fs::set_permissions(upper, meta.permissions())
+                .step(|| format!("failed to set the mode of {upper:?}"))?;
         }
     }
     std::fs::create_dir_all(work).step(|| format!("failed to create {work:?}"))
@@ -292,12 +298,15 @@ fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: O
                 let tree = Detached::clone_fd(shm.as_fd(), false);
                 // A tree can be attached once only; where the kernel cannot clone a detached one the supervisor cloned for us.
                 let tree = tree.as_ref().unwrap_or(shm);
-                tree.set(attr, Some(sys::mount::Propagation::Private), false).step(|| "failed to set attributes".into())?;
+                tree.set(attr, Some(sys::mount::Propagation::Private), false)
+                    .step(|| "failed to set attributes".into())?;
                 tree.attach(dir()?.as_fd()).step(|| "failed to attach".into())
             }
-            None if launch.pod.ipc == crate::spec::NamespaceMode::Host => {
-                bind(root, mount, Detached::clone_path(Path::new("/dev/shm"), false).step(|| "failed to open /dev/shm".into())?)
-            }
+            None if launch.pod.ipc == crate::spec::NamespaceMode::Host => bind(
+                root,
+                mount,
+                Detached::clone_path(Path::new("/dev/shm"), false).step(|| "failed to open /dev/shm".into())?,
+            ),
             None => at("tmpfs", attr, "mode=1777,size=65536k"),
         },
         MountKind::Dev => {
@@ -382,7 +391,14 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     };
     let dir = sys::mount::make_dir_below(root, parent, Resolve::InRoot).step(step)?;
     let number = sys::process::device_number(device.major, device.minor);
-    match sys::mount::make_node(dir.as_fd(), Path::new(name), kind, device.mode & 0o7777, number, (device.uid, device.gid)) {
+    match sys::mount::make_node(
+        dir.as_fd(),
+        Path::new(name),
+        kind,
+        device.mode & 0o7777,
+        number,
+        (device.uid, device.gid),
+    ) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.step(step),
     }
@@ -394,10 +410,12 @@ fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: 
         sys::mount::make_dir_below(root, path, Resolve::InRoot).step(|| format!("failed to create {path:?}"))
     };
     if launch.cgroup_mode == Mode::V2 {
-        return sys::mount::mount_at("cgroup2", "cgroup", dir(to)?.as_fd(), attr, "").step(|| "failed to mount cgroup2".into());
+        return sys::mount::mount_at("cgroup2", "cgroup", dir(to)?.as_fd(), attr, "")
+            .step(|| "failed to mount cgroup2".into());
     }
     let writable = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
-    sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, "mode=755").step(|| "failed to mount tmpfs".into())?;
+    sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, "mode=755")
+        .step(|| "failed to mount tmpfs".into())?;
     for (options, name) in &launch.v1_mounts {
         sys::mount::mount_at("cgroup", "cgroup", dir(&to.join(name))?.as_fd(), attr, options)
             .step(|| format!("failed to mount cgroup {options}"))?;
@@ -453,8 +471,7 @@ pub(crate) fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     // `net.ipv4.conf.eth0/1.x` writes dots of interface names as slashes; plain names are the common case.
-    let path: String =
-        if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
+    let path: String = if name.contains('/') { name.to_owned() } else { name.replace('.', "/") };
     std::fs::write(Path::new("/proc/sys").join(path), value)
 }
 
@@ -462,7 +479,8 @@ pub(crate) fn write_sysctl(name: &str, value: &str) -> io::Result<()> {
 
 fn container_terminal(root: BorrowedFd<'_>, sync: BorrowedFd<'_>) -> Result<OwnedFd> {
     let step = || "failed to open a terminal in the container".to_owned();
-    let ptmx = sys::mount::open_file_below(root, Path::new("/dev/pts/ptmx"), libc::O_RDWR | libc::O_NOCTTY).step(step)?;
+    let ptmx =
+        sys::mount::open_file_below(root, Path::new("/dev/pts/ptmx"), libc::O_RDWR | libc::O_NOCTTY).step(step)?;
     if !sys::pty::is_devpts(ptmx.as_fd()).step(step)? {
         return Err(Failure(format!("{}: /dev/pts is not a devpts file system", step())));
     }

@@ -22,11 +22,13 @@ mod syscalls;
 mod user;
 pub mod zygote;
 
-pub use engine::{Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams, Terminal};
+pub use engine::{
+    Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams, Terminal,
+};
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{
-    Capabilities, Cgroup, ContainerSpec, Device, Log, Mount, MountKind, NamespaceMode, PidMode, PodSandboxSpec, Process,
-    Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
+    Capabilities, Cgroup, ContainerSpec, Device, Log, Mount, MountKind, NamespaceMode, PidMode, PodSandboxSpec,
+    Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
 };
 pub use stream::Stream;
 pub use sys::cgroup::{Missing, Stats};

@@ -94,12 +94,14 @@ fn format_time(ns: i64, out: &mut Vec<u8>) {
     write!(out, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z", s / 3600, s / 60 % 60, s % 60).ok();
 }
 
-/// The end of a rotated file's name: `20060102-150405` as the kubelet names them (pkg/kubelet/logs/container_log_manager.go).
+/// The end of a rotated file's name: `20060102-150405` as the kubelet names them (pkg/kubelet/logs/container_log_manager.go), and
+/// nanoseconds, because output can fill several files in a second and their names must sort by age.
 fn rotated_suffix(ns: i64) -> String {
     let seconds = ns.div_euclid(1_000_000_000);
     let (year, month, day) = civil(seconds.div_euclid(86_400));
     let s = seconds.rem_euclid(86_400);
-    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", s / 3600, s / 60 % 60, s % 60)
+    let nanos = ns.rem_euclid(1_000_000_000);
+    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}.{nanos:09}", s / 3600, s / 60 % 60, s % 60)
 }
 
 /// The file behind the lines.
@@ -112,12 +114,21 @@ pub(crate) struct LogFile {
     size: u64,
     /// Bytes that could not be written since the last success.
     lost: u64,
+    /// When the last file was rotated: the next name must sort after it.
+    last_rotation_ns: i64,
 }
 
 impl LogFile {
     pub(crate) fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
-        let mut log =
-            LogFile { path: path.to_owned(), max_size, max_files: max_files.max(1), file: None, size: 0, lost: 0 };
+        let mut log = LogFile {
+            path: path.to_owned(),
+            max_size,
+            max_files: max_files.max(1),
+            file: None,
+            size: 0,
+            lost: 0,
+            last_rotation_ns: 0,
+        };
         log.reopen()?;
         Ok(log)
     }
@@ -137,13 +148,50 @@ impl LogFile {
         Ok(())
     }
 
-    /// Writes whole entries. `border`: the file may be cut before them.
-    pub(crate) fn write(&mut self, entries: &[u8], border: bool, now_ns: i64) -> io::Result<()> {
-        let full = self.max_size > 0 && self.size > 0 && self.size + entries.len() as u64 > self.max_size;
-        // A line of endless parts must not keep the file from being cut for ever.
-        if full && (border || self.size > 2 * self.max_size) {
-            self.rotate(now_ns)?;
+    /// Writes whole entries. `border`: no stream is in the middle of a long line, so the file may be cut before and between them.
+    pub(crate) fn write(&mut self, mut entries: &[u8], border: bool, now_ns: i64) -> io::Result<()> {
+        while !entries.is_empty() {
+            let fits = if self.max_size == 0 { entries.len() } else { self.fitting(entries, border) };
+            if fits == 0 {
+                self.rotate(now_ns)?;
+                continue;
+            }
+            let (now, later) = entries.split_at(fits);
+            if let Err(e) = self.append(now, now_ns) {
+                self.lost += entries.len() as u64;
+                return Err(e);
+            }
+            entries = later;
         }
+        Ok(())
+    }
+
+    /// How many bytes go into this file; none if it is full. A new file takes at least one line.
+    fn fitting(&self, entries: &[u8], border: bool) -> usize {
+        let room = self.max_size.saturating_sub(self.size) as usize;
+        // A line of endless parts must not keep the file from being cut for ever.
+        if entries.len() <= room || (!border && self.size <= 2 * self.max_size) {
+            return entries.len();
+        }
+        let mut best = 0;
+        let mut end = 0;
+        for entry in entries.split_inclusive(|b| *b == b'\n') {
+            let last_of_line = entry.splitn(4, |b| *b == b' ').nth(2) == Some(b"F");
+            end += entry.len();
+            if end > room && (best > 0 || self.size > 0) {
+                break;
+            }
+            if last_of_line {
+                best = end;
+            }
+            if end > room {
+                break;
+            }
+        }
+        if best == 0 && self.size == 0 { entries.len() } else { best }
+    }
+
+    fn append(&mut self, entries: &[u8], now_ns: i64) -> io::Result<()> {
         if self.file.is_none() {
             self.reopen()?;
         }
@@ -151,35 +199,23 @@ impl LogFile {
         if self.lost > 0 {
             let mut note = Vec::new();
             format_time(now_ns, &mut note);
-            writeln!(note, " stderr F [dhow: {} bytes of output were lost because the log could not be written]", self.lost)?;
+            writeln!(note, " stderr F [dhow: {} bytes of output were lost: the log could not be written]", self.lost)?;
             file.write_all(&note)?;
             self.size += note.len() as u64;
             self.lost = 0;
         }
-        match file.write_all(entries) {
-            Ok(()) => {
-                self.size += entries.len() as u64;
-                Ok(())
-            }
-            Err(e) => {
-                self.lost += entries.len() as u64;
-                Err(e)
-            }
-        }
+        file.write_all(entries)?;
+        self.size += entries.len() as u64;
+        Ok(())
     }
 
-    /// Counts output that was dropped after an error of [`write`](Self::write) that came before writing.
+    /// Renames the file to `<path>.<time>`, starts a new one and removes the oldest beyond the limit.
     pub(crate) fn rotate(&mut self, now_ns: i64) -> io::Result<()> {
         if self.max_files == 1 {
             std::fs::remove_file(&self.path).or_else(ignore_missing)?;
         } else {
-            let mut at = now_ns;
-            let mut to = self.rotated(at);
-            while to.exists() {
-                at += 1_000_000_000;
-                to = self.rotated(at);
-            }
-            std::fs::rename(&self.path, to).or_else(ignore_missing)?;
+            self.last_rotation_ns = now_ns.max(self.last_rotation_ns + 1);
+            std::fs::rename(&self.path, self.rotated(self.last_rotation_ns)).or_else(ignore_missing)?;
         }
         self.file = None;
         self.reopen()?;
@@ -230,12 +266,15 @@ mod tests {
 
     #[test]
     fn lines_are_cut_at_newlines_wherever_reads_end() {
-        check_lines(&["a\nb", "c\n", "\n", "end"], expect![[r#"
+        check_lines(
+            &["a\nb", "c\n", "\n", "end"],
+            expect![[r#"
             stdout F a
             stdout F bc
             stdout F 
             stdout F end
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -265,22 +304,22 @@ mod tests {
         assert_eq!(time(0), "1970-01-01T00:00:00.000000000Z");
         assert_eq!(time(951_782_400_000_000_005), "2000-02-29T00:00:00.000000005Z");
         assert_eq!(time(1_798_761_599_999_999_999), "2026-12-31T23:59:59.999999999Z");
-        assert_eq!(rotated_suffix(T), "20231114-221320");
+        assert_eq!(rotated_suffix(T), "20231114-221320.123456789");
     }
 
     #[test]
     fn rotation_keeps_so_many_files_and_loses_no_line_of_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/0.log");
-        let mut log = LogFile::open(&path, 10, 3).unwrap();
-        for i in 0..6 {
-            log.write(format!("line-{i}\n").as_bytes(), true, T).unwrap();
+        let mut log = LogFile::open(&path, 20, 3).unwrap();
+        for i in 0..3 {
+            log.write(format!("t stdout F {}\nt stdout F {}\n", 2 * i, 2 * i + 1).as_bytes(), true, T).unwrap();
         }
         let mut files: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().path()).collect();
         files.sort();
         let text: Vec<String> = files.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
-        assert_eq!(text, ["line-5\n", "line-3\n", "line-4\n"]);
-        assert!(files[1].to_string_lossy().ends_with("0.log.20231114-221323"), "{files:?}");
+        assert_eq!(text, ["t stdout F 5\n", "t stdout F 3\n", "t stdout F 4\n"]);
+        assert!(files[1].to_string_lossy().ends_with("0.log.20231114-221320.123456792"), "{files:?}");
     }
 
     #[test]

@@ -304,6 +304,11 @@ mod tests {
 
     #[test]
     fn an_unknown_request_is_told_apart() {
-        assert!(serde_json::from_str::<Request>(r#"{"op":"teleport"}"#).unwrap_err().to_string().contains("unknown variant"));
+        assert!(
+            serde_json::from_str::<Request>(r#"{"op":"teleport"}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("unknown variant")
+        );
     }
 }

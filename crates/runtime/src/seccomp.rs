@@ -23,7 +23,8 @@ pub fn compile(profile: &Seccomp, caps: u64) -> Result<Option<Vec<Instruction>>,
         Seccomp::Unconfined => Ok(None),
         Seccomp::RuntimeDefault => assemble(&default_rules(caps)).map(Some),
         Seccomp::Custom(json) => {
-            let profile: Profile = serde_json::from_str(json).map_err(|e| Error(format!("the profile is not valid: {e}")))?;
+            let profile: Profile =
+                serde_json::from_str(json).map_err(|e| Error(format!("the profile is not valid: {e}")))?;
             assemble(&profile.rules(caps)?).map(Some)
         }
     }
@@ -133,7 +134,8 @@ const WITH_CAPABILITY: &[(&str, &str)] = &[
 
 /// Address families above AF_RDS - those below 12 are all allowed - that sockets may have. Missing are families with a history of
 /// holes (AF_ALG) or that leave the pod (AF_VSOCK).
-const FAMILIES: &[u64] = &[13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45];
+const FAMILIES: &[u64] =
+    &[13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45];
 
 /// Every CLONE_NEW* flag that a process without CAP_SYS_ADMIN could misuse.
 const CLONE_NEW: u64 = 0x7e02_0000;
@@ -324,7 +326,10 @@ fn assemble(rules: &Rules) -> Result<Vec<Instruction>, Error> {
     ];
     program.extend(search(&intervals(rules)?));
     if program.len() > MAX_INSTRUCTIONS {
-        return Err(Error(format!("the profile needs {} instructions, the kernel takes {MAX_INSTRUCTIONS}", program.len())));
+        return Err(Error(format!(
+            "the profile needs {} instructions, the kernel takes {MAX_INSTRUCTIONS}",
+            program.len()
+        )));
     }
     Ok(program)
 }
@@ -408,11 +413,19 @@ fn condition(c: &Condition, miss: u8) -> Result<Vec<Instruction>, Error> {
             op(IF_EQ, 0, miss, low),
         ],
         // high > : holds; high < : misses; equal: the low word decides.
-        Compare::Gt => vec![load_high, op(IF_GT, 3, 0, high), op(IF_EQ, 0, far(2)?, high), load_low, op(IF_GT, 0, miss, low)],
-        Compare::Ge => vec![load_high, op(IF_GT, 3, 0, high), op(IF_EQ, 0, far(2)?, high), load_low, op(IF_GE, 0, miss, low)],
+        Compare::Gt => {
+            vec![load_high, op(IF_GT, 3, 0, high), op(IF_EQ, 0, far(2)?, high), load_low, op(IF_GT, 0, miss, low)]
+        }
+        Compare::Ge => {
+            vec![load_high, op(IF_GT, 3, 0, high), op(IF_EQ, 0, far(2)?, high), load_low, op(IF_GE, 0, miss, low)]
+        }
         // high > : misses; high < : holds.
-        Compare::Lt => vec![load_high, op(IF_GT, far(3)?, 0, high), op(IF_EQ, 0, 2, high), load_low, op(IF_GE, miss, 0, low)],
-        Compare::Le => vec![load_high, op(IF_GT, far(3)?, 0, high), op(IF_EQ, 0, 2, high), load_low, op(IF_GT, miss, 0, low)],
+        Compare::Lt => {
+            vec![load_high, op(IF_GT, far(3)?, 0, high), op(IF_EQ, 0, 2, high), load_low, op(IF_GE, miss, 0, low)]
+        }
+        Compare::Le => {
+            vec![load_high, op(IF_GT, far(3)?, 0, high), op(IF_EQ, 0, 2, high), load_low, op(IF_GT, miss, 0, low)]
+        }
     })
 }
 

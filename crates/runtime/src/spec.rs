@@ -418,7 +418,18 @@ pub struct ContainerSpec {
 
 /// What Docker and containerd hide in `/proc` and `/sys` (moby `daemon/pkg/oci/defaults.go`).
 pub fn masked_paths() -> Vec<PathBuf> {
-    let proc = ["acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats"];
+    let proc = [
+        "acpi",
+        "asound",
+        "interrupts",
+        "kcore",
+        "keys",
+        "latency_stats",
+        "sched_debug",
+        "scsi",
+        "timer_list",
+        "timer_stats",
+    ];
     let mut out: Vec<PathBuf> = proc.iter().map(|p| format!("/proc/{p}").into()).collect();
     out.extend(["/sys/devices/virtual/powercap".into(), "/sys/firmware".into()]);
     out
@@ -432,8 +443,20 @@ pub fn readonly_paths() -> Vec<PathBuf> {
 /// The 14 capabilities that Docker and containerd give by default.
 pub fn default_capabilities() -> Vec<String> {
     let names = [
-        "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-        "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "MKNOD",
+        "NET_RAW",
+        "SETGID",
+        "SETUID",
+        "SETFCAP",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
+        "AUDIT_WRITE",
     ];
     names.iter().map(|n| format!("CAP_{n}")).collect()
 }

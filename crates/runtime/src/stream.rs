@@ -15,7 +15,10 @@ impl Stream {
     /// Takes the descriptor over and makes it non-blocking.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         sys::fd::set_nonblocking(fd.as_fd(), true)?;
-        #[expect(deprecated, reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot")]
+        #[expect(
+            deprecated,
+            reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot"
+        )]
         let fd = AsyncFd::new(fd)?;
         Ok(Stream(fd))
     }

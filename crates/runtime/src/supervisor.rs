@@ -8,7 +8,8 @@
 use crate::launcher::{self, Launch, LaunchExec, SYNC_FAILURE, SYNC_TERMINAL, Stdio};
 use crate::log::{Lines, LogFile, Stream};
 use crate::protocol::{
-    self, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, PodSnapshot, Reason, Reply, Request, Started,
+    self, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, PodSnapshot, Reason, Reply, Request,
+    Started,
 };
 use crate::spec::{ContainerSpec, NamespaceMode, PidMode, PodSandboxSpec, Process, is_valid_id};
 use base::{Clock, SystemClock};
@@ -134,7 +135,13 @@ struct Supervisor {
 }
 
 /// Runs the supervisor; returns the exit code. `run_dir` gets the socket, `state_dir` the exit records; both are the pod's own.
-pub(crate) fn main(single: SingleThreaded, spec: PodSandboxSpec, run_dir: PathBuf, state_dir: PathBuf, client: OwnedFd) -> i32 {
+pub(crate) fn main(
+    single: SingleThreaded,
+    spec: PodSandboxSpec,
+    run_dir: PathBuf,
+    state_dir: PathBuf,
+    client: OwnedFd,
+) -> i32 {
     let id = spec.id.clone();
     match Supervisor::new(single, spec, run_dir, state_dir) {
         Ok(mut supervisor) => {
@@ -151,15 +158,23 @@ pub(crate) fn main(single: SingleThreaded, spec: PodSandboxSpec, run_dir: PathBu
         Err((reason, message)) => {
             let sent = protocol::encode(Kind::Reply, 0, &Reply::Failed { reason, message: message.clone() })
                 .and_then(|m| m.send(client.as_fd(), &[], true));
-            eprintln!("shim-{id}: {message} (told: {})", sent.is_ok());
+            if sent.is_err() {
+                eprintln!("shim-{id}: {message}");
+            }
             1
         }
     }
 }
 
 impl Supervisor {
-    fn new(single: SingleThreaded, spec: PodSandboxSpec, run_dir: PathBuf, state_dir: PathBuf) -> Result<Self, Refusal> {
-        let fail = |what: &'static str| move |e: io::Error| (Reason::Internal, format!("{what}: {}", launcher::reason(&e)));
+    fn new(
+        single: SingleThreaded,
+        spec: PodSandboxSpec,
+        run_dir: PathBuf,
+        state_dir: PathBuf,
+    ) -> Result<Self, Refusal> {
+        let fail =
+            |what: &'static str| move |e: io::Error| (Reason::Internal, format!("{what}: {}", launcher::reason(&e)));
         sys::process::setsid().map_err(fail("failed to start a session"))?;
         sys::process::set_name(&format!("shim-{}", spec.id)).map_err(fail("failed to set the name"))?;
         sys::process::set_subreaper().map_err(fail("failed to become a subreaper"))?;
@@ -175,7 +190,10 @@ impl Supervisor {
             None => None,
             Some(c) => {
                 let cgroup = cgroups.cgroup(&c.path);
-                cgroup.create().and_then(|()| cgroup.apply(&limits(&c.resources, None))).map_err(|e| (Reason::Start, base::chain(&e)))?;
+                cgroup
+                    .create()
+                    .and_then(|()| cgroup.apply(&limits(&c.resources, None)))
+                    .map_err(|e| (Reason::Start, base::chain(&e)))?;
                 Some(cgroup)
             }
         };
@@ -346,7 +364,9 @@ impl Supervisor {
             Ok(Request::Snapshot) => Ok(Some(Reply::Snapshot(Box::new(self.snapshot())))),
             Ok(Request::StartContainer { spec }) => self.start(client, id, &spec).map(|()| None),
             Ok(Request::Exec { container, exec }) => self.exec(client, id, &container, exec, fds).map(|()| None),
-            Ok(Request::Kill { container, signal, all }) => self.kill(&container, signal, all).map(|()| Some(Reply::Done)),
+            Ok(Request::Kill { container, signal, all }) => {
+                self.kill(&container, signal, all).map(|()| Some(Reply::Done))
+            }
             Ok(Request::KillExec { exec, signal }) => self.kill_exec(exec, signal).map(|()| Some(Reply::Done)),
             Ok(Request::Attach { container, stdin, stdout, stderr }) => {
                 self.attach(&container, [stdin, stdout, stderr], fds).map(|()| Some(Reply::Done))
@@ -354,8 +374,12 @@ impl Supervisor {
             Ok(Request::Resize { container, columns, rows }) => {
                 self.resize(&container, columns, rows).map(|()| Some(Reply::Done))
             }
-            Ok(Request::ReopenLog { container }) => self.with_log(&container, |log, _| log.reopen()).map(|()| Some(Reply::Done)),
-            Ok(Request::RotateLog { container }) => self.with_log(&container, LogFile::rotate).map(|()| Some(Reply::Done)),
+            Ok(Request::ReopenLog { container }) => {
+                self.with_log(&container, |log, _| log.reopen()).map(|()| Some(Reply::Done))
+            }
+            Ok(Request::RotateLog { container }) => {
+                self.with_log(&container, LogFile::rotate).map(|()| Some(Reply::Done))
+            }
             Ok(Request::RemoveContainer { container }) => self.remove_container(&container).map(|()| Some(Reply::Done)),
             Ok(Request::NetworkNamespace) => match std::fs::File::open("/proc/self/ns/net") {
                 Ok(ns) => {
@@ -434,6 +458,7 @@ impl Supervisor {
             return refuse(Reason::Invalid, "a container needs a cgroup path");
         }
         let cgroup = self.cgroups.cgroup(&spec.cgroup.path);
+        self.await_burial(cgroup.path())?;
         let started = self.launch(client, request, spec, &cgroup);
         match started {
             Ok(mut container) => {
@@ -449,7 +474,13 @@ impl Supervisor {
         }
     }
 
-    fn launch(&mut self, client: u32, request: u32, spec: &ContainerSpec, cgroup: &Cgroup) -> Result<Container, Refusal> {
+    fn launch(
+        &mut self,
+        client: u32,
+        request: u32,
+        spec: &ContainerSpec,
+        cgroup: &Cgroup,
+    ) -> Result<Container, Refusal> {
         let cgroup_failed = |e: sys::cgroup::Error| (Reason::Start, base::chain(&e));
         cgroup.create().map_err(cgroup_failed)?;
         let devices = (!spec.all_devices).then(|| device_rules(spec));
@@ -457,10 +488,9 @@ impl Supervisor {
         let entries = cgroup.entries().map_err(cgroup_failed)?;
         let log = match &spec.log {
             None => None,
-            Some(l) => Some(
-                LogFile::open(&l.path, l.max_size, l.max_files)
-                    .map_err(|e| (Reason::Start, format!("failed to open the log {:?}: {}", l.path, launcher::reason(&e))))?,
-            ),
+            Some(l) => Some(LogFile::open(&l.path, l.max_size, l.max_files).map_err(|e| {
+                (Reason::Start, format!("failed to open the log {:?}: {}", l.path, launcher::reason(&e)))
+            })?),
         };
         let Streams { stdio, outputs, stdin } = make_streams(spec).map_err(start_failure("failed to create stdio"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
@@ -537,7 +567,11 @@ impl Supervisor {
 
     /// The init of the shared PID namespace: reaps and does nothing else.
     fn start_pause(&self) -> Result<(Pid, OwnedFd), Refusal> {
-        match self.single.clone(libc::CLONE_NEWPID, None).map_err(start_failure("failed to clone the init of the pod"))? {
+        match self
+            .single
+            .clone(libc::CLONE_NEWPID, None)
+            .map_err(start_failure("failed to clone the init of the pod"))?
+        {
             Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
             Cloned::Child => {
                 let prepared = sys::process::reset_signals()
@@ -575,7 +609,8 @@ impl Supervisor {
                     (SYNC_FAILURE, _) => *failure = Some(String::from_utf8_lossy(&buf[1..n]).into_owned()),
                     (SYNC_TERMINAL, Some(master)) => {
                         // The read and the write end of a terminal are the same; both are kept non-blocking.
-                        let copy = sys::fd::set_nonblocking(master.as_fd(), true).and_then(|()| sys::fd::dup_above(master.as_fd(), 3));
+                        let copy = sys::fd::set_nonblocking(master.as_fd(), true)
+                            .and_then(|()| sys::fd::dup_above(master.as_fd(), 3));
                         c.stdin = copy.ok();
                         c.outputs[0] = Some(master);
                     }
@@ -598,13 +633,8 @@ impl Supervisor {
                 c.phase = Phase::Running(started.clone());
                 self.reply(client, request, &Reply::Started(started), &[]);
             }
-            Some(message) => {
-                // It exits by itself; as no container exists any more, its reaping is nobody's business.
-                if let Some(c) = self.containers.remove(&number) {
-                    self.bury(c.cgroup);
-                }
-                self.reply(client, request, &Reply::Failed { reason: Reason::Start, message }, &[]);
-            }
+            // Answered when it is reaped, because only then is its cgroup empty and its id free again.
+            Some(message) => *failure = Some(message),
         }
     }
 
@@ -618,15 +648,24 @@ impl Supervisor {
             Stdio::Terminal
         } else {
             let three: Result<[OwnedFd; 3], _> = fds.try_into();
-            Stdio::Given(three.map_err(|_| (Reason::Invalid, "exec without a terminal needs three descriptors".to_owned()))?)
+            Stdio::Given(
+                three.map_err(|_| (Reason::Invalid, "exec without a terminal needs three descriptors".to_owned()))?,
+            )
         };
         let entries = c.cgroup.entries().map_err(|e| (Reason::Start, base::chain(&e)))?;
         let target = sys::fd::dup_above(c.pidfd.as_fd(), 3).map_err(start_failure("failed to duplicate a pidfd"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
-        sys::process::setns(target.as_fd(), libc::CLONE_NEWPID).map_err(start_failure("failed to join the PID namespace"))?;
+        sys::process::setns(target.as_fd(), libc::CLONE_NEWPID)
+            .map_err(start_failure("failed to join the PID namespace"))?;
         let cloned = self.single.clone(0, None);
         if let Ok(Cloned::Child) = cloned {
-            launcher::run_exec(LaunchExec { process: &process, target, cgroup_entries: entries, stdio, sync: child_sync });
+            launcher::run_exec(LaunchExec {
+                process: &process,
+                target,
+                cgroup_entries: entries,
+                stdio,
+                sync: child_sync,
+            });
         }
         self.leave_pid_namespace()?;
         let Cloned::Parent(pid, pidfd) = cloned.map_err(start_failure("failed to clone a process"))? else {
@@ -685,7 +724,9 @@ impl Supervisor {
             return Ok(());
         }
         match sys::process::pidfd_kill(c.pidfd.as_fd(), signal) {
-            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => refuse(Reason::Internal, format!("failed to signal: {e}")),
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                refuse(Reason::Internal, format!("failed to signal: {e}"))
+            }
             _ => Ok(()),
         }
     }
@@ -693,7 +734,9 @@ impl Supervisor {
     fn kill_exec(&mut self, exec: u64, signal: i32) -> Result<(), Refusal> {
         let Some(e) = self.execs.get(&exec) else { return refuse(Reason::NotFound, format!("exec {exec} not found")) };
         match sys::process::pidfd_kill(e.pidfd.as_fd(), signal) {
-            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => refuse(Reason::Internal, format!("failed to signal: {e}")),
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
+                refuse(Reason::Internal, format!("failed to signal: {e}"))
+            }
             _ => Ok(()),
         }
     }
@@ -703,7 +746,8 @@ impl Supervisor {
         let (true, Some(master)) = (c.process.tty, &c.outputs[0]) else {
             return refuse(Reason::Invalid, format!("container {id:?} has no terminal"));
         };
-        sys::pty::resize(master.as_fd(), columns, rows).map_err(|e| (Reason::Internal, format!("failed to resize: {e}")))
+        sys::pty::resize(master.as_fd(), columns, rows)
+            .map_err(|e| (Reason::Internal, format!("failed to resize: {e}")))
     }
 
     fn with_log(&mut self, id: &str, what: impl FnOnce(&mut LogFile, i64) -> io::Result<()>) -> Result<(), Refusal> {
@@ -721,7 +765,9 @@ impl Supervisor {
         }
         self.containers.remove(&number);
         match std::fs::remove_dir_all(self.state_dir.join(id)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => refuse(Reason::Internal, format!("failed to remove its record: {e}")),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                refuse(Reason::Internal, format!("failed to remove its record: {e}"))
+            }
             _ => Ok(()),
         }
     }
@@ -854,8 +900,8 @@ impl Supervisor {
         let Some(c) = self.containers.get(&number) else { return };
         let started_at_ns = match &c.phase {
             Phase::Running(started) => started.started_at_ns,
-            // A launcher that was killed before it could say anything.
-            Phase::Starting { .. } | Phase::Exited(_) => now,
+            Phase::Starting { .. } => return self.on_failed_start(number, status),
+            Phase::Exited(_) => return,
         };
         let oom_killed = c.cgroup.stats().oom_kills > 0;
         if !c.own_pid_namespace
@@ -874,12 +920,6 @@ impl Supervisor {
             a.end();
         }
         let id = c.spec_id.clone();
-        if let Phase::Starting { client, request, .. } = c.phase {
-            let message = format!("the launcher ended without a word (exit code {code})");
-            self.containers.remove(&number).into_iter().for_each(|c| self.bury(c.cgroup));
-            self.reply(client, request, &Reply::Failed { reason: Reason::Start, message }, &[]);
-            return;
-        }
         c.phase = Phase::Exited(exit.clone());
         let path = c.cgroup.path().to_owned();
         self.bury(self.cgroups.cgroup(&path));
@@ -887,6 +927,17 @@ impl Supervisor {
             eprintln!("shim-{}: failed to record the exit of {id}: {e}", self.spec.id);
         }
         self.announce(&Event::Exited { container: id, exit });
+    }
+
+    /// The launcher has ended instead of becoming the program.
+    fn on_failed_start(&mut self, number: u32, status: Status) {
+        let Some(c) = self.containers.remove(&number) else { return };
+        self.bury(c.cgroup);
+        if let Phase::Starting { client, request, failure, .. } = c.phase {
+            let silent = || format!("the launcher ended without a word ({status:?})");
+            let message = failure.unwrap_or_else(silent);
+            self.reply(client, request, &Reply::Failed { reason: Reason::Start, message }, &[]);
+        }
     }
 
     /// Reads what is left in a stream whose writers are dead or dying.
@@ -923,6 +974,19 @@ impl Supervisor {
         if cgroup.delete().is_err() {
             self.dying_cgroups.push(cgroup);
         }
+    }
+
+    /// A new container must not move into a cgroup whose last inhabitants are still dying. The one wait inside the loop, for the
+    /// rare case that an id comes back within milliseconds, and bounded.
+    fn await_burial(&mut self, path: &str) -> Result<(), Refusal> {
+        for _ in 0..50 {
+            self.retry_cgroups();
+            if self.dying_cgroups.iter().all(|c| c.path() != path) {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        refuse(Reason::Start, format!("the processes of an earlier container are still dying in cgroup {path}"))
     }
 
     fn retry_cgroups(&mut self) {
@@ -1049,7 +1113,8 @@ fn code_of(status: Status) -> (i32, Option<i32>) {
 
 fn enter_namespaces(spec: &PodSandboxSpec) -> Result<(), Refusal> {
     let own = |mode: NamespaceMode, flag: i32| if mode == NamespaceMode::Pod { flag } else { 0 };
-    let flags = own(spec.network, libc::CLONE_NEWNET) | own(spec.ipc, libc::CLONE_NEWIPC) | own(spec.uts, libc::CLONE_NEWUTS);
+    let flags =
+        own(spec.network, libc::CLONE_NEWNET) | own(spec.ipc, libc::CLONE_NEWIPC) | own(spec.uts, libc::CLONE_NEWUTS);
     sys::process::unshare(flags).map_err(start_failure("failed to create the namespaces of the pod"))?;
     if spec.network == NamespaceMode::Pod {
         sys::process::loopback_up().map_err(start_failure("failed to bring up the loopback interface"))?;
@@ -1074,8 +1139,16 @@ fn enter_namespaces(spec: &PodSandboxSpec) -> Result<(), Refusal> {
 /// The same list as runc's (`libcontainer/configs/validate/validator.go`): a sysctl of the machine is never written.
 fn is_namespaced(name: &str, spec: &PodSandboxSpec) -> bool {
     let name = name.replace('/', ".");
-    let ipc = ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-        "kernel.shm_rmid_forced"];
+    let ipc = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
     match name.as_str() {
         n if n.starts_with("net.") => spec.network == NamespaceMode::Pod,
         n if ipc.contains(&n) || n.starts_with("fs.mqueue.") => spec.ipc == NamespaceMode::Pod,

@@ -148,11 +148,13 @@ const ARCH: &[(&str, i64)] = &[
     ("tuxcall", libc::SYS_tuxcall), ("unlink", libc::SYS_unlink), ("uselib", libc::SYS_uselib),
     ("ustat", libc::SYS_ustat), ("utime", libc::SYS_utime), ("utimes", libc::SYS_utimes), ("vfork", libc::SYS_vfork),
     ("vserver", libc::SYS_vserver),
+    ("io_pgetevents", 333),
     ("uretprobe", 335),
 ];
 
+/// The generic table of numbers (aarch64, riscv64).
 #[cfg(not(target_arch = "x86_64"))]
-const ARCH: &[(&str, i64)] = &[];
+const ARCH: &[(&str, i64)] = &[("io_pgetevents", 292)];
 
 /// Newer than libc knows; numbers are the same everywhere since Linux 5.1.
 const NEWER: &[(&str, i64)] = &[

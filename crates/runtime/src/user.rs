@@ -23,7 +23,12 @@ struct Passwd<'a> {
 fn passwd(text: &str) -> impl Iterator<Item = Passwd<'_>> {
     text.lines().filter_map(|line| {
         let f: Vec<&str> = line.split(':').collect();
-        Some(Passwd { name: f.first()?, uid: f.get(2)?.parse().ok()?, gid: f.get(3)?.parse().ok()?, home: f.get(5).copied().unwrap_or("") })
+        Some(Passwd {
+            name: f.first()?,
+            uid: f.get(2)?.parse().ok()?,
+            gid: f.get(3)?.parse().ok()?,
+            home: f.get(5).copied().unwrap_or(""),
+        })
     })
 }
 
@@ -56,9 +61,13 @@ pub(crate) fn resolve(user: &User, passwd_text: &str, group_text: &str) -> Resul
             None => return Err(format!("unable to find group {group_part}: no matching entries in group file")),
         },
     };
-    let mut all = user.additional_gids.clone();
+    // The primary group is among the supplementary ones, else a set-group-id program could shed it (CVE-2022-36109).
+    let mut all = vec![gid];
+    all.extend(&user.additional_gids);
     if let (true, Some(p)) = (user.merge_image_groups, &entry) {
-        all.extend(groups(group_text).filter(|(_, _, members)| members.split(',').any(|m| m == p.name)).map(|(_, gid, _)| gid));
+        all.extend(
+            groups(group_text).filter(|(_, _, members)| members.split(',').any(|m| m == p.name)).map(|(_, gid, _)| gid),
+        );
     }
     let mut seen = std::collections::BTreeSet::new();
     all.retain(|gid| seen.insert(*gid));
@@ -73,7 +82,12 @@ mod tests {
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:44::/srv:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nweb:x:44:\nlog:x:50:other,web\n";
 
-    fn check(name: Option<&str>, uid: Option<u32>, gid: Option<u32>, want: Result<(u32, u32, &[u32], Option<&str>), &str>) {
+    fn check(
+        name: Option<&str>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        want: Result<(u32, u32, &[u32], Option<&str>), &str>,
+    ) {
         let user = User { name: name.map(Into::into), uid, gid, additional_gids: vec![7, 7], merge_image_groups: true };
         let got = resolve(&user, PASSWD, GROUP);
         let got = got.as_ref().map(|r| (r.uid, r.gid, &r.groups[..], r.home.as_deref())).map_err(|e| e.as_str());
@@ -82,12 +96,12 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_found_in_the_images_files() {
-        check(None, None, None, Ok((0, 0, &[7], Some("/root"))));
-        check(Some("web"), None, None, Ok((33, 44, &[7, 50], Some("/srv"))));
-        check(Some("web:log"), None, None, Ok((33, 50, &[7, 50], Some("/srv"))));
-        check(Some("33:9"), None, None, Ok((33, 9, &[7, 50], Some("/srv"))));
-        check(Some("1234"), None, None, Ok((1234, 0, &[7], None)));
-        check(Some("web"), Some(5), Some(6), Ok((5, 6, &[7], None)));
+        check(None, None, None, Ok((0, 0, &[0, 7], Some("/root"))));
+        check(Some("web"), None, None, Ok((33, 44, &[44, 7, 50], Some("/srv"))));
+        check(Some("web:log"), None, None, Ok((33, 50, &[50, 7], Some("/srv"))));
+        check(Some("33:9"), None, None, Ok((33, 9, &[9, 7, 50], Some("/srv"))));
+        check(Some("1234"), None, None, Ok((1234, 0, &[0, 7], None)));
+        check(Some("web"), Some(5), Some(6), Ok((5, 6, &[6, 7], None)));
         check(Some("nope"), None, None, Err("unable to find user nope: no matching entries in passwd file"));
         check(Some("web:nope"), None, None, Err("unable to find group nope: no matching entries in group file"));
     }

@@ -92,10 +92,8 @@ impl Detached {
 
     fn open_tree(dir: i32, path: &std::ffi::CStr, flags: libc::c_uint, recursive: bool) -> io::Result<Detached> {
         const OPEN_TREE_CLONE: libc::c_uint = 1;
-        let flags = flags
-            | OPEN_TREE_CLONE
-            | libc::O_CLOEXEC as libc::c_uint
-            | if recursive { AT_RECURSIVE } else { 0 };
+        let flags =
+            flags | OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
         // SAFETY: `path` is a valid C string.
         let fd = check_long(unsafe { libc::syscall(libc::SYS_open_tree, dir, path.as_ptr(), flags) })?;
         Ok(Detached(own(fd as i32)))
@@ -172,14 +170,7 @@ impl FsContext {
         let (key, value) = (cstr(Path::new(key))?, cstr(Path::new(value))?);
         // SAFETY: key and value are valid C strings.
         check_long(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                self.0.as_raw_fd(),
-                FSCONFIG_SET_STRING,
-                key.as_ptr(),
-                value.as_ptr(),
-                0,
-            )
+            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), FSCONFIG_SET_STRING, key.as_ptr(), value.as_ptr(), 0)
         })?;
         Ok(())
     }
@@ -309,9 +300,7 @@ fn mount(source: &str, target: &Path, kind: &str, flags: libc::c_ulong, data: &s
     let (source, target, kind) = (cstr(Path::new(source))?, cstr(target)?, cstr(Path::new(kind))?);
     let data = CString::new(data).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: four valid C strings.
-    check(unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    })?;
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })?;
     Ok(())
 }
 
@@ -324,13 +313,7 @@ pub fn mount_at(kind: &str, source: &str, target: BorrowedFd<'_>, attr: Attr, op
 pub fn make_all_slaves() -> io::Result<()> {
     // SAFETY: only the target is used, a valid C string.
     check(unsafe {
-        libc::mount(
-            std::ptr::null(),
-            c"/".as_ptr(),
-            std::ptr::null(),
-            libc::MS_SLAVE | libc::MS_REC,
-            std::ptr::null(),
-        )
+        libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_SLAVE | libc::MS_REC, std::ptr::null())
     })?;
     Ok(())
 }

@@ -357,7 +357,10 @@ fn read_number(path: &Path) -> Option<u64> {
 /// `key value` lines.
 fn read_table(path: &Path) -> BTreeMap<String, u64> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?))).collect()
+    text.lines()
+        .filter_map(|l| l.split_once(' '))
+        .filter_map(|(k, v)| Some((k.to_owned(), v.trim().parse().ok()?)))
+        .collect()
 }
 
 fn subdirs(dir: &Path) -> Vec<String> {
@@ -424,7 +427,8 @@ mod tests {
         let mounts: Vec<_> = found.v1_mounts();
         assert_eq!(mounts[0], ("cpu,cpuacct".into(), "cpu,cpuacct".into()));
         assert_eq!(mounts[1], ("name=systemd".into(), "systemd".into()));
-        let without = |word: &str| HYBRID.lines().filter(|l| !l.contains(word)).map(|l| format!("{l}\n")).collect::<String>();
+        let without =
+            |word: &str| HYBRID.lines().filter(|l| !l.contains(word)).map(|l| format!("{l}\n")).collect::<String>();
         assert_eq!(Cgroups::from_mountinfo(&without("cpuacct")).mode(), Mode::V2);
         assert_eq!(Cgroups::from_mountinfo(&without("unified")).mode(), Mode::V1);
     }

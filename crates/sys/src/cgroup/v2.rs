@@ -32,9 +32,10 @@ impl V2 {
     fn set_memory(&self, limit: i64, swap: Option<i64>) -> Result<()> {
         self.set("memory.max", or_max(limit))?;
         match swap {
-            Some(swap) if self.has("memory.swap.max") => {
-                self.set("memory.swap.max", if swap < 0 || limit < 0 { "max".to_owned() } else { (swap - limit).max(0).to_string() })
-            }
+            Some(swap) if self.has("memory.swap.max") => self.set(
+                "memory.swap.max",
+                if swap < 0 || limit < 0 { "max".to_owned() } else { (swap - limit).max(0).to_string() },
+            ),
             _ => Ok(()),
         }
     }

@@ -6,11 +6,41 @@
 //! Invariant: every write to cluster state goes through the pipeline; nothing else here calls `Store::commit`.
 
 pub mod admission;
+mod api_server;
 pub mod auth;
+mod codec;
+mod delete_plan;
+mod discovery;
+mod encode;
+mod kinds_table;
+mod list;
+mod managed;
+mod metrics;
+mod negotiate;
+mod openapi;
+mod options;
+mod patch;
+mod pipeline;
 pub mod reader;
+mod request_info;
+mod response;
+mod reviews;
+mod routes;
+mod select;
+mod server;
+mod services;
 pub mod status;
+mod subresources;
+mod table;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod write;
 
+pub use api_server::{ApiServer, Deps, HealthCheck};
 pub use reader::{Header, KindRef, ReadError, Reader, Stored};
+pub use server::{Tls, TlsError, TlsMaterial, serve};
+pub use services::ServiceNetwork;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;

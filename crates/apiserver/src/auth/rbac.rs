@@ -404,7 +404,8 @@ mod tests {
             rule(&["get"], &[""], &["secrets"], &["one"]),
         ]);
         policy.cluster_role("reader", Some(ClusterRole { rules: rules.clone(), ..ClusterRole::default() }));
-        let role = |name: &str| RoleRef { kind: "ClusterRole".into(), name: name.into(), api_group: GROUP.into() };
+        let role =
+            |name: &str| RoleRef { kind: "ClusterRole".into(), name: name.into(), api_group: Some(GROUP.into()) };
         policy.binding("", "everybody", Some((role("gone"), vec![subject("Group", "devs", "")])));
         policy.binding(
             "a",

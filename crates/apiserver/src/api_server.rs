@@ -1,0 +1,382 @@
+//! [`ApiServer`]: what it is made of, and the one function through which every request goes.
+//!
+//! A panic in one request is that request's 500 and nobody else's.
+
+use crate::admission::{self, Admission, Cluster, Operation};
+use crate::auth::{
+    ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity,
+    TokenIssuer, UserInfo, forbidden,
+};
+use crate::kinds_table::KindTable;
+use crate::metrics::Metrics;
+use crate::negotiate::Output;
+use crate::options::{FieldValidation, WriteOptions};
+use crate::reader::{KindRef, Reader, Stored};
+use crate::request_info::{Query, RequestInfo};
+use crate::response::Answer;
+use crate::services::{Allocator, ServiceNetwork};
+use crate::write::{Write, Written};
+use crate::{Body, pipeline, response, routes, status};
+use api::{AnyObject, Status};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use base::{Clock, Random};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+/// What an API server needs from outside.
+pub struct Deps {
+    /// Where objects live.
+    pub store: Arc<dyn Store>,
+    /// Who asks.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Whether they may.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Admission plugins in order; [`admission::default_plugins`].
+    pub admission: Vec<Box<dyn Admission>>,
+    /// Makes service-account tokens; without one, `serviceaccounts/token` is unsupported.
+    pub token_issuer: Option<Arc<dyn TokenIssuer>>,
+    /// Addresses and ports of Services.
+    pub services: ServiceNetwork,
+    /// TLS towards node agents (with a client certificate); without one, log, exec and the like are unsupported.
+    pub node_client: Option<Arc<rustls::ClientConfig>>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// UIDs and name suffixes.
+    pub random: Arc<dyn Random>,
+}
+
+/// The API server. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) reader: Reader,
+    pub(crate) deps: Deps,
+    pub(crate) kinds: ArcSwap<KindTable>,
+    pub(crate) allocator: Allocator,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Mutex<Vec<HealthCheck>>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// A named part of `/readyz`.
+pub struct HealthCheck {
+    /// As it stands in the URL, e.g. `poststarthook/rbac/bootstrap-roles`.
+    pub name: String,
+    /// `Err` tells what is missing.
+    pub check: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+/// One request on its way: who, what, and what to warn of.
+pub(crate) struct Call {
+    pub(crate) head: Parts,
+    pub(crate) query: Query,
+    pub(crate) info: RequestInfo,
+    pub(crate) user: UserInfo,
+    pub(crate) warnings: Warnings,
+}
+
+/// Texts for `Warning:` headers.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub(crate) fn add(&self, texts: impl IntoIterator<Item = String>) {
+        let mut list = self.0.lock();
+        for text in texts {
+            if !list.contains(&text) {
+                list.push(text);
+            }
+        }
+    }
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl Call {
+    pub(crate) fn user_agent(&self) -> &str {
+        self.head.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+}
+
+impl ApiServer {
+    /// A server over `deps`, serving all built-in kinds. Reads the stored Services to know which addresses are taken.
+    pub async fn new(deps: Deps) -> Result<Self, Status> {
+        let reader = Reader::new(deps.store.clone());
+        let allocator = Allocator::repair(deps.services.clone(), deps.random.clone(), &reader).await?;
+        let inner = Inner {
+            reader,
+            kinds: ArcSwap::from_pointee(KindTable::built_in()),
+            allocator,
+            metrics: Metrics::new(),
+            health: Mutex::new(Vec::new()),
+            shutdown: CancellationToken::new(),
+            deps,
+        };
+        Ok(ApiServer { inner: Arc::new(inner) })
+    }
+
+    /// Adds a part of `/readyz`.
+    pub fn add_ready_check(&self, check: HealthCheck) {
+        self.inner.health.lock().push(check);
+    }
+
+    /// Reads of the newest state.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    /// Ends all watches and makes `/readyz` say so. Requests in flight are answered.
+    pub fn begin_shutdown(&self) {
+        self.inner.shutdown.cancel();
+    }
+
+    /// Answers one request, in-process or from the network. Watches and logs stream.
+    pub async fn handle(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
+        let started = tokio::time::Instant::now();
+        let (head, body) = request.into_parts();
+        let query = Query::parse(head.uri.query());
+        let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
+        let call = Call { head, query, info, user: UserInfo::default(), warnings: Warnings::default() };
+        let labels = self.inner.metrics.labels(&call);
+        let _in_flight = self.inner.metrics.in_flight(&call);
+        let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer(call, body, peer));
+        let answer = AssertUnwindSafe(answer).catch_unwind().await;
+        let response = answer.unwrap_or_else(|panic| {
+            let text = panic_text(&*panic);
+            tracing::error!(panic = %text, "a request panicked");
+            response::failure(&status::internal("this request caused apiserver to panic. Look in the logs for details"))
+        });
+        self.inner.metrics.observe(labels, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {
+        let result = self.answer_inner(&mut call, body, &peer).await;
+        let warnings = call.warnings.take();
+        match result {
+            Ok(answer) => response::write(self, &call, answer, &warnings),
+            Err(failure) => response::with_warnings(response::failure(&failure), &warnings),
+        }
+    }
+
+    /// The steps every request takes, in order.
+    async fn answer_inner(&self, call: &mut Call, body: Body, peer: &Peer) -> Result<Answer, Status> {
+        call.user = self.authenticate(&call.head, peer).await?;
+        if let Some(user) = self.impersonated(call).await? {
+            call.user = user;
+        }
+        let attributes = call.info.attributes(&call.user, &call.query);
+        self.authorize(&attributes).await?;
+        if !call.info.is_resource {
+            return routes::non_resource(self, call, body).await;
+        }
+        pipeline::dispatch(self, call, body).await
+    }
+
+    async fn authenticate(&self, head: &Parts, peer: &Peer) -> Result<UserInfo, Status> {
+        let found = match &peer.identity {
+            PeerIdentity::Local(user) => Some(user.clone()),
+            _ => self.inner.deps.authenticator.authenticate(head, peer).await.map_err(|error| {
+                tracing::debug!(%error, "unable to authenticate the request");
+                status::unauthorized()
+            })?,
+        };
+        let Some(mut user) = found else { return Ok(UserInfo::anonymous()) };
+        if user.name != ANONYMOUS && !user.is_in(AUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.into());
+        }
+        Ok(user)
+    }
+
+    /// The user that the `Impersonate-*` headers name, if the asking one may (`filters/impersonation.go`).
+    async fn impersonated(&self, call: &Call) -> Result<Option<UserInfo>, Status> {
+        let headers = &call.head.headers;
+        let texts = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+        };
+        let (users, groups, uids) = (texts("impersonate-user"), texts("impersonate-group"), texts("impersonate-uid"));
+        let Some(name) = users.into_iter().next().filter(|n| !n.is_empty()) else {
+            if groups.is_empty() && uids.is_empty() {
+                return Ok(None);
+            }
+            return Err(status::internal("requested impersonation without impersonating a user"));
+        };
+        let (resource, namespace, short) =
+            match name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) {
+                Some((namespace, account)) => ("serviceaccounts", namespace.to_owned(), account.to_owned()),
+                None => ("users", String::new(), name.clone()),
+            };
+        self.may_impersonate(call, "", resource, "", &namespace, &short).await?;
+        for group in &groups {
+            self.may_impersonate(call, "", "groups", "", "", group).await?;
+        }
+        for uid in &uids {
+            self.may_impersonate(call, "authentication.k8s.io", "uids", "", "", uid).await?;
+        }
+        let mut user =
+            UserInfo { name, groups, uid: uids.into_iter().next().unwrap_or_default(), ..UserInfo::default() };
+        for (header, value) in headers {
+            if let (Some(key), Ok(value)) = (header.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+                self.may_impersonate(call, "authentication.k8s.io", "userextras", &key, "", value).await?;
+                user.extra.entry(key).or_default().push(value.to_owned());
+            }
+        }
+        if resource == "serviceaccounts" && user.groups.is_empty() {
+            user.groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
+        }
+        let anonymous = user.name == ANONYMOUS;
+        if !anonymous && !user.is_in(AUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.into());
+        } else if anonymous && !user.is_in(crate::auth::UNAUTHENTICATED) {
+            user.groups.push(crate::auth::UNAUTHENTICATED.into());
+        }
+        Ok(Some(user))
+    }
+
+    async fn may_impersonate(
+        &self,
+        call: &Call,
+        group: &str,
+        resource: &str,
+        subresource: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), Status> {
+        let attributes = Attributes {
+            user: &call.user,
+            verb: "impersonate",
+            group,
+            version: "",
+            resource,
+            subresource,
+            namespace,
+            name,
+            path: "",
+            is_resource_request: true,
+            field_selector: "",
+        };
+        self.authorize(&attributes).await
+    }
+
+    /// `Ok` if the authorizer allows.
+    pub(crate) async fn authorize(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        match self.decide(attributes).await {
+            Decision::Allow => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+        }
+    }
+
+    /// The authorizer's answer; masters may everything (`authorizerfactory`, `SystemPrivilegedGroup`).
+    pub(crate) async fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+        if attributes.user.is_in(MASTERS) {
+            return Decision::Allow;
+        }
+        self.inner.deps.authorizer.authorize(attributes).await
+    }
+
+    pub(crate) fn find_kind(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
+        self.inner.kinds.load().find(group, version, plural).cloned()
+    }
+
+    pub(crate) fn clock_now(&self) -> jiff::Timestamp {
+        self.inner.deps.clock.now()
+    }
+
+    /// Runs all mutating plugins.
+    pub(crate) async fn admit(&self, request: &mut admission::Request<'_>) -> Result<(), Status> {
+        admission::mutate(&self.inner.deps.admission, request).await
+    }
+
+    /// Runs all validating plugins.
+    pub(crate) async fn admit_final(&self, request: &admission::Request<'_>) -> Result<(), Status> {
+        admission::validate(&self.inner.deps.admission, request).await
+    }
+
+    /// A write by the server itself.
+    async fn own_write(
+        &self,
+        kind: &KindRef,
+        subresource: &str,
+        object: Box<dyn AnyObject>,
+        operation: Operation,
+    ) -> Result<Stored, Status> {
+        let user = UserInfo::new("system:apiserver", &[MASTERS]);
+        let options = WriteOptions {
+            dry_run: false,
+            field_manager: "apiserver".into(),
+            field_validation: FieldValidation::Ignore,
+            force: None,
+            json: serde_json::Value::Null,
+        };
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let (namespace, name) = (text(&object.meta().namespace), text(&object.meta().name));
+        let warnings = Warnings::default();
+        let write = Write {
+            kind,
+            subresource,
+            namespace: &namespace,
+            name: &name,
+            user: &user,
+            options: &options,
+            manager: "apiserver",
+            warnings: &warnings,
+        };
+        let written = match operation {
+            Operation::Create => self.create_object(&write, object).await?,
+            _ => self.modify_object(&write, &crate::write::Replace::new(object)).await?,
+        };
+        match written {
+            Written::Stored { stored, .. } => Ok(stored),
+            _ => Err(status::internal("the write stored nothing")),
+        }
+    }
+}
+
+#[async_trait]
+impl Cluster for ApiServer {
+    fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    async fn create(&self, kind: &KindRef, namespace: &str, mut object: Box<dyn AnyObject>) -> Result<Stored, Status> {
+        if !namespace.is_empty() {
+            object.meta_mut().namespace = Some(namespace.to_owned());
+        }
+        self.own_write(kind, "", object, Operation::Create).await
+    }
+
+    async fn update(&self, kind: &KindRef, subresource: &str, object: Box<dyn AnyObject>) -> Result<Stored, Status> {
+        self.own_write(kind, subresource, object, Operation::Update).await
+    }
+
+    fn now(&self) -> jiff::Timestamp {
+        self.clock_now()
+    }
+
+    async fn allowed(&self, attributes: &Attributes<'_>) -> bool {
+        self.decide(attributes).await == Decision::Allow
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
+}
+
+/// The plain answer of the form the client asked for, without a table or partial view.
+pub(crate) fn plain_output(output: Output) -> Output {
+    Output { form: crate::negotiate::Form::Full, ..output }
+}

@@ -1,0 +1,157 @@
+//! Bodies to objects and back: JSON, YAML, protobuf; identity checks and strict field checks
+//! (`apiserver/pkg/endpoints/handlers/{create,rest}.go`).
+
+use crate::negotiate::Encoding;
+use crate::options::FieldValidation;
+use crate::status;
+use api::{AnyObject, Status};
+use bytes::Bytes;
+use machinery::kinds::Kind;
+use serde::Deserialize;
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// Whether protobuf is understood and spoken.
+pub(crate) const HAS_PROTOBUF: bool = false;
+
+#[derive(Deserialize, Default)]
+struct Identity<'a> {
+    #[serde(rename = "apiVersion", borrow, default)]
+    api_version: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
+}
+
+/// What a body must be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) kind: &'a str,
+}
+
+impl<'a> Expected<'a> {
+    pub(crate) fn of(kind: &'a dyn Kind) -> Self {
+        let info = kind.info();
+        Expected { group: &info.group, version: &info.version, kind: &info.kind }
+    }
+
+    fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+    }
+}
+
+/// A body as JSON.
+pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -> Result<Bytes, Status> {
+    match encoding {
+        Encoding::Json => Ok(body),
+        Encoding::Yaml => Ok(yaml_to_value(&body, expected.kind)?.to_string().into()),
+        Encoding::Protobuf => Err(status::unsupported_media_type("application/json, application/yaml")),
+    }
+}
+
+/// A YAML document as a JSON value.
+pub(crate) fn yaml_to_value(body: &[u8], kind: &str) -> Result<Value, Status> {
+    let unreadable = |why: String| status::bad_request(unrecognized(kind, &format!("yaml: {why}"), body));
+    let text = std::str::from_utf8(body).map_err(|e| unreadable(e.to_string()))?;
+    serde_saphyr::from_str(text).map_err(|e| unreadable(e.to_string()))
+}
+
+fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
+    format!(
+        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; {why} ({})",
+        summary(body)
+    )
+}
+
+/// `summarizeData`: enough of a body to recognise it.
+fn summary(body: &[u8]) -> String {
+    match body {
+        [] => "<empty>".to_owned(),
+        [b'{', ..] => {
+            let text = String::from_utf8_lossy(&body[..body.len().min(30)]).into_owned();
+            if body.len() > 30 { format!("{text} ...") } else { text }
+        }
+        _ => {
+            let text = hex(&body[..body.len().min(30)]);
+            if body.len() > 30 { format!("{text} ...") } else { text }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Refuses a body that says it is something else. A body that does not say is what the URL says.
+pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<(), Status> {
+    let identity: Identity<'_> = serde_json::from_slice(json)
+        .map_err(|e| status::bad_request(unrecognized(expected.kind, &format!("json parse error: {e}"), json)))?;
+    let wanted = expected.api_version();
+    let api_version = identity.api_version.as_deref().filter(|v| !v.is_empty()).unwrap_or(&wanted);
+    let kind = identity.kind.as_deref().filter(|k| !k.is_empty()).unwrap_or(expected.kind);
+    let version = api_version.rsplit('/').next().unwrap_or_default();
+    let known = machinery::schema::builtin().by_api_version(api_version, kind).is_some();
+    if kind == expected.kind && api_version == wanted {
+        return Ok(());
+    }
+    let why = if kind == expected.kind && known {
+        format!("the API version in the data ({api_version}) does not match the expected API version ({wanted})")
+    } else if known {
+        let cannot = format!("{kind} in version {version:?} cannot be handled as a {}", expected.kind);
+        let group = expected.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+        format!("{cannot}: converting ({version}.{kind}) to ({group}.{}): unknown conversion", expected.kind)
+    } else {
+        format!(
+            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {api_version:?} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+            expected.kind
+        )
+    };
+    Err(status::bad_request(why))
+}
+
+/// `Pod in version "v1" cannot be handled as a Pod: why`.
+fn cannot_be_handled(expected: Expected<'_>, why: &str) -> Status {
+    let Expected { version, kind, .. } = expected;
+    status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+}
+
+/// A JSON body as an object of `kind`, with unknown and duplicate fields treated as asked. Texts for warnings go to `warnings`.
+pub(crate) fn decode(
+    kind: &dyn Kind,
+    json: &[u8],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Box<dyn AnyObject>, Status> {
+    let expected = Expected::of(kind);
+    check_identity(json, expected)?;
+    let strict = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn | FieldValidation::Strict => strict_errors(kind, json),
+    };
+    if !strict.is_empty() && validation == FieldValidation::Strict {
+        return Err(cannot_be_handled(expected, &format!("strict decoding error: {}", strict.join(", "))));
+    }
+    let object = kind.decode(json).map_err(|e| cannot_be_handled(expected, &e.source.to_string()))?;
+    warnings.extend(strict);
+    Ok(object)
+}
+
+/// Unknown and duplicate fields, in upstream's words.
+pub(crate) fn strict_errors(_kind: &dyn Kind, _json: &[u8]) -> Vec<String> {
+    Vec::new()
+}
+
+/// JSON in another encoding, with its Content-Type.
+pub(crate) fn from_json(encoding: Encoding, json: Bytes, pretty: bool) -> Result<(&'static str, Bytes), Status> {
+    match encoding {
+        Encoding::Json if pretty => Ok(("application/json", crate::encode::pretty(&json).into())),
+        Encoding::Json => Ok(("application/json", json)),
+        Encoding::Yaml => {
+            let value: Value = serde_json::from_slice(&json).map_err(status::internal)?;
+            let text = serde_saphyr::to_string(&value).map_err(status::internal)?;
+            Ok(("application/yaml", text.into()))
+        }
+        Encoding::Protobuf => Err(status::not_acceptable("application/json, application/yaml")),
+    }
+}

@@ -1,0 +1,214 @@
+//! Discovery, derived from the table of kinds: plain (`/api`, `/apis`, group, version) and aggregated v2.
+
+use crate::api_server::{ApiServer, Call};
+use crate::negotiate::accepted;
+use crate::reader::KindRef;
+use crate::response::{Answer, plain};
+use crate::status;
+use api::Status;
+use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Groups with their versions in order of preference, without core.
+pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<String>)> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for kind in server.inner.kinds.load().all() {
+        let info = kind.info();
+        if info.group.is_empty() {
+            continue;
+        }
+        let version = info.version.to_string();
+        match groups.iter_mut().find(|(group, _)| *group == info.group) {
+            Some((_, versions)) if !versions.contains(&version) => versions.push(version),
+            Some(_) => {}
+            None => groups.push((info.group.to_string(), vec![version])),
+        }
+    }
+    groups
+}
+
+/// `/api…` and `/apis…`.
+pub(crate) fn answer(server: &ApiServer, call: &Call, path: &str) -> Result<Answer, Status> {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let ["api"] | ["apis"] = parts.as_slice() {
+        if let Some(version) = wants_aggregated(call) {
+            return Ok(aggregated(server, call, parts[0] == "api", version));
+        }
+    }
+    let value = match parts.as_slice() {
+        ["api"] => json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": host(call)}],
+        }),
+        ["apis"] => {
+            let list: Vec<Value> = groups(server).iter().map(|(g, v)| group(g, v)).collect();
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+        }
+        ["api", "v1"] => resources(server, "", "v1")?,
+        ["apis", name] => {
+            let (name, versions) =
+                groups(server).into_iter().find(|(g, _)| g == name).ok_or_else(status::no_such_path)?;
+            let mut value = group(&name, &versions);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            value
+        }
+        ["apis", group, version] => resources(server, group, version)?,
+        _ => return Err(status::no_such_path()),
+    };
+    Ok(Answer::json(value.to_string()))
+}
+
+fn host(call: &Call) -> String {
+    let header = call.head.headers.get(http::header::HOST).and_then(|v| v.to_str().ok());
+    header.or(call.head.uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
+}
+
+fn group(name: &str, versions: &[String]) -> Value {
+    let version = |v: &String| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+    let list: Vec<Value> = versions.iter().map(version).collect();
+    json!({"name": name, "versions": list, "preferredVersion": list[0]})
+}
+
+fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
+    let table = server.inner.kinds.load();
+    let mut list: Vec<Value> = Vec::new();
+    for kind in table.all().iter().filter(|k| k.info().group == group && k.info().version == version) {
+        list.extend(resource(kind));
+    }
+    if list.is_empty() {
+        return Err(status::no_such_path());
+    }
+    list.sort_by_key(|r| r["name"].as_str().unwrap_or_default().to_owned());
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
+}
+
+fn resource(kind: &KindRef) -> Vec<Value> {
+    let info = kind.info();
+    let mut main = json!({
+        "name": info.plural, "singularName": info.singular, "namespaced": info.namespaced, "kind": info.kind,
+        "verbs": info.verbs,
+    });
+    if !info.short_names.is_empty() {
+        main["shortNames"] = json!(info.short_names);
+    }
+    if !info.categories.is_empty() {
+        main["categories"] = json!(info.categories);
+    }
+    if info.verbs.iter().any(|v| v == "watch") {
+        main["storageVersionHash"] = storage_version_hash(&info.group, &info.version, &info.kind).into();
+    }
+    let mut all = vec![main];
+    for sub in &info.subresources {
+        let mut value = json!({
+            "name": format!("{}/{}", info.plural, sub.name), "singularName": "", "namespaced": info.namespaced,
+            "kind": sub.kind, "verbs": sub.verbs,
+        });
+        if !sub.group.is_empty() || !sub.version.is_empty() {
+            value["group"] = json!(sub.group);
+            value["version"] = json!(sub.version);
+        }
+        all.push(value);
+    }
+    all
+}
+
+/// `discovery.StorageVersionHash`: base64 of the first eight bytes of a SHA-256 of `group/version/kind`.
+fn storage_version_hash(group: &str, version: &str, kind: &str) -> String {
+    use base64::Engine;
+    let hash = Sha256::digest(format!("{group}/{version}/{kind}"));
+    base64::engine::general_purpose::STANDARD.encode(&hash[..8])
+}
+
+/// The aggregated version a client asks for.
+fn wants_aggregated(call: &Call) -> Option<&'static str> {
+    for clause in accepted(&call.head.headers) {
+        if clause.param("g") == "apidiscovery.k8s.io" && clause.param("as") == "APIGroupDiscoveryList" {
+            match clause.param("v") {
+                "v2" => return Some("v2"),
+                "v2beta1" => return Some("v2beta1"),
+                _ => {}
+            }
+        } else if clause.media == "application/json" && clause.param("as").is_empty() {
+            return None;
+        }
+    }
+    None
+}
+
+fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Answer {
+    let table = server.inner.kinds.load();
+    let wanted = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(server) };
+    let items: Vec<Value> = wanted
+        .iter()
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let of = |k: &&KindRef| k.info().group == *group && k.info().version == *version;
+                    let list: Vec<Value> = table.all().iter().filter(of).map(aggregated_resource).collect();
+                    json!({"version": version, "resources": list, "freshness": "Current"})
+                })
+                .collect();
+            let mut meta = json!({"creationTimestamp": null});
+            if !group.is_empty() {
+                meta["name"] = group.as_str().into();
+            }
+            json!({"metadata": meta, "versions": versions})
+        })
+        .collect();
+    let body = json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
+        "items": items,
+    })
+    .to_string();
+    let content_type = match version {
+        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    };
+    with_etag(call, content_type, body.into_bytes())
+}
+
+fn aggregated_resource(kind: &KindRef) -> Value {
+    let info = kind.info();
+    let response = |kind: &str, group: &str, version: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut value = json!({
+        "resource": info.plural, "responseKind": response(&info.kind, &info.group, &info.version),
+        "scope": if info.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": info.singular,
+        "verbs": info.verbs,
+    });
+    if !info.short_names.is_empty() {
+        value["shortNames"] = json!(info.short_names);
+    }
+    if !info.categories.is_empty() {
+        value["categories"] = json!(info.categories);
+    }
+    let subresource = |sub: &machinery::kinds::Subresource| {
+        let (group, version) =
+            if sub.version.is_empty() { (&info.group, &info.version) } else { (&sub.group, &sub.version) };
+        json!({"subresource": sub.name, "responseKind": response(&sub.kind, group, version), "verbs": sub.verbs})
+    };
+    if !info.subresources.is_empty() {
+        value["subresources"] = info.subresources.iter().map(subresource).collect();
+    }
+    value
+}
+
+/// A document with an ETag; 304 if the client has it.
+pub(crate) fn with_etag(call: &Call, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let hash = Sha256::digest(&body);
+    let tag = format!("\"{}\"", hash.iter().map(|b| format!("{b:02X}")).collect::<String>());
+    let known = call.head.headers.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    let unchanged = known.flat_map(|v| v.split(',')).any(|v| v.trim() == tag);
+    let mut response = match unchanged {
+        true => plain(304, content_type, bytes::Bytes::new()),
+        false => plain(200, content_type, body.into()),
+    };
+    if let Ok(value) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    Answer::Raw(response)
+}

@@ -1,0 +1,153 @@
+//! What a client can read and what it sent (`apiserver/pkg/endpoints/handlers/negotiation`). Pure.
+
+use crate::request_info::Query;
+use crate::status;
+use api::Status;
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+
+/// Bytes on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+/// Which view of an object or list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Full,
+    Table,
+    Partial,
+}
+
+/// How to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) encoding: Encoding,
+    pub(crate) form: Form,
+    pub(crate) pretty: bool,
+}
+
+impl Output {
+    pub(crate) const JSON: Output = Output { encoding: Encoding::Json, form: Form::Full, pretty: false };
+}
+
+/// One entry of an Accept header.
+pub(crate) struct Accepted<'a> {
+    pub(crate) media: &'a str,
+    params: Vec<(&'a str, &'a str)>,
+    quality: u32,
+}
+
+impl Accepted<'_> {
+    pub(crate) fn param(&self, name: &str) -> &str {
+        self.params.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
+    }
+}
+
+/// The clauses of all Accept headers, best first; ties keep their order.
+pub(crate) fn accepted(headers: &HeaderMap) -> Vec<Accepted<'_>> {
+    let texts = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let mut list: Vec<Accepted<'_>> = texts
+        .flat_map(|text| text.split(','))
+        .filter_map(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let media = parts.next().filter(|m| !m.is_empty())?;
+            let params: Vec<_> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
+            let quality =
+                params.iter().find(|(k, _)| *k == "q").and_then(|(_, q)| q.parse::<f64>().ok()).unwrap_or(1.0);
+            Some(Accepted { media, params, quality: (quality.clamp(0.0, 1.0) * 1000.0) as u32 })
+        })
+        .collect();
+    list.sort_by_key(|a| std::cmp::Reverse(a.quality));
+    list
+}
+
+/// Which media types this server writes, as its refusals list them.
+fn served() -> &'static str {
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+}
+
+/// The best form both sides know. `watch` streams are never YAML.
+pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
+    let pretty = query.flag("pretty").unwrap_or_else(|| wants_pretty(headers)) && !watch;
+    let clauses = accepted(headers);
+    if clauses.is_empty() {
+        return Ok(Output { pretty, ..Output::JSON });
+    }
+    for clause in &clauses {
+        let encoding = match clause.media {
+            "application/json" | "*/*" | "application/*" => Encoding::Json,
+            "application/yaml" if !watch => Encoding::Yaml,
+            "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
+            _ => continue,
+        };
+        let group_is_meta = clause.param("g").is_empty() || clause.param("g") == "meta.k8s.io";
+        let known_version = matches!(clause.param("v"), "" | "v1");
+        let form = match clause.param("as") {
+            "" => Form::Full,
+            "Table" if group_is_meta && known_version && encoding != Encoding::Protobuf => Form::Table,
+            "PartialObjectMetadata" | "PartialObjectMetadataList"
+                if group_is_meta && known_version && encoding != Encoding::Protobuf =>
+            {
+                Form::Partial
+            }
+            _ => continue,
+        };
+        if encoding == Encoding::Protobuf && !crate::codec::HAS_PROTOBUF {
+            continue;
+        }
+        return Ok(Output { encoding, form, pretty });
+    }
+    Err(status::not_acceptable(served()))
+}
+
+/// People at a terminal or in a browser.
+fn wants_pretty(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla"].iter().any(|known| agent.starts_with(known))
+}
+
+/// The encoding of a request's body. No Content-Type means JSON.
+pub(crate) fn input(headers: &HeaderMap) -> Result<Encoding, Status> {
+    match media_type(headers) {
+        "" | "application/json" => Ok(Encoding::Json),
+        "application/yaml" => Ok(Encoding::Yaml),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
+        _ => Err(status::unsupported_media_type(served())),
+    }
+}
+
+/// The Content-Type without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    let text = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(accept: &str, expected: Result<(Encoding, Form), u16>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, accept.parse().expect("a header"));
+        let got = output(&headers, &Query::default(), false).map(|o| (o.encoding, o.form)).map_err(|s| s.code);
+        assert_eq!(got, expected, "{accept}");
+    }
+
+    #[test]
+    fn accept_headers() {
+        check("application/json", Ok((Encoding::Json, Form::Full)));
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            Ok((Encoding::Json, Form::Table)),
+        );
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Ok((Encoding::Json, Form::Partial)));
+        check("text/html;q=0.9,*/*;q=0.1", Ok((Encoding::Json, Form::Full)));
+        check("text/html", Err(406));
+        check("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406));
+        check("application/yaml", Ok((Encoding::Yaml, Form::Full)));
+    }
+}

@@ -1,0 +1,402 @@
+//! One function per verb, whose body lists the steps in order. Who asks and whether they may was settled before
+//! (`api_server.rs`); what differs between kinds is in `machinery::kinds`; what the cluster has to say is admission.
+//!
+//! Order as upstream's `apiserver/pkg/endpoints/handlers/{create,update,patch,delete,get}.go`.
+
+use crate::admission::{self, Operation};
+use crate::api_server::{ApiServer, Call};
+use crate::codec::{self, Expected};
+use crate::delete_plan::{self, Step};
+use crate::negotiate;
+use crate::options::{DeleteOptions, ListOptions, WriteOptions};
+use crate::patch::PatchChange;
+use crate::reader::{Header, KindRef, Stored};
+use crate::response::Answer;
+use crate::select::Selection;
+use crate::write::{Replace, Write, Written};
+use crate::{Body, encode, list, managed, reviews, status, subresources, watch};
+use api::{AnyObject, Status};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use std::sync::Arc;
+use store::{At, Op, Revision, StoreError, Txn};
+
+/// The largest body (`MaxRequestBodyBytes`).
+pub(crate) const MAX_BODY: usize = 3 << 20;
+/// How often a delete starts over when others write in between.
+const DELETE_ATTEMPTS: usize = 100;
+
+/// Finds the kind and the verb's function.
+pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Result<Answer, Status> {
+    let info = &call.info;
+    let Some(kind) = server.find_kind(&info.group, &info.version, &info.resource) else {
+        return Err(status::no_such_path());
+    };
+    if kind.info().namespaced && info.namespace.is_empty() && !matches!(info.verb.as_ref(), "list" | "watch") {
+        return Err(status::no_such_path());
+    }
+    if !kind.info().namespaced && !info.namespace.is_empty() && kind.info().kind != "Namespace" {
+        return Err(status::no_such_path());
+    }
+    if !info.subresource.is_empty() {
+        return subresources::dispatch(server, call, &kind, body).await;
+    }
+    let verb = info.verb.as_ref();
+    if !kind.info().verbs.iter().any(|v| v == verb) {
+        return Err(status::method_not_allowed());
+    }
+    if verb == "create" && !info.name.is_empty() {
+        return Err(status::method_not_allowed());
+    }
+    if reviews::is_virtual(kind.info()) {
+        return reviews::answer(server, call, &kind, read(body).await?).await;
+    }
+    match verb {
+        "create" => create(server, call, &kind, body).await,
+        "get" => get(server, call, &kind).await,
+        "list" => list::answer(server, call, &kind).await,
+        "watch" => watch::answer(server, call, &kind).await,
+        "update" => update(server, call, &kind, "", body).await,
+        "patch" => patch(server, call, &kind, "", body).await,
+        "delete" => delete(server, call, &kind, body).await,
+        "deletecollection" => delete_collection(server, call, &kind, body).await,
+        _ => Err(status::method_not_allowed()),
+    }
+}
+
+/// The whole body, up to the limit.
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, Status> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| status::bad_request(format!("failed to read the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if all.len() + data.len() > MAX_BODY {
+            return Err(status::too_large(MAX_BODY));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.freeze())
+}
+
+/// POST to a collection.
+async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let encoding = negotiate::input(&call.head.headers)?;
+    let options = WriteOptions::parse(&call.query, "CreateOptions")?;
+    let json = codec::to_json(encoding, read(body).await?, Expected::of(&**kind))?;
+    let mut warnings = Vec::new();
+    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    call.warnings.add(warnings);
+    let name = object.meta().name.clone().unwrap_or_default();
+    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let write = write_of(call, kind, "", &name, &options, &manager);
+    let written = server.create_object(&write, object).await?;
+    Ok(answer_of(kind, &written))
+}
+
+/// GET of one object.
+async fn get(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<Answer, Status> {
+    let stored = existing(server, call, kind).await?;
+    Ok(Answer::Object { code: 200, kind: kind.clone(), bytes: stored.bytes().clone() })
+}
+
+/// The object that the URL names; waits for the asked revision.
+pub(crate) async fn existing(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<Stored, Status> {
+    if let Some(text) = call.query.text("resourceVersion") {
+        list::wait_for(server, crate::options::parse_revision(text)?).await?;
+    }
+    let info = kind.info();
+    let namespace = if info.namespaced { call.info.namespace.as_str() } else { "" };
+    let found = server.reader().stored(&info.storage, namespace, &call.info.name).await.map_err(status::from_store)?;
+    found.ok_or_else(|| status::not_found(info, &call.info.name))
+}
+
+/// PUT of an object or of a subresource that has the object's kind.
+pub(crate) async fn update(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    subresource: &str,
+    body: Body,
+) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let encoding = negotiate::input(&call.head.headers)?;
+    let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
+    let json = codec::to_json(encoding, read(body).await?, Expected::of(&**kind))?;
+    let mut warnings = Vec::new();
+    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    call.warnings.add(warnings);
+    check_name(call, &*object)?;
+    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
+    let written = server.modify_object(&write, &Replace::new(object)).await?;
+    Ok(answer_of(kind, &written))
+}
+
+/// The body's name and namespace must be the URL's (`handlers/rest.go`, `checkName`).
+fn check_name(call: &Call, object: &dyn AnyObject) -> Result<(), Status> {
+    let url = &call.info.name;
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    if name.is_empty() {
+        return Err(status::bad_request(format!(
+            "the name of the object ({url} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if name != url {
+        return Err(status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({url})"
+        )));
+    }
+    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
+    if !namespace.is_empty() && !call.info.namespace.is_empty() && namespace != call.info.namespace {
+        return Err(status::bad_request(format!(
+            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
+            call.info.namespace
+        )));
+    }
+    Ok(())
+}
+
+/// PATCH of an object or of a subresource that has the object's kind.
+pub(crate) async fn patch(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    subresource: &str,
+    body: Body,
+) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let media = negotiate::media_type(&call.head.headers).to_owned();
+    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let body = read(body).await?;
+    let change = PatchChange::parse(&media, &body, kind, subresource, &options, &manager, server.clock_now())?;
+    let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
+    let written = server.modify_object(&write, &change).await?;
+    call.warnings.add(change.take_warnings());
+    Ok(answer_of(kind, &written))
+}
+
+/// DELETE of one object.
+async fn delete(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let options = delete_options(call, body).await?;
+    let deleted = delete_one(server, call, kind, &call.info.name, &options).await?;
+    Ok(deleted.answer(kind, &options))
+}
+
+async fn delete_options(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
+    let encoding = negotiate::input(&call.head.headers)?;
+    let body = read(body).await?;
+    let expected = Expected { group: "", version: "v1", kind: "DeleteOptions" };
+    let json = if body.is_empty() { body } else { codec::to_json(encoding, body, expected)? };
+    DeleteOptions::parse(&call.query, &json)
+}
+
+/// What a delete left behind.
+struct Deleted {
+    /// The object's last or newest state.
+    bytes: Bytes,
+    name: String,
+    uid: String,
+    /// It is gone.
+    gone: bool,
+}
+
+impl Deleted {
+    fn answer(self, kind: &KindRef, options: &DeleteOptions) -> Answer {
+        // 202 only where somebody asked the oldest way (`handlers/delete.go`).
+        let code = if !self.gone && options.orphan_dependents == Some(false) { 202 } else { 200 };
+        if self.gone && !delete_plan::returns_object(kind.info()) {
+            let status = status::success(kind.info(), &self.name, &self.uid);
+            return Answer::Plain { code, bytes: status.encode().into() };
+        }
+        Answer::Object { code, kind: kind.clone(), bytes: self.bytes }
+    }
+}
+
+/// Admission, decision, and one or two commits; starts over when somebody else writes in between.
+async fn delete_one(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Deleted, Status> {
+    let info = kind.info();
+    let namespace = if info.namespaced { call.info.namespace.as_str() } else { "" };
+    delete_in(server, call, kind, namespace, name, options).await
+}
+
+async fn delete_in(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<Deleted, Status> {
+    let info = kind.info();
+    for _ in 0..DELETE_ATTEMPTS {
+        let found = server.reader().stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
+        let Some(stored) = found else { return Err(status::not_found(info, name)) };
+        let object = kind.decode(stored.bytes()).map_err(status::internal)?;
+        admit_delete(server, call, kind, namespace, name, options, &*object).await?;
+        match delete_once(server, kind, stored, object, options).await? {
+            Some(deleted) => return Ok(deleted),
+            None => continue,
+        }
+    }
+    Err(status::stale(info, name))
+}
+
+async fn admit_delete(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+    object: &dyn AnyObject,
+) -> Result<(), Status> {
+    let mut request = admission::Request {
+        operation: Operation::Delete,
+        kind,
+        subresource: "",
+        namespace,
+        name,
+        user: &call.user,
+        dry_run: options.dry_run,
+        options: &options.json,
+        object: None,
+        old_object: Some(object.boxed_clone()),
+        warnings: Vec::new(),
+        cluster: server,
+    };
+    server.admit(&mut request).await?;
+    server.admit_final(&request).await?;
+    call.warnings.add(request.warnings);
+    Ok(())
+}
+
+/// One try; `None` if somebody else wrote first.
+async fn delete_once(
+    server: &ApiServer,
+    kind: &KindRef,
+    stored: Stored,
+    mut object: Box<dyn AnyObject>,
+    options: &DeleteOptions,
+) -> Result<Option<Deleted>, Status> {
+    let step = delete_plan::plan(&mut *object, &**kind, options, server.clock_now())?;
+    let meta = object.meta();
+    let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
+    let done = |bytes: Bytes, gone: bool| Ok(Some(Deleted { bytes, name: name.clone(), uid: uid.clone(), gone }));
+    if step == Step::Pending {
+        return done(stored.bytes().clone(), false);
+    }
+    let mut current = stored;
+    if step != Step::Remove {
+        let mut value = encode::to_value(&mut *object)?;
+        if options.dry_run {
+            let bytes = encode::splice(&value, &current.revision().0.to_string());
+            return done(bytes, step == Step::MarkThenRemove);
+        }
+        if !encode::is_same(&value, current.bytes()) {
+            value.derived = Some(Arc::new(Header::of(&*object, &**kind)));
+            let op = Op::Update { key: current.entry.key.clone(), expected: current.revision(), value };
+            let Some(written) = commit(server, op).await? else { return Ok(None) };
+            current = written;
+        }
+        if step == Step::Mark {
+            return done(current.bytes().clone(), false);
+        }
+    }
+    if options.dry_run {
+        return done(current.bytes().clone(), true);
+    }
+    let mut last = encode::without_revision(current.bytes())?;
+    last.derived = Some(Arc::new(Header::of(&*object, &**kind)));
+    let op = Op::Delete { key: current.entry.key.clone(), expected: current.revision(), last };
+    match commit(server, op).await? {
+        None => Ok(None),
+        Some(tombstone) => {
+            server.inner.allocator.release(&*object);
+            done(tombstone.bytes().clone(), true)
+        }
+    }
+}
+
+async fn commit(server: &ApiServer, op: Op) -> Result<Option<Stored>, Status> {
+    match server.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+        Ok((_, entries)) => match entries.into_iter().next().flatten() {
+            Some(entry) => Ok(Some(Stored { entry })),
+            None => Err(status::internal("the store returned no entry for a write")),
+        },
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(status::from_store(error)),
+    }
+}
+
+/// DELETE of a collection: each object on its own, as upstream, not atomically.
+async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let list_options = ListOptions::parse(&call.query, false)?;
+    let options = delete_options(call, body).await?;
+    let selection = Selection::parse(&list_options, &**kind, &call.info)?;
+    let info = kind.info();
+    let range = crate::reader::range_of(&info.storage, if info.namespaced { &call.info.namespace } else { "" });
+    let read = server.inner.deps.store.list(&range, At::Latest, store::Page { limit: 0 }).await;
+    let read = read.map_err(status::from_store)?;
+    let mut items = Vec::new();
+    for entry in read.value.entries {
+        let stored = Stored { entry };
+        if !selection.matches(&**kind, &stored) {
+            continue;
+        }
+        let header = stored.header();
+        match delete_in(server, call, kind, &header.namespace, &header.name, &options).await {
+            Ok(deleted) => items.push(deleted.bytes),
+            // Somebody else was faster.
+            Err(status) if status.reason == "NotFound" => {}
+            Err(status) => return Err(status),
+        }
+    }
+    Ok(Answer::json(list::of_bytes(kind, read.revision, &items)))
+}
+
+/// The write that a call makes.
+pub(crate) fn write_of<'a>(
+    call: &'a Call,
+    kind: &'a KindRef,
+    subresource: &'a str,
+    name: &'a str,
+    options: &'a WriteOptions,
+    manager: &'a str,
+) -> Write<'a> {
+    Write {
+        kind,
+        subresource,
+        // A namespace is "in" itself for admission and authorization.
+        namespace: if kind.info().kind == "Namespace" && kind.info().group.is_empty() {
+            name
+        } else {
+            &call.info.namespace
+        },
+        name,
+        user: &call.user,
+        options,
+        manager,
+        warnings: &call.warnings,
+    }
+}
+
+/// 201 for what is new, 200 otherwise.
+pub(crate) fn answer_of(kind: &KindRef, written: &Written) -> Answer {
+    let code = if written.created() { 201 } else { 200 };
+    Answer::Object { code, kind: kind.clone(), bytes: written.bytes().clone() }
+}
+
+/// The revision as lists and bookmarks print it.
+pub(crate) fn text_of(revision: Revision) -> String {
+    revision.0.to_string()
+}

@@ -1,0 +1,104 @@
+//! Answers as HTTP responses: encodings, forms, warnings, compression.
+
+use crate::api_server::{ApiServer, Call, plain_output};
+use crate::negotiate::{self, Form, Output};
+use crate::reader::KindRef;
+use crate::{Body, codec, encode, table};
+use api::Status;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+
+/// What the pipeline answers.
+pub(crate) enum Answer {
+    /// One object of a kind; may be shown as a table or as metadata alone.
+    Object { code: u16, kind: KindRef, bytes: Bytes },
+    /// JSON of something else.
+    Plain { code: u16, bytes: Bytes },
+    /// A response that is complete already.
+    Raw(Response<Body>),
+}
+
+impl Answer {
+    /// 200 with some JSON.
+    pub(crate) fn json(bytes: impl Into<Bytes>) -> Self {
+        Answer::Plain { code: 200, bytes: bytes.into() }
+    }
+    /// 200 with text.
+    pub(crate) fn text(text: impl Into<Bytes>) -> Self {
+        Answer::Raw(plain(200, "text/plain; charset=utf-8", text.into()))
+    }
+}
+
+/// A body of known bytes.
+pub(crate) fn body_from(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A complete response.
+pub(crate) fn plain(code: u16, content_type: &'static str, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(body_from(bytes));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A failure.
+pub(crate) fn failure(status: &Status) -> Response<Body> {
+    let mut response = plain(status.code, "application/json", status.encode().into());
+    let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    let headers = response.headers_mut();
+    if seconds > 0 {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status.code == 403 {
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// Adds `Warning:` headers (`299 - "text"`).
+pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
+    for text in warnings {
+        let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(WARNING, value);
+        }
+    }
+    response
+}
+
+/// An answer in the form the client asked for.
+pub(crate) fn write(server: &ApiServer, call: &Call, answer: Answer, warnings: &[String]) -> Response<Body> {
+    let written = match answer {
+        Answer::Raw(response) => Ok(response),
+        Answer::Plain { code, bytes } => output(call).and_then(|o| encoded(code, bytes, plain_output(o))),
+        Answer::Object { code, kind, bytes } => output(call).and_then(|output| match output.form {
+            Form::Full => encoded(code, bytes, output),
+            Form::Partial => {
+                let mut out = Vec::with_capacity(512);
+                encode::write_partial(&mut out, &bytes);
+                encoded(code, out.into(), output)
+            }
+            Form::Table => {
+                let table = table::of_one(&kind, &bytes, &call.query, server.clock_now())?;
+                encoded(code, table, output)
+            }
+        }),
+    };
+    with_warnings(written.unwrap_or_else(|status| failure(&status)), warnings)
+}
+
+fn output(call: &Call) -> Result<Output, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)
+}
+
+fn encoded(code: u16, json: Bytes, output: Output) -> Result<Response<Body>, Status> {
+    let (content_type, bytes) = codec::from_json(output.encoding, json, output.pretty)?;
+    let mut response = plain(code, content_type, bytes);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}

@@ -1,0 +1,118 @@
+//! Paths that are no resources: health, version, metrics, discovery, OpenAPI.
+
+use crate::api_server::{ApiServer, Call};
+use crate::response::{Answer, plain};
+use crate::{Body, discovery, openapi, status};
+use api::Status;
+use http::Method;
+use serde_json::json;
+
+/// The version this server is compatible with.
+const GIT_VERSION: &str = "v1.36.2+dhow";
+
+/// Answers a GET of a known path; 404 otherwise.
+pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -> Result<Answer, Status> {
+    let path = call.info.path.trim_end_matches('/');
+    if !matches!(call.head.method, Method::GET | Method::HEAD) {
+        return Err(if is_known(path) { status::method_not_allowed() } else { status::no_such_path() });
+    }
+    let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    match first {
+        "" => Ok(Answer::json(json!({"paths": paths(server)}).to_string())),
+        "healthz" | "livez" | "readyz" => health(server, call, first, rest),
+        "version" if rest.is_empty() => Ok(Answer::json(version())),
+        "metrics" if rest.is_empty() => {
+            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", server.inner.metrics.text().into())))
+        }
+        "api" | "apis" => discovery::answer(server, call, path),
+        "openapi" => openapi::answer(server, call, rest),
+        ".well-known" | "openid" => issuer_document(server, path),
+        _ => Err(status::no_such_path()),
+    }
+}
+
+fn is_known(path: &str) -> bool {
+    matches!(path, "" | "/healthz" | "/livez" | "/readyz" | "/version" | "/metrics" | "/api" | "/apis")
+}
+
+fn issuer_document(server: &ApiServer, path: &str) -> Result<Answer, Status> {
+    let issuer = server.inner.deps.token_issuer.as_ref().ok_or_else(status::no_such_path)?;
+    let (content_type, bytes) = issuer.document(path).ok_or_else(status::no_such_path)?;
+    Ok(Answer::Raw(plain(200, content_type, bytes.into())))
+}
+
+fn paths(server: &ApiServer) -> Vec<String> {
+    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(Into::into).into();
+    for (group, versions) in discovery::groups(server) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+    }
+    let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    paths.extend(rest.map(Into::into));
+    paths
+}
+
+fn version() -> String {
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
+        "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", platform()),
+    })
+    .to_string()
+}
+
+/// Go's name of this machine's architecture.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// `/readyz?verbose`, `/readyz/etcd` and so on (`apiserver/pkg/server/healthz/healthz.go`).
+fn health(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let mut results: Vec<(String, Result<(), String>)> = vec![("ping".into(), Ok(()))];
+    results.push(("etcd".into(), Ok(())));
+    for check in server.inner.health.lock().iter().filter(|_| group != "livez") {
+        results.push((check.name.clone(), (check.check)()));
+    }
+    if group == "readyz" {
+        let stopping = server.inner.shutdown.is_cancelled();
+        results.push(("shutdown".into(), if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
+    }
+    if !one.is_empty() {
+        let found = results.into_iter().find(|(name, _)| name == one).ok_or_else(status::no_such_path)?;
+        return match found.1 {
+            Ok(()) => Ok(Answer::text("ok")),
+            Err(why) => Ok(Answer::Raw(plain(
+                500,
+                "text/plain; charset=utf-8",
+                format!("internal server error: {why}\n").into(),
+            ))),
+        };
+    }
+    let mut text = String::new();
+    let mut failed = Vec::new();
+    for (name, result) in &results {
+        match result {
+            _ if excluded.contains(&name.as_str()) => text.push_str(&format!("[+]{name} excluded: ok\n")),
+            Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
+            Err(_) => {
+                text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                failed.push(name.as_str());
+            }
+        }
+    }
+    if !failed.is_empty() {
+        text.push_str(&format!("{group} check failed\n"));
+        return Ok(Answer::Raw(plain(500, "text/plain; charset=utf-8", text.into())));
+    }
+    if call.query.get("verbose").is_none() {
+        return Ok(Answer::text("ok"));
+    }
+    text.push_str(&format!("{group} check passed\n"));
+    Ok(Answer::text(text))
+}

@@ -1,0 +1,217 @@
+//! The edge: TLS 1.3 with optional client certificates, HTTP/1.1 and HTTP/2, limits, graceful shutdown. Everything else is
+//! [`ApiServer::handle`].
+//!
+//! Certificates are replaced at run time with [`Tls::reload`]: the next handshake sees the new ones, open connections stay.
+
+use crate::auth::{Peer, PeerIdentity};
+use crate::{ApiServer, Body, BoxError, response, status};
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A handshake takes no longer than this.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Request heads arrive within this time.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+/// A request that streams nothing is answered within this time (`--request-timeout`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Dead HTTP/2 peers are noticed within twice this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Requests between head and answer at one time (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
+const MAX_IN_FLIGHT: usize = 600;
+/// Streams of one HTTP/2 connection at one time (`--http2-max-streams-per-connection`).
+const MAX_STREAMS: u32 = 1000;
+/// Open connections at one time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 10_000;
+/// How long connections get to finish at shutdown.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Certificates that TLS cannot work with.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// The chain and key do not fit each other, or TLS does not take them.
+    #[error("failed to use the serving certificate: {0}")]
+    Serving(#[source] rustls::Error),
+    /// The client CA is no certificate.
+    #[error("failed to use the client CA: {0}")]
+    ClientCa(#[source] BoxError),
+}
+
+/// What the server shows and whom it believes.
+pub struct TlsMaterial {
+    /// The serving certificate, leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// Roots of client certificates; none = no client certificates.
+    pub client_ca: Vec<CertificateDer<'static>>,
+}
+
+/// Reloadable TLS.
+pub struct Tls {
+    config: ArcSwap<ServerConfig>,
+}
+
+impl Tls {
+    /// TLS 1.3 over `material`.
+    pub fn new(material: TlsMaterial) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Tls { config: ArcSwap::from(config(material)?) }))
+    }
+
+    /// From the next handshake on, `material`. On an error the old one stays.
+    pub fn reload(&self, material: TlsMaterial) -> Result<(), TlsError> {
+        self.config.store(config(material)?);
+        Ok(())
+    }
+}
+
+fn config(material: TlsMaterial) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Serving)?;
+    let builder = if material.client_ca.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let mut roots = RootCertStore::empty();
+        for ca in material.client_ca {
+            roots.add(ca).map_err(|e| TlsError::ClientCa(e.into()))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| TlsError::ClientCa(e.into()))?;
+        builder.with_client_cert_verifier(verifier)
+    };
+    let mut config = builder.with_single_cert(material.chain, material.key).map_err(TlsError::Serving)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Accepts connections until `shutdown`, then lets those that are open finish. Several listeners: call it several times.
+pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shutdown: CancellationToken) {
+    let connections = TaskTracker::new();
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    loop {
+        // The semaphore is never closed.
+        let Ok(slot) = slots.clone().acquire_owned().await else { break };
+        let (stream, address) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, mostly: wait for some connection to end rather than spin.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => break,
+        };
+        let connection = Connection {
+            server: server.clone(),
+            tls: tls.clone(),
+            shutdown: shutdown.clone(),
+            in_flight: in_flight.clone(),
+            address,
+        };
+        let work = connections.track_future(async move {
+            connection.run(stream).await;
+            drop(slot);
+        });
+        base::tasks::detach("api-server-connection", work);
+    }
+    server.begin_shutdown();
+    connections.close();
+    if tokio::time::timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
+        tracing::warn!(open = connections.len(), "connections did not finish in time");
+    }
+}
+
+#[derive(Clone)]
+struct Connection {
+    server: ApiServer,
+    tls: Arc<Tls>,
+    shutdown: CancellationToken,
+    in_flight: Arc<Semaphore>,
+    address: SocketAddr,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "failed to set TCP_NODELAY");
+        }
+        let acceptor = TlsAcceptor::from(self.tls.config.load_full());
+        let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, peer = %self.address, "TLS handshake failed");
+                return;
+            }
+            Err(_) => return,
+        };
+        let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+        let identity = certificates.map_or(PeerIdentity::None, |chain| {
+            PeerIdentity::Certificates(chain.into_iter().map(CertificateDer::into_owned).collect())
+        });
+        let peer = Peer { address: Some(self.address), identity };
+        let shutdown = self.shutdown.clone();
+        let service = service_fn(move |request| {
+            let this = self.clone();
+            let peer = peer.clone();
+            // Boxed: the compiler cannot see through the nested futures that they are Send.
+            let answer: BoxFuture<'static, Response<Body>> = Box::pin(this.answer(request, peer));
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let Ok(_permit) = self.in_flight.clone().try_acquire_owned() else {
+            return response::failure(&status::too_many_requests("Too many requests, please try again later.", 1));
+        };
+        let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.server.handle(request, peer)).await {
+            Ok(response) => response,
+            Err(_) => response::failure(&status::timeout("request did not complete within the allotted timeout", 0)),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Objects as rows of a `meta.k8s.io/v1` Table, for `kubectl get`.
+
+use crate::encode;
+use crate::reader::KindRef;
+use crate::request_info::Query;
+use crate::status;
+use api::Status;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::json;
+
+/// How much of the object goes with its row (`includeObject`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
+        match query.get("includeObject").unwrap_or_default() {
+            "" | "Metadata" => Ok(Include::Metadata),
+            "None" => Ok(Include::None),
+            "Object" => Ok(Include::Object),
+            other => Err(status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        }
+    }
+}
+
+/// `{"kind":"Table",…,"columnDefinitions":[…],"rows":[`
+pub(crate) fn open(kind: &KindRef, list_meta: &str) -> Vec<u8> {
+    let columns: Vec<_> = kind
+        .columns()
+        .iter()
+        .map(|c| {
+            json!({"name": c.name, "type": c.ty, "format": c.format, "description": c.description, "priority": c.priority})
+        })
+        .collect();
+    let columns = serde_json::Value::from(columns);
+    format!(
+        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{list_meta},"columnDefinitions":{columns},"rows":["#
+    )
+    .into_bytes()
+}
+
+/// One row. An object that cannot be read shows its name alone.
+pub(crate) fn write_row(out: &mut Vec<u8>, kind: &KindRef, bytes: &[u8], include: Include, now: Timestamp) {
+    let cells = match kind.decode(bytes) {
+        Ok(object) => kind.cells(&*object, now),
+        Err(error) => {
+            tracing::error!(%error, "stored object is damaged");
+            Vec::new()
+        }
+    };
+    out.extend_from_slice(b"{\"cells\":");
+    out.extend_from_slice(serde_json::Value::from(cells).to_string().as_bytes());
+    match include {
+        Include::None => {}
+        Include::Metadata => {
+            out.extend_from_slice(b",\"object\":");
+            encode::write_partial(out, bytes);
+        }
+        Include::Object => {
+            out.extend_from_slice(b",\"object\":");
+            out.extend_from_slice(bytes);
+        }
+    }
+    out.push(b'}');
+}
+
+/// A table of one object.
+pub(crate) fn of_one(kind: &KindRef, bytes: &[u8], query: &Query, now: Timestamp) -> Result<Bytes, Status> {
+    let include = Include::parse(query)?;
+    let revision = encode::layout(bytes).map(|l| String::from_utf8_lossy(&bytes[l.revision]).into_owned());
+    let meta = json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
+    let mut out = open(kind, &meta);
+    write_row(&mut out, kind, bytes, include, now);
+    out.extend_from_slice(b"]}");
+    Ok(out.into())
+}

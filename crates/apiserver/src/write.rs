@@ -1,0 +1,484 @@
+//! Creating and changing stored objects: everything between a decoded object and the commit, in upstream's order
+//! (`apiserver/pkg/registry/generic/registry/store.go`, `…/registry/rest/{create,update}.go`).
+//!
+//! Invariant: an object is written only as a change of the revision it was made from; a lost race starts over from the newer
+//! object or is the caller's 409.
+
+use crate::admission::{Operation, Request};
+use crate::api_server::{ApiServer, Warnings};
+use crate::auth::{Attributes, UserInfo};
+use crate::delete_plan::{ends_with_update, truncate};
+use crate::managed::{self, Manager};
+use crate::options::WriteOptions;
+use crate::reader::{Header, KindRef, Stored, key_of};
+use crate::{encode, status};
+use api::{AnyObject, ObjectMeta, Status, Time};
+use bytes::Bytes;
+use std::sync::Arc;
+use store::{Op, Revision, StoreError, Txn};
+
+/// How often a generated name is drawn anew.
+const GENERATE_NAME_ATTEMPTS: usize = 8;
+/// How often a change is made anew on a newer object before the client gets the conflict.
+const RACE_ATTEMPTS: usize = 100;
+
+/// One write: where, by whom, how.
+pub(crate) struct Write<'a> {
+    pub(crate) kind: &'a KindRef,
+    pub(crate) subresource: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) user: &'a UserInfo,
+    pub(crate) options: &'a WriteOptions,
+    pub(crate) manager: &'a str,
+    pub(crate) warnings: &'a Warnings,
+}
+
+/// What came of a write.
+pub(crate) enum Written {
+    /// It is stored (or was already just so).
+    Stored { stored: Stored, created: bool },
+    /// A dry run: what would be stored.
+    DryRun { bytes: Bytes, created: bool },
+    /// The change ended a deletion: the object's last state.
+    Removed { bytes: Bytes },
+}
+
+impl Written {
+    pub(crate) fn bytes(&self) -> &Bytes {
+        match self {
+            Written::Stored { stored, .. } => stored.bytes(),
+            Written::DryRun { bytes, .. } | Written::Removed { bytes } => bytes,
+        }
+    }
+    pub(crate) fn created(&self) -> bool {
+        matches!(self, Written::Stored { created: true, .. } | Written::DryRun { created: true, .. })
+    }
+}
+
+/// A change, as a function of the object there is.
+pub(crate) trait Change: Send + Sync {
+    /// The object that is wanted. Called again when somebody else wrote in between.
+    fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status>;
+
+    /// Whether the change may create the object where its kind alone does not allow it (apply).
+    fn may_create(&self) -> bool {
+        false
+    }
+}
+
+/// The object there is.
+pub(crate) struct Existing<'a> {
+    pub(crate) object: &'a dyn AnyObject,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// The object that is wanted.
+pub(crate) struct Wanted {
+    pub(crate) object: Box<dyn AnyObject>,
+    /// The change has worked out managed fields itself.
+    pub(crate) owns_fields: bool,
+    /// The UID the client expects the existing object to have.
+    pub(crate) uid: Option<String>,
+}
+
+/// PUT: the object as it was sent.
+pub(crate) struct Replace {
+    object: Box<dyn AnyObject>,
+}
+
+impl Replace {
+    pub(crate) fn new(object: Box<dyn AnyObject>) -> Self {
+        Replace { object }
+    }
+}
+
+impl Change for Replace {
+    fn wanted(&self, _existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
+        let uid = self.object.meta().uid.clone().filter(|u| !u.is_empty());
+        Ok(Wanted { object: self.object.boxed_clone(), owns_fields: false, uid })
+    }
+}
+
+enum Attempt {
+    Done(Written),
+    /// Somebody else wrote first.
+    Raced,
+}
+
+impl ApiServer {
+    /// A new object. Its metadata is the client's; everything the server owns is wiped and set here.
+    pub(crate) async fn create_object(&self, w: &Write<'_>, mut object: Box<dyn AnyObject>) -> Result<Written, Status> {
+        wipe_system_fields(object.meta_mut());
+        ensure_namespace(object.meta_mut(), w.kind.info().namespaced, w.namespace)?;
+        dedup_owners(object.meta_mut(), w.warnings, false);
+        w.kind.default(&mut *object);
+        managed::record(w.kind, None, &mut *object, w.manager_at(self));
+        let object = self.admit_new(w, object).await?;
+        let meta = object.meta();
+        let is_set = |field: &Option<String>| field.as_ref().is_some_and(|t| !t.is_empty());
+        let generated = is_set(&meta.generate_name) && !is_set(&meta.name);
+        let mut attempt = 1;
+        loop {
+            match self.create_once(w, object.boxed_clone(), generated).await {
+                Err(s) if generated && s.reason == "AlreadyExists" && attempt < GENERATE_NAME_ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    async fn admit_new(&self, w: &Write<'_>, object: Box<dyn AnyObject>) -> Result<Box<dyn AnyObject>, Status> {
+        let name = object.meta().name.clone().unwrap_or_default();
+        let mut request = w.admission(self, Operation::Create, &name, Some(object), None);
+        self.admit(&mut request).await?;
+        w.warnings.add(std::mem::take(&mut request.warnings));
+        let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
+        dedup_owners(object.meta_mut(), w.warnings, true);
+        w.kind.default(&mut *object);
+        Ok(object)
+    }
+
+    async fn create_once(
+        &self,
+        w: &Write<'_>,
+        mut object: Box<dyn AnyObject>,
+        generated: bool,
+    ) -> Result<Written, Status> {
+        let meta = object.meta_mut();
+        if meta.resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
+            return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        meta.creation_timestamp = Some(Time(truncate(self.clock_now())));
+        meta.uid = Some(self.inner.deps.random.uuid());
+        if generated {
+            meta.name = Some(self.generate_name(meta.generate_name.as_deref().unwrap_or_default()));
+        }
+        w.kind.prepare_create(&mut *object);
+        let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
+        let name = object.meta().name.clone().unwrap_or_default();
+        let info = w.kind.info();
+        let errors = w.kind.validate_create(&*object);
+        if !errors.is_empty() {
+            return Err(status::invalid(&info.group, &info.kind, &name, &errors));
+        }
+        w.warnings.add(w.kind.warnings(&*object));
+        let object = self.admit_final_object(w, Operation::Create, &name, object, None).await?;
+        let written = self.commit_new(w, &name, object, generated).await?;
+        reservation.keep();
+        Ok(written)
+    }
+
+    async fn commit_new(
+        &self,
+        w: &Write<'_>,
+        name: &str,
+        mut object: Box<dyn AnyObject>,
+        generated: bool,
+    ) -> Result<Written, Status> {
+        let info = w.kind.info();
+        let key = key_of(&info.storage, w.stored_namespace(), name);
+        let mut value = encode::to_value(&mut *object)?;
+        let taken = |found: Option<Stored>| {
+            let mut answer = match generated {
+                true => status::generate_name_conflict(info, name),
+                false => status::already_exists(info, name),
+            };
+            if found.is_some_and(|f| f.header().deletion_timestamp.is_some()) {
+                answer.message = format!("object is being deleted: {}", answer.message);
+            }
+            Err(answer)
+        };
+        if w.options.dry_run {
+            let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), name).await;
+            return match found.map_err(status::from_store)? {
+                Some(found) => taken(Some(found)),
+                None => Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true }),
+            };
+        }
+        value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
+        match self.inner.deps.store.commit(Txn { ops: vec![Op::Create { key, value }] }).await {
+            Ok((_, entries)) => Ok(Written::Stored { stored: first(entries)?, created: true }),
+            Err(StoreError::Conflict { found, .. }) => taken(found.map(|entry| Stored { entry })),
+            Err(error) => Err(status::from_store(error)),
+        }
+    }
+
+    fn generate_name(&self, prefix: &str) -> String {
+        // `apiserver/pkg/storage/names/generate.go`: five random characters, 63 in all.
+        let prefix: String = prefix.chars().take(58).collect();
+        format!("{prefix}{}", self.inner.deps.random.suffix(5))
+    }
+
+    /// Changes the object, or creates it where that is allowed.
+    pub(crate) async fn modify_object(&self, w: &Write<'_>, change: &dyn Change) -> Result<Written, Status> {
+        let info = w.kind.info();
+        for _ in 0..RACE_ATTEMPTS {
+            let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), w.name).await;
+            let attempt = match found.map_err(status::from_store)? {
+                Some(stored) => self.modify_once(w, change, stored).await?,
+                None => Attempt::Done(self.create_by_update(w, change).await?),
+            };
+            if let Attempt::Done(written) = attempt {
+                return Ok(written);
+            }
+        }
+        Err(status::stale(info, w.name))
+    }
+
+    async fn create_by_update(&self, w: &Write<'_>, change: &dyn Change) -> Result<Written, Status> {
+        let info = w.kind.info();
+        if !w.subresource.is_empty() || !(w.kind.allow_create_on_update() || change.may_create()) {
+            return Err(status::not_found(info, w.name));
+        }
+        let Wanted { mut object, owns_fields, uid } = change.wanted(None)?;
+        if let Some(uid) = uid {
+            let why =
+                format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            return Err(status::conflict(info, w.name, &why));
+        }
+        // Changing is one right, creating another (`withAuthorization` in handlers/update.go).
+        self.authorize(&w.attributes("create")).await?;
+        wipe_system_fields(object.meta_mut());
+        object.meta_mut().name = Some(w.name.to_owned());
+        ensure_namespace(object.meta_mut(), info.namespaced, w.namespace)?;
+        w.kind.default(&mut *object);
+        if !owns_fields {
+            managed::record(w.kind, None, &mut *object, w.manager_at(self));
+        }
+        let object = self.admit_new(w, object).await?;
+        self.create_once(w, object, false).await
+    }
+
+    async fn modify_once(&self, w: &Write<'_>, change: &dyn Change, stored: Stored) -> Result<Attempt, Status> {
+        let info = w.kind.info();
+        let old = w.kind.decode(stored.bytes()).map_err(status::internal)?;
+        let Wanted { mut object, owns_fields, uid } =
+            change.wanted(Some(&Existing { object: &*old, bytes: stored.bytes() }))?;
+        check_same_object(w, object.meta_mut(), &*old, uid)?;
+        check_revision(w, &*object, &stored)?;
+        dedup_owners(object.meta_mut(), w.warnings, false);
+        w.kind.default(&mut *object);
+        if !owns_fields {
+            managed::record(w.kind, Some(&*old), &mut *object, w.manager_at(self));
+        }
+        let mut request = w.admission(self, Operation::Update, w.name, Some(object), Some(old.boxed_clone()));
+        self.admit(&mut request).await?;
+        w.warnings.add(std::mem::take(&mut request.warnings));
+        let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
+        dedup_owners(object.meta_mut(), w.warnings, true);
+        w.kind.default(&mut *object);
+
+        let subresource = Some(w.subresource).filter(|s| !s.is_empty());
+        w.kind.prepare_update(&mut *object, &*old, subresource);
+        let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
+        let errors = w.kind.validate_update(&*object, &*old, subresource);
+        if !errors.is_empty() {
+            return Err(status::invalid(&info.group, &info.kind, w.name, &errors));
+        }
+        w.warnings.add(w.kind.warnings(&*object));
+        managed::keep_times_if_unchanged(&mut *object, &*old);
+        let object = self.admit_final_object(w, Operation::Update, w.name, object, Some(old.boxed_clone())).await?;
+        let attempt = self.commit_change(w, object, &*old, stored).await?;
+        if matches!(attempt, Attempt::Done(_)) {
+            reservation.keep();
+        }
+        Ok(attempt)
+    }
+
+    async fn commit_change(
+        &self,
+        w: &Write<'_>,
+        mut object: Box<dyn AnyObject>,
+        old: &dyn AnyObject,
+        stored: Stored,
+    ) -> Result<Attempt, Status> {
+        let ends = ends_with_update(&*object, old);
+        let mut value = encode::to_value(&mut *object)?;
+        if !ends && encode::is_same(&value, stored.bytes()) {
+            return Ok(Attempt::Done(Written::Stored { stored, created: false }));
+        }
+        let revision = stored.revision();
+        if w.options.dry_run {
+            let bytes = encode::splice(&value, &revision.0.to_string());
+            return Ok(Attempt::Done(Written::DryRun { bytes, created: false }));
+        }
+        value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
+        let key = stored.entry.key.clone();
+        let op = match ends {
+            true => Op::Delete { key, expected: revision, last: value },
+            false => Op::Update { key, expected: revision, value },
+        };
+        match self.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+            Ok((_, entries)) if ends => {
+                self.inner.allocator.release(&*object);
+                Ok(Attempt::Done(Written::Removed { bytes: first(entries)?.bytes().clone() }))
+            }
+            Ok((_, entries)) => Ok(Attempt::Done(Written::Stored { stored: first(entries)?, created: false })),
+            Err(StoreError::Conflict { .. }) => Ok(Attempt::Raced),
+            Err(error) => Err(status::from_store(error)),
+        }
+    }
+
+    /// Runs the validating plugins over an object and hands it back.
+    async fn admit_final_object(
+        &self,
+        w: &Write<'_>,
+        operation: Operation,
+        name: &str,
+        object: Box<dyn AnyObject>,
+        old: Option<Box<dyn AnyObject>>,
+    ) -> Result<Box<dyn AnyObject>, Status> {
+        let mut request = w.admission(self, operation, name, Some(object), old);
+        self.admit_final(&request).await?;
+        w.warnings.add(std::mem::take(&mut request.warnings));
+        request.object.take().ok_or_else(|| status::internal("admission dropped the object"))
+    }
+}
+
+impl<'a> Write<'a> {
+    /// The namespace part of the storage key.
+    pub(crate) fn stored_namespace(&self) -> &'a str {
+        if self.kind.info().namespaced { self.namespace } else { "" }
+    }
+
+    fn manager_at(&self, server: &ApiServer) -> Manager<'a> {
+        Manager { name: self.manager, subresource: self.subresource, now: truncate(server.clock_now()) }
+    }
+
+    /// For asking the authorizer about another verb on the same object.
+    pub(crate) fn attributes(&self, verb: &'a str) -> Attributes<'a> {
+        let info = self.kind.info();
+        Attributes {
+            user: self.user,
+            verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.plural,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name: self.name,
+            path: "",
+            is_resource_request: true,
+            field_selector: "",
+        }
+    }
+
+    pub(crate) fn admission<'r>(
+        &'r self,
+        server: &'r ApiServer,
+        operation: Operation,
+        name: &'r str,
+        object: Option<Box<dyn AnyObject>>,
+        old_object: Option<Box<dyn AnyObject>>,
+    ) -> Request<'r> {
+        Request {
+            operation,
+            kind: self.kind,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name,
+            user: self.user,
+            dry_run: self.options.dry_run,
+            options: &self.options.json,
+            object,
+            old_object,
+            warnings: Vec::new(),
+            cluster: server,
+        }
+    }
+}
+
+/// A body must be about the object of the URL (`checkName`), and about the one that is stored.
+fn check_same_object(
+    w: &Write<'_>,
+    new: &mut ObjectMeta,
+    old: &dyn AnyObject,
+    uid: Option<String>,
+) -> Result<(), Status> {
+    if let Some(uid) = uid {
+        let stored = old.meta().uid.clone().unwrap_or_default();
+        if uid != stored {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
+            return Err(status::conflict(w.kind.info(), w.name, &why));
+        }
+    }
+    ensure_namespace(new, w.kind.info().namespaced, w.namespace)
+}
+
+/// Optimistic concurrency: the new object must be made from the stored revision, or not care.
+fn check_revision(w: &Write<'_>, object: &dyn AnyObject, stored: &Stored) -> Result<(), Status> {
+    let text = object.meta().resource_version.as_deref().unwrap_or_default();
+    if text.is_empty() || text == "0" {
+        if w.kind.allow_unconditional_update() {
+            return Ok(());
+        }
+        let info = w.kind.info();
+        let path = machinery::field::Path::new("metadata").child("resourceVersion");
+        let error = machinery::field::FieldError::invalid(&path, 0i64, "must be specified for an update");
+        return Err(status::invalid(&info.group, &info.plural, w.name, &vec![error]));
+    }
+    if crate::options::parse_revision(text)? != stored.revision().0 {
+        return Err(status::stale(w.kind.info(), w.name));
+    }
+    Ok(())
+}
+
+/// What clients cannot set on a new object (`WipeObjectMetaSystemFields`).
+pub(crate) fn wipe_system_fields(meta: &mut ObjectMeta) {
+    meta.creation_timestamp = None;
+    meta.deletion_timestamp = None;
+    meta.deletion_grace_period_seconds = None;
+    meta.uid = None;
+    meta.self_link = None;
+}
+
+/// `EnsureObjectNamespaceMatchesRequestNamespace`
+pub(crate) fn ensure_namespace(meta: &mut ObjectMeta, namespaced: bool, requested: &str) -> Result<(), Status> {
+    let requested = if namespaced { requested } else { "" };
+    let given = meta.namespace.as_deref().unwrap_or_default();
+    if given == requested {
+        return Ok(());
+    }
+    if given.is_empty() {
+        meta.namespace = Some(requested.to_owned());
+        return Ok(());
+    }
+    if requested.is_empty() {
+        // Cluster-scoped objects have no namespace; validation would only say so again.
+        meta.namespace = None;
+        return Ok(());
+    }
+    Err(status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+}
+
+/// Equal owner references count once (`dedupOwnerReferencesAndAddWarning`).
+fn dedup_owners(meta: &mut ObjectMeta, warnings: &Warnings, after_admission: bool) {
+    let Some(owners) = &mut meta.owner_references else { return };
+    let before = owners.len();
+    let mut doubles: Vec<String> = Vec::new();
+    let mut seen: Vec<api::OwnerReference> = Vec::with_capacity(before);
+    for owner in owners.drain(..) {
+        if seen.contains(&owner) {
+            doubles.push(owner.uid.clone());
+        } else {
+            seen.push(owner);
+        }
+    }
+    *owners = seen;
+    if !doubles.is_empty() {
+        doubles.dedup();
+        let uids = doubles.join(", ");
+        let how = if after_admission { " after mutating admission" } else { "" };
+        warnings.add([format!(
+            ".metadata.ownerReferences contains duplicate entries{how}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {uids}"
+        )]);
+    }
+}
+
+fn first(entries: Vec<Option<Arc<store::Entry>>>) -> Result<Stored, Status> {
+    let entry = entries.into_iter().next().flatten();
+    entry.map(|entry| Stored { entry }).ok_or_else(|| status::internal("the store returned no entry for a write"))
+}
+
+/// Revision 0 means "absent" in transactions.
+pub(crate) const ABSENT: Revision = Revision(0);

@@ -4,7 +4,7 @@ use super::Column;
 use api::k8s::api::core::v1::Container;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::MetaExt;
-use api::{LabelSelector, Object, Time};
+use api::{LabelSelector, Object, ObjectMeta, Time};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -78,6 +78,13 @@ pub(super) fn bump_if_spec_changed<K: Object>(new: &mut K, old: &K, same: bool) 
     }
 }
 
+/// Bumps the generation if something changed that a new generation stands for.
+pub(super) fn bump_if(new: &mut ObjectMeta, old: &ObjectMeta, changed: bool) {
+    if changed {
+        new.generation = Some(old.generation.unwrap_or(0) + 1);
+    }
+}
+
 /// Whether the specs differ, as upstream compares. `same` is the quick typed comparison.
 pub(super) fn spec_changed<K: Object>(new: &K, old: &K, same: bool) -> bool {
     !same && differs(new, old, "spec")
@@ -85,33 +92,34 @@ pub(super) fn spec_changed<K: Object>(new: &K, old: &K, same: bool) -> bool {
 
 // === columns ===
 
-fn make(name: &'static str, ty: &'static str, format: &'static str, priority: i32) -> Column {
+/// A column in full.
+pub(super) fn make_column(name: &'static str, ty: &'static str, format: &'static str, priority: i32) -> Column {
     Column { name: name.into(), ty, format, priority, description: name.into() }
 }
 
 /// The first column.
 pub(super) fn name_column() -> Column {
-    make("Name", "string", "name", 0)
+    make_column("Name", "string", "name", 0)
 }
 
 /// The age column.
 pub(super) fn age_column() -> Column {
-    make("Age", "string", "", 0)
+    make_column("Age", "string", "", 0)
 }
 
 /// A column of text.
 pub(super) fn column(name: &'static str) -> Column {
-    make(name, "string", "", 0)
+    make_column(name, "string", "", 0)
 }
 
 /// A column of another type.
 pub(super) fn typed_column(name: &'static str, ty: &'static str) -> Column {
-    make(name, ty, "", 0)
+    make_column(name, ty, "", 0)
 }
 
 /// A column that only `-o wide` shows.
 pub(super) fn wide(name: &'static str) -> Column {
-    make(name, "string", "", 1)
+    make_column(name, "string", "", 1)
 }
 
 /// The name cell.

@@ -11,12 +11,12 @@ use super::workload::{
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, is_dns1123_subdomain, validate_non_negative};
+use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::{DaemonSetStatus, DaemonSetUpdateStrategy};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{DaemonSet, MetaExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
@@ -158,8 +158,8 @@ fn validate_strategy(strategy: &DaemonSetUpdateStrategy, path: &Path) -> Errors 
         ("RollingUpdate", Some(rolling)) => rolling,
         ("RollingUpdate", None) => return vec![FieldError::required(&path.child("rollingUpdate"), "")],
         (other, _) => {
-            let value = json!({ "Type": other, "RollingUpdate": null });
-            return vec![FieldError::not_supported(path, &value, &["RollingUpdate", "OnDelete"])];
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            return vec![FieldError::not_supported(path, value, &["RollingUpdate", "OnDelete"])];
         }
     };
     let path = path.child("rollingUpdate");

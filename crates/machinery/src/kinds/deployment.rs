@@ -9,12 +9,12 @@ use super::workload::{
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, is_dns1123_subdomain, validate_non_negative};
+use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::{DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{Deployment, MetaExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What is particular about a Deployment: a change of its annotations counts as one of its spec.
 pub(super) struct DeploymentKind;
@@ -172,8 +172,8 @@ fn validate_strategy(strategy: &DeploymentStrategy, path: &Path) -> Errors {
         }
         (other, _) => {
             // Upstream prints the internal struct.
-            let value = json!({ "Type": other, "RollingUpdate": null });
-            vec![FieldError::not_supported(path, &value, &["Recreate", "RollingUpdate"])]
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            vec![FieldError::not_supported(path, value, &["Recreate", "RollingUpdate"])]
         }
     }
 }

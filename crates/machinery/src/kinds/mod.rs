@@ -6,6 +6,13 @@
 //! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
 
 mod common;
+mod service;
+mod secret;
+mod quota;
+mod podtemplate;
+mod node;
+mod event;
+mod endpoints;
 mod workload;
 mod statefulset;
 mod replicaset;
@@ -51,25 +58,25 @@ kinds! {
     pod::PodKind,
     plain::Binding,
     plain::ComponentStatus,
-    plain::Endpoints,
-    plain::CoreEvent,
-    plain::LimitRange,
-    plain::Node,
+    endpoints::EndpointsKind,
+    event::CoreEventKind,
+    quota::LimitRangeKind,
+    node::NodeKind,
     persistentvolumeclaim::PersistentVolumeClaimKind,
     persistentvolumeclaim::PersistentVolumeKind,
-    plain::PodTemplate,
+    podtemplate::PodTemplateKind,
     replicaset::ReplicationControllerKind,
-    plain::ResourceQuota,
-    plain::Secret,
-    plain::ServiceAccount,
-    plain::Service,
+    quota::ResourceQuotaKind,
+    secret::SecretKind,
+    secret::ServiceAccountKind,
+    service::ServiceKind,
     plain::APIService,
     statefulset::ControllerRevisionKind,
     daemonset::DaemonSetKind,
     deployment::DeploymentKind,
     replicaset::ReplicaSetKind,
     statefulset::StatefulSetKind,
-    plain::Event,
+    event::EventKind,
     plain::SelfSubjectReview,
     plain::TokenReview,
     plain::LocalSubjectAccessReview,
@@ -107,7 +114,7 @@ kinds! {
     plain::PriorityClass,
     plain::Lease,
     plain::RuntimeClass,
-    plain::EndpointSlice,
+    endpoints::EndpointSliceKind,
     plain::DeviceClass,
     plain::ResourceClaim,
     plain::ResourceClaimTemplate,
@@ -194,6 +201,17 @@ pub trait Kind: Send + Sync {
 
     /// Bytes of the served version to an object. Unknown fields are dropped (strict checks happened before, on the schema).
     fn decode(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError>;
+
+    /// An object as it is stored. Differs from [`Kind::decode`] where one stored object is served in several groups or
+    /// versions (events, HPAs): then the stored form is the other kind's.
+    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
+        self.decode(bytes)
+    }
+
+    /// The object as it is to be stored; see [`Kind::decode_stored`].
+    fn encode_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
+        object.encode()
+    }
 
     /// Fills defaults in place. Idempotent.
     fn default(&self, object: &mut dyn AnyObject);
@@ -323,6 +341,14 @@ pub trait Strategy: Send + Sync + 'static {
     /// Shows every quantity in the object, so that [`Typed`] can bring them into canonical form on decode as upstream
     /// does, and refuse the malformed.
     fn quantities(_object: &mut Self::Object, _visit: &mut dyn FnMut(&mut Quantity)) {}
+    /// See [`Kind::decode_stored`].
+    fn decode_stored(bytes: &[u8]) -> Result<Self::Object, DecodeError> {
+        api::Codec::decode(bytes)
+    }
+    /// See [`Kind::encode_stored`].
+    fn encode_stored(object: &Self::Object) -> Vec<u8> {
+        api::Codec::encode(object)
+    }
     /// `PrepareForUpdate` of a subresource other than `status`.
     fn prepare_subresource_update(_name: &str, _new: &mut Self::Object, _old: &Self::Object) {}
     /// Field errors of a change through a subresource other than `status`.

@@ -5,9 +5,9 @@ use super::Strategy;
 use crate::field::Errors;
 use crate::validation::{Messages, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name};
 use api::k8s::api::{
-    admissionregistration::v1 as admission, apps::v1 as apps, authentication::v1 as authn, authorization::v1 as authz,
-    autoscaling::v1 as scale1, autoscaling::v2 as scale2, batch::v1 as batch, certificates::v1 as certs,
-    coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+    admissionregistration::v1 as admission, authentication::v1 as authn, authorization::v1 as authz,
+    autoscaling::v1 as scale1, autoscaling::v2 as scale2, certificates::v1 as certs,
+    coordination::v1 as coordination, core::v1 as core,
     flowcontrol::v1 as flow, networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
     resource::v1 as resource, scheduling::v1 as scheduling, storage::v1 as storage,
 };
@@ -36,17 +36,7 @@ macro_rules! plain {
 plain! {
     Binding: core::Binding, is_dns1123_subdomain;
     ComponentStatus: core::ComponentStatus, is_dns1123_subdomain;
-    Endpoints: core::Endpoints, is_dns1123_subdomain;
-    CoreEvent: core::Event, is_dns1123_subdomain;
-    LimitRange: core::LimitRange, is_dns1123_subdomain;
-    Node: core::Node, is_dns1123_subdomain;
-    PodTemplate: core::PodTemplate, is_dns1123_subdomain;
-    ResourceQuota: core::ResourceQuota, is_dns1123_subdomain;
-    Secret: core::Secret, is_dns1123_subdomain;
-    ServiceAccount: core::ServiceAccount, is_dns1123_subdomain;
-    Service: core::Service, is_dns1123_label;
     APIService: apireg::APIService, is_path_segment_name;
-    Event: events::Event, is_dns1123_subdomain;
     SelfSubjectReview: authn::SelfSubjectReview, is_path_segment_name;
     TokenReview: authn::TokenReview, is_path_segment_name;
     LocalSubjectAccessReview: authz::LocalSubjectAccessReview, is_path_segment_name;
@@ -82,7 +72,6 @@ plain! {
     PriorityClass: scheduling::PriorityClass, is_dns1123_subdomain;
     Lease: coordination::Lease, is_dns1123_subdomain;
     RuntimeClass: node::RuntimeClass, is_dns1123_subdomain;
-    EndpointSlice: discovery::EndpointSlice, is_dns1123_subdomain;
     DeviceClass: resource::DeviceClass, is_dns1123_subdomain;
     ResourceClaim: resource::ResourceClaim, is_dns1123_subdomain;
     ResourceClaimTemplate: resource::ResourceClaimTemplate, is_dns1123_subdomain;

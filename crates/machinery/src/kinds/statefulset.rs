@@ -12,13 +12,13 @@ use super::workload::{
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, validate_non_negative,
+    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, validate_non_negative,
 };
 use api::k8s::api::apps::v1::{StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy};
 use api::k8s::api::core::v1::{PersistentVolumeClaimVolumeSource, Volume};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::{ControllerRevision, MetaExt, StatefulSet};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What is particular about a StatefulSet: ordinals, and claims made from templates.
 pub(super) struct StatefulSetKind;
@@ -189,9 +189,9 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path) -> Error
     match (str_of(&strategy.type_), &strategy.rolling_update) {
         ("", _) => errors.push(FieldError::required(path, "")),
         ("OnDelete", Some(rolling)) => {
-            let value = json!({ "Partition": rolling.partition.unwrap_or(0), "MaxUnavailable": null });
+            let value = Raw(format!(r#"{{"Partition":{},"MaxUnavailable":null}}"#, rolling.partition.unwrap_or(0)));
             let detail = "only allowed for updateStrategy 'RollingUpdate'";
-            errors.push(FieldError::invalid(&path.child("rollingUpdate"), &value, detail));
+            errors.push(FieldError::invalid(&path.child("rollingUpdate"), value, detail));
         }
         ("RollingUpdate", Some(rolling)) => {
             let path = path.child("rollingUpdate");
@@ -207,8 +207,8 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path) -> Error
         }
         ("OnDelete" | "RollingUpdate", None) => {}
         (other, _) => {
-            let value = json!({ "Type": other, "RollingUpdate": null });
-            errors.push(FieldError::invalid(path, &value, "must be 'RollingUpdate' or 'OnDelete'"));
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            errors.push(FieldError::invalid(path, value, "must be 'RollingUpdate' or 'OnDelete'"));
         }
     }
     errors

@@ -81,7 +81,7 @@ pub(super) fn check_update(old: &str, new: &str, subresource: Option<&str>, expe
     let (kind, mut old, errors) = created(old);
     assert_eq!(errors, "", "the old object is valid");
     let meta = old.meta_mut();
-    meta.uid = Some("1".to_owned());
+    meta.uid.get_or_insert_with(|| "1".to_owned());
     meta.resource_version = Some("1".to_owned());
     let (_, mut new) = read(new);
     kind.default(&mut *new);

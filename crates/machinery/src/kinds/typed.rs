@@ -60,6 +60,14 @@ impl<S: Strategy> Kind for Typed<S> {
         }
     }
 
+    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
+        Ok(Box::new(S::decode_stored(bytes)?))
+    }
+
+    fn encode_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
+        S::encode_stored(typed(object))
+    }
+
     fn default(&self, object: &mut dyn AnyObject) {
         S::default(typed_mut(object));
     }

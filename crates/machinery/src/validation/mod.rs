@@ -166,3 +166,12 @@ pub fn validate_domain_prefixed_path(value: &str, path: &Path) -> Errors {
     }
     errors
 }
+
+/// JSON printed as it is inside a field error: where upstream prints a struct, whose fields have an order.
+pub struct Raw(pub String);
+
+impl crate::field::BadValue for Raw {
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}

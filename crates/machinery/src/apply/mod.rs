@@ -1,7 +1,9 @@
 //! Server-side apply and field ownership.
 //!
-//!     apply:   live + configuration ─merge→ ─prune (fields given up)→ ─compare→ conflicts, or owners and the new object
-//!     update:  old, new ─compare→ what changed is now the writer's, and no longer anybody else's
+//! ```text
+//! apply:   live + configuration ─merge→ ─prune (fields given up)→ ─compare→ conflicts, or owners and the new object
+//! update:  old, new ─compare→ what changed is now the writer's, and no longer anybody else's
+//! ```
 //!
 //! Follows `structured-merge-diff/v6/merge/update.go` and the chain of managers in
 //! `apimachinery/pkg/util/managedfields/internal` (fieldmanager.go lists them), all in one place here. Always holds:
@@ -26,6 +28,7 @@ pub use scale::ScaleFields;
 pub use set::{FieldSet, Filter, Matcher};
 pub use typed::{SchemaRef, TypeErrors};
 
+use crate::schema::check::{Checked, parse_json, parse_yaml};
 use compare::{Comparison, Side, compare};
 use jiff::Timestamp;
 use managers::{Managers, Owned};
@@ -105,16 +108,20 @@ pub fn manager_name(field_manager: &str, user_agent: &str) -> String {
     name
 }
 
-/// The body of an apply request, YAML or JSON, as a value.
-pub fn parse_config(body: &[u8]) -> Result<Value, ApplyError> {
-    if let Ok(value @ Value::Object(_)) = serde_json::from_slice(body) {
-        return Ok(value);
-    }
+/// The body of an apply request, YAML or JSON, and what a strict server complains about in it. Upstream puts
+/// `error strict decoding YAML: ` before the latter.
+pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
     let bad = |why: &dyn std::fmt::Display| ApplyError::BadRequest(format!("error decoding YAML: {why}"));
-    let text = std::str::from_utf8(body).map_err(|e| bad(&e))?;
-    match serde_saphyr::from_str::<Value>(text).map_err(|e| bad(&e))? {
-        value @ Value::Object(_) => Ok(value),
-        Value::Null => Ok(Value::Object(Map::new())),
+    let mut read = match parse_json(body) {
+        Ok(read) => read,
+        Err(_) => parse_yaml(body).map_err(|e| bad(&e))?,
+    };
+    match read.value {
+        Value::Object(_) => Ok(read),
+        Value::Null => {
+            read.value = Value::Object(Map::new());
+            Ok(read)
+        }
         _ => Err(bad(&"json: cannot unmarshal into Go value of type map[string]interface {}")),
     }
 }

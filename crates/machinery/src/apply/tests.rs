@@ -375,14 +375,17 @@ fn writes_that_change_only_times_can_be_skipped() {
 
 #[test]
 fn configurations_are_yaml_or_json() {
+    let parsed = |body: &[u8]| parse_config(body).map(|c| c.value).map_err(|e| e.to_string());
     let want = json!({"a": {"b": [1, "x"]}});
-    assert_eq!(parse_config(br#"{"a":{"b":[1,"x"]}}"#), Ok(want.clone()));
-    assert_eq!(parse_config(b"a:\n  b: [1, x]\n"), Ok(want));
-    assert_eq!(parse_config(b""), Ok(json!({})));
-    for bad in [&b"[1]"[..], b"a: [", b"\xff", b"a: 1\na: 2"] {
-        let e = parse_config(bad).map(|v| v.to_string()).expect_err("not a configuration");
-        assert!(e.to_string().starts_with("error decoding YAML: "), "{e}");
+    assert_eq!(parsed(br#"{"a":{"b":[1,"x"]}}"#), Ok(want.clone()));
+    assert_eq!(parsed(b"a:\n  b: [1, x]\n"), Ok(want));
+    assert_eq!(parsed(b""), Ok(json!({})));
+    for bad in [&b"[1]"[..], b"a: [", b"\xff"] {
+        let e = parsed(bad).expect_err("not a configuration");
+        assert!(e.starts_with("error decoding YAML: "), "{e}");
     }
+    let twice = parse_config(br#"{"a":1,"a":2}"#).expect("only a strict server minds");
+    assert_eq!(twice.problems, [r#"duplicate field "a""#]);
 }
 
 #[test]

@@ -56,6 +56,16 @@ pub(super) fn read(value: Value) -> Result<Vec<Operation>, PatchError> {
     items.into_iter().map(read_one).collect()
 }
 
+/// Fields of operations that mean nothing.
+pub(super) fn unknown_fields(patch: &Value) -> Vec<String> {
+    let known = ["op", "path", "from", "value"];
+    let of = |(i, item): (usize, &Value)| {
+        let keys = item.as_object().into_iter().flat_map(Map::keys).filter(|k| !known.contains(&k.as_str()));
+        keys.map(|key| format!("unknown field \"[{i}].{key}\"")).collect::<Vec<_>>()
+    };
+    patch.as_array().into_iter().flatten().enumerate().flat_map(of).collect()
+}
+
 fn go_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

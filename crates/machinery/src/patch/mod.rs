@@ -12,6 +12,7 @@ mod strategic;
 pub use error::PatchError;
 pub(crate) use strategic::go as go_text;
 
+use crate::schema::check::parse_json;
 use crate::schema::{Schema, TypeId};
 use serde_json::{Map, Value};
 
@@ -40,7 +41,10 @@ impl PatchType {
 
 /// A patch that was understood.
 #[derive(Debug, Clone)]
-pub struct Patch(Kind);
+pub struct Patch {
+    kind: Kind,
+    problems: Vec<String>,
+}
 
 #[derive(Debug, Clone)]
 enum Kind {
@@ -52,12 +56,23 @@ enum Kind {
 impl Patch {
     /// Reads a request body.
     pub fn parse(kind: PatchType, body: &[u8]) -> Result<Patch, PatchError> {
-        let value: Value = serde_json::from_slice(body).map_err(|e| match kind {
+        let read = parse_json(body).map_err(|e| match kind {
             // Strategic patches are decoded without the prefix.
             PatchType::Strategic => PatchError::BadRequest(e.to_string()),
             _ => PatchError::BadRequest(format!("error decoding patch: {e}")),
         })?;
-        Self::from_value(kind, value)
+        let mut problems = read.problems;
+        if kind == PatchType::Json {
+            problems.extend(json::unknown_fields(&read.value));
+            problems.iter_mut().for_each(|p| p.insert_str(0, "json patch "));
+        }
+        Ok(Patch { problems, ..Self::from_value(kind, read.value)? })
+    }
+
+    /// What a strict server complains about in the patch itself (duplicate fields, unknown fields of operations).
+    /// Ignored, warned of or refused by `fieldValidation`, together with the problems of the patched object.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
     }
 
     /// Takes an already parsed document.
@@ -72,7 +87,7 @@ impl Patch {
             let text = format!("{prefix}json: cannot unmarshal {go} into Go value of type map[string]interface {{}}");
             PatchError::BadRequest(text)
         };
-        Ok(Patch(match (kind, value) {
+        let kind = match (kind, value) {
             (PatchType::Json, value) => Kind::Json(json::read(value)?),
             (PatchType::Merge, value @ Value::Object(_)) => Kind::Merge(value),
             (PatchType::Merge, Value::Null) => return Err(PatchError::BadRequest("Invalid JSON Patch".into())),
@@ -80,12 +95,13 @@ impl Patch {
             (PatchType::Strategic, Value::Object(map)) => Kind::Strategic(map),
             (PatchType::Strategic, Value::Null) => Kind::Strategic(Map::new()),
             (PatchType::Strategic, other) => return Err(not_an_object(&other, "")),
-        }))
+        };
+        Ok(Patch { kind, problems: Vec::new() })
     }
 
     /// The patched object. `schema` drives strategic merge; without one (custom resources) that type is refused.
     pub fn apply(&self, schema: Option<(&Schema, TypeId)>, current: &Value) -> Result<Value, PatchError> {
-        match &self.0 {
+        match &self.kind {
             Kind::Json(operations) => json::apply(operations, current),
             Kind::Merge(patch) => Ok(merge::apply(current, patch)),
             Kind::Strategic(patch) => {
@@ -108,31 +124,6 @@ pub fn apply_patch(
     Patch::parse(kind, body)?.apply(schema, current)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn bodies_that_are_not_patches_are_bad_requests() {
-        let check = |kind, body: &str, want: &str| {
-            let e = Patch::parse(kind, body.as_bytes()).expect_err("not a patch");
-            assert_eq!((e.to_string().as_str(), e.to_status().code), (want, 400));
-        };
-        let map = "json: cannot unmarshal array into Go value of type map[string]interface {}";
-        check(PatchType::Merge, "[]", &format!("error decoding patch: {map}"));
-        check(PatchType::Merge, "null", "Invalid JSON Patch");
-        check(PatchType::Strategic, "[]", map);
-        check(PatchType::Strategic, "{", "EOF while parsing an object at line 1 column 1");
-    }
-
-    #[test]
-    fn custom_resources_have_no_strategic_merge() {
-        let e = apply_patch(PatchType::Strategic, None, &json!({}), b"{}").expect_err("no schema");
-        assert_eq!(e.to_string(), "strategic merge patch format is not supported");
-    }
-}
-
 /// Arbitrary small JSON, with the words that mean something to patches among its keys.
 #[cfg(test)]
 pub(crate) fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
@@ -150,4 +141,44 @@ pub(crate) fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
             proptest::collection::btree_map(key, inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
         ]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn bodies_that_are_not_patches_are_bad_requests() {
+        let check = |kind, body: &str, want: &str| {
+            let e = Patch::parse(kind, body.as_bytes()).expect_err("not a patch");
+            assert_eq!((e.to_string().as_str(), e.to_status().code), (want, 400));
+        };
+        let map = "json: cannot unmarshal array into Go value of type map[string]interface {}";
+        check(PatchType::Merge, "[]", &format!("error decoding patch: {map}"));
+        check(PatchType::Merge, "null", "Invalid JSON Patch");
+        check(PatchType::Strategic, "[]", map);
+        check(PatchType::Strategic, "{", "unexpected end of JSON input");
+        check(
+            PatchType::Json,
+            "{}",
+            "error decoding patch: json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp",
+        );
+    }
+
+    #[test]
+    fn problems_of_the_patch_itself_are_told() {
+        let problems = |kind, body: &str| Patch::parse(kind, body.as_bytes()).map(|p| p.problems().join("; "));
+        assert_eq!(problems(PatchType::Merge, r#"{"a":1,"a":2}"#), Ok(r#"duplicate field "a""#.to_owned()));
+        assert_eq!(
+            problems(PatchType::Json, r#"[{"op":"test","path":"","foo":1}]"#),
+            Ok(r#"json patch unknown field "[0].foo""#.to_owned())
+        );
+    }
+
+    #[test]
+    fn custom_resources_have_no_strategic_merge() {
+        let e = apply_patch(PatchType::Strategic, None, &json!({}), b"{}").expect_err("no schema");
+        assert_eq!(e.to_string(), "strategic merge patch format is not supported");
+    }
 }

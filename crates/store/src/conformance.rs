@@ -1,7 +1,7 @@
 //! What every [`Store`] does, one documented behaviour per function. Ordinary code, so that every backend and every
 //! wrapper (the simulator's fault injector too) runs the same suite:
 //!
-//! ```ignore
+//! ```text
 //! store::conformance_suite!(|limits| async move { MyStore::new(limits) });
 //! ```
 //!

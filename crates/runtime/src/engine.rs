@@ -431,7 +431,7 @@ impl Engine {
         let fail =
             |source| EngineError::Io { verb: "create streams for an exec in", path: container.to_owned(), source };
         let tty = exec.tty;
-        let request = Request::Exec { container: container.to_owned(), exec };
+        let request = Request::Exec { container: container.to_owned(), exec: Box::new(exec) };
         let mut streams = StdioStreams::default();
         let (reply, mut fds) = if tty {
             pod.ask(&request, &[]).await?

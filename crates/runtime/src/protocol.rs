@@ -35,7 +35,7 @@ pub(crate) enum Request {
     /// Create and start.
     StartContainer { spec: Box<ContainerSpec> },
     /// Run one more process. Without tty: three descriptors for stdin, stdout, stderr. With tty: none; the reply brings the master.
-    Exec { container: String, exec: ExecSpec },
+    Exec { container: String, exec: Box<ExecSpec> },
     /// Signal the first process, or all.
     Kill { container: String, signal: i32, all: bool },
     /// Signal a process started by exec.

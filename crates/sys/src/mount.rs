@@ -134,11 +134,8 @@ impl Detached {
 
 /// Changes attributes and propagation of the mount that `fd` is the root of.
 pub fn set_attr(fd: BorrowedFd<'_>, attr: Attr, propagation: Option<Propagation>, recursive: bool) -> io::Result<()> {
-    let arg = MountAttrArg {
-        attr_set: attr.0,
-        propagation: propagation.map_or(0, |p| p.flags() as u64),
-        ..MountAttrArg::default()
-    };
+    let arg =
+        MountAttrArg { attr_set: attr.0, propagation: propagation.map_or(0, |p| p.flags()), ..MountAttrArg::default() };
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `arg` is a valid mount_attr of the given size.
     check_long(unsafe {

@@ -119,6 +119,9 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         })?;
     }
     for (name, value) in &spec.sysctls {
+        if !crate::supervisor::is_namespaced(name, launch.pod) {
+            return Err(Failure(format!("sysctl {name:?} is not in a namespace of the pod")));
+        }
         write_sysctl(name, value).step(|| format!("failed to set sysctl {name}={value}"))?;
     }
     let tty = match launch.stdio {

@@ -1137,7 +1137,7 @@ fn enter_namespaces(spec: &PodSandboxSpec) -> Result<(), Refusal> {
 }
 
 /// The same list as runc's (`libcontainer/configs/validate/validator.go`): a sysctl of the machine is never written.
-fn is_namespaced(name: &str, spec: &PodSandboxSpec) -> bool {
+pub(crate) fn is_namespaced(name: &str, spec: &PodSandboxSpec) -> bool {
     let name = name.replace('/', ".");
     let ipc = [
         "kernel.msgmax",

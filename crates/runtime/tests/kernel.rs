@@ -251,6 +251,10 @@ async fn what_cannot_start_is_a_sentence_and_leaves_nothing() {
             },
             "seccomp: the profile is not valid: missing field `defaultAction` at line 1 column 2",
         ),
+        (
+            ContainerSpec { sysctls: [("kernel.panic".into(), "1".into())].into(), ..f.spec("p", "c", "true") },
+            r#"sysctl "kernel.panic" is not in a namespace of the pod"#,
+        ),
         (ContainerSpec { id: "../x".into(), ..f.spec("p", "c", "true") }, r#"container id "../x" is not valid"#),
     ] {
         assert_eq!(refusal(f.engine.start_container(&pod, &spec).await), want);

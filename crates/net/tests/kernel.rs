@@ -28,9 +28,13 @@ struct Host {
 
 impl Host {
     fn new() -> Host {
+        Host::with(NetConfig::default())
+    }
+
+    fn with(config: NetConfig) -> Host {
         let netns = netns::create().expect("these tests need root: they make network namespaces");
         let state = tempfile::tempdir().expect("directory");
-        let config = NetConfig { node_name: "n1".into(), state_dir: state.path().join("net"), ..NetConfig::default() };
+        let config = NetConfig { node_name: "n1".into(), state_dir: state.path().join("net"), ..config };
         let pods = PodNetwork::new(config.clone(), Arc::new(SeededRandom::new(1))).expect("pods");
         let proxy = ServiceProxy::new(config.clone());
         let forwarding_before = netns::within(netns.as_fd(), forwarding).expect("enter");
@@ -259,7 +263,6 @@ fn a_restarted_proxy_finds_its_rules_and_repairs_foreign_damage() {
     );
     host.endpoints("web", "TCP", 80, &[&a]);
     host.sync();
-    assert!(host.run(|| nft("list ruleset")).contains("update @affinity"), "Debian's nft can read it");
     let mut restarted = Host { proxy: ServiceProxy::new(host.config.clone()), ..host };
     restarted.service(
         "web",
@@ -411,6 +414,142 @@ fn host_ports_lead_to_their_pod() {
     host.proxy.set_host_ports(host.pods.host_ports());
     host.sync();
     assert!(netns::within(outside.as_fd(), || ask("192.0.2.1:8080")).expect("enter").is_err());
+}
+
+#[test]
+fn ipv6_beside_ipv4() {
+    let net = |text: &str| text.parse().expect("a literal network");
+    let host = Host::with(NetConfig {
+        pod_cidrs: vec![net("10.42.0.0/24"), net("fd00:42::/64")],
+        cluster_cidrs: vec![net("10.42.0.0/16"), net("fd00:42::/48")],
+        service_cidrs: vec![net("10.43.0.0/16"), net("fd00:43::/112")],
+        dns_ips: vec![ip("10.43.0.10"), ip("fd00:43::a")],
+        ..NetConfig::default()
+    });
+    let (client, a) = (host.pod("client"), host.pod("a"));
+    let six = host.pods.addresses("a").expect("attached").ips[1];
+    assert_eq!(six, ip("fd00:42::3"));
+    let listener = a.run(|| TcpListener::bind("[::]:80")).expect("listen");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let who = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+            drop(stream.write_all(who.as_bytes()));
+        }
+    });
+    let spec = r#"{"type":"NodePort","clusterIP":"10.43.0.5","clusterIPs":["10.43.0.5","fd00:43::5"],"sessionAffinity":"ClientIP",
+        "ports":[{"port":80,"nodePort":30080}]}"#;
+    host.service("web", spec);
+    host.endpoints(
+        "web",
+        "TCP",
+        80,
+        &[&Pod { id: String::new(), netns: netns::create().expect("namespace"), ip: six }],
+    );
+    host.sync();
+    assert_eq!(host.sync().operations, 0);
+    for _ in 0..2 {
+        assert_eq!(client.run(|| ask("[fd00:43::5]:80")).expect("pod to Service"), "fd00:42::2");
+    }
+    assert_eq!(a.run(|| ask("[fd00:43::5]:80")).expect("hairpin"), "fd00:42::1");
+    assert_eq!(host.run(|| ask("[fd00:43::5]:80")).expect("host to Service"), "fd00:42::1");
+    assert_eq!(client.run(|| ask("[fd00:42::1]:30080")).expect("NodePort"), "fd00:42::1");
+    let refused = client.run(|| ask("[fd00:43::5]:81")).expect_err("no such port");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(
+        client.run(|| ask("10.43.0.5:80")).expect_err("no IPv4 endpoint").kind(),
+        std::io::ErrorKind::ConnectionRefused
+    );
+    host.run(|| net::teardown(&host.config)).expect("teardown");
+    assert_eq!(host.links(), ["lo"]);
+}
+
+#[test]
+fn dns_answers_pods_and_the_host_at_the_cluster_address() {
+    use tokio_util::sync::CancellationToken;
+    let host = Host::new();
+    let pod = host.pod("client");
+    // A Service object for DNS must not lead packets elsewhere.
+    host.service("kube-dns", r#"{"clusterIP":"10.43.0.10","ports":[{"port":53,"protocol":"UDP"}]}"#);
+    host.service("other", r#"{"clusterIP":"10.43.0.11","ports":[{"port":53,"protocol":"UDP"}]}"#);
+    host.sync();
+    let server = Arc::new(net::dns::DnsServer::new(net::dns::DnsConfig::default(), Arc::new(SeededRandom::new(3))));
+    let json =
+        r#"{"metadata":{"namespace":"default","name":"web"},"spec":{"clusterIP":"10.43.0.5","ports":[{"port":80}]}}"#;
+    let web: Service = api::Codec::decode(json.as_bytes()).expect("a literal Service");
+    server.apply(Change::Set(&web));
+    let cancel = CancellationToken::new();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let (server, cancel_inside) = (Arc::clone(&server), cancel.clone());
+        scope.spawn(|| {
+            host.run(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+                runtime.block_on(async {
+                    let sockets = server.bind().await.expect("bind 10.43.0.10:53");
+                    ready.send(()).expect("the test waits");
+                    server.run(sockets, cancel_inside).await;
+                });
+            });
+        });
+        is_ready.recv().expect("the server starts");
+        // id 7, recursion desired, one question: web.default.svc.cluster.local A IN.
+        let mut question = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in ["web", "default", "svc", "cluster", "local"] {
+            question.push(label.len() as u8);
+            question.extend_from_slice(label.as_bytes());
+        }
+        question.extend_from_slice(&[0, 0, 1, 0, 1]);
+        let udp = || {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+            socket.send_to(&question, "10.43.0.10:53").expect("send");
+            let mut buffer = [0; 512];
+            let (len, from) = socket.recv_from(&mut buffer).expect("answer");
+            assert_eq!(from.to_string(), "10.43.0.10:53");
+            buffer[..len].to_vec()
+        };
+        for answer in [pod.run(udp), host.run(udp)] {
+            assert_eq!(answer[..2], [0, 7]);
+            assert_eq!(answer[answer.len() - 4..], [10, 43, 0, 5]);
+        }
+        let tcp = pod.run(|| {
+            let mut stream = TcpStream::connect("10.43.0.10:53").expect("connect");
+            stream.write_all(&[&(question.len() as u16).to_be_bytes()[..], &question].concat()).expect("write");
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).expect("length");
+            let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut answer).expect("answer");
+            answer
+        });
+        assert_eq!(tcp[tcp.len() - 4..], [10, 43, 0, 5]);
+        cancel.cancel();
+    });
+}
+
+#[test]
+fn tunnels_to_other_nodes_come_and_go() {
+    use net::overlay::{Mode, OverlayIndex, apply};
+    use net::{Apply, Change};
+    let host = Host::new();
+    let _neighbour = host.neighbour();
+    let json = r#"{"metadata":{"name":"n2"},"spec":{"podCIDRs":["10.42.1.0/24"]},
+        "status":{"addresses":[{"type":"InternalIP","address":"192.0.2.2"}]}}"#;
+    let node: api::prelude::Node = api::Codec::decode(json.as_bytes()).expect("a literal Node");
+    let mut index = OverlayIndex::new(host.config.clone(), Mode::Vxlan, ip("192.0.2.1"));
+    index.apply(Change::Set(&node));
+    let routes = || host.run(|| Route::open().and_then(|mut r| r.routes())).expect("routes");
+    let before = routes();
+    for _ in 0..2 {
+        host.run(|| apply(&index.plan(1500), &host.config)).unwrap_or_else(|e| panic!("{}", base::chain(&e)));
+    }
+    assert!(host.links().contains(&"dhow.vx".to_owned()));
+    assert!(routes().iter().any(|r| r.destination == ip("10.42.1.0")));
+    let gone: Change<'_, api::prelude::Node> = Change::Gone { namespace: "", name: "n2" };
+    index.apply(gone);
+    host.run(|| apply(&index.plan(1500), &host.config)).expect("nobody left");
+    assert!(!host.links().contains(&"dhow.vx".to_owned()));
+    assert_eq!(routes(), before, "pods' and Services' routes stay");
 }
 
 #[test]

@@ -181,13 +181,13 @@ impl PodNetwork {
         for pod_id in &dead {
             self.detach(pod_id)?;
         }
-        let known: BTreeSet<String> = self.leases.lock().iter().map(|l| l.link.clone()).collect();
         let remove_orphans = || -> Result<(), NetlinkError> {
             let mut route = Route::open()?;
-            for link in pod_links(&mut route, &self.config.link_prefix)? {
-                if !known.contains(&link.name) {
-                    route.link_delete(link.index)?;
-                }
+            // Links first, leases second: a pod that is being attached right now has its lease before its link.
+            let links = pod_links(&mut route, &self.config.link_prefix)?;
+            let known: BTreeSet<String> = self.leases.lock().iter().map(|l| l.link.clone()).collect();
+            for link in links.iter().filter(|l| !known.contains(&l.name)) {
+                route.link_delete(link.index)?;
             }
             Ok(())
         };

@@ -215,7 +215,7 @@ impl<'a> Builder<'a> {
         let plan = self.ruleset.sets.get_mut(set).expect("all sets are declared in new()");
         // Two Services may claim the same external address or port; the first in name order has it, as the kernel would refuse
         // a second element with the same key.
-        if !plan.elements.range(Element::member(element.key.clone())..).next().is_some_and(|e| e.key == element.key) {
+        if plan.elements.range(Element::member(element.key.clone())..).next().is_none_or(|e| e.key != element.key) {
             plan.elements.insert(element);
         }
     }

@@ -1,6 +1,6 @@
 //! Netlink: talking to the kernel about links, addresses, routes, connections (and, in [`crate::nft`], packet rules).
 //!
-//! [`Socket`] frames messages and reads answers; [`Route`] and [`Conntrack`] say what is wanted in their own words.
+//! `Socket` frames messages and reads answers; [`Route`] and [`Conntrack`] say what is wanted in their own words.
 //! Everything blocks for the time of a system call (tens of microseconds to a few milliseconds), so call it from
 //! `spawn_blocking` or a thread. A socket belongs to the network namespace of the thread that made it, for ever:
 //! [`netns::within`] makes one elsewhere.

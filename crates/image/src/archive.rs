@@ -329,6 +329,9 @@ fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: u64, from: impl 
     let mut header = tar::Header::new_gnu();
     header.set_size(size);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0); // Two exports of one image are one file.
     header.set_entry_type(tar::EntryType::Regular);
     tar.append_data(&mut header, name, from)
 }

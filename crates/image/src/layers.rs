@@ -12,10 +12,11 @@
 //! (containerd #5854): it is unpacked again from its blob. So nothing waits for a sync of the whole file system.
 //!
 //! A directory that an archive did not list (`implicit`) has no attributes of its own. It takes those of the directory
-//! that it covers in the layers below, once, when the first image that has the layer is complete.
+//! that it covers in the layers below, and if it covers a link to a directory (`lib -> usr/lib`), its content moves to
+//! where the link leads, as if it had been unpacked on top of them. Once, when the first image with the layer is complete.
 
 use crate::content::{ContentError, read_dir, write_atomically};
-use crate::merged::{Found, Merged};
+use crate::merged::Merged;
 use crate::unpack::{UnpackError, UnpackLimits, Unpacked, unpack};
 use crate::{Digest, ImageError};
 use parking_lot::Mutex;
@@ -146,9 +147,7 @@ impl Layers {
                 .collect();
             let below = Merged::new(below);
             for path in &known.record.implicit {
-                if let Ok(Some(Found::Directory(covered))) = below.find(path) {
-                    copy_attributes(&covered, &known.dir.join("fs").join(path))?;
-                }
+                settle_directory(&known.dir.join("fs"), path, &below)?;
             }
             let record = Record { implicit: Vec::new(), ..known.record };
             write_record(&known.dir, &record)?;
@@ -215,6 +214,53 @@ impl Layers {
 fn write_record(dir: &Path, record: &Record) -> Result<(), ContentError> {
     let bytes = serde_json::to_vec(record).expect("a record is JSON");
     write_atomically(&dir.join("layer.json"), &bytes)
+}
+
+/// Makes the implicit directory `path` of the layer `fs` what it would be on top of the layers `below`.
+fn settle_directory(fs: &Path, path: &str, below: &Merged) -> Result<(), ContentError> {
+    let Ok(Some((real, covered))) = below.directory(path) else { return Ok(()) };
+    if real.as_os_str().is_empty() || !is_plain(fs, &real) || !is_plain(fs, Path::new(path)) {
+        return Ok(()); // The layer has a link of its own there: nothing of it may be followed on the host.
+    }
+    let (from, to) = (fs.join(path), fs.join(&real));
+    if from != to && from.is_dir() {
+        let above: Vec<&Path> = real.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).collect();
+        for above in above.into_iter().rev().filter(|above| !fs.join(above).exists()) {
+            std::fs::create_dir(fs.join(above)).map_err(ContentError::io("create", &fs.join(above)))?;
+            if let Ok(Some((_, covered))) = below.directory(&above.to_string_lossy()) {
+                copy_attributes(&covered, &fs.join(above))?;
+            }
+        }
+        merge(&from, &to)?;
+    }
+    if to.is_dir() { copy_attributes(&covered, &to) } else { Ok(()) }
+}
+
+/// Whether no component of `path` in `fs` is anything but a directory (or absent).
+fn is_plain(fs: &Path, path: &Path) -> bool {
+    path.ancestors().filter(|part| !part.as_os_str().is_empty()).all(|part| {
+        match std::fs::symlink_metadata(fs.join(part)) {
+            Ok(found) => found.is_dir(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    })
+}
+
+/// Moves a directory onto a place where one may be. Nobody else knows these directories yet.
+fn merge(from: &Path, to: &Path) -> Result<(), ContentError> {
+    let is_dir = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if !is_dir(to) {
+        return std::fs::rename(from, to).map_err(ContentError::io("move", from));
+    }
+    for child in read_dir(from)? {
+        let target = to.join(child.file_name().unwrap_or_default());
+        if is_dir(&child) && is_dir(&target) {
+            merge(&child, &target)?;
+        } else if !is_dir(&target) {
+            std::fs::rename(&child, &target).map_err(ContentError::io("move", &child))?;
+        }
+    }
+    std::fs::remove_dir_all(from).map_err(ContentError::io("remove", from))
 }
 
 fn copy_attributes(from: &Path, to: &Path) -> Result<(), ContentError> {

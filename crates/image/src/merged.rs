@@ -37,6 +37,21 @@ impl Merged {
 
     /// What `path` (absolute or relative to the root) leads to; `None` if there is nothing.
     pub fn find(&self, path: &str) -> io::Result<Option<Found>> {
+        Ok(self.walk(path)?.map(|end| match end {
+            End::Directory { full, .. } => Found::Directory(full),
+            End::File(full) => Found::File(full),
+        }))
+    }
+
+    /// The directory that `path` leads to: its path without links, relative to the root, and where its topmost part is.
+    pub(crate) fn directory(&self, path: &str) -> io::Result<Option<(PathBuf, PathBuf)>> {
+        Ok(match self.walk(path)? {
+            Some(End::Directory { real, full }) => Some((real, full)),
+            _ => None,
+        })
+    }
+
+    fn walk(&self, path: &str) -> io::Result<Option<End>> {
         let mut left: VecDeque<String> = parts(path).collect();
         let mut here = Place { path: PathBuf::new(), layers: self.layers.clone() };
         let mut above: Vec<Place> = Vec::new();
@@ -64,11 +79,11 @@ impl Merged {
                         left.push_front(part);
                     }
                 }
-                Step::File(file) if left.is_empty() => return Ok(Some(Found::File(file))),
+                Step::File(file) if left.is_empty() => return Ok(Some(End::File(file))),
                 Step::File(_) => return Ok(None),
             }
         }
-        Ok(here.layers.first().map(|layer| Found::Directory(layer.join(&here.path))))
+        Ok(here.layers.first().map(|layer| End::Directory { full: layer.join(&here.path), real: here.path.clone() }))
     }
 
     /// The text of a regular file; `None` if there is none.
@@ -88,6 +103,11 @@ impl Merged {
 
 fn parts(path: &str) -> impl Iterator<Item = String> + '_ {
     path.split('/').filter(|part| !matches!(*part, "" | ".")).map(str::to_owned)
+}
+
+enum End {
+    Directory { real: PathBuf, full: PathBuf },
+    File(PathBuf),
 }
 
 /// A merged directory.

@@ -54,7 +54,7 @@ pub struct Mirror {
 }
 
 /// Who we are. `Debug` does not show secrets.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
     /// User name; ignored with an identity token.

@@ -156,8 +156,22 @@ impl<'a> Plan<'a> {
 #[derive(Default)]
 pub(crate) struct Client {
     http: Http,
-    /// `Authorization` by endpoint and scope.
-    authorizations: Mutex<HashMap<(String, String), HeaderValue>>,
+    authorizations: Mutex<HashMap<Access, HeaderValue>>,
+}
+
+/// What an `Authorization` is good for. The credentials are a part of it: what one pod's secret opened stays closed to
+/// another pod.
+#[derive(PartialEq, Eq, Hash)]
+struct Access {
+    base: String,
+    scope: String,
+    credentials: Option<Credentials>,
+}
+
+impl Access {
+    fn new(endpoint: &Endpoint, purpose: Purpose<'_>) -> Self {
+        Access { base: endpoint.base.clone(), scope: purpose.scope(), credentials: endpoint.credentials.clone() }
+    }
 }
 
 impl Client {
@@ -307,7 +321,7 @@ impl Client {
         let mut backoff = Backoff::new(Duration::from_millis(300), Duration::from_secs(10));
         let mut authorized = false;
         loop {
-            let known = self.authorizations.lock().get(&(endpoint.base.clone(), purpose.scope())).cloned();
+            let known = self.authorizations.lock().get(&Access::new(endpoint, purpose)).cloned();
             let outcome = self.follow(endpoint, purpose, &plan, known).await;
             let last = backoff.failures() + 1 >= TRIES;
             let pause = match outcome {
@@ -417,7 +431,7 @@ impl Client {
         };
         let mut value = HeaderValue::from_str(&value).map_err(|_| refused("the token is not text"))?;
         value.set_sensitive(true);
-        self.authorizations.lock().insert((endpoint.base.clone(), purpose.scope()), value);
+        self.authorizations.lock().insert(Access::new(endpoint, purpose), value);
         Ok(())
     }
 
@@ -436,7 +450,8 @@ impl Client {
         };
         let parameter = |name: &str| challenge.parameters.get(name).map(String::as_str);
         let realm = parameter("realm").ok_or_else(|| protocol("a token is needed, but not said from where"))?;
-        if !realm.starts_with("https://") && !(realm.starts_with("http://") && endpoint.tls.insecure) {
+        let plain = realm.starts_with("http://") && endpoint.tls.insecure;
+        if !plain && !realm.starts_with("https://") {
             return Err(protocol(
                 "tokens would come over an unprotected connection; mark the registry as insecure to allow it",
             ));

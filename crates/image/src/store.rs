@@ -952,9 +952,9 @@ impl Inner {
             let lower = inner.lower(&diff_ids);
             let dir = inner.snapshot_dir(&id);
             let mut state = inner.state.lock();
-            if !state.snapshots.contains_key(&id) {
+            if let std::collections::btree_map::Entry::Vacant(free) = state.snapshots.entry(id) {
                 make_snapshot(&dir, &lower[0], &wanted)?;
-                state.snapshots.insert(id, wanted);
+                free.insert(wanted);
             }
             drop(state);
             drop(pin); // After the lock: collecting takes them the other way round.
@@ -1055,6 +1055,8 @@ fn make_snapshot(dir: &Path, top: &Path, snapshot: &Snapshot) -> Result<(), Imag
     std::os::unix::fs::chown(&upper, Some(root.uid()), Some(root.gid()))
         .and_then(|()| std::fs::set_permissions(&upper, root.permissions()))
         .map_err(failed("create"))?;
-    write_atomically(&unfinished.join("snapshot.json"), &serde_json::to_vec(snapshot).expect("a snapshot is JSON"))?;
+    // Not synced, as what the container will write is not: this is on the way of every start.
+    let record = serde_json::to_vec(snapshot).expect("a snapshot is JSON");
+    std::fs::write(unfinished.join("snapshot.json"), record).map_err(failed("create"))?;
     Ok(std::fs::rename(&unfinished, dir).map_err(failed("create"))?)
 }

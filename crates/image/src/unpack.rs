@@ -154,7 +154,6 @@ pub(crate) fn unpack(blob: impl Read + 'static, root: &Path, limits: UnpackLimit
         // The parser skips what is left when it goes on; that must not count as metadata.
         io::copy(&mut entry, &mut io::sink()).map_err(|error| meter.explain("", root, error))?;
     }
-    drop(entries);
     to.finish_directories()?;
     meter.unlimited();
     let mut rest = archive.into_inner();
@@ -603,15 +602,20 @@ fn attributes(entry: &mut tar::Entry<'_, Metered>, shown: &str) -> Result<Attrib
         }
     }
     let header = entry.header();
-    let number = |value: io::Result<u64>, of: &str| {
+    let old = header.as_old();
+    // A blank field is zero, as for Go's archive/tar, with which most layers are written and read.
+    let number = |field: &[u8], value: io::Result<u64>, of: &str| {
+        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            return Ok(0);
+        }
         let value = value.map_err(|error| wrong(error.to_string()))?;
         u32::try_from(value).map_err(|_| wrong(format!("{of} {value} is too large")))
     };
     let seconds = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
     Ok(Attributes {
-        mode: header.mode().map_err(|error| wrong(error.to_string()))? & 0o7777,
-        uid: number(header.uid(), "user id")?,
-        gid: number(header.gid(), "group id")?,
+        mode: number(&old.mode, header.mode().map(u64::from), "mode")? & 0o7777,
+        uid: number(&old.uid, header.uid(), "user id")?,
+        gid: number(&old.gid, header.gid(), "group id")?,
         modified: modified.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }),
         xattrs,
     })

@@ -509,8 +509,11 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// The registry's own word counts more than a mirror's, an answer more than silence, the later more than the earlier.
     pub(crate) fn failed(&mut self, endpoint: &Endpoint, error: RegistryError) {
-        tracing::debug!(endpoint = %endpoint.base, error = %base::chain(&error), "registry endpoint failed");
         let mirror = endpoint.mirror_of.is_some();
+        if mirror && !matches!(error, RegistryError::NotFound { .. }) {
+            // Another endpoint may still succeed, and then nobody would hear of a wrong configuration.
+            tracing::warn!(endpoint = %endpoint.base, error = %base::chain(&error), "registry mirror failed");
+        }
         let silent = matches!(error, RegistryError::Http { .. });
         let tell = match &self.told {
             None | Some((_, true)) => true,

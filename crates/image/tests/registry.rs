@@ -113,6 +113,31 @@ async fn mirrors_are_asked_first_and_may_fail() {
     assert_eq!(image.names, ["docker.io/library/app:1"]);
 }
 
+#[tokio::test]
+async fn servers_must_prove_who_they_are_unless_configured_otherwise() {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let tls = "  tls: {certificate: DIR/cert.pem, key: DIR/key.pem}\n";
+    let registry = Registry::start(tls, &[("cert.pem", &certificate), ("key.pem", &key)]);
+    let dir = TempDir::new().unwrap();
+    // A registry on this machine is taken as it is.
+    push_example(dir.path(), &format!("{}/library/app:1", registry.address), &Transfer::default()).await.unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, &certificate).unwrap();
+    let empty = dir.path().join("empty.pem");
+    std::fs::write(&empty, "nothing").unwrap();
+    let url = format!("https://{}", registry.address);
+    let pull = async |name: &str, mirror: serde_json::Value| {
+        let registries = serde_json::json!({ "nowhere.invalid": {"mirrors": [mirror]} });
+        let store = store_with(&dir.path().join(name), registries);
+        store.pull(&reference("nowhere.invalid/library/app:1"), &Transfer::default()).await
+    };
+    pull("ca", serde_json::json!({"url": url, "ca": ca})).await.unwrap();
+    pull("insecure", serde_json::json!({"url": url, "insecure": true})).await.unwrap();
+    assert!(pull("unknown", serde_json::json!({"url": url})).await.is_err());
+    assert!(pull("empty", serde_json::json!({"url": url, "ca": empty})).await.is_err());
+}
+
 async fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }

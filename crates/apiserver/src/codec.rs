@@ -11,9 +11,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// Whether protobuf is understood and spoken.
-pub(crate) const HAS_PROTOBUF: bool = false;
-
 #[derive(Deserialize, Default)]
 struct Identity<'a> {
     #[serde(rename = "apiVersion", borrow, default)]
@@ -46,7 +43,12 @@ pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -
     match encoding {
         Encoding::Json => Ok(body),
         Encoding::Yaml => Ok(yaml_to_value(&body, expected.kind)?.to_string().into()),
-        Encoding::Protobuf => Err(status::unsupported_media_type("application/json, application/yaml")),
+        Encoding::Protobuf => {
+            let api_version = expected.api_version();
+            let decoded = machinery::protobuf::decode(&body, Some((&api_version, expected.kind)))
+                .map_err(|e| status::bad_request(unrecognized(expected.kind, &e.to_string(), &body)))?;
+            Ok(decoded.value.to_string().into())
+        }
     }
 }
 
@@ -125,21 +127,22 @@ pub(crate) fn decode(
 ) -> Result<Box<dyn AnyObject>, Status> {
     let expected = Expected::of(kind);
     check_identity(json, expected)?;
-    let strict = match validation {
-        FieldValidation::Ignore => Vec::new(),
-        FieldValidation::Warn | FieldValidation::Strict => strict_errors(kind, json),
+    let problems = match crate::patch::schema_for(expected) {
+        None => Vec::new(),
+        Some((schema, ty)) => match machinery::schema::check::check_json(schema, ty, json) {
+            Ok(checked) => checked.problems,
+            Err(machinery::schema::check::BodyError::Type(why)) => return Err(cannot_be_handled(expected, &why)),
+            Err(other) => return Err(status::bad_request(unrecognized(expected.kind, &other.to_string(), json))),
+        },
     };
-    if !strict.is_empty() && validation == FieldValidation::Strict {
-        return Err(cannot_be_handled(expected, &format!("strict decoding error: {}", strict.join(", "))));
+    if !problems.is_empty() && validation == FieldValidation::Strict {
+        return Err(cannot_be_handled(expected, &machinery::schema::check::strict_error(&problems)));
     }
     let object = kind.decode(json).map_err(|e| cannot_be_handled(expected, &e.source.to_string()))?;
-    warnings.extend(strict);
+    if validation == FieldValidation::Warn {
+        warnings.extend(problems);
+    }
     Ok(object)
-}
-
-/// Unknown and duplicate fields, in upstream's words.
-pub(crate) fn strict_errors(_kind: &dyn Kind, _json: &[u8]) -> Vec<String> {
-    Vec::new()
 }
 
 /// JSON in another encoding, with its Content-Type.
@@ -152,6 +155,13 @@ pub(crate) fn from_json(encoding: Encoding, json: Bytes, pretty: bool) -> Result
             let text = serde_saphyr::to_string(&value).map_err(status::internal)?;
             Ok(("application/yaml", text.into()))
         }
-        Encoding::Protobuf => Err(status::not_acceptable("application/json, application/yaml")),
+        Encoding::Protobuf => {
+            let value: Value = serde_json::from_slice(&json).map_err(status::internal)?;
+            match machinery::protobuf::encode(&value) {
+                Ok(bytes) => Ok(("application/vnd.kubernetes.protobuf", bytes.into())),
+                // Custom resources and the like have no protobuf form; clients that ask for it read JSON, too.
+                Err(_) => Ok(("application/json", json)),
+            }
+        }
     }
 }

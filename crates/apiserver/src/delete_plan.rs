@@ -61,7 +61,7 @@ pub(crate) fn plan(
     })
 }
 
-fn check_preconditions(meta: &ObjectMeta, info: &KindInfo, options: &DeleteOptions) -> Result<(), Status> {
+pub(crate) fn check_preconditions(meta: &ObjectMeta, info: &KindInfo, options: &DeleteOptions) -> Result<(), Status> {
     let name = meta.name.as_deref().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (uid, version) = (text(&meta.uid), text(&meta.resource_version));

@@ -1,8 +1,13 @@
-//! Who owns which field (`metadata.managedFields`), at the places of the pipeline where it is kept.
+//! Who owns which field (`metadata.managedFields`), at the places of the pipeline where it is kept. The rules are
+//! `machinery::apply`'s; here is what they need to know of each endpoint.
 
+use crate::patch::schema_of;
 use crate::reader::KindRef;
-use api::AnyObject;
+use api::{AnyObject, Codec, ObjectMeta, Status};
 use jiff::Timestamp;
+use machinery::apply::{self, Context, FieldSet, Filter, SchemaRef};
+use machinery::kinds::KindInfo;
+use serde_json::{Value, json};
 
 /// One write, as managed fields remember it.
 #[derive(Debug, Clone, Copy)]
@@ -15,18 +20,73 @@ pub(crate) struct Manager<'a> {
     pub(crate) now: Timestamp,
 }
 
-/// `managerOrUserAgent`: the asked manager, or what stands before the first slash of the user agent, cut to 128 characters.
-pub(crate) fn manager_or_user_agent(manager: &str, user_agent: &str) -> String {
-    if !manager.is_empty() {
-        return manager.to_owned();
-    }
-    let prefix = user_agent.split('/').next().unwrap_or_default();
-    prefix.chars().filter(|c| !c.is_control()).take(128).collect()
+/// Runs `f` with what the rules need to know of a write; `None` for kinds without a schema.
+pub(crate) fn with_context<T>(kind: &KindRef, manager: Manager<'_>, f: impl FnOnce(&Context<'_>) -> T) -> Option<T> {
+    let (schema, ty) = schema_of(kind)?;
+    let info = kind.info();
+    let api_version = info.api_version();
+    let filter = filter(info, manager.subresource);
+    Some(f(&Context {
+        root: SchemaRef { schema, ty },
+        api_version: &api_version,
+        kind: &info.kind,
+        subresource: manager.subresource,
+        manager: manager.name,
+        now: manager.now,
+        filter: &filter,
+        convert: None,
+    }))
+}
+
+/// Fields that an endpoint resets and that therefore nobody comes to own through it (`GetResetFields` of the strategies).
+fn filter(info: &KindInfo, subresource: &str) -> Filter {
+    let set = match (info.group.as_ref(), info.kind.as_ref(), subresource) {
+        (_, _, "") if info.subresource("status").is_none() => return Filter::All,
+        ("certificates.k8s.io", _, "") => FieldSet::of_fields(&[&["spec"], &["status"]]),
+        (_, _, "") => FieldSet::of_fields(&[&["status"]]),
+        ("", "Pod", "status") => {
+            FieldSet::of_fields(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
+        }
+        ("apps", "Deployment", "status") => FieldSet::of_fields(&[&["spec"], &["metadata", "labels"]]),
+        ("certificates.k8s.io", _, "status") => FieldSet::of_fields(&[&["spec"], &["status", "conditions"]]),
+        ("certificates.k8s.io", _, "approval") => FieldSet::of_fields(&[&["spec"], &["status", "certificate"]]),
+        ("networking.k8s.io", "ServiceCIDR", "status")
+        | ("resource.k8s.io" | "storage.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _, "status") => {
+            FieldSet::of_fields(&[&["spec"], &["metadata"]])
+        }
+        (_, _, "status") => FieldSet::of_fields(&[&["spec"]]),
+        _ => return Filter::All,
+    };
+    Filter::Exclude(set)
 }
 
 /// After a create or an update that is no apply: the fields that changed belong to the manager now.
-pub(crate) fn record(_kind: &KindRef, live: Option<&dyn AnyObject>, new: &mut dyn AnyObject, _manager: Manager<'_>) {
-    new.meta_mut().managed_fields = live.and_then(|l| l.meta().managed_fields.clone());
+pub(crate) fn record(
+    kind: &KindRef,
+    live: Option<&dyn AnyObject>,
+    new: &mut dyn AnyObject,
+    manager: Manager<'_>,
+) -> Result<(), Status> {
+    let value_of =
+        |object: &dyn AnyObject| serde_json::from_slice::<Value>(&object.encode()).map_err(crate::status::internal);
+    let live = live.map(value_of).transpose()?;
+    let mut value = value_of(new)?;
+    if with_context(kind, manager, |ctx| apply::update(ctx, live.as_ref(), &mut value)).is_some() {
+        set_entries(new.meta_mut(), value["metadata"].get("managedFields").cloned())?;
+    }
+    Ok(())
+}
+
+/// Puts entries, as JSON, into metadata.
+pub(crate) fn set_entries(meta: &mut ObjectMeta, entries: Option<Value>) -> Result<(), Status> {
+    meta.managed_fields = match entries {
+        None | Some(Value::Null) => None,
+        Some(entries) => {
+            let text = json!({"managedFields": entries}).to_string();
+            ObjectMeta::decode(text.as_bytes()).map_err(crate::status::internal)?.managed_fields
+        }
+    };
+    Ok(())
 }
 
 /// A write that changes nothing but the times of managed fields changes nothing

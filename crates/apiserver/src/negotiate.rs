@@ -96,9 +96,6 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
             }
             _ => continue,
         };
-        if encoding == Encoding::Protobuf && !crate::codec::HAS_PROTOBUF {
-            continue;
-        }
         return Ok(Output { encoding, form, pretty });
     }
     Err(status::not_acceptable(served()))

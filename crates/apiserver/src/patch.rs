@@ -2,17 +2,20 @@
 //! (`apiserver/pkg/endpoints/handlers/patch.go`).
 
 use crate::codec::{self, Expected};
-use crate::options::{FieldValidation, WriteOptions};
+use crate::managed::{self, Manager};
+use crate::options::FieldValidation;
 use crate::reader::KindRef;
 use crate::status;
-use crate::write::{Change, Existing, Wanted};
+use crate::write::{Change, Existing, Wanted, Write};
 use api::Status;
 use jiff::Timestamp;
+use machinery::apply;
 use machinery::patch::{Patch, PatchType};
 use machinery::schema::{self, Schema, TypeId};
 use parking_lot::Mutex;
 use serde_json::Value;
 
+const APPLY: &str = "application/apply-patch+yaml";
 const TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// A patch on its way to an object.
@@ -23,61 +26,134 @@ pub(crate) struct PatchChange {
     warnings: Mutex<Vec<String>>,
 }
 
-enum How {
+/// What a PATCH body says, for any object.
+pub(crate) enum How {
+    /// A change of what there is.
     Patch(Patch),
+    /// A configuration that its manager wants to hold.
+    Apply {
+        config: Value,
+        force: bool,
+        manager: String,
+        subresource: String,
+        namespace: String,
+        name: String,
+        now: Timestamp,
+    },
+}
+
+impl How {
+    /// From a media type and a body.
+    pub(crate) fn parse(media_type: &str, body: &[u8], w: &Write<'_>, manager: Manager<'_>) -> Result<Self, Status> {
+        w.options.check_patch(media_type == APPLY)?;
+        if media_type == APPLY {
+            let config = apply::parse_config(body).map_err(|e| e.to_status())?;
+            match w.options.field_validation {
+                FieldValidation::Strict if !config.problems.is_empty() => {
+                    let why = format!("error strict decoding YAML: {}", config.problems.join(", "));
+                    return Err(status::bad_request(why));
+                }
+                FieldValidation::Ignore => {}
+                _ => w.warnings.add(config.problems),
+            }
+            return Ok(How::Apply {
+                config: config.value,
+                force: w.options.force == Some(true),
+                manager: manager.name.to_owned(),
+                subresource: manager.subresource.to_owned(),
+                namespace: w.namespace.to_owned(),
+                name: w.name.to_owned(),
+                now: manager.now,
+            });
+        }
+        match PatchType::from_media_type(media_type) {
+            Some(ty) => Ok(How::Patch(Patch::parse(ty, body).map_err(|e| e.to_status())?)),
+            None => Err(status::unsupported_media_type(TYPES)),
+        }
+    }
 }
 
 impl PatchChange {
-    pub(crate) fn parse(
-        media_type: &str,
-        body: &[u8],
-        kind: &KindRef,
-        _subresource: &str,
-        options: &WriteOptions,
-        _manager: &str,
-        _now: Timestamp,
-    ) -> Result<Self, Status> {
-        options.check_patch(media_type == "application/apply-patch+yaml")?;
-        let how = match PatchType::from_media_type(media_type) {
-            Some(ty) => How::Patch(Patch::parse(ty, body).map_err(|e| e.to_status())?),
-            None => return Err(status::unsupported_media_type(TYPES)),
-        };
-        Ok(PatchChange {
-            how,
-            kind: kind.clone(),
-            validation: options.field_validation,
-            warnings: Mutex::new(Vec::new()),
-        })
+    pub(crate) fn parse(media_type: &str, body: &[u8], w: &Write<'_>, manager: Manager<'_>) -> Result<Self, Status> {
+        let how = How::parse(media_type, body, w, manager)?;
+        let validation = w.options.field_validation;
+        Ok(PatchChange { how, kind: w.kind.clone(), validation, warnings: Mutex::new(Vec::new()) })
     }
 
     /// What there was to warn of, of the last try.
     pub(crate) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
     }
+
+    fn decode(&self, value: &Value, validation: FieldValidation) -> Result<Box<dyn api::AnyObject>, Status> {
+        let json = serde_json::to_vec(value).map_err(status::internal)?;
+        let mut warnings = Vec::new();
+        let object = codec::decode(&*self.kind, &json, validation, &mut warnings)?;
+        *self.warnings.lock() = warnings;
+        Ok(object)
+    }
 }
 
 impl Change for PatchChange {
     fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
-        let Some(existing) = existing else {
-            return Err(status::internal("a patch needs an object"));
-        };
+        let current =
+            existing.map(|e| serde_json::from_slice::<Value>(e.bytes).map_err(status::internal)).transpose()?;
         match &self.how {
             How::Patch(patch) => {
-                let current: Value = serde_json::from_slice(existing.bytes).map_err(status::internal)?;
+                let current = current.ok_or_else(|| status::internal("a patch needs an object"))?;
                 let patched = patch.apply(schema_of(&self.kind), &current).map_err(|e| e.to_status())?;
-                let json = serde_json::to_vec(&patched).map_err(status::internal)?;
-                let mut warnings = Vec::new();
-                let object = codec::decode(&*self.kind, &json, self.validation, &mut warnings)?;
-                *self.warnings.lock() = warnings;
-                Ok(Wanted { object, owns_fields: false, uid: None })
+                Ok(Wanted { object: self.decode(&patched, self.validation)?, owns_fields: false, uid: None })
+            }
+            How::Apply { config, force, manager, subresource, namespace, name, now } => {
+                check_names(config, namespace, name)?;
+                let by = Manager { name: manager, subresource, now: *now };
+                let run = |ctx: &apply::Context<'_>| apply::apply(ctx, current.as_ref(), config, *force);
+                let applied = managed::with_context(&self.kind, by, run)
+                    .ok_or_else(|| status::unsupported("server-side apply without a schema"))?
+                    .map_err(|e| e.to_status())?;
+                let object = self.decode(&applied, FieldValidation::Ignore)?;
+                // An object that is made anew expects nothing of an old one.
+                let uid = current.is_none().then(|| object.meta().uid.clone().filter(|u| !u.is_empty())).flatten();
+                Ok(Wanted { object, owns_fields: true, uid })
             }
         }
     }
+
+    fn may_create(&self) -> bool {
+        matches!(self.how, How::Apply { .. })
+    }
+}
+
+/// A configuration must name the object of the URL (`checkName`).
+fn check_names(config: &Value, namespace: &str, name: &str) -> Result<(), Status> {
+    let text = |field: &str| config["metadata"][field].as_str().unwrap_or_default();
+    if text("name").is_empty() {
+        let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
+        return Err(status::bad_request(why));
+    }
+    if text("name") != name {
+        let given = text("name");
+        return Err(status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        )));
+    }
+    let given = text("namespace");
+    if !given.is_empty() && !namespace.is_empty() && given != namespace {
+        return Err(status::bad_request(format!(
+            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+        )));
+    }
+    Ok(())
 }
 
 /// The schema of a kind, if it has one.
 pub(crate) fn schema_of(kind: &KindRef) -> Option<(&'static Schema, TypeId)> {
+    schema_for(Expected::of(&**kind))
+}
+
+/// The schema of a body, if it has one.
+pub(crate) fn schema_for(expected: Expected<'_>) -> Option<(&'static Schema, TypeId)> {
     let builtin = schema::builtin();
-    let Expected { group, version, kind } = Expected::of(&**kind);
+    let Expected { group, version, kind } = expected;
     Some((&builtin.schema, builtin.by_kind(group, version, kind)?))
 }

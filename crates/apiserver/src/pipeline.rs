@@ -14,7 +14,7 @@ use crate::reader::{Header, KindRef, Stored};
 use crate::response::Answer;
 use crate::select::Selection;
 use crate::write::{Replace, Write, Written};
-use crate::{Body, encode, list, managed, reviews, status, subresources, watch};
+use crate::{Body, encode, list, reviews, status, subresources, watch};
 use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -88,7 +88,7 @@ async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> 
     let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
     let name = object.meta().name.clone().unwrap_or_default();
-    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let write = write_of(call, kind, "", &name, &options, &manager);
     let written = server.create_object(&write, object).await?;
     Ok(answer_of(kind, &written))
@@ -127,7 +127,7 @@ pub(crate) async fn update(
     let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
     check_name(call, &*object)?;
-    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
     let written = server.modify_object(&write, &Replace::new(object)).await?;
     Ok(answer_of(kind, &written))
@@ -168,10 +168,10 @@ pub(crate) async fn patch(
     negotiate::output(&call.head.headers, &call.query, false)?;
     let media = negotiate::media_type(&call.head.headers).to_owned();
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
-    let manager = managed::manager_or_user_agent(&options.field_manager, call.user_agent());
+    let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let body = read(body).await?;
-    let change = PatchChange::parse(&media, &body, kind, subresource, &options, &manager, server.clock_now())?;
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
+    let change = PatchChange::parse(&media, &body, &write, write.manager_at(server))?;
     let written = server.modify_object(&write, &change).await?;
     call.warnings.add(change.take_warnings());
     Ok(answer_of(kind, &written))
@@ -194,7 +194,7 @@ async fn delete_options(call: &Call, body: Body) -> Result<DeleteOptions, Status
 }
 
 /// What a delete left behind.
-struct Deleted {
+pub(crate) struct Deleted {
     /// The object's last or newest state.
     bytes: Bytes,
     name: String,
@@ -228,7 +228,7 @@ async fn delete_one(
     delete_in(server, call, kind, namespace, name, options).await
 }
 
-async fn delete_in(
+pub(crate) async fn delete_in(
     server: &ApiServer,
     call: &Call,
     kind: &KindRef,

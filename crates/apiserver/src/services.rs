@@ -558,7 +558,13 @@ mod tests {
             r#"{"type":"ClusterIP","clusterIP":"None","selector":{"a":"b"}}"#,
             expect![[r#"{"families":["IPv4"],"ip":"None","ips":["None"],"policy":"SingleStack","ports":[]}"#]],
         );
-        check(&a, r#"{"type":"NodePort","ports":[{"port":80,"nodePort":30080}]}"#, expect![[r#"{"families":["IPv4"],"ip":"10.43.158.254","ips":["10.43.158.254"],"policy":"SingleStack","ports":[30080]}"#]]);
+        check(
+            &a,
+            r#"{"type":"NodePort","ports":[{"port":80,"nodePort":30080}]}"#,
+            expect![[
+                r#"{"families":["IPv4"],"ip":"10.43.158.254","ips":["10.43.158.254"],"policy":"SingleStack","ports":[30080]}"#
+            ]],
+        );
         check(
             &a,
             r#"{"type":"NodePort","ports":[{"port":80,"nodePort":30080}]}"#,

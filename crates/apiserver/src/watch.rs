@@ -39,16 +39,18 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef) -> R
     let options = ListOptions::parse(&call.query, true)?;
     let selection = Selection::parse(&options, &**kind, &call.info)?;
     let include = Include::parse(&call.query)?;
+    let speaks_protobuf = machinery::protobuf::is_supported(&kind.info().api_version(), &kind.info().kind);
+    let encoding = if speaks_protobuf { output.encoding } else { Encoding::Json };
     let writer = EventWriter {
         kind: kind.clone(),
         form: output.form,
-        encoding: output.encoding,
+        encoding,
         include,
         header_sent: false,
         clock: server.inner.deps.clock.clone(),
     };
     let watch = Watch::start(server, call, kind, &options, selection, writer).await?;
-    let mut response = plain(200, content_type(output.encoding), Bytes::new());
+    let mut response = plain(200, content_type(encoding), Bytes::new());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     let gauge = server.inner.metrics.watch_started(kind.info());
     let stream = futures_util::stream::unfold((watch, gauge), |(mut watch, gauge)| async move {
@@ -364,7 +366,16 @@ impl EventWriter {
     }
 
     fn frame(&self, out: &mut BytesMut, event: &str, object: &[u8]) {
-        let _ = self.encoding;
+        if self.encoding == Encoding::Protobuf {
+            let framed = serde_json::from_slice(object)
+                .map_err(|e| e.to_string())
+                .and_then(|v| machinery::protobuf::encode_watch_event(event, &v).map_err(|e| e.to_string()));
+            match framed {
+                Ok(bytes) => out.extend_from_slice(&bytes),
+                Err(error) => tracing::error!(%error, "failed to encode an event"),
+            }
+            return;
+        }
         out.reserve(object.len() + 32);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(event.as_bytes());

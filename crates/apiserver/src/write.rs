@@ -15,7 +15,7 @@ use crate::{encode, status};
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
 use std::sync::Arc;
-use store::{Op, Revision, StoreError, Txn};
+use store::{Op, StoreError, Txn};
 
 /// How often a generated name is drawn anew.
 const GENERATE_NAME_ATTEMPTS: usize = 8;
@@ -113,7 +113,7 @@ impl ApiServer {
         ensure_namespace(object.meta_mut(), w.kind.info().namespaced, w.namespace)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
         w.kind.default(&mut *object);
-        managed::record(w.kind, None, &mut *object, w.manager_at(self));
+        managed::record(w.kind, None, &mut *object, w.manager_at(self))?;
         let object = self.admit_new(w, object).await?;
         let meta = object.meta();
         let is_set = |field: &Option<String>| field.as_ref().is_some_and(|t| !t.is_empty());
@@ -243,7 +243,7 @@ impl ApiServer {
         ensure_namespace(object.meta_mut(), info.namespaced, w.namespace)?;
         w.kind.default(&mut *object);
         if !owns_fields {
-            managed::record(w.kind, None, &mut *object, w.manager_at(self));
+            managed::record(w.kind, None, &mut *object, w.manager_at(self))?;
         }
         let object = self.admit_new(w, object).await?;
         self.create_once(w, object, false).await
@@ -259,7 +259,7 @@ impl ApiServer {
         dedup_owners(object.meta_mut(), w.warnings, false);
         w.kind.default(&mut *object);
         if !owns_fields {
-            managed::record(w.kind, Some(&*old), &mut *object, w.manager_at(self));
+            managed::record(w.kind, Some(&*old), &mut *object, w.manager_at(self))?;
         }
         let mut request = w.admission(self, Operation::Update, w.name, Some(object), Some(old.boxed_clone()));
         self.admit(&mut request).await?;
@@ -268,7 +268,8 @@ impl ApiServer {
         dedup_owners(object.meta_mut(), w.warnings, true);
         w.kind.default(&mut *object);
 
-        let subresource = Some(w.subresource).filter(|s| !s.is_empty());
+        // A Scale is another view of the spec; the object changes as by an ordinary update.
+        let subresource = Some(w.subresource).filter(|s| !s.is_empty() && *s != "scale");
         w.kind.prepare_update(&mut *object, &*old, subresource);
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
         let errors = w.kind.validate_update(&*object, &*old, subresource);
@@ -283,6 +284,36 @@ impl ApiServer {
             reservation.keep();
         }
         Ok(attempt)
+    }
+
+    /// Changes the stored object without its kind's rules for updates: for the server's own steps (binding, eviction).
+    pub(crate) async fn rewrite(
+        &self,
+        kind: &KindRef,
+        namespace: &str,
+        name: &str,
+        dry_run: bool,
+        change: &(dyn Fn(&mut dyn AnyObject) -> Result<(), Status> + Send + Sync),
+    ) -> Result<Stored, Status> {
+        let info = kind.info();
+        for _ in 0..RACE_ATTEMPTS {
+            let found = self.inner.reader.stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
+            let stored = found.ok_or_else(|| status::not_found(info, name))?;
+            let mut object = kind.decode(stored.bytes()).map_err(status::internal)?;
+            change(&mut *object)?;
+            let mut value = encode::to_value(&mut *object)?;
+            if dry_run || encode::is_same(&value, stored.bytes()) {
+                return Ok(stored);
+            }
+            value.derived = Some(Arc::new(Header::of(&*object, &**kind)));
+            let op = Op::Update { key: stored.entry.key.clone(), expected: stored.revision(), value };
+            match self.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+                Ok((_, entries)) => return first(entries),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(status::from_store(error)),
+            }
+        }
+        Err(status::stale(info, name))
     }
 
     async fn commit_change(
@@ -341,7 +372,7 @@ impl<'a> Write<'a> {
         if self.kind.info().namespaced { self.namespace } else { "" }
     }
 
-    fn manager_at(&self, server: &ApiServer) -> Manager<'a> {
+    pub(crate) fn manager_at(&self, server: &ApiServer) -> Manager<'a> {
         Manager { name: self.manager, subresource: self.subresource, now: truncate(server.clock_now()) }
     }
 
@@ -479,6 +510,3 @@ fn first(entries: Vec<Option<Arc<store::Entry>>>) -> Result<Stored, Status> {
     let entry = entries.into_iter().next().flatten();
     entry.map(|entry| Stored { entry }).ok_or_else(|| status::internal("the store returned no entry for a write"))
 }
-
-/// Revision 0 means "absent" in transactions.
-pub(crate) const ABSENT: Revision = Revision(0);

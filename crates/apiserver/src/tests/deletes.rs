@@ -101,7 +101,8 @@ async fn pods_get_time_and_watchers_see_every_step() {
         MODIFIED Pod p@3 deletionTimestamp="2026-01-01T00:00:30Z" deletionGracePeriodSeconds=30
         MODIFIED Pod p@4 deletionTimestamp="2026-01-01T00:00:00Z" deletionGracePeriodSeconds=0
         DELETED Pod p@5 deletionTimestamp="2026-01-01T00:00:00Z" deletionGracePeriodSeconds=0
-    "#]].assert_eq(&events(&mut watch, 4).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 4).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,8 @@ async fn pages_show_one_state() {
     expect![[r#"
         ConfigMapList@6 [a b]
         ConfigMapList@6 [c d]
-        ConfigMapList@6 [e]"#]].assert_eq(&[names(&first), names(&second), names(&third)].join("\n"));
+        ConfigMapList@6 [e]"#]]
+    .assert_eq(&[names(&first), names(&second), names(&third)].join("\n"));
     assert_eq!(third["metadata"].get("continue"), None);
     assert_eq!(f.ask(&format!("GET {CM}?limit=2&continue=nonsense")).await.0, 400);
 }
@@ -42,9 +43,13 @@ async fn compacted_pages_go_on_inconsistently() {
     let gone = f.json(&format!("GET {CM}?limit=1&continue={token}")).await;
     assert_eq!((&gone["code"], &gone["reason"]), (&410.into(), &"Expired".into()));
     let token = gone["metadata"]["continue"].as_str().expect("a token");
-    f.check_http(&format!("GET {CM}?continue={token}"), expect![[r#"
+    f.check_http(
+        &format!("GET {CM}?continue={token}"),
+        expect![[r#"
         200 ConfigMapList@5 [aa b c]
-    "#]]).await;
+    "#]],
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,7 +133,8 @@ async fn tables_and_metadata() {
     assert_eq!(value["kind"], "Table");
     expect![[r#"
         ["a",0,"0s"]
-        "PartialObjectMetadata""#]].assert_eq(&format!("{}\n{}", value["rows"][0]["cells"], value["rows"][0]["object"]["kind"]));
+        "PartialObjectMetadata""#]]
+    .assert_eq(&format!("{}\n{}", value["rows"][0]["cells"], value["rows"][0]["object"]["kind"]));
     let value = f.json(&format!("GET {CM}/a?includeObject=Object | accept: {table}")).await;
     assert_eq!(value["rows"][0]["object"]["kind"], "ConfigMap");
     let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";

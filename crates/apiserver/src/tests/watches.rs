@@ -26,7 +26,8 @@ async fn from_a_revision_in_order() {
         ADDED ConfigMap b@3 labels={"x":"1"}
         MODIFIED ConfigMap a@4 labels={"x":"2"}
         DELETED ConfigMap b@5 labels={"x":"1"}
-    "#]].assert_eq(&events(&mut watch, 3).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 3).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +45,8 @@ async fn selectors_turn_changes_into_comings_and_goings() {
         DELETED ConfigMap a@4 labels={"x":"2"}
         ADDED ConfigMap a@6 labels={"x":"2"}
         DELETED ConfigMap a@7 labels={"x":"2"}
-    "#]].assert_eq(&events(&mut watch, 4).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 4).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,7 +63,8 @@ async fn initial_events_end_with_a_bookmark() {
         ADDED ConfigMap b@3 labels={"x":"1"}
         BOOKMARK ConfigMap @3 {"k8s.io/initial-events-end": String("true")}
         ADDED ConfigMap c@4 labels={"x":"1"}
-    "#]].assert_eq(&events(&mut watch, 4).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 4).await);
     let mut old_way = f.send(&format!("GET {CM}?watch=1")).await.into_body();
     assert_eq!(events(&mut old_way, 3).await.matches("ADDED").count(), 3);
     let (code, _) = f.ask(&format!("GET {CM}?watch=1&sendInitialEvents=true")).await;
@@ -78,7 +81,8 @@ async fn bookmarks_come_every_minute_and_the_end_on_time() {
     expect![[r#"
         BOOKMARK ConfigMap @2
         end
-    "#]].assert_eq(&events(&mut watch, 9).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 9).await);
     assert_eq!(started.elapsed().as_secs(), 90);
 }
 
@@ -92,7 +96,8 @@ async fn history_that_is_gone_is_an_error_event() {
     expect![[r#"
         ERROR Expired: too old resource version: 1 (3)
         end
-    "#]].assert_eq(&events(&mut watch, 2).await);
+    "#]]
+    .assert_eq(&events(&mut watch, 2).await);
 }
 
 #[tokio::test(start_paused = true)]

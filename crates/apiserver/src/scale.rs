@@ -1,0 +1,181 @@
+//! `scale`: the replicas of a workload as an `autoscaling/v1` Scale (`pkg/registry/apps/deployment/storage/storage.go` and its
+//! siblings). A write is an ordinary update of the workload.
+
+use crate::api_server::{ApiServer, Call};
+use crate::codec::{self, Expected};
+use crate::managed::{self, Manager};
+use crate::options::WriteOptions;
+use crate::patch::{How, schema_for};
+use crate::pipeline::{self, write_of};
+use crate::reader::KindRef;
+use crate::response::Answer;
+use crate::write::{Change, Existing, Wanted};
+use crate::{Body, negotiate, status};
+use api::Status;
+use jiff::Timestamp;
+use machinery::apply::{self, Context, Filter, ScaleFields, SchemaRef};
+use machinery::field::{FieldError, Path};
+use machinery::selector::LabelSelector;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const SCALE: Expected<'_> = Expected { group: "autoscaling", version: "v1", kind: "Scale" };
+
+/// GET, PUT and PATCH of `scale`.
+pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
+    let api_version = kind.info().api_version();
+    if call.info.verb == "get" {
+        let stored = pipeline::existing(server, call, kind).await?;
+        let object: Value = serde_json::from_slice(stored.bytes()).map_err(status::internal)?;
+        return Ok(Answer::json(scale_of(&object, &api_version)?.to_string()));
+    }
+    let is_patch = call.info.verb == "patch";
+    let options = WriteOptions::parse(&call.query, if is_patch { "PatchOptions" } else { "UpdateOptions" })?;
+    let manager = apply::manager_name(&options.field_manager, call.user_agent());
+    let write = write_of(call, kind, "scale", &call.info.name, &options, &manager);
+    let body = pipeline::read(body).await?;
+    let by = write.manager_at(server);
+    let asked = if is_patch {
+        Asked::Patch(How::parse(negotiate::media_type(&call.head.headers), &body, &write, by)?)
+    } else {
+        let json = codec::to_json(negotiate::input(&call.head.headers)?, body, SCALE)?;
+        codec::check_identity(&json, SCALE)?;
+        Asked::Put(serde_json::from_slice(&json).map_err(|e| status::bad_request(e.to_string()))?)
+    };
+    let change =
+        ScaleChange { asked, kind: kind.clone(), name: call.info.name.clone(), manager: by.name.into(), now: by.now };
+    let written = server.modify_object(&write, &change).await?;
+    let object: Value = serde_json::from_slice(written.bytes()).map_err(status::internal)?;
+    Ok(Answer::json(scale_of(&object, &api_version)?.to_string()))
+}
+
+enum Asked {
+    Put(Value),
+    Patch(How),
+}
+
+struct ScaleChange {
+    asked: Asked,
+    kind: KindRef,
+    name: String,
+    manager: String,
+    now: Timestamp,
+}
+
+impl Change for ScaleChange {
+    fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
+        let Some(existing) = existing else {
+            return Err(status::not_found(self.kind.info(), &self.name));
+        };
+        let object: Value = serde_json::from_slice(existing.bytes).map_err(status::internal)?;
+        let api_version = self.kind.info().api_version();
+        let old = scale_of(&object, &api_version)?;
+        let new = self.scale_after(&old)?;
+        let replicas = check(&new, &self.name)?;
+        let fields = ScaleFields { api_version: &api_version, replicas: &["spec", "replicas"] };
+        let entries = fields.to_object(object["metadata"].get("managedFields"), new["metadata"].get("managedFields"));
+        let mut changed = object;
+        changed["spec"]["replicas"] = replicas.into();
+        changed["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
+        if let Some(map) = changed["metadata"].as_object_mut() {
+            map.remove("managedFields");
+        }
+        let bytes = serde_json::to_vec(&changed).map_err(status::internal)?;
+        let mut object = self.kind.decode(&bytes).map_err(status::internal)?;
+        managed::set_entries(object.meta_mut(), entries)?;
+        let uid = new["metadata"]["uid"].as_str().filter(|u| !u.is_empty()).map(str::to_owned);
+        Ok(Wanted { object, owns_fields: true, uid })
+    }
+}
+
+impl ScaleChange {
+    /// The Scale that is asked for, with its owners.
+    fn scale_after(&self, old: &Value) -> Result<Value, Status> {
+        let by = Manager { name: &self.manager, subresource: "scale", now: self.now };
+        match &self.asked {
+            Asked::Put(new) => {
+                let mut new = new.clone();
+                new["apiVersion"] = "autoscaling/v1".into();
+                new["kind"] = "Scale".into();
+                with_context(by, |ctx| apply::update(ctx, Some(old), &mut new));
+                Ok(new)
+            }
+            Asked::Patch(How::Patch(patch)) => {
+                let mut new = patch.apply(schema_for(SCALE), old).map_err(|e| e.to_status())?;
+                with_context(by, |ctx| apply::update(ctx, Some(old), &mut new));
+                Ok(new)
+            }
+            Asked::Patch(How::Apply { config, force, .. }) => {
+                let applied = with_context(by, |ctx| apply::apply(ctx, Some(old), config, *force));
+                applied.ok_or_else(|| status::internal("Scale has no schema"))?.map_err(|e| e.to_status())
+            }
+        }
+    }
+}
+
+fn with_context<T>(manager: Manager<'_>, f: impl FnOnce(&Context<'_>) -> T) -> Option<T> {
+    let (schema, ty) = schema_for(SCALE)?;
+    Some(f(&Context {
+        root: SchemaRef { schema, ty },
+        api_version: "autoscaling/v1",
+        kind: "Scale",
+        subresource: manager.subresource,
+        manager: manager.name,
+        now: manager.now,
+        filter: &Filter::All,
+        convert: None,
+    }))
+}
+
+/// `ValidateScale`, and the replicas.
+fn check(scale: &Value, name: &str) -> Result<i64, Status> {
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        value => value.as_i64().ok_or_else(|| status::bad_request("spec.replicas must be an integer"))?,
+    };
+    if replicas < 0 {
+        let path = Path::new("spec").child("replicas");
+        let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+        return Err(status::invalid("autoscaling", "Scale", name, &vec![error]));
+    }
+    Ok(replicas)
+}
+
+/// The Scale of a workload.
+fn scale_of(object: &Value, api_version: &str) -> Result<Value, Status> {
+    let meta = &object["metadata"];
+    let mut own = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if !meta[field].is_null() {
+            own[field] = meta[field].clone();
+        }
+    }
+    let fields = ScaleFields { api_version, replicas: &["spec", "replicas"] };
+    if let Some(entries) = fields.to_scale(meta.get("managedFields")) {
+        own["managedFields"] = entries;
+    }
+    let mut spec = json!({});
+    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+        spec["replicas"] = replicas.into();
+    }
+    let replicas = object["status"]["replicas"].as_i64().unwrap_or(0);
+    let mut state = json!({"replicas": replicas});
+    let selector = selector_text(&object["spec"]["selector"])?;
+    if !selector.is_empty() {
+        state["selector"] = selector.into();
+    }
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": own, "spec": spec, "status": state}))
+}
+
+/// A LabelSelector, or the bare map of a ReplicationController, as text.
+fn selector_text(selector: &Value) -> Result<String, Status> {
+    if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
+        let parsed =
+            <api::LabelSelector as api::Codec>::decode(selector.to_string().as_bytes()).map_err(status::internal)?;
+        return Ok(LabelSelector::from_api(Some(&parsed)).map_err(status::internal)?.to_string());
+    }
+    let pairs = selector.as_object().into_iter().flatten();
+    let set: BTreeMap<String, String> = pairs.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
+    Ok(LabelSelector::from_set(&set).to_string())
+}

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -38,21 +39,27 @@ pub trait Engine: Send + Sync {
     /// Everything that exists, running or not. Called once, at start.
     async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError>;
     /// Makes a sandbox ready for containers; network comes separately ([`crate::network::PodNetwork`]).
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxInfo, EngineError>;
-    /// Kills whatever runs in it. Afterwards nothing of the pod runs. Fine if it is already so.
-    async fn stop_sandbox(&self, id: &str) -> Result<(), EngineError>;
-    /// Removes all traces but logs. Fine if there are none.
-    async fn remove_sandbox(&self, id: &str) -> Result<(), EngineError>;
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError>;
+    /// Its network namespace.
+    async fn netns(&self, sandbox: &str) -> Result<OwnedFd, EngineError>;
+    /// Kills whatever runs in it and removes all traces but logs. Afterwards nothing of the pod runs. Fine if it is already so.
+    async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError>;
     /// Makes and starts a container.
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError>;
     /// Signals the container's first process; `SIGKILL` reaches all its processes.
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError>;
     /// Removes an ended container's files.
     async fn remove(&self, sandbox: &str, container: &str) -> Result<(), EngineError>;
-    /// Changes limits of a running container.
-    async fn update(&self, sandbox: &str, container: &str, resources: &Resources) -> Result<(), EngineError>;
-    /// Runs a command in a container to its end and returns at most `output_max` bytes of what it wrote.
-    async fn exec(&self, sandbox: &str, container: &str, command: &[String], timeout: Option<Duration>) -> Result<ExecOutput, EngineError>;
+    /// Changes limits of a cgroup in place.
+    async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError>;
+    /// Runs a command in a container to its end and returns the beginning of what it wrote.
+    async fn exec(
+        &self,
+        sandbox: &str,
+        container: &str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, EngineError>;
     /// Runs a command with streams.
     async fn exec_stream(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
     /// Streams of a container's first process.
@@ -96,20 +103,11 @@ pub struct SandboxSpec {
     pub share_pid: bool,
 }
 
-/// A sandbox that is ready.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SandboxInfo {
-    /// The engine's id.
-    pub id: String,
-    /// Its network namespace as a path to join; `None` with the node's.
-    pub netns: Option<PathBuf>,
-}
-
 /// A sandbox that exists.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SandboxSnapshot {
     /// The engine's id.
-    pub info: SandboxInfo,
+    pub id: String,
     /// `metadata.namespace`
     pub namespace: String,
     /// `metadata.name`
@@ -129,10 +127,8 @@ pub struct SandboxSnapshot {
 pub struct ContainerSnapshot {
     /// 64 hex digits.
     pub id: String,
-    /// Its name in the pod.
-    pub name: String,
-    /// `restartCount` of this run.
-    pub restarts: u32,
+    /// As given at start.
+    pub labels: BTreeMap<String, String>,
     /// When its first process began.
     pub started_at: Option<Timestamp>,
     /// How it ended, if it did.
@@ -157,10 +153,8 @@ pub struct ContainerSpec {
     pub sandbox: String,
     /// Chosen by the agent: 64 hex digits.
     pub id: String,
-    /// Its name in the pod.
-    pub name: String,
-    /// `restartCount`
-    pub restarts: u32,
+    /// Kept and given back in snapshots.
+    pub labels: BTreeMap<String, String>,
     /// Program and arguments.
     pub args: Vec<String>,
     /// Environment, in order, names unique.
@@ -185,6 +179,8 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     /// Do not mask anything in /proc.
     pub unmasked_proc: bool,
+    /// The pod's cgroup; the container's is below.
+    pub cgroup: String,
     /// Its limits.
     pub resources: Resources,
     /// `/proc/…/oom_score_adj`
@@ -197,19 +193,37 @@ pub struct ContainerSpec {
     pub stdin_once: bool,
     /// Log file in CRI format.
     pub log_path: PathBuf,
-    /// See the process namespace of this container of the same sandbox.
-    pub target: Option<String>,
+    /// Whose processes it sees.
+    pub processes: Processes,
 }
 
-/// Who a process runs as.
+/// Whose processes a container sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Processes {
+    /// Its own.
+    #[default]
+    Own,
+    /// Those of the pod's containers.
+    Pod,
+    /// The node's.
+    Host,
+    /// Those of this container of the same sandbox.
+    Of(String),
+}
+
+/// Who a process runs as. Names are looked up in the container's own files by the engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct User {
+    /// `USER` of the image: name or number, perhaps with a group. Numbers below win.
+    pub name: String,
     /// User id.
-    pub uid: u32,
+    pub uid: Option<u32>,
     /// Primary group id.
-    pub gid: u32,
+    pub gid: Option<u32>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Also those that the image's `/etc/group` lists the user in.
+    pub merge_image_groups: bool,
 }
 
 /// An overlay: directories as data, mounted by the engine.
@@ -228,6 +242,8 @@ pub struct Rootfs {
 pub struct Mount {
     /// File or directory on the node.
     pub source: PathBuf,
+    /// A path below `source`, which no link may lead out of.
+    pub sub_path: Option<PathBuf>,
     /// Where in the container.
     pub target: PathBuf,
     /// Cannot be written.

@@ -33,6 +33,8 @@ pub trait Images: Send + Sync {
     async fn prepare(&self, image: &str, container: &str) -> Result<Rootfs, ImageError>;
     /// Gives up what [`Self::prepare`] made. Fine if there is nothing.
     async fn release(&self, container: &str) -> Result<(), ImageError>;
+    /// Gives up what was made for other containers than these. Called once, at start.
+    async fn retain(&self, containers: &[String]) -> Result<(), ImageError>;
     /// All images on the node, for the node's status.
     async fn list(&self) -> Result<Vec<Image>, ImageError>;
     /// Where images are kept; its file system's size is the node's ephemeral storage.

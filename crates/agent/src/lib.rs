@@ -1,10 +1,28 @@
 //! The node agent: runs the pods that are bound to this node. Sees the API only through `client`.
 //!
-//! Start reading at [`pod::plan`]; then [`pod::status`] and [`pod::worker`].
+//! ```text
+//!   watch of this node's pods ──▶ Agent ──▶ one worker per pod:  plan (pure) ─▶ execute ─▶ observe (pure) ─▶ plan …
+//!                                                     │
+//!              seams, in the agent's words:  engine   images   network   cluster      (adapters/ ties them to crates)
+//! ```
+//!
+//! Start reading at [`pod::plan`], then [`pod::status`], [`pod::worker`] and [`Agent`]. Invariants: a plan takes values and
+//! gives values; restarting the agent restarts no container; what an action begins is on disk before it is done; nothing
+//! is polled.
 
+mod agent;
 pub mod cluster;
+mod context;
 pub mod engine;
 pub mod images;
 pub mod network;
+pub mod node;
 pub mod pod;
+pub mod probes;
 pub mod volumes;
+
+pub use agent::{Agent, AgentHandle, ContainerTarget, Feed, LogTarget, LookupError, Parts, PodFeed};
+pub use context::{Config, Context};
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 use thiserror::Error;
 
 /// Why a pod got no network.
@@ -26,10 +26,8 @@ pub trait PodNetwork: Send + Sync {
 pub struct AttachRequest<'a> {
     /// The engine's id of the sandbox.
     pub sandbox: &'a str,
-    /// `namespace/name` of the pod.
-    pub pod: &'a str,
-    /// Path of the network namespace.
-    pub netns: &'a Path,
+    /// The network namespace.
+    pub netns: BorrowedFd<'a>,
     /// `hostPort`s.
     pub host_ports: Vec<HostPort>,
 }

@@ -1,12 +1,18 @@
 //! One pod: what is known ([`seen`]), what to do ([`plan`]), what happened ([`observe`]), what the API is told
 //! ([`status`]), what the engine is told ([`spec`]); and the task that does it ([`worker`]).
 
+pub mod checkpoint;
+pub mod events;
+pub mod execute;
 pub mod observe;
 pub mod plan;
+pub mod recover;
 pub mod seen;
 pub mod spec;
 pub mod status;
+pub mod termination;
 pub mod view;
+pub mod worker;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -86,8 +86,6 @@ pub enum Observation {
     },
     /// A container's first process ended.
     Exited {
-        /// Container name.
-        container: String,
         /// The run's id.
         id: String,
         /// How.
@@ -196,7 +194,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
                 stop.stage = StopStage::Turn;
             }
         }
-        Observation::Exited { container, id, how } => exited(seen, container, id, how),
+        Observation::Exited { id, how } => exited(seen, id, how),
         Observation::Probed { container, id, kind, answer } => probed(pod, seen, &container, &id, kind, answer),
     }
 }
@@ -239,10 +237,9 @@ fn sandbox_stopped(seen: &mut Seen) {
 
 /// Whatever ran has ended in a way nobody saw.
 fn sandbox_lost(seen: &mut Seen, now: Timestamp) {
-    let names: Vec<(String, String)> =
-        seen.containers.iter().filter_map(|(n, c)| c.running().map(|r| (n.clone(), r.id.clone()))).collect();
-    for (container, id) in names {
-        exited(seen, container, id, unknown_exit(now));
+    let ids: Vec<String> = seen.containers.values().filter_map(|c| c.running().map(|r| r.id.clone())).collect();
+    for id in ids {
+        exited(seen, id, unknown_exit(now));
     }
     for c in seen.containers.values_mut() {
         c.doing = Doing::Nothing;
@@ -277,15 +274,11 @@ fn references_changed(seen: &mut Seen, now: Timestamp) {
 
 fn started(seen: &mut Seen, container: String, running: Running) {
     let id = running.id.clone();
-    let c = seen.containers.entry(container.clone()).or_default();
+    let c = seen.containers.entry(container).or_default();
     let next = next_restart(c);
-    if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Running(running))
-        && let Some(oldest) = c.last.replace(before)
-        && !oldest.id.is_empty()
-    {
-        seen.leftovers.push(oldest.id);
+    if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Running(running)) {
+        c.last = Some(before);
     }
-    let c = seen.containers.entry(container.clone()).or_default();
     c.restarts = next;
     c.doing = Doing::Nothing;
     c.image = None;
@@ -294,7 +287,7 @@ fn started(seen: &mut Seen, container: String, running: Running) {
     c.probes = Probes::default();
     if let Some(at) = seen.early_exits.iter().position(|e| e.id == id) {
         let early = seen.early_exits.swap_remove(at);
-        exited(seen, container, early.id, early.how);
+        exited(seen, early.id, early.how);
     }
 }
 
@@ -331,11 +324,8 @@ fn start_failed(seen: &mut Seen, container: String, failure: StartFailure, messa
         finished_at: Some(now),
         restart: false,
     };
-    if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Exited(exit))
-        && let Some(oldest) = c.last.replace(before)
-        && !oldest.id.is_empty()
-    {
-        seen.leftovers.push(oldest.id);
+    if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Exited(exit)) {
+        c.last = Some(before);
     }
 }
 
@@ -358,28 +348,30 @@ fn post_start_ended(seen: &mut Seen, container: &str, id: &str, error: Option<St
     }
 }
 
-fn exited(seen: &mut Seen, container: String, id: String, how: ExitFacts) {
-    let c = seen.containers.entry(container).or_default();
-    match &c.run {
-        Run::Running(run) if run.id == id => {
-            let reason = how.reason.clone().unwrap_or_else(|| exit_reason(&how).to_owned());
-            let exit = Exit {
-                id,
-                image: run.image.clone(),
-                image_id: run.image_id.clone(),
-                code: how.code,
-                reason,
-                message: how.message,
-                started_at: Some(run.started_at),
-                finished_at: Some(how.finished_at),
-                restart: run.stop.as_ref().is_some_and(|s| s.restart),
-            };
-            c.run = Run::Exited(exit);
-        }
+fn exited(seen: &mut Seen, id: String, how: ExitFacts) {
+    let runs = |c: &&mut ContainerSeen| c.running().is_some_and(|r| r.id == id);
+    let Some(c) = seen.containers.values_mut().find(runs) else {
         // It ended before the engine's answer that it started reached us.
-        _ if c.doing == Doing::Starting => seen.early_exits.push(super::seen::EarlyExit { id, how }),
-        _ => {}
-    }
+        if seen.containers.values().any(|c| c.doing == Doing::Starting) {
+            seen.early_exits.push(super::seen::EarlyExit { id, how });
+        }
+        return;
+    };
+    let Run::Running(run) = std::mem::take(&mut c.run) else { return };
+    let reason = how.reason.clone().unwrap_or_else(|| exit_reason(&how).to_owned());
+    // Its record is ours from now on; the engine's and its root file system can go.
+    seen.leftovers.push(id.clone());
+    c.run = Run::Exited(Exit {
+        id,
+        image: run.image,
+        image_id: run.image_id,
+        code: how.code,
+        reason,
+        message: how.message,
+        started_at: Some(run.started_at),
+        finished_at: Some(how.finished_at),
+        restart: run.stop.is_some_and(|s| s.restart),
+    });
 }
 
 /// As containerd names exits (`internal/cri/server/events.go`).
@@ -411,10 +403,13 @@ fn probed(pod: &Pod, seen: &mut Seen, container: &str, id: &str, kind: ProbeKind
 }
 
 fn count(probe: &mut ProbeSeen, spec: &Probe, kind: ProbeKind, answer: bool) {
-    probe.times = if probe.answer == Some(answer) { probe.times.saturating_add(1) } else { 1 };
-    probe.answer = Some(answer);
     let threshold = if answer { spec.success_threshold.unwrap_or(1) } else { spec.failure_threshold.unwrap_or(3) };
-    if i64::from(probe.times) < i64::from(threshold) {
+    let threshold = u32::try_from(threshold).unwrap_or(1).max(1);
+    let times = if probe.answer == Some(answer) { probe.times.saturating_add(1) } else { 1 };
+    // Not counted further, so that a steady probe changes nothing that is kept.
+    probe.times = times.min(threshold);
+    probe.answer = Some(answer);
+    if probe.times < threshold {
         return;
     }
     probe.result = Some(answer);

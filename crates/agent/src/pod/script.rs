@@ -42,6 +42,7 @@ impl Script {
 
     /// Runs the script and returns what happened.
     pub(crate) fn run(mut self, script: &str) -> String {
+        self.out += "[  0] bound\n";
         self.settle();
         for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let line = match line.strip_prefix('+') {
@@ -99,7 +100,7 @@ impl Script {
                     message: String::new(),
                     finished_at: self.at(),
                 };
-                Observation::Exited { container, id, how }
+                Observation::Exited { id, how }
             }
             "probe" => {
                 let kind = match words[2] {

@@ -40,7 +40,7 @@ pub struct Seen {
     pub delete_retry_at: Option<Timestamp>,
     /// The pause after the last failed mount.
     pub last_volume_pause: Option<Duration>,
-    /// Ids of runs older than "the one before": their files can go.
+    /// Ids of ended runs whose files can go.
     pub leftovers: Vec<String>,
     /// Exits that were reported before the start.
     pub early_exits: Vec<EarlyExit>,
@@ -340,9 +340,11 @@ pub struct Probes {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProbeSeen {
-    /// When it is run next; `None` before the first time.
+    /// When it is run next; `None` before the first time. Not kept: after a restart it is asked at once.
+    #[serde(skip)]
     pub next_at: Option<Timestamp>,
     /// A run is under way.
+    #[serde(skip)]
     pub running: bool,
     /// Newest answer.
     pub answer: Option<bool>,

@@ -19,6 +19,7 @@ const ONE: &str = r#"{"containers":[{"name":"a","image":"nginx"}],"terminationGr
 #[test]
 fn a_pod_starts_and_runs() {
     check_pod(ONE, "", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
@@ -33,6 +34,7 @@ fn a_crashing_container_is_restarted_with_growing_pauses() {
         ONE,
         "+1 exit a 1\n+1 exit a 1\n+5\n+5 exit a 2\n+1 exit a 2\n+19\n+1\n+601 exit a 1",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull nginx for a (IfNotPresent)
@@ -40,10 +42,12 @@ fn a_crashing_container_is_restarted_with_growing_pauses() {
                   = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  1] exit a 1
                   pull nginx for a (IfNotPresent)
+                  remove a1
                   start a #1
                   = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  2] exit a 1
                   event Warning BackOff a "Back-off restarting failed container a in pod web_default(1-2-3)"
+                  remove a2
                   = Running | a CrashLoopBackOff x1 | PodReadyToStartContainers,Initialized
                   wake at 12
             [  7] (time)
@@ -51,10 +55,10 @@ fn a_crashing_container_is_restarted_with_growing_pauses() {
             [ 12] exit a 2
                   pull nginx for a (IfNotPresent)
                   start a #2
-                  remove a1
                   = Running | a running ready x2 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [ 13] exit a 2
                   event Warning BackOff a "Back-off restarting failed container a in pod web_default(1-2-3)"
+                  remove a3
                   = Running | a CrashLoopBackOff x2 | PodReadyToStartContainers,Initialized
                   wake at 33
             [ 32] (time)
@@ -62,12 +66,11 @@ fn a_crashing_container_is_restarted_with_growing_pauses() {
             [ 33] (time)
                   pull nginx for a (IfNotPresent)
                   start a #3
-                  remove a2
                   = Running | a running ready x3 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [634] exit a 1
                   pull nginx for a (IfNotPresent)
+                  remove a4
                   start a #4
-                  remove a3
                   = Running | a running ready x4 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
         "#]],
     );
@@ -79,6 +82,7 @@ fn on_failure_restarts_failures_only() {
         r#"{"restartPolicy":"OnFailure","containers":[{"name":"a","image":"i"}]}"#,
         "+1 exit a 3\n+1 exit a 0\nstatus-written",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -86,10 +90,12 @@ fn on_failure_restarts_failures_only() {
                   = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  1] exit a 3
                   pull i for a (IfNotPresent)
+                  remove a1
                   start a #1
                   = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  2] exit a 0
                   stop sandbox s1
+                  remove a2
                   unmount volumes
                   = Succeeded | a Completed=0 x1 | Initialized
             [  2] status-written
@@ -103,6 +109,7 @@ fn never_restart_fails_the_pod_when_all_are_done() {
         r#"{"restartPolicy":"Never","containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}"#,
         "+1 exit a 0\n+1 exit b 137 oom\nstatus-written",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -111,9 +118,11 @@ fn never_restart_fails_the_pod_when_all_are_done() {
                   start b #0
                   = Running | a running ready | b running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  1] exit a 0
+                  remove a1
                   = Running | a Completed=0 | b running ready | PodReadyToStartContainers,Initialized
             [  2] exit b 137 oom
                   stop sandbox s1
+                  remove b1
                   unmount volumes
                   = Failed | a Completed=0 | b OOMKilled=137 | Initialized
             [  2] status-written
@@ -127,6 +136,7 @@ fn deletion_asks_waits_and_kills() {
         ONE,
         "+5 delete 30\n+29\n+1\n+1 exit a 137\nstatus-written\ngone",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull nginx for a (IfNotPresent)
@@ -143,6 +153,7 @@ fn deletion_asks_waits_and_kills() {
                   wake at 45
             [ 36] exit a 137
                   stop sandbox s1
+                  remove a1
                   unmount volumes
                   = Failed | a Error=137 | Initialized
             [ 36] status-written
@@ -160,6 +171,7 @@ fn deletion_runs_the_pre_stop_hook_within_the_grace_period() {
         r#"{"containers":[{"name":"a","image":"i","lifecycle":{"preStop":{"exec":{"command":["sleep"]}}}}]}"#,
         "+1 delete 10\n+4 pre-stop-done a\n+1 exit a 0",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -174,6 +186,7 @@ fn deletion_runs_the_pre_stop_hook_within_the_grace_period() {
                   wake at 11
             [  6] exit a 0
                   stop sandbox s1
+                  remove a1
                   unmount volumes
                   = Succeeded | a Completed=0 | Initialized
         "#]],
@@ -182,6 +195,7 @@ fn deletion_runs_the_pre_stop_hook_within_the_grace_period() {
         r#"{"containers":[{"name":"a","image":"i","lifecycle":{"preStop":{"exec":{"command":["sleep"]}}}}]}"#,
         "+1 delete 10\n+10\n+2",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -204,6 +218,7 @@ fn deletion_runs_the_pre_stop_hook_within_the_grace_period() {
 #[test]
 fn a_second_delete_shortens_the_grace() {
     check_pod(ONE, "+1 delete 30\n+5 delete 1\n+0 exit a 143", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
@@ -218,6 +233,7 @@ fn a_second_delete_shortens_the_grace() {
               wake at 16
         [  6] exit a 143
               stop sandbox s1
+              remove a1
               unmount volumes
               = Failed | a Error=143 | Initialized
     "#]]);
@@ -226,6 +242,7 @@ fn a_second_delete_shortens_the_grace() {
 #[test]
 fn deletion_while_pulling_does_not_wait_for_the_pull() {
     check_pod(r#"{"containers":[{"name":"a","image":"bad"}]}"#, "+1 delete 30\nstatus-written", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull bad for a (IfNotPresent)
@@ -242,6 +259,7 @@ fn deletion_while_pulling_does_not_wait_for_the_pull() {
 #[test]
 fn force_deleted_pods_are_stopped_and_forgotten() {
     check_pod(ONE, "+1 gone\n+1\n+29 exit a 137", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
@@ -255,6 +273,7 @@ fn force_deleted_pods_are_stopped_and_forgotten() {
               wake at 31
         [ 31] exit a 137
               stop sandbox s1
+              remove a1
               unmount volumes
               remove sandbox s1
               forget
@@ -268,6 +287,7 @@ fn a_failing_pull_backs_off() {
         r#"{"containers":[{"name":"a","image":"bad:1"}]}"#,
         "+1 pull-failed a not found\n+1\n+9\n+1 pull-failed a not found\n+1\n+19",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull bad:1 for a (IfNotPresent)
@@ -302,6 +322,7 @@ fn init_containers_run_in_order() {
         r#"{"initContainers":[{"name":"i1","image":"i"},{"name":"i2","image":"i"}],"containers":[{"name":"a","image":"i"}]}"#,
         "+1 exit i1 0\n+1 exit i2 1\n+1 exit i2 0\n+10",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for i1 (IfNotPresent)
@@ -309,14 +330,17 @@ fn init_containers_run_in_order() {
                   = Pending | i1 running | i2 PodInitializing | a PodInitializing | PodReadyToStartContainers
             [  1] exit i1 0
                   pull i for i2 (IfNotPresent)
+                  remove i11
                   start i2 #0
                   = Pending | i1 Completed=0 ready | i2 running | a PodInitializing | PodReadyToStartContainers
             [  2] exit i2 1
                   pull i for i2 (IfNotPresent)
+                  remove i21
                   start i2 #1
                   = Pending | i1 Completed=0 ready | i2 running x1 | a PodInitializing | PodReadyToStartContainers
             [  3] exit i2 0
                   pull i for a (IfNotPresent)
+                  remove i22
                   start a #0
                   = Running | i1 Completed=0 ready | i2 Completed=0 ready x1 | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [ 13] (time)
@@ -330,6 +354,7 @@ fn a_failed_init_container_fails_a_never_restarting_pod() {
         r#"{"restartPolicy":"Never","initContainers":[{"name":"i1","image":"i"}],"containers":[{"name":"a","image":"i"}]}"#,
         "+1 exit i1 2\nstatus-written",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for i1 (IfNotPresent)
@@ -337,6 +362,7 @@ fn a_failed_init_container_fails_a_never_restarting_pod() {
                   = Pending | i1 running | a PodInitializing | PodReadyToStartContainers
             [  1] exit i1 2
                   stop sandbox s1
+                  remove i11
                   unmount volumes
                   = Failed | i1 Error=2 | a PodInitializing | 
             [  1] status-written
@@ -353,6 +379,7 @@ fn sidecars_start_before_and_stop_after_the_app() {
             "containers":[{"name":"a","image":"i"}]}"#,
         "+1 probe s1 startup ok\n+1 exit s2 1\n+1 exit a 0\n+1 exit s2 0\n+1 exit s1 0\nstatus-written",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for s1 (IfNotPresent)
@@ -367,20 +394,24 @@ fn sidecars_start_before_and_stop_after_the_app() {
                   = Running | s1 running ready | s2 running ready | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  2] exit s2 1
                   pull i for s2 (IfNotPresent)
+                  remove s21
                   start s2 #1
                   = Running | s1 running ready | s2 running ready x1 | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  3] exit a 0
                   event Normal Killing s1 "Stopping container s1"
                   event Normal Killing s2 "Stopping container s2"
                   SIGTERM to s22
+                  remove a1
                   = Running | s1 running ready | s2 running ready x1 | a Completed=0 | PodReadyToStartContainers,Initialized
                   wake at 33
             [  4] exit s2 0
                   SIGTERM to s11
+                  remove s22
                   = Running | s1 running ready | s2 Completed=0 x1 | a Completed=0 | PodReadyToStartContainers,Initialized
                   wake at 33
             [  5] exit s1 0
                   stop sandbox s1
+                  remove s11
                   unmount volumes
                   = Succeeded | s1 Completed=0 | s2 Completed=0 x1 | a Completed=0 | Initialized
             [  5] status-written
@@ -395,6 +426,7 @@ fn a_failing_liveness_probe_restarts_the_container() {
             "failureThreshold":2,"terminationGracePeriodSeconds":3}}],"terminationGracePeriodSeconds":30}"#,
         "+0 probe a liveness fail\n+5\n+0 probe a liveness fail\n+3\n+0 exit a 137",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -414,6 +446,7 @@ fn a_failing_liveness_probe_restarts_the_container() {
                   wake at 18
             [  8] exit a 137
                   pull i for a (IfNotPresent)
+                  remove a1
                   start a #1
                   probe a2 Liveness
                   = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
@@ -429,6 +462,7 @@ fn startup_gates_the_other_probes_and_readiness_makes_ready() {
             "readinessProbe":{"exec":{"command":["x"]},"periodSeconds":4,"successThreshold":1,"failureThreshold":1}}]}"#,
         "+1\n+0 probe a startup fail\n+2\n+0 probe a startup ok\n+0 probe a readiness ok\n+4\n+0 probe a readiness fail",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -461,6 +495,7 @@ fn the_post_start_hook_delays_the_next_container_and_its_failure_kills() {
         r#"{"containers":[{"name":"a","image":"i","lifecycle":{"postStart":{"exec":{"command":["x"]}}}},{"name":"b","image":"i"}]}"#,
         "+1 post-start-failed a\n+1 exit a 137",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -475,6 +510,7 @@ fn the_post_start_hook_delays_the_next_container_and_its_failure_kills() {
                   wake at 31
             [  2] exit a 137
                   pull i for a (IfNotPresent)
+                  remove a1
                   start a #1
                   = Running | a running x1 | b running ready | PodReadyToStartContainers,Initialized
         "#]],
@@ -487,6 +523,7 @@ fn active_deadline_fails_the_pod() {
         r#"{"activeDeadlineSeconds":10,"terminationGracePeriodSeconds":5,"containers":[{"name":"a","image":"i"}]}"#,
         "+9\n+1\n+1 exit a 143\nstatus-written",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for a (IfNotPresent)
@@ -503,6 +540,7 @@ fn active_deadline_fails_the_pod() {
                   wake at 15
             [ 11] exit a 143
                   stop sandbox s1
+                  remove a1
                   unmount volumes
                   = Failed(DeadlineExceeded) | a Error=143 | Initialized
             [ 11] status-written
@@ -513,6 +551,7 @@ fn active_deadline_fails_the_pod() {
 #[test]
 fn a_new_image_restarts_the_container() {
     check_pod(ONE, "+1 image a nginx:2\n+1 exit a 0", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
@@ -524,6 +563,7 @@ fn a_new_image_restarts_the_container() {
               wake at 31
         [  2] exit a 0
               pull nginx:2 for a (IfNotPresent)
+              remove a1
               start a #1
               = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
     "#]]);
@@ -535,6 +575,7 @@ fn a_lost_sandbox_is_replaced_and_init_runs_again() {
         r#"{"initContainers":[{"name":"i1","image":"i"}],"containers":[{"name":"a","image":"i"}]}"#,
         "+1 exit i1 0\n+5 sandbox-lost\n+1 exit i1 0",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull i for i1 (IfNotPresent)
@@ -542,17 +583,20 @@ fn a_lost_sandbox_is_replaced_and_init_runs_again() {
                   = Pending | i1 running | a PodInitializing | PodReadyToStartContainers
             [  1] exit i1 0
                   pull i for a (IfNotPresent)
+                  remove i11
                   start a #0
                   = Running | i1 Completed=0 ready | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
             [  6] sandbox-lost
                   event Normal SandboxChanged "Pod sandbox changed, it will be killed and re-created."
                   remove sandbox s1
+                  remove a1
                   create sandbox 1
                   pull i for i1 (IfNotPresent)
                   start i1 #1
                   = Pending | i1 running x1 | a ContainerStatusUnknown=137 | PodReadyToStartContainers,Initialized
             [  7] exit i1 0
                   pull i for a (IfNotPresent)
+                  remove i12
                   start a #1
                   = Running | i1 Completed=0 ready x1 | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
         "#]],
@@ -565,6 +609,7 @@ fn config_errors_wait_for_the_missing_object() {
         r#"{"containers":[{"name":"a","image":"odd"}]}"#,
         "+1 start-failed a configmap \"x\" not found\n+3 references-changed",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull odd for a (IfNotPresent)
@@ -586,6 +631,7 @@ fn a_command_that_cannot_run_crash_loops() {
         r#"{"containers":[{"name":"a","image":"odd"}]}"#,
         "+1 run-failed a exec: \"nope\": executable file not found in $PATH",
         expect![[r#"
+            [  0] bound
                   mount volumes
                   create sandbox 0
                   pull odd for a (IfNotPresent)
@@ -602,6 +648,7 @@ fn a_command_that_cannot_run_crash_loops() {
 #[test]
 fn nothing_starts_before_volumes_and_sandbox() {
     check_slow_pod(ONE, "+1 mount-failed\n+1\nmounted\n+1 sandbox-failed\n+10\nsandbox", expect![[r#"
+        [  0] bound
               mount volumes
               = Pending | a ContainerCreating | Initialized
         [  1] mount-failed
@@ -623,6 +670,7 @@ fn nothing_starts_before_volumes_and_sandbox() {
 #[test]
 fn a_restarted_agent_disturbs_nothing() {
     check_pod(ONE, "+5 restart-agent\n+1 exit a 0", expect![[r#"
+        [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
@@ -632,6 +680,7 @@ fn a_restarted_agent_disturbs_nothing() {
               mount volumes
         [  6] exit a 0
               pull nginx for a (IfNotPresent)
+              remove a1
               start a #1
               = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
     "#]]);

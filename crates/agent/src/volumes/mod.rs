@@ -30,7 +30,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use sub_path::SubPath;
 use thiserror::Error;
 
 /// Why a volume could not be set up, in upstream's words.
@@ -122,15 +121,6 @@ pub struct VolumeManager {
     engine: Arc<dyn Engine>,
     cluster: Arc<dyn Cluster>,
     tokens: tokens::Tokens,
-}
-
-/// A container's mounts; keep it until the container is made.
-#[derive(Debug, Default)]
-pub struct ContainerMounts {
-    /// In the order of the spec.
-    pub mounts: Vec<Mount>,
-    /// Opened parts of volumes.
-    pub held: Vec<SubPath>,
 }
 
 impl VolumeManager {
@@ -235,22 +225,19 @@ impl VolumeManager {
         tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
     }
 
-    /// The mounts of one container.
-    pub fn mounts(&self, pod: &Pod, c: &Container, environment: &[(String, String)]) -> Result<ContainerMounts, VolumeError> {
-        let mut out = ContainerMounts::default();
-        for mount in c.volume_mounts.iter().flatten() {
+    /// The mounts of one container, in the order of the spec.
+    pub fn mounts(&self, pod: &Pod, c: &Container, environment: &[(String, String)]) -> Result<Vec<Mount>, VolumeError> {
+        let mount = |mount: &VolumeMount| {
             let missing = || VolumeError::NoVolume { volume: mount.name.clone(), container: c.name.clone() };
             let volume = view::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name).ok_or_else(missing)?;
-            let mut source = self.path_of(pod, volume).ok_or_else(missing)?;
+            let source = self.path_of(pod, volume).ok_or_else(missing)?;
             let sub = sub_path_of(mount, environment)?;
             if !sub.is_empty() {
-                let opened = SubPath::open(&source, &sub)?;
-                source = opened.path();
-                out.held.push(opened);
+                sub_path::ensure(&source, &sub)?;
             }
-            out.mounts.push(make_mount(mount, source, is_api_volume(volume)));
-        }
-        Ok(out)
+            Ok(make_mount(mount, source, sub, is_api_volume(volume)))
+        };
+        c.volume_mounts.iter().flatten().map(mount).collect()
     }
 }
 
@@ -271,11 +258,12 @@ fn is_api_volume(volume: &Volume) -> bool {
     volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
 }
 
-fn make_mount(mount: &VolumeMount, source: PathBuf, must_be_read_only: bool) -> Mount {
+fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_only: bool) -> Mount {
     let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     let read_only = mount.read_only == Some(true) || must_be_read_only;
     Mount {
         source,
+        sub_path: (!sub.is_empty()).then(|| sub.into()),
         target: target.into(),
         read_only,
         recursive_read_only: mount.read_only == Some(true)

@@ -1,7 +1,5 @@
-//! `subPath`: a part of a volume, opened so that no link inside the volume can lead out of it (`pkg/volume/util/subpath`).
-//!
-//! The engine is given `/proc/<agent>/fd/<n>`, not a name that a container could replace meanwhile; the descriptor is
-//! kept open until the container is made.
+//! `subPath`: a part of a volume. Directories that are missing are made here, so that no link inside the volume can lead
+//! out of it; the engine then mounts it by the same rule (`pkg/volume/util/subpath`).
 
 use super::VolumeError;
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
@@ -9,38 +7,24 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// An opened part of a volume. Keep it until the mount is made.
-#[derive(Debug)]
-pub struct SubPath {
-    fd: OwnedFd,
-}
-
-impl SubPath {
-    /// Opens `sub` below `volume`, making directories that are missing.
-    pub fn open(volume: &Path, sub: &str) -> Result<SubPath, VolumeError> {
-        if Path::new(sub).is_absolute() {
-            return Err(VolumeError::SubPath(format!("error SubPath `{sub}` must not be an absolute path")));
-        }
-        if Path::new(sub).components().any(|c| c == Component::ParentDir) {
-            return Err(VolumeError::SubPath(format!("unable to provision SubPath `{sub}`: must not contain '..'")));
-        }
-        let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| VolumeError::io("open", volume, e.into()))?;
-        let refused = |e: rustix::io::Errno| VolumeError::SubPath(format!("failed to prepare subPath `{sub}`: {e}"));
-        match beneath(&root, Path::new(sub)) {
-            Ok(fd) => Ok(SubPath { fd }),
-            Err(rustix::io::Errno::NOENT) => {
-                let mode = std::fs::metadata(volume).map(|m| m.mode() & 0o7777).unwrap_or(0o755);
-                make(&root, Path::new(sub), mode).map_err(refused)?;
-                beneath(&root, Path::new(sub)).map(|fd| SubPath { fd }).map_err(refused)
-            }
-            Err(e) => Err(refused(e)),
-        }
+/// Makes sure that `sub` exists below `volume`.
+pub(super) fn ensure(volume: &Path, sub: &str) -> Result<(), VolumeError> {
+    if Path::new(sub).is_absolute() {
+        return Err(VolumeError::SubPath(format!("error SubPath `{sub}` must not be an absolute path")));
     }
-
-    /// What the engine is to mount.
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd()))
+    if Path::new(sub).components().any(|c| c == Component::ParentDir) {
+        return Err(VolumeError::SubPath(format!("unable to provision SubPath `{sub}`: must not contain '..'")));
+    }
+    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| VolumeError::io("open", volume, e.into()))?;
+    let refused = |e: rustix::io::Errno| VolumeError::SubPath(format!("failed to prepare subPath `{sub}`: {e}"));
+    match beneath(&root, Path::new(sub)) {
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::NOENT) => {
+            let mode = std::fs::metadata(volume).map(|m| m.mode() & 0o7777).unwrap_or(0o755);
+            make(&root, Path::new(sub), mode).map_err(refused)
+        }
+        Err(e) => Err(refused(e)),
     }
 }
 
@@ -82,9 +66,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o770)).expect("chmod");
-        let sub = SubPath::open(dir.path(), "a/b").expect("open");
-        fs::write(sub.path().join("file"), "x").expect("write through the descriptor");
-        assert_eq!(fs::read_to_string(dir.path().join("a/b/file")).expect("read"), "x");
+        ensure(dir.path(), "a/b").expect("made");
         assert_eq!(fs::metadata(dir.path().join("a/b")).expect("stat").mode() & 0o777, 0o770);
     }
 
@@ -95,9 +77,9 @@ mod tests {
         symlink("real", dir.path().join("inside")).expect("link");
         symlink("/etc", dir.path().join("outside")).expect("link");
         symlink("../..", dir.path().join("up")).expect("link");
-        SubPath::open(dir.path(), "inside").expect("stays inside");
+        ensure(dir.path(), "inside").expect("stays inside");
         for bad in ["outside", "up/etc", "../x", "/etc", "outside/new"] {
-            assert!(SubPath::open(dir.path(), bad).is_err(), "{bad}");
+            assert!(ensure(dir.path(), bad).is_err(), "{bad}");
         }
         assert!(!Path::new("/etc/new").exists());
     }

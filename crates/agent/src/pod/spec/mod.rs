@@ -12,11 +12,12 @@ pub mod resources;
 pub mod security;
 
 use super::view;
-use crate::engine::{ContainerSpec, Mount, Rootfs, SandboxSpec};
+use crate::engine::{ContainerSpec, Mount, Processes, Rootfs, SandboxSpec};
 use crate::images::ImageConfig;
 use crate::network::HostPort;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -106,16 +107,12 @@ pub struct ContainerInput<'a> {
     pub sandbox: &'a str,
     /// The new run's id.
     pub id: String,
-    /// `restartCount`
-    pub restarts: u32,
+    /// Kept by the engine and given back after a restart of the agent.
+    pub labels: BTreeMap<String, String>,
     /// The image's configuration.
     pub image: &'a ImageConfig,
     /// Its root file system.
     pub rootfs: Rootfs,
-    /// The image's `/etc/passwd`, or nothing.
-    pub passwd: &'a str,
-    /// The image's `/etc/group`, or nothing.
-    pub group: &'a str,
     /// Objects that the environment refers to.
     pub sources: &'a env::Sources,
     /// Addresses and sizes.
@@ -126,7 +123,7 @@ pub struct ContainerInput<'a> {
     pub hostname: &'a str,
     /// Log file.
     pub log_path: PathBuf,
-    /// The run whose processes it may see.
+    /// The run whose processes an ephemeral container sees.
     pub target: Option<String>,
     /// The node's memory, bytes.
     pub node_memory: i64,
@@ -139,18 +136,17 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
     if c.volume_devices.iter().flatten().next().is_some() {
         return Err(SpecError::Unsupported("volumeDevices (raw block volumes)"));
     }
-    let (user, home) = security::user(pod, c, &input.image.user, input.passwd, input.group)?;
+    let user = security::user(pod, c, &input.image.user)?;
     let declared = env::environment(pod, c, input.sources, input.facts)?;
     let args = command(c, input.image, &declared)?;
     let tty = c.tty == Some(true);
-    let env = whole_environment(input.image, declared, input.hostname, &home, tty);
+    let env = whole_environment(input.image, declared, input.hostname, tty);
     let cwd = [c.working_dir.as_deref(), Some(input.image.working_dir.as_str())];
     let privileged = context.privileged == Some(true);
     Ok(ContainerSpec {
         sandbox: input.sandbox.to_owned(),
         id: input.id,
-        name: c.name.clone(),
-        restarts: input.restarts,
+        labels: input.labels,
         args,
         env,
         cwd: cwd.into_iter().flatten().find(|d| !d.is_empty()).unwrap_or("/").to_owned(),
@@ -169,8 +165,19 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
         log_path: input.log_path,
-        target: input.target,
+        processes: processes(pod, input.target),
+        cgroup: resources::pod_cgroup_path(pod),
     })
+}
+
+fn processes(pod: &Pod, target: Option<String>) -> Processes {
+    let spec = view::spec(pod);
+    match (spec.host_pid, spec.share_process_namespace, target) {
+        (Some(true), ..) => Processes::Host,
+        (_, Some(true), _) => Processes::Pod,
+        (.., Some(id)) => Processes::Of(id),
+        _ => Processes::Own,
+    }
 }
 
 /// The signal that asks a container to stop.
@@ -194,12 +201,11 @@ fn command(c: &Container, image: &ImageConfig, env: &[(String, String)]) -> Resu
     if out.is_empty() { Err(SpecError::NoCommand) } else { Ok(out) }
 }
 
-/// Defaults, then the image's variables, then the container's.
+/// Defaults, then the image's variables, then the container's. `HOME` is the engine's to add: it knows the user.
 fn whole_environment(
     image: &ImageConfig,
     declared: Vec<(String, String)>,
     hostname: &str,
-    home: &str,
     tty: bool,
 ) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
@@ -212,9 +218,6 @@ fn whole_environment(
             Some(entry) => entry.1 = value,
             None => out.push((name, value)),
         }
-    }
-    if !out.iter().any(|(n, _)| n == "HOME") {
-        out.push(("HOME".into(), home.to_owned()));
     }
     out
 }
@@ -239,11 +242,9 @@ mod tests {
         let input = ContainerInput {
             sandbox: "s",
             id: "id".into(),
-            restarts: 0,
+            labels: BTreeMap::new(),
             image: &image,
             rootfs: Rootfs::default(),
-            passwd: "",
-            group: "",
             sources: &env::Sources::default(),
             facts: &fields::Facts::default(),
             mounts: Vec::new(),
@@ -280,7 +281,7 @@ mod tests {
             r#"{"name":"a"}"#,
             expect![[r#"
                 args ["/entry", "default"]
-                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1 HOME=/
+                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1
                 cwd /work stop SIGQUIT
                 readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=false
             "#]],
@@ -293,7 +294,7 @@ mod tests {
             r#"{"name":"a","args":["$(X)","$(Y)"],"env":[{"name":"X","value":"1"}],"tty":true}"#,
             expect![[r#"
                 args ["/entry", "1", "$(Y)"]
-                env PATH=/image/bin HOSTNAME=web TERM=xterm FROM_IMAGE=1 X=1 HOME=/
+                env PATH=/image/bin HOSTNAME=web TERM=xterm FROM_IMAGE=1 X=1
                 cwd /work stop SIGQUIT
                 readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=true
             "#]],
@@ -308,7 +309,7 @@ mod tests {
                 "capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"Unconfined"}}}"#,
             expect![[r#"
                 args ["sh"]
-                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1 HOME=/
+                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1
                 cwd /x stop SIGUSR1
                 readonly=true privileged=false nnp=true caps=0 seccomp=Unconfined tty=false
             "#]],

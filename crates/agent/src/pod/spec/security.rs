@@ -39,16 +39,6 @@ pub enum SecurityError {
         /// Its name.
         container: String,
     },
-    /// The image has no such user or group.
-    #[error("unable to find {what} {name}: no matching entries in {file}")]
-    Unknown {
-        /// `user` or `group`.
-        what: &'static str,
-        /// The name.
-        name: String,
-        /// `passwd file` or `group file`.
-        file: &'static str,
-    },
     /// Not a capability.
     #[error("unknown capability \"{0}\"")]
     Capability(String),
@@ -142,37 +132,20 @@ pub fn check_app_armor(context: &SecurityContext) -> Result<(), SecurityError> {
     }
 }
 
-/// The user and the home directory. `passwd` and `group` are the image's files, empty if it has none.
-pub fn user(pod: &Pod, c: &Container, image_user: &str, passwd: &str, group: &str) -> Result<(User, String), SecurityError> {
+/// Who the container runs as. Names are for the engine to look up.
+pub fn user(pod: &Pod, c: &Container, image_user: &str) -> Result<User, SecurityError> {
     let context = effective(pod, c);
     verify_non_root(pod, c, &context, image_user)?;
-    let (name, group_name) = match context.run_as_user {
-        Some(uid) => (uid.to_string(), None),
-        None => match image_user.split_once(':') {
-            Some((user, group)) => (user.to_owned(), Some(group.to_owned())),
-            None => (image_user.to_owned(), None),
-        },
-    };
-    let entry = passwd_entry(passwd, if name.is_empty() { "0" } else { &name });
-    let uid = match (name.as_str(), &entry) {
-        ("", _) => 0,
-        (_, Some(entry)) => entry.uid,
-        (name, None) => number(name).ok_or_else(|| unknown("user", name, "passwd file"))?,
-    };
-    let gid = match (context.run_as_group, group_name.filter(|g| !g.is_empty())) {
-        (Some(gid), _) => u32::try_from(gid).unwrap_or(0),
-        (None, Some(name)) => group_id(group, &name).ok_or_else(|| unknown("group", &name, "group file"))?,
-        (None, None) => entry.as_ref().map_or(0, |e| e.gid),
-    };
+    let id = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
     let merge = pod_context(pod).and_then(|p| p.supplemental_groups_policy.as_deref()) != Some("Strict");
-    let mut groups = supplementary(pod);
-    if let Some(entry) = entry.as_ref().filter(|_| merge) {
-        groups.extend(groups_of(group, &entry.name));
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    groups.retain(|g| seen.insert(*g));
-    let home = entry.map(|e| e.home).filter(|h| !h.is_empty()).unwrap_or_else(|| "/".to_owned());
-    Ok((User { uid, gid, groups }, home))
+    Ok(User {
+        // A user that the pod names does not take the image's group with it.
+        name: if context.run_as_user.is_some() { String::new() } else { image_user.to_owned() },
+        uid: id(context.run_as_user),
+        gid: id(context.run_as_group),
+        groups: supplementary(pod),
+        merge_image_groups: merge,
+    })
 }
 
 fn verify_non_root(pod: &Pod, c: &Container, context: &SecurityContext, image_user: &str) -> Result<(), SecurityError> {
@@ -194,10 +167,6 @@ fn verify_non_root(pod: &Pod, c: &Container, context: &SecurityContext, image_us
     }
 }
 
-fn unknown(what: &'static str, name: &str, file: &'static str) -> SecurityError {
-    SecurityError::Unknown { what, name: name.to_owned(), file }
-}
-
 /// `fsGroup` and `supplementalGroups` of the pod.
 fn supplementary(pod: &Pod) -> Vec<u32> {
     let Some(context) = pod_context(pod) else { return Vec::new() };
@@ -205,47 +174,8 @@ fn supplementary(pod: &Pod) -> Vec<u32> {
     all.filter_map(|g| u32::try_from(*g).ok()).collect()
 }
 
-struct PasswdEntry {
-    name: String,
-    uid: u32,
-    gid: u32,
-    home: String,
-}
-
 fn number(text: &str) -> Option<u32> {
     text.parse().ok()
-}
-
-/// The entry with this name, or with this number.
-fn passwd_entry(passwd: &str, user: &str) -> Option<PasswdEntry> {
-    let entries = passwd.lines().filter_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?.to_owned();
-        let uid = number(fields.nth(1)?)?;
-        let gid = number(fields.next()?)?;
-        let home = fields.nth(1).unwrap_or_default().to_owned();
-        Some(PasswdEntry { name, uid, gid, home })
-    });
-    let uid = number(user);
-    entries.into_iter().find(|e| e.name == user || Some(e.uid) == uid)
-}
-
-fn group_id(group: &str, name: &str) -> Option<u32> {
-    let named = group.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| number(fields.nth(1)?)).flatten()
-    });
-    named.or_else(|| number(name))
-}
-
-/// Groups that list the user as a member.
-fn groups_of(group: &str, user: &str) -> Vec<u32> {
-    let member = |line: &str| {
-        let mut fields = line.split(':');
-        let gid = number(fields.nth(2)?)?;
-        fields.next()?.split(',').any(|m| m.trim() == user).then_some(gid)
-    };
-    group.lines().filter_map(member).collect()
 }
 
 #[cfg(test)]
@@ -253,15 +183,12 @@ mod tests {
     use super::*;
     use crate::pod::fixture::pod;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:100:101:Web:/srv:/bin/false\n";
-    const GROUP: &str = "root:x:0:\nwww:x:101:\nextra:x:7:web,other\n";
-
     fn check_user(pod_context: &str, container_context: &str, image: &str, want: &str) {
         let pod = pod(&format!(
             r#"{{"securityContext":{pod_context},"containers":[{{"name":"a","securityContext":{container_context}}}]}}"#
         ));
-        let got = match user(&pod, &view::app_containers(&pod)[0], image, PASSWD, GROUP) {
-            Ok((u, home)) => format!("{}:{} {:?} {home}", u.uid, u.gid, u.groups),
+        let got = match user(&pod, &view::app_containers(&pod)[0], image) {
+            Ok(u) => format!("{:?} {:?}:{:?} {:?} merge={}", u.name, u.uid, u.gid, u.groups, u.merge_image_groups),
             Err(e) => format!("error: {e}"),
         };
         assert_eq!(got, want, "{pod_context} {container_context} {image}");
@@ -269,15 +196,20 @@ mod tests {
 
     #[test]
     fn users() {
-        check_user("{}", "{}", "", "0:0 [] /root");
-        check_user("{}", "{}", "web", "100:101 [7] /srv");
-        check_user("{}", "{}", "web:root", "100:0 [7] /srv");
-        check_user("{}", "{}", "1234", "1234:0 [] /");
-        check_user("{}", "{}", "1234:55", "1234:55 [] /");
-        check_user(r#"{"runAsUser":100,"fsGroup":9,"supplementalGroups":[8,7]}"#, "{}", "root", "100:101 [9, 8, 7] /srv");
-        check_user(r#"{"runAsUser":100,"supplementalGroupsPolicy":"Strict"}"#, "{}", "", "100:101 [] /srv");
-        check_user(r#"{"runAsUser":100}"#, r#"{"runAsUser":2,"runAsGroup":3}"#, "", "2:3 [] /");
-        check_user("{}", "{}", "nobody", "error: unable to find user nobody: no matching entries in passwd file");
+        check_user("{}", "{}", "", r#""" None:None [] merge=true"#);
+        check_user("{}", "{}", "web:root", r#""web:root" None:None [] merge=true"#);
+        check_user(
+            r#"{"runAsUser":100,"fsGroup":9,"supplementalGroups":[8,7]}"#,
+            "{}",
+            "web",
+            r#""" Some(100):None [9, 8, 7] merge=true"#,
+        );
+        check_user(
+            r#"{"runAsUser":100,"supplementalGroupsPolicy":"Strict"}"#,
+            r#"{"runAsUser":2,"runAsGroup":3}"#,
+            "web",
+            r#""" Some(2):Some(3) [] merge=false"#,
+        );
     }
 
     #[test]
@@ -291,7 +223,7 @@ mod tests {
             &format!("error: container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {describe}"),
         );
         check_user(r#"{"runAsNonRoot":true}"#, r#"{"runAsUser":0}"#, "5", &format!("error: container's runAsUser breaks non-root policy {describe}"));
-        check_user(r#"{"runAsNonRoot":true}"#, "{}", "5", "5:0 [] /");
+        check_user(r#"{"runAsNonRoot":true}"#, "{}", "5", r#""5" None:None [] merge=true"#);
     }
 
     fn check_capabilities(context: &str, want: &str) {

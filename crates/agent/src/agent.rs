@@ -1,0 +1,438 @@
+//! [`Agent`]: one worker per pod of this node, recovered at start, fed by the watch and the engine's events.
+//! [`AgentHandle`]: what the node API (logs, exec, attach, port-forward) asks of it.
+//!
+//! Start, in this order: what the engine and the checkpoints know is put together; pods that the API no longer has are
+//! stopped; sandboxes, addresses and root file systems that belong to nothing are removed. Nothing that runs is touched.
+
+use crate::cluster::{Cluster, ObjectReference};
+use crate::context::{Config, Context};
+use crate::engine::{Engine, EngineError, EngineEvent, SandboxSnapshot, Session, StreamRequest};
+use crate::images::Images;
+use crate::network::PodNetwork;
+use crate::pod::checkpoint;
+use crate::pod::execute::Message;
+use crate::pod::observe::Observation;
+use crate::pod::recover::recover;
+use crate::pod::seen::{Run, Seen};
+use crate::pod::view;
+use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
+use crate::volumes::{self, VolumeManager};
+use api::k8s::api::core::v1::{ContainerStatus, Pod};
+use api::meta::MetaExt;
+use base::backoff::Backoff;
+use base::{Clock, Random};
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// What the agent works with.
+pub struct Parts {
+    /// Containers.
+    pub engine: Arc<dyn Engine>,
+    /// Images.
+    pub images: Arc<dyn Images>,
+    /// Pod network.
+    pub network: Arc<dyn PodNetwork>,
+    /// The API server.
+    pub cluster: Arc<dyn Cluster>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids.
+    pub random: Arc<dyn Random>,
+    /// Bytes of memory of the machine.
+    pub memory: i64,
+}
+
+/// Pods of this node: all that are there, then every change.
+pub struct PodFeed {
+    /// The first list, complete.
+    pub initial: Vec<Arc<Pod>>,
+    /// Afterwards.
+    pub changes: mpsc::UnboundedReceiver<Feed>,
+}
+
+/// What the watches tell.
+#[derive(Debug, Clone)]
+pub enum Feed {
+    /// A pod appeared or changed.
+    Pod(Arc<Pod>),
+    /// A pod is gone from the API.
+    Gone(Arc<Pod>),
+    /// A ConfigMap or Secret that was asked for appeared, changed or is gone.
+    Reference(ObjectReference),
+}
+
+type Workers = Arc<RwLock<BTreeMap<String, WorkerHandle>>>;
+
+/// The agent, assembled but not yet running.
+pub struct Agent {
+    context: Arc<Context>,
+    workers: Workers,
+}
+
+impl Agent {
+    /// Assembles; touches nothing.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let Parts { engine, images, network, cluster, clock, random, memory } = parts;
+        let volumes =
+            VolumeManager::new(config.data_dir.clone(), config.run_dir.clone(), engine.clone(), cluster.clone());
+        let context = Context {
+            config,
+            engine,
+            images,
+            network,
+            cluster,
+            volumes,
+            clock,
+            random,
+            allocatable: RwLock::default(),
+            memory,
+        };
+        Agent { context: Arc::new(context), workers: Workers::default() }
+    }
+
+    /// For the node API.
+    pub fn handle(&self) -> AgentHandle {
+        AgentHandle { context: self.context.clone(), workers: self.workers.clone() }
+    }
+
+    /// Shared state, for the node's registration.
+    pub fn context(&self) -> Arc<Context> {
+        self.context.clone()
+    }
+
+    /// Runs until `shutdown`; pods go on without it.
+    pub async fn run(self, mut feed: PodFeed, shutdown: CancellationToken) {
+        self.recover(&feed.initial).await;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                change = feed.changes.recv() => match change {
+                    Some(change) => self.take(change),
+                    None => break,
+                },
+                event = self.context.engine.next_event() => match event {
+                    Some(event) => self.engine_event(event),
+                    None => break,
+                },
+            }
+        }
+        self.workers.read().values().for_each(|w| w.tell(Message::Detach));
+    }
+
+    // === start ===
+
+    async fn recover(&self, pods: &[Arc<Pod>]) {
+        let snapshots = self.snapshots().await;
+        let kept = checkpoint::load_all(&self.context.config.data_dir.join("pods")).unwrap_or_else(|error| {
+            tracing::error!(error = %base::chain(&error), "failed to read the checkpoints: pods begin anew");
+            Vec::new()
+        });
+        let known: BTreeSet<String> = kept.iter().map(|(pod, _)| pod.uid().to_owned()).collect();
+        self.remove_strangers(&snapshots, &kept).await;
+        for (pod, seen) in kept {
+            self.resume(pod, seen, pods, &snapshots);
+        }
+        for pod in pods.iter().filter(|p| !known.contains(p.uid())) {
+            self.begin(pod.clone(), Seen::default());
+        }
+    }
+
+    /// What exists; asked until it is known, because acting without it could start things twice.
+    async fn snapshots(&self) -> Vec<SandboxSnapshot> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        loop {
+            match self.context.engine.recover().await {
+                Ok(all) => return all,
+                Err(error) => tracing::error!(error = %base::chain(&error), "failed to learn what runs, trying again"),
+            }
+            tokio::time::sleep(backoff.fail()).await;
+        }
+    }
+
+    /// Sandboxes, addresses and roots that no checkpoint tells of.
+    async fn remove_strangers(&self, snapshots: &[SandboxSnapshot], kept: &[(Pod, Seen)]) {
+        let ours = |id: &str| kept.iter().any(|(_, seen)| sandbox_id(seen).as_deref() == Some(id));
+        for snapshot in snapshots.iter().filter(|s| !ours(&s.id)) {
+            tracing::info!(sandbox = snapshot.id, pod = snapshot.name, "removing a sandbox that belongs to no pod");
+            if let Err(error) = self.context.engine.remove_sandbox(&snapshot.id).await {
+                tracing::error!(sandbox = snapshot.id, error = %base::chain(&error), "failed to remove it");
+            }
+        }
+        let live: Vec<String> = kept.iter().filter_map(|(_, seen)| sandbox_id(seen)).collect();
+        if let Err(error) = self.context.network.retain(&live).await {
+            tracing::error!(error = %base::chain(&error), "failed to release addresses of pods that are gone");
+        }
+        let roots: Vec<String> =
+            snapshots.iter().filter(|s| ours(&s.id)).flat_map(|s| s.containers.iter().map(|c| c.id.clone())).collect();
+        if let Err(error) = self.context.images.retain(&roots).await {
+            tracing::error!(error = %base::chain(&error), "failed to release root file systems of containers that are gone");
+        }
+    }
+
+    /// A pod that was known before the agent restarted.
+    fn resume(&self, kept: Pod, seen: Seen, pods: &[Arc<Pod>], snapshots: &[SandboxSnapshot]) {
+        let now = self.context.clock.now();
+        let newest = pods.iter().find(|p| p.uid() == kept.uid()).cloned();
+        let gone = newest.is_none();
+        let pod = newest.unwrap_or_else(|| Arc::new(kept));
+        let snapshot = sandbox_id(&seen).and_then(|id| snapshots.iter().find(|s| s.id == id));
+        let message = |name: &str, restarts: u32, exit: &_| last_words(&self.context, &pod, name, restarts, exit);
+        let seen = recover(&pod, seen, snapshot, message, now);
+        let handle = self.begin(pod, seen);
+        if gone {
+            handle.tell(Message::Observed(Observation::ObjectGone));
+        }
+    }
+
+    fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {
+        let (uid, workers, context) = (pod.uid().to_owned(), self.workers.clone(), self.context.clone());
+        let ended = {
+            let uid = uid.clone();
+            move || {
+                let left = {
+                    let mut workers = workers.write();
+                    workers.remove(&uid);
+                    workers.values().map(|w| w.view().pod).collect::<Vec<_>>()
+                };
+                let wanted: BTreeSet<ObjectReference> = left.iter().flat_map(|p| volumes::references(p)).collect();
+                context.cluster.release(&|r| wanted.contains(r));
+            }
+        };
+        let handle = worker::spawn(self.context.clone(), pod, seen, ended);
+        self.workers.write().insert(uid, handle.clone());
+        handle
+    }
+
+    // === afterwards ===
+
+    fn take(&self, change: Feed) {
+        match change {
+            Feed::Pod(pod) => {
+                let worker = self.workers.read().get(pod.uid()).cloned();
+                match worker {
+                    Some(worker) => worker.tell(Message::Pod(pod)),
+                    None => drop(self.begin(pod, Seen::default())),
+                }
+            }
+            Feed::Gone(pod) => {
+                if let Some(worker) = self.workers.read().get(pod.uid()) {
+                    worker.tell(Message::Pod(pod));
+                    worker.tell(Message::Observed(Observation::ObjectGone));
+                }
+            }
+            Feed::Reference(reference) => {
+                let workers = self.workers.read();
+                let concerned = workers.values().filter(|w| volumes::references(&w.view().pod).contains(&reference));
+                concerned.for_each(|w| w.tell(Message::Observed(Observation::ReferencesChanged)));
+            }
+        }
+    }
+
+    fn engine_event(&self, event: EngineEvent) {
+        let (sandbox, message) = match event {
+            EngineEvent::Exited { sandbox, container, exit } => (sandbox, Message::Exited { id: container, exit }),
+            EngineEvent::SandboxLost { sandbox } => (sandbox, Message::Observed(Observation::SandboxLost)),
+        };
+        // `<uid>-<attempt>`
+        let uid = sandbox.rsplit_once('-').map_or(sandbox.as_str(), |(uid, _)| uid);
+        let worker = self.workers.read().get(uid).cloned();
+        let Some(worker) = worker else { return };
+        if sandbox_id(&worker.view().seen).is_none_or(|id| id == sandbox) || matches!(message, Message::Exited { .. }) {
+            worker.tell(message);
+        }
+    }
+}
+
+/// The sandbox that a record speaks of.
+fn sandbox_id(seen: &Seen) -> Option<String> {
+    use crate::pod::seen::Sandbox;
+    match &seen.sandbox {
+        Sandbox::Ready { id } | Sandbox::Stopping { id } | Sandbox::Lost { id } => Some(id.clone()),
+        Sandbox::None | Sandbox::Creating | Sandbox::Failed { .. } | Sandbox::Stopped { .. } | Sandbox::Removing => None,
+    }
+}
+
+// === for the node API ===
+
+/// Questions of the node API. Cheap to clone.
+#[derive(Clone)]
+pub struct AgentHandle {
+    context: Arc<Context>,
+    workers: Workers,
+}
+
+/// A container that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerTarget {
+    /// Its sandbox.
+    pub sandbox: String,
+    /// The run's id.
+    pub id: String,
+    /// Whether it has a terminal (`tty`).
+    pub tty: bool,
+    /// Whether it reads standard input (`stdin`).
+    pub stdin: bool,
+}
+
+/// A container's log.
+#[derive(Debug)]
+pub struct LogTarget {
+    /// File in CRI format; rotated ones beside it as `<path>.<time>`.
+    pub path: PathBuf,
+    /// The run's id.
+    pub id: String,
+    /// Whether it runs: then it may grow.
+    pub running: bool,
+    views: watch::Receiver<PodView>,
+}
+
+impl LogTarget {
+    /// Waits until the run has ended (for `follow`).
+    pub async fn ended(&mut self) {
+        let id = self.id.clone();
+        let runs = |view: &PodView| view.seen.containers.values().any(|c| c.running().is_some_and(|r| r.id == id));
+        // An error is the end of the worker, and so of the pod.
+        self.views.wait_for(|view| !runs(view)).await.ok();
+    }
+}
+
+/// Why there is no such pod, container or log; upstream's words.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LookupError {
+    /// No such pod on this node.
+    #[error("pod {0} not found")]
+    NoPod(String),
+    /// No such container in it.
+    #[error("container {container} not found in pod {pod}")]
+    NoContainer {
+        /// Its name.
+        container: String,
+        /// `name_namespace`
+        pod: String,
+    },
+    /// It does not run.
+    #[error("container not found (\"{0}\")")]
+    NotRunning(String),
+    /// There is no log (yet); the reason as upstream puts it.
+    #[error("{0}")]
+    NoLog(String),
+}
+
+impl AgentHandle {
+    /// All pods of the node, with their newest statuses.
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.workers.read().values().map(|w| w.view().pod).collect()
+    }
+
+    fn worker(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<WorkerHandle> {
+        let workers = self.workers.read();
+        let fits = |w: &&WorkerHandle| {
+            let view = w.view();
+            view.pod.namespace() == namespace && view.pod.name() == name && uid.is_none_or(|u| u.is_empty() || u == view.pod.uid())
+        };
+        // The one that is not going away, if a name was used again.
+        let mut found: Vec<&WorkerHandle> = workers.values().filter(fits).collect();
+        found.sort_by_key(|w| w.view().seen.object_gone);
+        found.first().map(|w| (*w).clone())
+    }
+
+    /// A pod and what the node knows of it.
+    pub fn pod(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<PodView, LookupError> {
+        let worker = self.worker(namespace, name, uid);
+        worker.map(|w| w.view()).ok_or_else(|| LookupError::NoPod(format!("{name}_{namespace}")))
+    }
+
+    /// A running container, for exec and attach. An empty name is the pod's first.
+    pub fn container(&self, namespace: &str, pod: &str, uid: Option<&str>, container: &str) -> Result<ContainerTarget, LookupError> {
+        let view = self.pod(namespace, pod, uid)?;
+        let name = if container.is_empty() {
+            view::app_containers(&view.pod).first().map(|c| c.name.clone()).unwrap_or_default()
+        } else {
+            container.to_owned()
+        };
+        let no_container = || LookupError::NoContainer { container: name.clone(), pod: format!("{pod}_{namespace}") };
+        let (_, spec) = view::find_container(&view.pod, &name).ok_or_else(no_container)?;
+        let run = view.seen.container(&name).and_then(|c| c.running());
+        match (run, view.seen.sandbox.ready()) {
+            (Some(run), Some(sandbox)) => Ok(ContainerTarget {
+                sandbox: sandbox.to_owned(),
+                id: run.id.clone(),
+                tty: spec.tty == Some(true),
+                stdin: spec.stdin == Some(true),
+            }),
+            _ => Err(LookupError::NotRunning(name)),
+        }
+    }
+
+    /// Where a container's log is (`validateContainerLogStatus`).
+    pub fn log(&self, namespace: &str, pod: &str, uid: Option<&str>, container: &str, previous: bool) -> Result<LogTarget, LookupError> {
+        let worker = self.worker(namespace, pod, uid).ok_or_else(|| LookupError::NoPod(format!("{pod}_{namespace}")))?;
+        let view = worker.view();
+        let status = view.pod.status.clone().unwrap_or_default();
+        let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+        let found = lists.into_iter().flatten().flatten().find(|s| s.name == container);
+        let found = found.ok_or_else(|| LookupError::NoLog(format!("container \"{container}\" in pod \"{pod}\" is not available")))?;
+        let seen = view.seen.container(container);
+        let none = |why: String| LookupError::NoLog(format!("container \"{container}\" in pod \"{pod}\" {why}"));
+        let restarts = seen.map_or(0, |s| s.restarts);
+        let (id, restarts, running) = match (seen.map(|s| (&s.run, &s.last)), previous) {
+            (Some((Run::Running(_) | Run::Exited(_), Some(last))), true) if !last.id.is_empty() => {
+                (last.id.clone(), restarts.saturating_sub(1), false)
+            }
+            (_, true) => {
+                let text = format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
+                return Err(LookupError::NoLog(text));
+            }
+            (Some((Run::Running(run), _)), false) => (run.id.clone(), restarts, true),
+            (Some((Run::Exited(exit), _)), false) if !exit.id.is_empty() => (exit.id.clone(), restarts, false),
+            (Some((_, Some(last))), false) if !last.id.is_empty() => (last.id.clone(), restarts, false),
+            _ => return Err(none(waiting_text(found))),
+        };
+        let path = self.context.log_path(namespace, pod, view.pod.uid(), container, restarts);
+        Ok(LogTarget { path, id, running, views: worker.views() })
+    }
+
+    /// Runs a command with streams.
+    pub async fn exec(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {
+        self.context.engine.exec_stream(&target.sandbox, &target.id, request).await
+    }
+
+    /// Streams of the container's first process.
+    pub async fn attach(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {
+        self.context.engine.attach(&target.sandbox, &target.id, request).await
+    }
+
+    /// The pod's network namespace, for port-forward: connect to `localhost` from a thread that has joined it.
+    pub async fn netns(&self, namespace: &str, pod: &str, uid: Option<&str>) -> Result<OwnedFd, EngineError> {
+        let view = self.pod(namespace, pod, uid).map_err(|e| EngineError::NotFound(e.to_string()))?;
+        let not_running = || EngineError::NotFound(format!("sandbox of pod {pod}_{namespace}"));
+        let sandbox = view.seen.sandbox.ready().map(str::to_owned).ok_or_else(not_running)?;
+        self.context.engine.netns(&sandbox).await
+    }
+
+    /// The pod's own address, if it has one; with the node's network `localhost` of the node is the pod's.
+    pub fn shares_node_network(&self, namespace: &str, pod: &str, uid: Option<&str>) -> Result<bool, LookupError> {
+        Ok(view::is_host_network(&self.pod(namespace, pod, uid)?.pod))
+    }
+}
+
+fn waiting_text(status: &ContainerStatus) -> String {
+    let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
+    match waiting {
+        Some("ErrImagePull") => "is waiting to start: image can't be pulled".into(),
+        Some("ImagePullBackOff") => "is waiting to start: trying and failing to pull image".into(),
+        Some(reason) => format!("is waiting to start: {reason}"),
+        None if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) => "is terminated".into(),
+        None => "is waiting to start - no logs yet".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! The agent with fakes around it, in paused time.
+
+use super::*;
+use crate::pod::fixture::{object, pod};
+use crate::pod::spec::dns::ClusterDns;
+use crate::testing::{FakeCluster, FakeEngine, FakeImages, FakeNetwork, TokioClock};
+use base::SeededRandom;
+use std::future::Future;
+
+/// A node with its machine; the agent on it can be restarted.
+struct World {
+    dir: tempfile::TempDir,
+    engine: Arc<FakeEngine>,
+    images: Arc<FakeImages>,
+    network: Arc<FakeNetwork>,
+    cluster: Arc<FakeCluster>,
+    clock: Arc<dyn Clock>,
+}
+
+struct Running {
+    handle: AgentHandle,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        World {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            engine: Arc::default(),
+            images: Arc::default(),
+            network: Arc::default(),
+            cluster: Arc::default(),
+            clock: TokioClock::shared(),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let resolv_conf = self.dir.path().join("resolv.conf");
+        std::fs::write(&resolv_conf, "nameserver 1.1.1.1\n").expect("written");
+        Config {
+            node_name: "n1".into(),
+            node_ips: vec![IpAddr::from([192, 168, 0, 1])],
+            hostname: "n1".into(),
+            data_dir: self.dir.path().join("data"),
+            run_dir: self.dir.path().join("run"),
+            log_dir: self.dir.path().join("log"),
+            dns: ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() },
+            resolv_conf,
+            port: 10250,
+            max_pods: 110,
+            pod_cidrs: Vec::new(),
+            labels: BTreeMap::new(),
+            version: "0".into(),
+        }
+    }
+
+    fn start(&self) -> Running {
+        let parts = Parts {
+            engine: self.engine.clone(),
+            images: self.images.clone(),
+            network: self.network.clone(),
+            cluster: self.cluster.clone(),
+            clock: self.clock.clone(),
+            random: Arc::new(SeededRandom::new(1)),
+            memory: 8 << 30,
+        };
+        let agent = Agent::new(self.config(), parts);
+        let handle = agent.handle();
+        let (sender, changes) = mpsc::unbounded_channel();
+        self.cluster.feed_into(sender);
+        let feed = PodFeed { initial: self.cluster.all(), changes };
+        let stop = CancellationToken::new();
+        let task = base::tasks::spawn("agent", agent.run(feed, stop.clone()));
+        Running { handle, stop, task }
+    }
+
+    fn phase(&self, name: &str) -> String {
+        self.cluster.get(name).and_then(|p| p.status?.phase).unwrap_or_default()
+    }
+
+    fn left(&self) -> String {
+        let dirs = ["data/pods", "run/pods", "log"].map(|d| {
+            std::fs::read_dir(self.dir.path().join(d)).map(|entries| entries.count()).unwrap_or(0)
+        });
+        format!(
+            "sandboxes={} roots={} addresses={} dirs={}",
+            self.engine.sandboxes().len(),
+            self.images.roots(),
+            self.network.attached(),
+            dirs.iter().sum::<usize>()
+        )
+    }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic");
+        // Workers end by themselves.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+use std::net::IpAddr;
+
+/// Waits, in paused time, until it holds.
+async fn until<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+    for _ in 0..100_000 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+async fn until_phase(world: &World, name: &str, phase: &str) {
+    until(&format!("{name} is {phase}"), || async { world.phase(name) == phase }).await;
+}
+
+const WEB: &str = r#"{"nodeName":"n1","containers":[{"name":"a","image":"nginx"}]}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_runs_from_creation_to_deletion_and_nothing_is_left() {
+    let world = World::new();
+    let agent = world.start();
+    world.cluster.put(pod(WEB));
+    until_phase(&world, "web", "Running").await;
+    let status = world.cluster.get("web").and_then(|p| p.status).expect("written");
+    assert_eq!(status.pod_ip.as_deref(), Some("10.42.0.2"));
+    assert_eq!(status.host_ip.as_deref(), Some("192.168.0.1"));
+    let hosts = std::fs::read_to_string(world.dir.path().join("run/pods/1-2-3/hosts")).expect("written");
+    assert!(hosts.contains("10.42.0.2\tweb"), "{hosts}");
+    let target = agent.handle.container("default", "web", None, "").expect("it runs");
+    assert_eq!(target.sandbox, "1-2-3-0");
+
+    let mut deleted = world.cluster.get("web").expect("there");
+    deleted.metadata.deletion_timestamp = Some(api::Time(world.clock.now()));
+    deleted.metadata.deletion_grace_period_seconds = Some(5);
+    let began = tokio::time::Instant::now();
+    world.cluster.put(deleted);
+    until("it is gone", || async { world.cluster.get("web").is_none() }).await;
+    assert!(began.elapsed() >= Duration::from_secs(5), "it ignores TERM, so KILL comes after the grace");
+    until("all is removed", || async { agent.handle.pods().is_empty() }).await;
+    assert_eq!(world.left(), "sandboxes=0 roots=0 addresses=0 dirs=0");
+    let events = world.cluster.events();
+    let want = [
+        "Normal Pulled spec.containers{a} \"Container image \"nginx\" already present on machine and can be accessed by the pod\"",
+        "Normal Created spec.containers{a} \"Container created\"",
+        "Normal Started spec.containers{a} \"Container started\"",
+        "Normal Killing spec.containers{a} \"Stopping container a\"",
+    ];
+    assert_eq!(events, want);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
+    let world = World::new();
+    let agent = world.start();
+    world.cluster.put(pod(WEB));
+    until_phase(&world, "web", "Running").await;
+    let (sandbox, id) = world.engine.running("a").expect("it runs");
+    std::fs::write(world.dir.path().join("data/pods/1-2-3/containers/a/0"), "I am done").expect("written");
+    world.engine.end(&sandbox, &id, 3, world.clock.now());
+    until("it runs again", || async { world.engine.running("a").is_some_and(|(_, new)| new != id) }).await;
+    until("the status says so", || async {
+        let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).unwrap_or_default();
+        status.first().is_some_and(|s| s.restart_count == 1)
+    })
+    .await;
+    let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there").remove(0);
+    let last = status.last_state.and_then(|s| s.terminated).expect("it ended");
+    assert_eq!((last.exit_code, last.reason.as_deref(), last.message.as_deref()), (3, Some("Error"), Some("I am done")));
+    let log = agent.handle.log("default", "web", None, "a", true).expect("the previous log");
+    assert!(log.path.ends_with("default_web_1-2-3/a/0.log"), "{}", log.path.display());
+    assert_eq!(world.images.roots(), 1, "the ended run's root is released");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarting_the_agent_restarts_nothing_and_misses_no_exit() {
+    let world = World::new();
+    let agent = world.start();
+    let two = r#"{"nodeName":"n1","restartPolicy":"Never","containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}"#;
+    world.cluster.put(pod(two));
+    until("both run", || async { world.engine.running("a").is_some() && world.engine.running("b").is_some() }).await;
+    until_phase(&world, "web", "Running").await;
+    agent.stop().await;
+
+    let calls = world.engine.calls().len();
+    let (sandbox, id) = world.engine.running("a").expect("it still runs");
+    world.engine.end(&sandbox, &id, 7, world.clock.now());
+    let agent = world.start();
+    until("the exit is reported", || async {
+        let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).unwrap_or_default();
+        status.iter().any(|s| s.state.as_ref().and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 7))
+    })
+    .await;
+    assert_eq!(world.engine.calls()[calls..], [] as [String; 0], "nothing was started, stopped or made");
+    assert!(world.engine.running("b").is_some());
+    let (sandbox, id) = world.engine.running("b").expect("it runs");
+    world.engine.end(&sandbox, &id, 0, world.clock.now());
+    until_phase(&world, "web", "Failed").await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_no_longer_has_is_stopped_and_removed_at_start() {
+    let world = World::new();
+    let agent = world.start();
+    world.cluster.put(pod(WEB));
+    until_phase(&world, "web", "Running").await;
+    agent.stop().await;
+    world.cluster.take_away("web");
+    world.engine.obey("SIGTERM");
+    let agent = world.start();
+    until("it is stopped", || async { world.engine.sandboxes().is_empty() }).await;
+    until("all is removed", || async { agent.handle.pods().is_empty() }).await;
+    assert_eq!(world.left(), "sandboxes=0 roots=0 addresses=0 dirs=0");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn volumes_wait_for_a_config_map_and_follow_its_changes() {
+    let world = World::new();
+    let agent = world.start();
+    let spec = r#"{"nodeName":"n1","volumes":[{"name":"v","configMap":{"name":"cfg"}}],
+        "containers":[{"name":"a","image":"i","volumeMounts":[{"name":"v","mountPath":"/cfg"}]}]}"#;
+    world.cluster.put(pod(spec));
+    let failed = "Warning FailedMount \"MountVolume.SetUp failed for volume \"v\" : configmap \"cfg\" not found\"";
+    until("the event tells", || async { world.cluster.events().iter().any(|e| e == failed) }).await;
+    let map = |color: &str| object(&format!(r#"{{"metadata":{{"name":"cfg","namespace":"default"}},"data":{{"color":"{color}"}}}}"#));
+    world.cluster.put_config_map(map("red"));
+    until_phase(&world, "web", "Running").await;
+    let spec = world.engine.spec_of("a").expect("it runs");
+    let mount = spec.mounts.iter().find(|m| m.target == std::path::Path::new("/cfg")).expect("mounted");
+    assert!(mount.read_only);
+    let color = || std::fs::read_to_string(mount.source.join("color")).unwrap_or_default();
+    assert_eq!(color(), "red");
+    world.cluster.put_config_map(map("blue"));
+    until("the file follows", || async { color() == "blue" }).await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_name_what_is_wrong() {
+    let world = World::new();
+    let agent = world.start();
+    let spec = r#"{"nodeName":"n1","containers":[
+        {"name":"image","image":"missing/image:1"},
+        {"name":"key","image":"i","env":[{"name":"X","valueFrom":{"configMapKeyRef":{"name":"nowhere","key":"k"}}}]},
+        {"name":"command","image":"i","command":["nope"]}]}"#;
+    world.cluster.put(pod(spec));
+    let reason = |name: &'static str| {
+        let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).unwrap_or_default();
+        let found = status.into_iter().find(|s| s.name == name).and_then(|s| s.state?.waiting);
+        found.map(|w| format!("{} {}", w.reason.unwrap_or_default(), w.message.unwrap_or_default())).unwrap_or_default()
+    };
+    until("the image is backed off", || async { reason("image").starts_with("ImagePullBackOff") }).await;
+    assert_eq!(reason("image"), "ImagePullBackOff Back-off pulling image \"missing/image:1\": ErrImagePull: not found");
+    until("the key is missed", || async { reason("key") == "CreateContainerConfigError configmap \"nowhere\" not found" }).await;
+    until("the command loops", || async { reason("command").starts_with("CrashLoopBackOff back-off") }).await;
+    assert_eq!(world.images.roots(), 0);
+    let error = agent.handle.log("default", "web", None, "image", false).expect_err("no log");
+    assert_eq!(error.to_string(), "container \"image\" in pod \"web\" is waiting to start: trying and failing to pull image");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_agent_does_nothing() {
+    let world = World::new();
+    let agent = world.start();
+    world.cluster.put(pod(WEB));
+    until_phase(&world, "web", "Running").await;
+    let before = world.cluster.get("web").and_then(|p| p.metadata.resource_version);
+    let calls = world.engine.calls().len();
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(world.engine.calls().len(), calls);
+    assert_eq!(world.cluster.get("web").and_then(|p| p.metadata.resource_version), before);
+    agent.stop().await;
+}

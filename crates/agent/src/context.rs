@@ -1,0 +1,108 @@
+//! [`Context`]: what every pod worker shares. No state of pods in it.
+
+use crate::cluster::Cluster;
+use crate::engine::Engine;
+use crate::images::Images;
+use crate::network::PodNetwork;
+use crate::pod::spec::dns::{ClusterDns, Resolver};
+use crate::volumes::VolumeManager;
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use base::{Clock, Random};
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the node is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `metadata.name` of the Node.
+    pub node_name: String,
+    /// The node's addresses, the primary first.
+    pub node_ips: Vec<IpAddr>,
+    /// The node's host name, for `status.addresses` and `/etc/hosts`.
+    pub hostname: String,
+    /// Checkpoints, volumes, termination messages (`/var/lib/dhow/agent`).
+    pub data_dir: PathBuf,
+    /// On a tmpfs: files that come from the API (`/run/dhow/agent`).
+    pub run_dir: PathBuf,
+    /// Container logs (`/var/log/pods`).
+    pub log_dir: PathBuf,
+    /// The cluster's DNS.
+    pub dns: ClusterDns,
+    /// The node's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// Port of the node API, for `status.daemonEndpoints`.
+    pub port: u16,
+    /// How many pods the node takes (`maxPods`).
+    pub max_pods: u32,
+    /// `spec.podCIDRs` of the Node, if this agent sets them.
+    pub pod_cidrs: Vec<ipnet::IpNet>,
+    /// Labels beyond the usual ones.
+    pub labels: BTreeMap<String, String>,
+    /// `dhow://<version>` in the node's status.
+    pub version: String,
+}
+
+/// What every worker needs.
+pub struct Context {
+    /// What the node is.
+    pub config: Config,
+    /// Containers.
+    pub engine: Arc<dyn Engine>,
+    /// Images.
+    pub images: Arc<dyn Images>,
+    /// Pod network.
+    pub network: Arc<dyn PodNetwork>,
+    /// The API server.
+    pub cluster: Arc<dyn Cluster>,
+    /// Volumes of all pods.
+    pub volumes: VolumeManager,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids.
+    pub random: Arc<dyn Random>,
+    /// `status.allocatable` of the Node.
+    pub allocatable: RwLock<BTreeMap<String, Quantity>>,
+    /// Bytes of memory of the machine.
+    pub memory: i64,
+}
+
+impl Context {
+    /// Checkpoint and termination messages of a pod.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.data_dir.join("pods").join(uid)
+    }
+
+    /// Files of a pod that end with the machine.
+    pub fn pod_run_dir(&self, uid: &str) -> PathBuf {
+        self.config.run_dir.join("pods").join(uid)
+    }
+
+    /// `/var/log/pods/<namespace>_<name>_<uid>` (`BuildPodLogsDirectory`).
+    pub fn pod_log_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.config.log_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// A container run's log file.
+    pub fn log_path(&self, namespace: &str, name: &str, uid: &str, container: &str, restarts: u32) -> PathBuf {
+        self.pod_log_dir(namespace, name, uid).join(container).join(format!("{restarts}.log"))
+    }
+
+    /// A container run's termination message file.
+    pub fn termination_path(&self, uid: &str, container: &str, restarts: u32) -> PathBuf {
+        self.pod_dir(uid).join("containers").join(container).join(restarts.to_string())
+    }
+
+    /// The node's resolver; an unreadable file is an empty one, and says so in the log.
+    pub fn node_resolver(&self) -> Resolver {
+        match std::fs::read_to_string(&self.config.resolv_conf) {
+            Ok(text) => Resolver::parse(&text),
+            Err(error) => {
+                tracing::warn!(path = %self.config.resolv_conf.display(), %error, "cannot read the node's resolv.conf");
+                Resolver::default()
+            }
+        }
+    }
+}

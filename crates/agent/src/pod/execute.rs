@@ -1,0 +1,641 @@
+//! Does what the plan says: one function per action, no choices. Results come back as observations.
+//!
+//! Every action can be repeated: after a crash the plan asks for it again. Event texts are upstream's
+//! (`images/image_manager.go`, `kuberuntime_container.go`, `prober/prober.go`).
+
+use super::events::{PodEvents, go_millis};
+use super::observe::{Observation, StartFailure, unknown_exit};
+use super::plan::{PodAction, ProbeKind, PullPolicy};
+use super::recover;
+use super::seen::{PostStart, PulledImage, Running, Seen};
+use super::spec::{self, ContainerInput, dns, fields, hosts};
+use super::view::{self, Role};
+use crate::cluster::ClusterError;
+use crate::context::Context;
+use crate::engine::{ContainerSpec, EngineError, Mount, Rootfs};
+use crate::images::{Credential, Image, ImageError};
+use crate::network::AttachRequest;
+use crate::probes::{self, Outcome, Target};
+use crate::volumes;
+use api::k8s::api::core::v1::{Container, Pod, Secret};
+use api::meta::MetaExt;
+use base::backoff::Backoff;
+use jiff::Timestamp;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Message {
+    /// The object changed.
+    Pod(Arc<Pod>),
+    /// Something happened.
+    Observed(Observation),
+    /// A token of the pod's volumes is to be renewed then.
+    RenewAt(Option<Timestamp>),
+    /// A container ended; its termination message is still to be read.
+    Exited {
+        /// The run's id.
+        id: String,
+        /// How.
+        exit: crate::engine::EngineExit,
+    },
+    /// The server's answer to a status.
+    StatusWritten(Box<Result<Pod, ClusterError>>),
+    /// Stop working; the pod goes on.
+    Detach,
+}
+
+/// One pod's surroundings while an action is done.
+pub struct Executor {
+    /// Shared by all pods.
+    pub context: Arc<Context>,
+    /// The pod as planned.
+    pub pod: Arc<Pod>,
+    /// What was known.
+    pub seen: Seen,
+    /// Events of this pod.
+    pub events: PodEvents,
+    /// Where results go.
+    pub outbox: mpsc::UnboundedSender<Message>,
+}
+
+/// Killing and cleaning up is tried until it works, with pauses up to here.
+const STUBBORN: Duration = Duration::from_secs(10);
+
+impl Executor {
+    fn tell(&self, happened: Observation) {
+        // A worker that is gone needs no answer.
+        self.outbox.send(Message::Observed(happened)).ok();
+    }
+
+    fn uid(&self) -> &str {
+        self.pod.uid()
+    }
+
+    /// Addresses and sizes for the downward API.
+    fn facts(&self) -> fields::Facts {
+        facts(&self.context, &self.pod, &self.seen.ips)
+    }
+
+    fn sandbox(&self) -> String {
+        self.seen.sandbox.ready().unwrap_or_default().to_owned()
+    }
+
+    /// Does one action.
+    pub async fn execute(self, action: PodAction) {
+        match action {
+            PodAction::MountVolumes => self.mount_volumes().await,
+            PodAction::UnmountVolumes => self.unmount_volumes().await,
+            PodAction::CreateSandbox { attempt } => self.create_sandbox(attempt).await,
+            PodAction::StopSandbox { id } => {
+                self.take_down(&id).await;
+                self.tell(Observation::SandboxStopped);
+            }
+            PodAction::RemoveSandbox { id } => {
+                self.take_down(&id).await;
+                self.tell(Observation::SandboxRemoved);
+            }
+            PodAction::PullImage { container, image, policy } => self.pull(container, image, policy).await,
+            PodAction::StartContainer { container, restarts, image } => self.start(container, restarts, image).await,
+            PodAction::RunPreStop { container, id, timeout } => self.pre_stop(container, id, timeout).await,
+            PodAction::Signal { container, id, signal } => self.signal(container, id, signal).await,
+            PodAction::RemoveRun { id } => self.remove_run(&id).await,
+            PodAction::Probe { container, id, kind } => self.probe(container, id, kind).await,
+            PodAction::DeleteObject => self.delete_object().await,
+            PodAction::Event(e) => {
+                self.events.record(&self.pod, e.container.as_deref(), e.warning, &e.reason, &e.message);
+            }
+            // The worker's own.
+            PodAction::Forget => {}
+        }
+    }
+
+    // === volumes ===
+
+    async fn mount_volumes(&self) {
+        let now = self.context.clock.now();
+        match self.context.volumes.set_up(&self.pod, &self.facts(), now).await {
+            Ok(renew) => {
+                // As above: nobody to tell is fine.
+                self.outbox.send(Message::RenewAt(renew)).ok();
+                self.tell(Observation::VolumesMounted);
+            }
+            Err(e) => {
+                self.events.record(&self.pod, None, true, "FailedMount", &e.to_string());
+                self.tell(Observation::VolumesFailed);
+            }
+        }
+    }
+
+    async fn unmount_volumes(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
+        while let Err(error) = self.context.volumes.tear_down(self.uid()).await {
+            tracing::warn!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to take volumes down");
+            tokio::time::sleep(backoff.fail()).await;
+        }
+        self.tell(Observation::VolumesUnmounted);
+    }
+
+    // === sandbox ===
+
+    async fn create_sandbox(&self, attempt: u32) {
+        let id = format!("{}-{attempt}", self.uid());
+        match self.try_create_sandbox(&id, attempt).await {
+            Ok(ips) => self.tell(Observation::SandboxCreated { id, ips }),
+            Err(error) => {
+                self.take_down(&id).await;
+                let message = format!("Failed to create pod sandbox: {error}");
+                self.events.record(&self.pod, None, true, "FailedCreatePodSandBox", &message);
+                self.tell(Observation::SandboxFailed);
+            }
+        }
+    }
+
+    async fn try_create_sandbox(&self, id: &str, attempt: u32) -> Result<Vec<IpAddr>, String> {
+        let (context, pod) = (&self.context, &*self.pod);
+        let domain = &context.config.dns.domain;
+        let spec = spec::sandbox_spec(pod, attempt, id.to_owned(), domain).map_err(|e| e.to_string())?;
+        let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
+        std::fs::create_dir_all(&logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
+        context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
+        let mut ips = Vec::new();
+        if !spec.host_network {
+            let netns = context.engine.netns(id).await.map_err(|e| base::chain(&e))?;
+            let request = AttachRequest { sandbox: id, netns: netns.as_fd(), host_ports: spec::host_ports(pod) };
+            ips = context.network.attach(&request).await.map_err(|e| base::chain(&e))?;
+        }
+        self.write_pod_files(&ips)?;
+        Ok(ips)
+    }
+
+    /// `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` of the pod.
+    fn write_pod_files(&self, ips: &[IpAddr]) -> Result<(), String> {
+        let (context, pod) = (&self.context, &*self.pod);
+        let spec = view::spec(pod);
+        let dir = context.pod_run_dir(pod.uid());
+        let (hostname, domain) = hosts::names(pod, &context.config.dns.domain).map_err(|e| e.to_string())?;
+        let aliases = spec.host_aliases.as_deref().unwrap_or_default();
+        let hosts = if view::is_host_network(pod) {
+            let node = std::fs::read_to_string("/etc/hosts").map_err(|e| format!("failed to read /etc/hosts: {e}"))?;
+            hosts::node_hosts(&node, aliases)
+        } else {
+            hosts::managed_hosts(ips, &hostname, &domain, aliases)
+        };
+        let (resolver, warnings) = dns::pod_dns(pod, &context.config.dns, &context.node_resolver());
+        for warning in warnings {
+            self.events.record(pod, None, true, "DNSConfigForming", &warning);
+        }
+        let kernel = if view::is_host_network(pod) {
+            context.config.hostname.clone()
+        } else {
+            hosts::kernel_name(pod, &hostname, &domain).map_err(|e| e.to_string())?
+        };
+        std::fs::create_dir_all(&dir).map_err(|e| format!("failed to create {}: {e}", dir.display()))?;
+        let files = [("hosts", hosts), ("resolv.conf", resolver.render()), ("hostname", format!("{kernel}\n"))];
+        files.into_iter().try_for_each(|(name, text)| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).map_err(|e| format!("failed to write {}: {e}", path.display()))
+        })
+    }
+
+    /// Ends whatever runs and releases the network, however long it takes.
+    async fn take_down(&self, id: &str) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
+        loop {
+            let removed = self.context.engine.remove_sandbox(id).await.map_err(|e| base::chain(&e));
+            let error = match removed {
+                Ok(()) => match self.context.network.detach(id).await {
+                    Ok(()) => return,
+                    Err(e) => base::chain(&e),
+                },
+                Err(e) => e,
+            };
+            self.events.record(&self.pod, None, true, "FailedKillPod", &format!("error killing pod: {error}"));
+            tokio::time::sleep(backoff.fail()).await;
+        }
+    }
+
+    // === images ===
+
+    async fn pull(&self, container: String, image: String, policy: PullPolicy) {
+        match self.ensure_image(&container, &image, policy).await {
+            Ok(found) => {
+                let image = PulledImage { id: found.id };
+                self.tell(Observation::ImagePulled { container, image });
+            }
+            Err((reason, message)) => {
+                self.events.warning(&self.pod, &container, "Failed", &format!("Error: {reason}"));
+                self.tell(Observation::PullFailed { container, reason: reason.to_owned(), message });
+            }
+        }
+    }
+
+    /// `EnsureImageExists`. The error is a waiting reason and its message.
+    async fn ensure_image(&self, c: &str, image: &str, policy: PullPolicy) -> Result<Image, (&'static str, String)> {
+        let pod = &*self.pod;
+        if policy != PullPolicy::Always {
+            match self.context.images.find(image).await {
+                Ok(Some(found)) => {
+                    let text = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+                    self.events.normal(pod, c, "Pulled", &text);
+                    return Ok(found);
+                }
+                Ok(None) => {}
+                Err(e) => return Err(self.inspect_failed(c, image, &e)),
+            }
+        }
+        if policy == PullPolicy::Never {
+            let text = format!("Container image \"{image}\" is not present with pull policy of Never");
+            self.events.warning(pod, c, "ErrImageNeverPull", &text);
+            return Err(("ErrImageNeverPull", text));
+        }
+        let credentials = self.credentials().await;
+        self.events.normal(pod, c, "Pulling", &format!("Pulling image \"{image}\""));
+        let begun = Instant::now();
+        match self.context.images.pull(image, &credentials).await {
+            Ok(pulled) => {
+                let took = begun.elapsed();
+                let text = format!(
+                    "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
+                    go_millis(pulled.pull_time.unwrap_or(took)),
+                    go_millis(took),
+                    pulled.size
+                );
+                self.events.normal(pod, c, "Pulled", &text);
+                Ok(pulled)
+            }
+            Err(e @ ImageError::InvalidName { .. }) => Err(self.inspect_failed(c, image, &e)),
+            Err(e) => {
+                let error = base::chain(&e);
+                self.events.warning(pod, c, "Failed", &format!("Failed to pull image \"{image}\": {error}"));
+                Err(("ErrImagePull", error))
+            }
+        }
+    }
+
+    fn inspect_failed(&self, c: &str, image: &str, error: &ImageError) -> (&'static str, String) {
+        let (reason, text) = match error {
+            ImageError::InvalidName { .. } => {
+                ("InvalidImageName", format!("Failed to apply default image tag \"{image}\": {error}"))
+            }
+            ImageError::Failed(_) => ("ImageInspectError", format!("Failed to inspect image \"{image}\": {}", base::chain(error))),
+        };
+        self.events.warning(&self.pod, c, "InspectFailed", &text);
+        (reason, text)
+    }
+
+    /// Logins from the pod's image pull secrets (`getPullSecretsForPod`).
+    async fn credentials(&self) -> Vec<Credential> {
+        let (mut out, mut missing) = (Vec::new(), Vec::new());
+        for name in view::spec(&self.pod).image_pull_secrets.iter().flatten().map(|r| &r.name).filter(|n| !n.is_empty()) {
+            match self.context.cluster.secret(self.pod.namespace(), name).await {
+                Ok(Some(secret)) => out.extend(credentials_of(&secret)),
+                Ok(None) | Err(_) => missing.push(name.as_str()),
+            }
+        }
+        if !missing.is_empty() {
+            let text = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.events.record(&self.pod, None, true, "FailedToRetrieveImagePullSecret", &text);
+        }
+        out
+    }
+
+    // === containers ===
+
+    async fn start(&self, name: String, restarts: u32, image: String) {
+        let Some((role, c)) = view::find_container(&self.pod, &name) else {
+            // The spec lost an ephemeral container, which the API does not allow.
+            let message = format!("container {name} is not in the pod");
+            return self.tell(Observation::StartFailed { container: name, failure: StartFailure::Config, message });
+        };
+        let (spec, mut running) = match self.prepare(&c, role, restarts, &image).await {
+            Ok(prepared) => prepared,
+            Err(message) => {
+                self.events.warning(&self.pod, &name, "Failed", &format!("Error: {message}"));
+                return self.tell(Observation::StartFailed { container: name, failure: StartFailure::Config, message });
+            }
+        };
+        let started = self.context.engine.start(&spec).await;
+        if let Err(error) = &started {
+            let message = base::chain(error).replace(&spec.id, &name);
+            let failure = match error {
+                EngineError::NotStarted(_) => StartFailure::Run,
+                _ => StartFailure::Create,
+            };
+            if failure == StartFailure::Run {
+                self.events.normal(&self.pod, &name, "Created", "Container created");
+            }
+            self.events.warning(&self.pod, &name, "Failed", &format!("Error: {message}"));
+            self.remove_run(&spec.id).await;
+            return self.tell(Observation::StartFailed { container: name, failure, message });
+        }
+        self.events.normal(&self.pod, &name, "Created", "Container created");
+        self.events.normal(&self.pod, &name, "Started", "Container started");
+        running.started_at = started.unwrap_or_else(|_| self.context.clock.now());
+        let id = running.id.clone();
+        self.tell(Observation::Started { container: name.clone(), running: Box::new(running) });
+        self.remove_old_logs(&name, restarts);
+        self.post_start(&c, id).await;
+    }
+
+    /// Looks up everything and forms the spec. The error is the message of `CreateContainerConfigError`.
+    async fn prepare(&self, c: &Container, role: Role, restarts: u32, image: &str) -> Result<(ContainerSpec, Running), String> {
+        let (context, pod) = (&self.context, &*self.pod);
+        let found = context.images.find(image).await.map_err(|e| base::chain(&e))?;
+        let found = found.ok_or_else(|| format!("image {image} is gone"))?;
+        let sources = volumes::sources(&*context.cluster, pod, c).await.map_err(|e| base::chain(&e))?;
+        let facts = self.facts();
+        let environment = spec::env::environment(pod, c, &sources, &facts).map_err(|e| e.to_string())?;
+        let mut mounts = context.volumes.mounts(pod, c, &environment).map_err(|e| e.to_string())?;
+        mounts.extend(self.own_mounts(c, restarts)?);
+        let (hostname, domain) = hosts::names(pod, &context.config.dns.domain).map_err(|e| e.to_string())?;
+        let hostname = hosts::kernel_name(pod, &hostname, &domain).map_err(|e| e.to_string())?;
+        let hostname = if view::is_host_network(pod) { context.config.hostname.clone() } else { hostname };
+        let id = new_id(&*context.random);
+        let running = Running {
+            id: id.clone(),
+            image: found.names.first().cloned().unwrap_or_else(|| c.image.clone().unwrap_or_default()),
+            image_id: found.digest_reference.clone(),
+            definition: view::definition(c),
+            started_at: context.clock.now(),
+            stop_signal: spec::stop_signal(c, &found.config),
+            post_start: match c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
+                Some(_) => PostStart::Runs,
+                None => PostStart::Done,
+            },
+            stop: None,
+        };
+        let input = ContainerInput {
+            sandbox: &self.sandbox(),
+            id: id.clone(),
+            labels: recover::labels(&c.name, restarts, &running),
+            image: &found.config,
+            rootfs: Rootfs::default(),
+            sources: &sources,
+            facts: &facts,
+            mounts,
+            hostname: &hostname,
+            log_path: context.log_path(pod.namespace(), pod.name(), pod.uid(), &c.name, restarts),
+            target: self.target(c, role)?,
+            node_memory: context.memory,
+        };
+        let mut spec = spec::container_spec(pod, c, input).map_err(|e| e.to_string())?;
+        // Last, so that nothing is left behind by a spec that cannot be formed.
+        spec.rootfs = context.images.prepare(&found.id, &id).await.map_err(|e| base::chain(&e))?;
+        Ok((spec, running))
+    }
+
+    /// The run whose processes an ephemeral container wants to see.
+    fn target(&self, c: &Container, role: Role) -> Result<Option<String>, String> {
+        if role != Role::Ephemeral {
+            return Ok(None);
+        }
+        let ephemeral = view::ephemeral_containers(&self.pod).iter().find(|e| e.name == c.name);
+        let Some(target) = ephemeral.and_then(|e| e.target_container_name.clone()).filter(|t| !t.is_empty()) else {
+            return Ok(None);
+        };
+        let run = self.seen.container(&target).and_then(|s| s.running());
+        run.map(|r| Some(r.id.clone())).ok_or_else(|| format!("unable to find target container {target}"))
+    }
+
+    /// `/etc/hosts` and its companions, and the termination message file.
+    fn own_mounts(&self, c: &Container, restarts: u32) -> Result<Vec<Mount>, String> {
+        let taken = |path: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
+        let dir = self.context.pod_run_dir(self.uid());
+        let mount = |source: &Path, target: &str| Mount { source: source.into(), target: target.into(), ..Mount::default() };
+        let files = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")];
+        let mut out: Vec<Mount> =
+            files.iter().filter(|(_, target)| !taken(target)).map(|(name, target)| mount(&dir.join(name), target)).collect();
+        let path = c.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/dev/termination-log");
+        let file = self.context.termination_path(self.uid(), &c.name, restarts);
+        let failed = |e: std::io::Error| format!("failed to create {}: {e}", file.display());
+        std::fs::create_dir_all(file.parent().unwrap_or(&file)).map_err(failed)?;
+        std::fs::write(&file, b"").map_err(failed)?;
+        // Any user of the container may write it (`makeMounts` in kuberuntime_container.go).
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&file, mode).map_err(failed)?;
+        out.push(mount(&file, path));
+        Ok(out)
+    }
+
+    /// The newest two logs of a container are kept: the current one and `logs --previous`.
+    fn remove_old_logs(&self, container: &str, restarts: u32) {
+        let pod = &*self.pod;
+        let Some(old) = restarts.checked_sub(2) else { return };
+        let path = self.context.log_path(pod.namespace(), pod.name(), pod.uid(), container, old);
+        let prefix = format!("{old}.log");
+        let Some(dir) = path.parent() else { return };
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix)
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "failed to remove an old log");
+            }
+        }
+    }
+
+    async fn post_start(&self, c: &Container, id: String) {
+        let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let sandbox = self.sandbox();
+        let result = probes::run_hook(&self.asked(&sandbox, &id, c), &view::describe(&self.pod), hook).await;
+        if result.is_err() {
+            // The cause may hold secrets; it goes into the status only.
+            self.events.warning(&self.pod, &c.name, "FailedPostStartHook", "PostStartHook failed");
+        }
+        self.tell(Observation::PostStartEnded { container: c.name.clone(), id, error: result.err() });
+    }
+
+    async fn pre_stop(&self, name: String, id: String, timeout: Duration) {
+        let found = view::find_container(&self.pod, &name);
+        if let Some((_, c)) = found
+            && let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref())
+        {
+            let sandbox = self.sandbox();
+            let (target, described) = (self.asked(&sandbox, &id, &c), view::describe(&self.pod));
+            let ran = tokio::time::timeout(timeout, probes::run_hook(&target, &described, hook)).await;
+            if let Ok(Err(error)) = ran {
+                tracing::debug!(pod = described, error, "a preStop hook failed");
+                self.events.warning(&self.pod, &name, "FailedPreStopHook", "PreStopHook failed");
+            }
+        }
+        self.tell(Observation::PreStopEnded { container: name, id });
+    }
+
+    async fn signal(&self, container: String, id: String, signal: String) {
+        let sandbox = self.sandbox();
+        match self.context.engine.signal(&sandbox, &id, &signal).await {
+            Ok(()) => {}
+            // No exit will be told of a container that is not there.
+            Err(EngineError::NotFound(_)) => {
+                self.tell(Observation::Exited { id, how: unknown_exit(self.context.clock.now()) });
+            }
+            // The plan signals again.
+            Err(error) => tracing::warn!(container, signal, error = %base::chain(&error), "failed to signal a container"),
+        }
+    }
+
+    async fn remove_run(&self, id: &str) {
+        let sandbox = self.sandbox();
+        if !sandbox.is_empty()
+            && let Err(error) = self.context.engine.remove(&sandbox, id).await
+            && !matches!(error, EngineError::NotFound(_))
+        {
+            // Removed with the sandbox at the latest.
+            tracing::debug!(id, error = %base::chain(&error), "failed to remove an ended container");
+        }
+        if let Err(error) = self.context.images.release(id).await {
+            // Released at the agent's next start at the latest.
+            tracing::warn!(id, error = %base::chain(&error), "failed to release a root file system");
+        }
+    }
+
+    // === probes ===
+
+    fn asked<'a>(&'a self, sandbox: &'a str, id: &'a str, container: &'a Container) -> Target<'a> {
+        Target { engine: &*self.context.engine, sandbox, id, container, pod_ip: self.facts().pod_ips.first().copied() }
+    }
+
+    async fn probe(&self, name: String, id: String, kind: ProbeKind) {
+        let sandbox = self.sandbox();
+        let found = view::find_container(&self.pod, &name);
+        let answer = match found.as_ref().and_then(|(_, c)| Some((c, kind.of(c)?))) {
+            Some((c, spec)) => {
+                let outcome = probes::probe(&self.asked(&sandbox, &id, c), spec).await;
+                self.judge(&name, kind, &outcome)
+            }
+            None => None,
+        };
+        self.tell(Observation::Probed { container: name, id, kind, answer });
+    }
+
+    fn judge(&self, name: &str, kind: ProbeKind, outcome: &Outcome) -> Option<bool> {
+        let title = kind.title();
+        match outcome {
+            Outcome::Success => Some(true),
+            Outcome::Warning(text) => {
+                self.events.warning(&self.pod, name, "ProbeWarning", &format!("{title} probe warning: {text}"));
+                Some(true)
+            }
+            Outcome::Failure(text) => {
+                self.events.warning(&self.pod, name, "Unhealthy", &format!("{title} probe failed: {text}"));
+                Some(false)
+            }
+            Outcome::Error(text) => {
+                let text = format!("{title} probe errored and resulted in unknown state: {text}");
+                self.events.warning(&self.pod, name, "Unhealthy", &text);
+                None
+            }
+        }
+    }
+
+    async fn delete_object(&self) {
+        match self.context.cluster.delete_pod(&self.pod).await {
+            // The watch tells when it is gone; finalizers may keep it.
+            Ok(()) => {}
+            Err(ClusterError::NotFound(_)) => self.tell(Observation::ObjectGone),
+            Err(error) => {
+                tracing::warn!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to delete a pod");
+                self.tell(Observation::DeleteFailed);
+            }
+        }
+    }
+}
+
+/// What an action that broke off (a bug) is taken for, so that the pod does not hang.
+pub fn broken_off(action: &PodAction) -> Option<Observation> {
+    const TEXT: &str = "internal error";
+    let container = |c: &String| c.clone();
+    Some(match action {
+        PodAction::MountVolumes => Observation::VolumesFailed,
+        PodAction::CreateSandbox { .. } => Observation::SandboxFailed,
+        PodAction::PullImage { container: c, .. } => {
+            Observation::PullFailed { container: container(c), reason: "ErrImagePull".into(), message: TEXT.into() }
+        }
+        PodAction::StartContainer { container: c, .. } => {
+            Observation::StartFailed { container: container(c), failure: StartFailure::Create, message: TEXT.into() }
+        }
+        PodAction::RunPreStop { container: c, id, .. } => {
+            Observation::PreStopEnded { container: container(c), id: id.clone() }
+        }
+        PodAction::Probe { container: c, id, kind } => {
+            Observation::Probed { container: container(c), id: id.clone(), kind: *kind, answer: None }
+        }
+        PodAction::DeleteObject => Observation::DeleteFailed,
+        PodAction::UnmountVolumes
+        | PodAction::StopSandbox { .. }
+        | PodAction::RemoveSandbox { .. }
+        | PodAction::Signal { .. }
+        | PodAction::RemoveRun { .. }
+        | PodAction::Event(_)
+        | PodAction::Forget => return None,
+    })
+}
+
+/// Addresses and sizes for the downward API.
+pub fn facts(context: &Context, pod: &Pod, ips: &[IpAddr]) -> fields::Facts {
+    let host_ips = context.config.node_ips.clone();
+    let pod_ips = if view::is_host_network(pod) { host_ips.clone() } else { ips.to_vec() };
+    fields::Facts { host_ips, pod_ips, allocatable: context.allocatable.read().clone() }
+}
+
+/// 64 hex digits, as other container engines have them.
+fn new_id(random: &dyn base::Random) -> String {
+    let mut bytes = [0u8; 32];
+    random.fill(&mut bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// `kubernetes.io/dockerconfigjson` and the older `kubernetes.io/dockercfg`.
+fn credentials_of(secret: &Secret) -> Vec<Credential> {
+    let data = |key: &str| secret.data.as_ref().and_then(|d| d.get(key)).map(|b| b.0.as_slice());
+    let json = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+    let auths = match (data(".dockerconfigjson"), data(".dockercfg")) {
+        (Some(bytes), _) => json(bytes)["auths"].clone(),
+        (None, Some(bytes)) => json(bytes),
+        (None, None) => return Vec::new(),
+    };
+    let entries = auths.as_object().cloned().unwrap_or_default();
+    entries.into_iter().filter_map(|(registry, entry)| credential(registry, &entry)).collect()
+}
+
+fn credential(registry: String, entry: &serde_json::Value) -> Option<Credential> {
+    use base64::Engine as _;
+    let text = |key: &str| entry[key].as_str().map(str::to_owned);
+    if let (Some(username), Some(password)) = (text("username"), text("password")) {
+        return Some(Credential { registry, username, password });
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")?.trim()).ok()?;
+    let decoded = String::from_utf8(decoded).ok()?;
+    let (username, password) = decoded.split_once(':')?;
+    Some(Credential { registry, username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::fixture::object;
+
+    #[test]
+    fn pull_secrets_in_both_forms() {
+        use base64::Engine as _;
+        let encode = |s: &str| base64::engine::general_purpose::STANDARD.encode(s);
+        let auth = encode("me:pa:ss");
+        let new = encode(&format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}},"x":{{}}}}}}"#));
+        let secret: Secret = object(&format!(r#"{{"metadata":{{}},"data":{{".dockerconfigjson":"{new}"}}}}"#));
+        let want = vec![Credential { registry: "r.example".into(), username: "me".into(), password: "pa:ss".into() }];
+        assert_eq!(credentials_of(&secret), want);
+        let old = encode(r#"{"r.example":{"username":"me","password":"pa:ss"}}"#);
+        let secret: Secret = object(&format!(r#"{{"metadata":{{}},"data":{{".dockercfg":"{old}"}}}}"#));
+        assert_eq!(credentials_of(&secret), want);
+        let junk: Secret = object(r#"{"metadata":{},"data":{".dockercfg":"AAAA"}}"#);
+        assert_eq!(credentials_of(&junk), []);
+    }
+}

@@ -1,0 +1,417 @@
+//! The task of one pod: plans, starts what the plan says, waits for what happens. One writer of the pod's status.
+//!
+//! ```text
+//!   watch ──▶ ┌────────┐ plan ──▶ checkpoint ──▶ actions (tasks) ──┐
+//!   exits ──▶ │ inbox  │                                           │ observations
+//!   timer ──▶ └────────┘ ◀─────────────────────────────────────────┘
+//! ```
+//!
+//! Sleeps until a message or the plan's own wake-up; nothing is polled. Always holds: the checkpoint is on disk before
+//! an action begins; at most one status request is under way.
+
+use super::checkpoint::Checkpoint;
+use super::events::PodEvents;
+use super::execute::{self, Executor, Message};
+use super::observe::{Observation, observe};
+use super::plan::{Plan, PodAction, plan};
+use super::recover::exit_facts;
+use super::seen::{Seen, Volumes};
+use super::status::status;
+use super::termination;
+use super::view;
+use crate::cluster::ClusterError;
+use crate::context::Context;
+use crate::engine::EngineExit;
+use api::Codec;
+use api::k8s::api::core::v1::{Pod, PodStatus};
+use api::meta::MetaExt;
+use base::backoff::Backoff;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// What others may know of a pod; replaced as a whole.
+#[derive(Debug, Clone)]
+pub struct PodView {
+    /// The newest object, with our own newest status.
+    pub pod: Arc<Pod>,
+    /// What the node knows.
+    pub seen: Arc<Seen>,
+}
+
+/// A worker as the agent holds it. Dropping it does not end the worker.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    inbox: mpsc::UnboundedSender<Message>,
+    view: watch::Receiver<PodView>,
+}
+
+impl WorkerHandle {
+    /// Tells the worker something. One that has ended needs no telling.
+    pub fn tell(&self, message: Message) {
+        self.inbox.send(message).ok();
+    }
+
+    /// The pod as it is now.
+    pub fn view(&self) -> PodView {
+        self.view.borrow().clone()
+    }
+
+    /// Notices every change of [`Self::view`]; closed when the pod is over.
+    pub fn views(&self) -> watch::Receiver<PodView> {
+        self.view.clone()
+    }
+}
+
+struct Worker {
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    seen: Seen,
+    events: PodEvents,
+    checkpoint: Checkpoint,
+    outbox: mpsc::UnboundedSender<Message>,
+    view: watch::Sender<PodView>,
+    /// Pulls can be called back when the pod ends.
+    pulls: BTreeMap<String, JoinHandle<()>>,
+    writing: bool,
+    write_backoff: Backoff,
+    write_again_at: Option<Timestamp>,
+    renew_at: Option<Timestamp>,
+}
+
+/// Starts a pod's worker. `ended` is called when nothing of the pod is left.
+pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnce() + Send + 'static) -> WorkerHandle {
+    let (outbox, inbox) = mpsc::unbounded_channel();
+    let (view, watched) = watch::channel(PodView { pod: pod.clone(), seen: Arc::new(seen.clone()) });
+    let handle = WorkerHandle { inbox: outbox.clone(), view: watched };
+    let worker = Worker {
+        events: PodEvents::new(context.cluster.clone(), context.clock.clone()),
+        checkpoint: Checkpoint::new(context.pod_dir(pod.uid())),
+        context,
+        pod,
+        seen,
+        outbox,
+        view,
+        pulls: BTreeMap::new(),
+        writing: false,
+        write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+        write_again_at: None,
+        renew_at: None,
+    };
+    base::tasks::detach("pod", async move {
+        if worker.run(inbox).await {
+            ended();
+        }
+    });
+    handle
+}
+
+impl Worker {
+    /// Whether the pod is over (rather than the agent).
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) -> bool {
+        loop {
+            let now = self.context.clock.now();
+            let Plan { actions, seen, wake_at } = plan(&self.pod, &self.seen, now);
+            self.seen = seen;
+            if let Err(error) = self.checkpoint.save(&self.pod, &self.seen) {
+                // Going on is better than stopping: only a crash right now would forget something.
+                tracing::error!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to save a checkpoint");
+            }
+            if self.seen.ending.is_some() {
+                self.pulls.retain(|_, pull| {
+                    pull.abort();
+                    false
+                });
+            }
+            for action in actions {
+                if action == PodAction::Forget {
+                    self.forget();
+                    return true;
+                }
+                self.begin(action);
+            }
+            self.write_status(now);
+            self.publish();
+            let wake_at = [wake_at, self.renew_at, self.write_again_at].into_iter().flatten().min();
+            let Some(message) = self.wait(&mut inbox, wake_at).await else { continue };
+            if self.take(message) {
+                return false;
+            }
+            // What is there already is one change, not many.
+            while let Ok(message) = inbox.try_recv() {
+                if self.take(message) {
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The next message; `None` when it is time to plan again.
+    async fn wait(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>, wake_at: Option<Timestamp>) -> Option<Message> {
+        let Some(at) = wake_at else { return inbox.recv().await };
+        let left = at.duration_since(self.context.clock.now());
+        let left = Duration::try_from(left).unwrap_or_default();
+        tokio::select! {
+            message = inbox.recv() => message,
+            () = tokio::time::sleep(left) => {
+                self.tend();
+                None
+            }
+        }
+    }
+
+    /// What is due besides the plan.
+    fn tend(&mut self) {
+        let now = self.context.clock.now();
+        if self.renew_at.is_some_and(|at| now >= at) {
+            self.renew_at = None;
+            self.refresh_volumes();
+        }
+        if self.write_again_at.is_some_and(|at| now >= at) {
+            self.write_again_at = None;
+        }
+    }
+
+    /// Takes a message in. `true`: stop.
+    fn take(&mut self, message: Message) -> bool {
+        let now = self.context.clock.now();
+        match message {
+            Message::Detach => return true,
+            Message::Pod(pod) => self.take_pod(pod),
+            Message::RenewAt(at) => self.renew_at = at,
+            Message::Exited { id, exit } => {
+                let message = self.last_words(&id, &exit);
+                let happened = Observation::Exited { id, how: exit_facts(&exit, message) };
+                observe(&self.pod, &mut self.seen, happened, now);
+            }
+            Message::StatusWritten(result) => self.status_written(*result, now),
+            Message::Observed(happened) => {
+                if happened == Observation::ReferencesChanged && self.seen.volumes == Volumes::Mounted {
+                    self.refresh_volumes();
+                }
+                if let Observation::ImagePulled { container, .. } | Observation::PullFailed { container, .. } = &happened {
+                    self.pulls.remove(container);
+                }
+                observe(&self.pod, &mut self.seen, happened, now);
+            }
+        }
+        false
+    }
+
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        if pod.revision() != 0 && pod.revision() < self.pod.revision() {
+            // Older than what the server has answered to our status.
+            return;
+        }
+        let before = &self.pod.metadata;
+        let shown = before.labels != pod.metadata.labels || before.annotations != pod.metadata.annotations;
+        self.pod = pod;
+        if shown && self.seen.volumes == Volumes::Mounted {
+            self.refresh_volumes();
+        }
+    }
+
+    fn begin(&mut self, action: PodAction) {
+        let executor = Executor {
+            context: self.context.clone(),
+            pod: self.pod.clone(),
+            seen: self.seen.clone(),
+            events: self.events.clone(),
+            outbox: self.outbox.clone(),
+        };
+        let pull = match &action {
+            PodAction::PullImage { container, .. } => Some(container.clone()),
+            _ => None,
+        };
+        let outbox = self.outbox.clone();
+        let task = base::tasks::spawn("pod action", async move {
+            let copy = action.clone();
+            let done = base::tasks::spawn("action", executor.execute(action));
+            let stop = AbortOnDrop(done.abort_handle());
+            if let Err(error) = done.await
+                && error.is_panic()
+            {
+                tracing::error!(action = ?copy, "an action broke off");
+                if let Some(happened) = execute::broken_off(&copy) {
+                    // Nobody to tell is fine.
+                    outbox.send(Message::Observed(happened)).ok();
+                }
+            }
+            drop(stop);
+        });
+        if let Some(container) = pull {
+            self.pulls.insert(container, task);
+        }
+    }
+
+    fn refresh_volumes(&mut self) {
+        let (context, pod, events, outbox) =
+            (self.context.clone(), self.pod.clone(), self.events.clone(), self.outbox.clone());
+        let ips = self.seen.ips.clone();
+        base::tasks::detach("refresh volumes", async move {
+            let now = context.clock.now();
+            let facts = execute::facts(&context, &pod, &ips);
+            match context.volumes.set_up(&pod, &facts, now).await {
+                // Nobody to tell is fine.
+                Ok(renew) => drop(outbox.send(Message::RenewAt(renew))),
+                Err(e) => {
+                    events.record(&pod, None, true, "FailedMount", &e.to_string());
+                    let again = now + jiff::SignedDuration::from_secs(10);
+                    drop(outbox.send(Message::RenewAt(Some(again))));
+                }
+            }
+        });
+    }
+
+    fn last_words(&self, id: &str, exit: &EngineExit) -> String {
+        let run = self.seen.containers.iter().find(|(_, c)| c.running().is_some_and(|r| r.id == id));
+        let Some((name, seen)) = run else { return String::new() };
+        last_words(&self.context, &self.pod, name, seen.restarts, exit)
+    }
+
+    fn forget(&self) {
+        let (uid, context) = (self.pod.uid(), &self.context);
+        let logs = context.pod_log_dir(self.pod.namespace(), self.pod.name(), uid);
+        // The checkpoint goes last: until then a crash finds the rest again.
+        for dir in [logs, context.pod_run_dir(uid), context.pod_dir(uid)] {
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(dir = %dir.display(), %error, "failed to remove a pod's directory");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    // === status ===
+
+    fn publish(&self) {
+        let mut pod = (*self.pod).clone();
+        pod.status = Some(self.status(self.context.clock.now()));
+        self.view.send_replace(PodView { pod: Arc::new(pod), seen: Arc::new(self.seen.clone()) });
+    }
+
+    fn status(&self, now: Timestamp) -> PodStatus {
+        status(&self.pod, &self.seen, &self.context.config.node_ips, now)
+    }
+
+    fn write_status(&mut self, now: Timestamp) {
+        if self.writing || self.seen.object_gone || self.write_again_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let wanted = self.status(now);
+        let before = self.pod.status.clone().unwrap_or_default();
+        let Some(change) = status_patch(&before, &wanted) else {
+            if is_terminal(&before) && !self.seen.terminal_reported {
+                self.tell_self(Observation::StatusWritten { terminal: true });
+            }
+            return;
+        };
+        let patch = json!({
+            "metadata": {"uid": self.pod.uid(), "resourceVersion": self.pod.metadata.resource_version},
+            "status": change,
+        });
+        self.writing = true;
+        let (context, pod, outbox) = (self.context.clone(), self.pod.clone(), self.outbox.clone());
+        base::tasks::detach("pod status", async move {
+            let mut result = context.cluster.patch_pod_status(pod.namespace(), pod.name(), &patch).await;
+            if let Err(ClusterError::Conflict(_)) = &result {
+                // Somebody else wrote; the next status starts from theirs.
+                result = match context.cluster.pod(pod.namespace(), pod.name()).await {
+                    Ok(Some(newest)) if newest.uid() == pod.uid() => Ok(newest),
+                    Ok(_) => Err(ClusterError::NotFound(view::describe(&pod))),
+                    Err(e) => Err(e),
+                };
+            }
+            outbox.send(Message::StatusWritten(Box::new(result))).ok();
+        });
+    }
+
+    fn tell_self(&self, happened: Observation) {
+        self.outbox.send(Message::Observed(happened)).ok();
+    }
+
+    fn status_written(&mut self, result: Result<Pod, ClusterError>, now: Timestamp) {
+        self.writing = false;
+        match result {
+            Ok(pod) => {
+                self.write_backoff.reset();
+                self.write_again_at = None;
+                let terminal = is_terminal(&pod.status.clone().unwrap_or_default());
+                self.take_pod(Arc::new(pod));
+                observe(&self.pod, &mut self.seen, Observation::StatusWritten { terminal }, now);
+            }
+            Err(error) => {
+                // A pod that is gone is told by the watch.
+                let wait = self.write_backoff.fail();
+                tracing::debug!(pod = view::describe(&self.pod), error = %base::chain(&error), ?wait, "status not written");
+                self.write_again_at = Some(now + super::seen::signed(wait));
+            }
+        }
+    }
+}
+
+/// Ends the inner task with the outer one.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The termination message of a run.
+pub fn last_words(context: &Context, pod: &Pod, container: &str, restarts: u32, exit: &EngineExit) -> String {
+    let Some((_, c)) = view::find_container(pod, container) else { return String::new() };
+    let file = context.termination_path(pod.uid(), container, restarts);
+    let log = context.log_path(pod.namespace(), pod.name(), pod.uid(), container, restarts);
+    termination::message(&c, &file, &log, exit.code)
+}
+
+fn is_terminal(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+/// A JSON merge patch (RFC 7386) from one status to another; `None` if they are the same.
+pub fn status_patch(before: &PodStatus, after: &PodStatus) -> Option<Value> {
+    let value = |s: &PodStatus| serde_json::from_slice(&s.encode()).unwrap_or(Value::Null);
+    merge_patch(&value(before), &value(after))
+}
+
+fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
+    let (Value::Object(b), Value::Object(a)) = (before, after) else {
+        return (before != after).then(|| after.clone());
+    };
+    let mut out = serde_json::Map::new();
+    for (key, value) in a {
+        match b.get(key) {
+            Some(old) => {
+                if let Some(change) = merge_patch(old, value) {
+                    out.insert(key.clone(), change);
+                }
+            }
+            None => {
+                out.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    out.extend(b.keys().filter(|k| !a.contains_key(*k)).map(|k| (k.clone(), Value::Null)));
+    (!out.is_empty()).then_some(Value::Object(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merge_patches_hold_only_what_differs() {
+        let before = json!({"a": 1, "b": {"c": 2, "d": [1]}, "gone": true});
+        let after = json!({"a": 1, "b": {"c": 3, "d": [1]}, "new": {}});
+        assert_eq!(merge_patch(&before, &after), Some(json!({"b": {"c": 3}, "gone": null, "new": {}})));
+        assert_eq!(merge_patch(&after, &after), None);
+    }
+}

@@ -1,0 +1,418 @@
+//! Fakes of the agent's seams. They keep the promises of the traits: ids are given by the caller, calls can be repeated,
+//! what does not exist is `NotFound`, and what runs survives the agent that started it.
+
+use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Token, TokenRequest};
+use crate::engine::*;
+use crate::images::{Credential, Image, ImageError, Images};
+use crate::network::{AttachRequest, NetworkError, PodNetwork};
+use api::Codec;
+use api::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use api::meta::MetaExt;
+use async_trait::async_trait;
+use base::Clock;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// Wall time that moves with tokio's, which tests pause.
+#[derive(Debug)]
+pub(crate) struct TokioClock {
+    start: tokio::time::Instant,
+}
+
+impl TokioClock {
+    pub(crate) fn shared() -> Arc<dyn Clock> {
+        Arc::new(TokioClock { start: tokio::time::Instant::now() })
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        let passed = jiff::SignedDuration::try_from(self.start.elapsed()).expect("short");
+        Timestamp::from_second(1_000_000).expect("small") + passed
+    }
+}
+
+#[derive(Debug, Clone)]
+struct FakeContainer {
+    spec: ContainerSpec,
+    started_at: Timestamp,
+    exit: Option<EngineExit>,
+}
+
+#[derive(Default)]
+struct EngineState {
+    sandboxes: BTreeMap<String, (SandboxSpec, BTreeMap<String, FakeContainer>)>,
+    calls: Vec<String>,
+    /// Signals that containers obey.
+    obeyed: Vec<String>,
+}
+
+pub(crate) struct FakeEngine {
+    state: Mutex<EngineState>,
+    sender: mpsc::UnboundedSender<EngineEvent>,
+    events: tokio::sync::Mutex<mpsc::UnboundedReceiver<EngineEvent>>,
+    changed: Notify,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let state = EngineState { obeyed: vec!["SIGKILL".into()], ..EngineState::default() };
+        FakeEngine { state: Mutex::new(state), sender, events: tokio::sync::Mutex::new(events), changed: Notify::new() }
+    }
+}
+
+impl FakeEngine {
+    fn call(&self, what: String) {
+        self.state.lock().calls.push(what);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.state.lock().calls.clone()
+    }
+
+    pub(crate) fn obey(&self, signal: &str) {
+        self.state.lock().obeyed.push(signal.to_owned());
+    }
+
+    pub(crate) fn sandboxes(&self) -> Vec<String> {
+        self.state.lock().sandboxes.keys().cloned().collect()
+    }
+
+    /// The id of the newest run of a container that runs.
+    pub(crate) fn running(&self, name: &str) -> Option<(String, String)> {
+        let state = self.state.lock();
+        state.sandboxes.iter().find_map(|(sandbox, (_, containers))| {
+            let found = containers.values().find(|c| c.exit.is_none() && c.spec.labels.get("name").map(String::as_str) == Some(name));
+            found.map(|c| (sandbox.clone(), c.spec.id.clone()))
+        })
+    }
+
+    pub(crate) fn spec_of(&self, name: &str) -> Option<ContainerSpec> {
+        let (sandbox, id) = self.running(name)?;
+        Some(self.state.lock().sandboxes.get(&sandbox)?.1.get(&id)?.spec.clone())
+    }
+
+    /// Ends a container and tells of it.
+    pub(crate) fn end(&self, sandbox: &str, id: &str, code: i32, at: Timestamp) {
+        let exit = EngineExit { code, oom: false, finished_at: at };
+        if let Some(c) = self.state.lock().sandboxes.get_mut(sandbox).and_then(|(_, cs)| cs.get_mut(id)) {
+            c.exit = Some(exit.clone());
+        }
+        let event = EngineEvent::Exited { sandbox: sandbox.to_owned(), container: id.to_owned(), exit };
+        self.sender.send(event).expect("the engine holds the receiver");
+    }
+}
+
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError> {
+        let state = self.state.lock();
+        let snapshot = |(id, (spec, containers)): (&String, &(SandboxSpec, BTreeMap<String, FakeContainer>))| SandboxSnapshot {
+            id: id.clone(),
+            namespace: spec.namespace.clone(),
+            name: spec.name.clone(),
+            uid: spec.uid.clone(),
+            attempt: spec.attempt,
+            alive: true,
+            containers: containers
+                .values()
+                .map(|c| ContainerSnapshot {
+                    id: c.spec.id.clone(),
+                    labels: c.spec.labels.clone(),
+                    started_at: Some(c.started_at),
+                    exit: c.exit.clone(),
+                })
+                .collect(),
+        };
+        Ok(state.sandboxes.iter().map(snapshot).collect())
+    }
+
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+        self.call(format!("create sandbox {}", spec.id));
+        self.state.lock().sandboxes.entry(spec.id.clone()).or_insert_with(|| (spec.clone(), BTreeMap::new()));
+        Ok(())
+    }
+
+    async fn netns(&self, _: &str) -> Result<OwnedFd, EngineError> {
+        std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| EngineError::Failed(e.to_string()))
+    }
+
+    async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError> {
+        self.call(format!("remove sandbox {sandbox}"));
+        self.state.lock().sandboxes.remove(sandbox);
+        Ok(())
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError> {
+        let name = spec.labels.get("name").cloned().unwrap_or_default();
+        self.call(format!("start {name} {}", spec.args.join(" ")));
+        if spec.args.first().map(String::as_str) == Some("nope") {
+            return Err(EngineError::NotStarted("exec: \"nope\": executable file not found in $PATH".into()));
+        }
+        let started_at = Timestamp::from_second(1_000_000).expect("small");
+        let mut state = self.state.lock();
+        let sandbox = state.sandboxes.get_mut(&spec.sandbox).ok_or_else(|| EngineError::NotFound(spec.sandbox.clone()))?;
+        sandbox.1.insert(spec.id.clone(), FakeContainer { spec: spec.clone(), started_at, exit: None });
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(started_at)
+    }
+
+    async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
+        self.call(format!("{signal}"));
+        let obeyed = self.state.lock().obeyed.iter().any(|s| s == signal);
+        if obeyed {
+            let code = if signal == "SIGKILL" { 137 } else { 143 };
+            self.end(sandbox, container, code, Timestamp::from_second(1_000_500).expect("small"));
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, sandbox: &str, container: &str) -> Result<(), EngineError> {
+        if let Some((_, containers)) = self.state.lock().sandboxes.get_mut(sandbox) {
+            containers.remove(container);
+        }
+        Ok(())
+    }
+
+    async fn update(&self, _: &str, _: &Resources) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn exec(&self, _: &str, _: &str, command: &[String], timeout: Option<Duration>) -> Result<ExecOutput, EngineError> {
+        match command.first().map(String::as_str) {
+            Some("fail") => Ok(ExecOutput { code: 1, output: command[1].clone().into_bytes() }),
+            Some("hang") => Err(EngineError::Timeout(timeout.unwrap_or_default())),
+            _ => Ok(ExecOutput::default()),
+        }
+    }
+
+    async fn exec_stream(&self, _: &str, _: &str, _: StreamRequest) -> Result<Session, EngineError> {
+        Err(EngineError::Unsupported("exec_stream of the fake engine".into()))
+    }
+
+    async fn attach(&self, _: &str, _: &str, _: StreamRequest) -> Result<Session, EngineError> {
+        Err(EngineError::Unsupported("attach of the fake engine".into()))
+    }
+
+    async fn mount_tmpfs(&self, path: &Path, _: Option<u64>) -> Result<(), EngineError> {
+        self.call(format!("tmpfs {}", path.file_name().unwrap_or_default().to_string_lossy()));
+        Ok(())
+    }
+
+    async fn unmount(&self, _: &Path) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn next_event(&self) -> Option<EngineEvent> {
+        self.events.lock().await.recv().await
+    }
+}
+
+/// Has every image but those whose name begins with `missing`.
+#[derive(Default)]
+pub(crate) struct FakeImages {
+    roots: Mutex<Vec<String>>,
+}
+
+impl FakeImages {
+    pub(crate) fn roots(&self) -> usize {
+        self.roots.lock().len()
+    }
+}
+
+#[async_trait]
+impl Images for FakeImages {
+    async fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
+        let config = crate::images::ImageConfig { command: vec!["run".into()], ..Default::default() };
+        let image = Image { id: reference.to_owned(), digest_reference: format!("{reference}@sha256:0"), config, ..Image::default() };
+        Ok((!reference.starts_with("missing")).then_some(image))
+    }
+    async fn pull(&self, reference: &str, _: &[Credential]) -> Result<Image, ImageError> {
+        match self.find(reference).await? {
+            Some(image) => Ok(image),
+            None => Err(ImageError::Failed("not found".into())),
+        }
+    }
+    async fn prepare(&self, _: &str, container: &str) -> Result<Rootfs, ImageError> {
+        self.roots.lock().push(container.to_owned());
+        Ok(Rootfs::default())
+    }
+    async fn release(&self, container: &str) -> Result<(), ImageError> {
+        self.roots.lock().retain(|r| r != container);
+        Ok(())
+    }
+    async fn retain(&self, containers: &[String]) -> Result<(), ImageError> {
+        self.roots.lock().retain(|r| containers.contains(r));
+        Ok(())
+    }
+    async fn list(&self) -> Result<Vec<Image>, ImageError> {
+        Ok(Vec::new())
+    }
+    fn root(&self) -> std::path::PathBuf {
+        "/".into()
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct FakeNetwork {
+    attached: Mutex<BTreeMap<String, IpAddr>>,
+}
+
+impl FakeNetwork {
+    pub(crate) fn attached(&self) -> usize {
+        self.attached.lock().len()
+    }
+}
+
+#[async_trait]
+impl PodNetwork for FakeNetwork {
+    async fn attach(&self, request: &AttachRequest<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        let mut attached = self.attached.lock();
+        let next = IpAddr::from([10, 42, 0, 2 + attached.len() as u8]);
+        Ok(vec![*attached.entry(request.sandbox.to_owned()).or_insert(next)])
+    }
+    async fn detach(&self, sandbox: &str) -> Result<(), NetworkError> {
+        self.attached.lock().remove(sandbox);
+        Ok(())
+    }
+    async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {
+        self.attached.lock().retain(|s, _| sandboxes.contains(s));
+        Ok(())
+    }
+}
+
+/// Keeps pods as the API server does: revisions, conflicts, deletion at grace 0.
+#[derive(Default)]
+pub(crate) struct FakeCluster {
+    pods: Mutex<BTreeMap<(String, String), Pod>>,
+    config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    events: Mutex<Vec<String>>,
+    feed: Mutex<Option<mpsc::UnboundedSender<crate::Feed>>>,
+    revision: std::sync::atomic::AtomicU64,
+}
+
+impl FakeCluster {
+    pub(crate) fn feed_into(&self, feed: mpsc::UnboundedSender<crate::Feed>) {
+        *self.feed.lock() = Some(feed);
+    }
+
+    fn tell(&self, feed: crate::Feed) {
+        if let Some(sender) = self.feed.lock().as_ref() {
+            // A test may have dropped its agent.
+            sender.send(feed).ok();
+        }
+    }
+
+    pub(crate) fn put(&self, mut pod: Pod) -> Pod {
+        let revision = 1 + self.revision.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        pod.metadata.resource_version = Some(revision.to_string());
+        self.pods.lock().insert((pod.namespace().to_owned(), pod.name().to_owned()), pod.clone());
+        self.tell(crate::Feed::Pod(Arc::new(pod.clone())));
+        pod
+    }
+
+    pub(crate) fn put_config_map(&self, map: ConfigMap) {
+        let name = map.name().to_owned();
+        self.config_maps.lock().insert(name.clone(), Arc::new(map));
+        let kind = crate::cluster::ReferenceKind::ConfigMap;
+        self.tell(crate::Feed::Reference(ObjectReference { kind, namespace: "default".into(), name }));
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Pod> {
+        self.pods.lock().get(&("default".to_owned(), name.to_owned())).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.pods.lock().values().cloned().map(Arc::new).collect()
+    }
+
+    pub(crate) fn take_away(&self, name: &str) {
+        if let Some(pod) = self.pods.lock().remove(&("default".to_owned(), name.to_owned())) {
+            self.tell(crate::Feed::Gone(Arc::new(pod)));
+        }
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.events.lock().clone()
+    }
+}
+
+#[async_trait]
+impl Cluster for FakeCluster {
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
+        Ok(self.pods.lock().get(&(namespace.to_owned(), name.to_owned())).cloned())
+    }
+
+    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<Pod, ClusterError> {
+        let pod = self.pod(namespace, name).await?.ok_or_else(|| ClusterError::NotFound(name.to_owned()))?;
+        if patch["metadata"]["resourceVersion"].as_str() != pod.metadata.resource_version.as_deref() {
+            return Err(ClusterError::Conflict(name.to_owned()));
+        }
+        let mut value: serde_json::Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
+        let mut status = value["status"].take();
+        merge(&mut status, &patch["status"]);
+        value["status"] = status;
+        let patched = Pod::decode(value.to_string().as_bytes()).map_err(|e| ClusterError::Failed(e.to_string()))?;
+        Ok(self.put(patched))
+    }
+
+    async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {
+        self.take_away(pod.name());
+        Ok(())
+    }
+
+    async fn config_map(&self, _: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, ClusterError> {
+        Ok(self.config_maps.lock().get(name).cloned())
+    }
+
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
+        Ok(Vec::new())
+    }
+
+    async fn token(&self, request: &TokenRequest<'_>) -> Result<Token, ClusterError> {
+        let expires_at = Timestamp::from_second(1_000_000 + request.expiration_seconds).expect("small");
+        Ok(Token { value: format!("token for {}", request.pod.name()), expires_at })
+    }
+
+    fn release(&self, _: &(dyn Fn(&ObjectReference) -> bool + Sync)) {}
+
+    fn event(&self, event: ClusterEvent<'_>) {
+        let kind = if event.warning { "Warning" } else { "Normal" };
+        let about = event.field_path.map(|p| format!("{p} ")).unwrap_or_default();
+        self.events.lock().push(format!("{kind} {} {about}\"{}\"", event.reason, event.message));
+    }
+}
+
+/// RFC 7386.
+fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
+    let serde_json::Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = serde_json::json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().expect("made one").remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+

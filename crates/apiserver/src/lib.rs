@@ -20,6 +20,7 @@ mod managed;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod openapi_proto;
 mod options;
 mod patch;
 mod pipeline;

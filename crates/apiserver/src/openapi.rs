@@ -3,20 +3,26 @@
 use crate::api_server::{ApiServer, Call};
 use crate::negotiate::accepted;
 use crate::response::{Answer, plain};
-use crate::status;
+use crate::{openapi_proto, status};
 use api::Status;
 use bytes::Bytes;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use machinery::openapi::{self, Served};
 
 const JSON: &str = "application/json";
+/// Two spellings of one form; clients send the second.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
 
 /// Paths below `/openapi`.
 pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answer, Status> {
     let clauses = accepted(&call.head.headers);
     let json =
         clauses.is_empty() || clauses.iter().any(|c| matches!(c.media, "application/json" | "*/*" | "application/*"));
-    if !json {
+    let proto = rest == "v2" && clauses.iter().any(|c| PROTOBUF.contains(&c.media));
+    if !json && !proto {
         return Err(status::not_acceptable(JSON));
     }
     let table = server.inner.kinds.load();
@@ -24,7 +30,12 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answ
     match rest {
         "v2" => {
             let hash = openapi::v2_hash(&served);
-            Ok(tagged(call, &hash, || openapi::v2(&served)))
+            if proto {
+                let of = |json: Vec<u8>| serde_json::from_slice(&json).map(|v| openapi_proto::document(&v));
+                let document = || of(openapi::v2(&served)).unwrap_or_default();
+                return Ok(tagged(call, &format!("{hash}-pb"), PROTOBUF[0], document));
+            }
+            Ok(tagged(call, &hash, JSON, || openapi::v2(&served)))
         }
         "v3" => Ok(Answer::Raw(plain(200, JSON, openapi::v3_index(&served).into()))),
         _ => {
@@ -35,18 +46,18 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answ
                 _ => return Err(status::no_such_path()),
             };
             let hash = openapi::v3_hash(group, version, &served).ok_or_else(status::no_such_path)?;
-            Ok(tagged(call, &hash, || openapi::v3(group, version, &served).unwrap_or_default()))
+            Ok(tagged(call, &hash, JSON, || openapi::v3(group, version, &served).unwrap_or_default()))
         }
     }
 }
 
 /// A document under its hash; not written at all if the client has it.
-fn tagged(call: &Call, hash: &str, document: impl FnOnce() -> Vec<u8>) -> Answer {
+fn tagged(call: &Call, hash: &str, media: &'static str, document: impl FnOnce() -> Vec<u8>) -> Answer {
     let tag = format!("\"{hash}\"");
     let mut known = call.head.headers.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     let mut response = match known.any(|v| v.split(',').any(|v| v.trim() == tag)) {
-        true => plain(304, JSON, Bytes::new()),
-        false => plain(200, JSON, document().into()),
+        true => plain(304, media, Bytes::new()),
+        false => plain(200, media, document().into()),
     };
     if let Ok(value) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, value);

@@ -15,6 +15,7 @@ use store::MemoryStore;
 
 mod deletes;
 mod lists;
+mod subresources;
 mod watches;
 mod writes;
 

@@ -132,6 +132,11 @@ pub(super) fn age<K: Object>(object: &K, now: jiff::Timestamp) -> Value {
     since(object.meta().creation_timestamp.as_ref(), now).into()
 }
 
+/// The cell of `Created At`, the default table's second column.
+pub(super) fn created_at<K: Object>(object: &K) -> Value {
+    object.meta().creation_timestamp.as_ref().map(rfc3339).into()
+}
+
 /// How long ago, for people (`translateTimestampSince`).
 pub(super) fn since(time: Option<&Time>, now: jiff::Timestamp) -> String {
     match time {

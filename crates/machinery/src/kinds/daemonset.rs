@@ -2,7 +2,10 @@
 //!
 //! The template generation that upstream's internal object has is an annotation in apps/v1 and kept there.
 
-use super::common::{age, age_column, bump_if_spec_changed, column, format_labels, name, name_column, set, str_of, text, typed_column, wide};
+use super::common::{
+    age, age_column, bump_if_spec_changed, column, format_labels, name, name_column, set, str_of, text, typed_column,
+    wide,
+};
 use super::pod::defaults;
 use super::workload::{
     int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells, validate_at_most_100_percent,

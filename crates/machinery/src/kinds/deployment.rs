@@ -75,7 +75,8 @@ impl Strategy for DeploymentKind {
     fn validate_status_update(new: &Deployment, old: &Deployment) -> Errors {
         let path = Path::new("status");
         let Some(status) = &new.status else { return Vec::new() };
-        let mut errors = validate_non_negative(status.observed_generation.unwrap_or(0), &path.child("observedGeneration"));
+        let mut errors =
+            validate_non_negative(status.observed_generation.unwrap_or(0), &path.child("observedGeneration"));
         let counts = [
             ("replicas", status.replicas),
             ("updatedReplicas", status.updated_replicas),
@@ -193,7 +194,6 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path) -> Errors {
     errors
 }
 
-
 #[cfg(test)]
 mod tests {
     use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
@@ -211,7 +211,9 @@ spec:
 
     #[test]
     fn a_minimal_deployment_gets_upstreams_defaults() {
-        check_defaults(WEB, expect![[r#"
+        check_defaults(
+            WEB,
+            expect![[r#"
             spec.progressDeadlineSeconds: 600
             spec.replicas: 1
             spec.revisionHistoryLimit: 10
@@ -226,38 +228,79 @@ spec:
             spec.template.spec.restartPolicy: "Always"
             spec.template.spec.schedulerName: "default-scheduler"
             spec.template.spec.securityContext: {}
-            spec.template.spec.terminationGracePeriodSeconds: 30"#]]);
+            spec.template.spec.terminationGracePeriodSeconds: 30"#]],
+        );
     }
 
     #[test]
     fn mistakes() {
-        check_create("{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}", expect![[r#"
+        check_create(
+            "{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}}",
+            expect![[r#"
             spec.selector: Required value
             spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`
-            spec.template.spec.containers: Required value"#]]);
-        check_create(&WEB.replace("labels: {app: web}", "labels: {app: other}"), expect![[r#"spec.template.metadata.labels: Invalid value: {"app":"other"}: `selector` does not match template `labels`"#]]);
-        check_create(&WEB.replace("  selector", "  strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}\n  replicas: -1\n  selector"), expect![[r#"
+            spec.template.spec.containers: Required value"#]],
+        );
+        check_create(
+            &WEB.replace("labels: {app: web}", "labels: {app: other}"),
+            expect![[
+                r#"spec.template.metadata.labels: Invalid value: {"app":"other"}: `selector` does not match template `labels`"#
+            ]],
+        );
+        check_create(
+            &WEB.replace(
+                "  selector",
+                "  strategy: {type: Recreate, rollingUpdate: {maxSurge: 1}}\n  replicas: -1\n  selector",
+            ),
+            expect![[r#"
             spec.replicas: Invalid value: -1: must be greater than or equal to 0
-            spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"#]]);
-        check_create(&WEB.replace("  selector", "  strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: '0%'}}\n  selector"), expect![[r#"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "0%": may not be 0 when `maxSurge` is 0"#]]);
-        check_create(&WEB.replace("  selector", "  strategy: {rollingUpdate: {maxSurge: x, maxUnavailable: '120%'}}\n  selector"), expect![[r#"
+            spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"#]],
+        );
+        check_create(
+            &WEB.replace("  selector", "  strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: '0%'}}\n  selector"),
+            expect![[
+                r#"spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "0%": may not be 0 when `maxSurge` is 0"#
+            ]],
+        );
+        check_create(
+            &WEB.replace(
+                "  selector",
+                "  strategy: {rollingUpdate: {maxSurge: x, maxUnavailable: '120%'}}\n  selector",
+            ),
+            expect![[r#"
             spec.strategy.rollingUpdate.maxSurge: Invalid value: "x": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%', or '93%', regex used for validation is '[0-9]+%')
-            spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "120%": must not be greater than 100%"#]]);
+            spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "120%": must not be greater than 100%"#]],
+        );
     }
 
     #[test]
     fn changes_bump_the_generation_and_the_selector_stays() {
         check_update(WEB, WEB, None, expect!["generation 1"]);
         check_update(WEB, &WEB.replace("nginx:1", "nginx:2"), None, expect!["generation 2"]);
-        check_update(WEB, &WEB.replace("{name: web}", "{name: web, annotations: {a: b}}"), None, expect!["generation 2"]);
-        check_update(WEB, &WEB.replace("app: web", "app: x"), None, expect![[r#"spec.selector: Invalid value: {"matchLabels":{"app":"x"}}: field is immutable"#]]);
+        check_update(
+            WEB,
+            &WEB.replace("{name: web}", "{name: web, annotations: {a: b}}"),
+            None,
+            expect!["generation 2"],
+        );
+        check_update(
+            WEB,
+            &WEB.replace("app: web", "app: x"),
+            None,
+            expect![[r#"spec.selector: Invalid value: {"matchLabels":{"app":"x"}}: field is immutable"#]],
+        );
         check_update(WEB, &WEB.replace("nginx:1", "nginx:2"), Some("status"), expect!["generation 1"]);
     }
 
     #[test]
     fn row() {
-        check_row(&format!("{WEB}\n  replicas: 3\nstatus: {{replicas: 3, readyReplicas: 2, updatedReplicas: 3, availableReplicas: 2}}"), expect![[r#"
+        check_row(
+            &format!(
+                "{WEB}\n  replicas: 3\nstatus: {{replicas: 3, readyReplicas: 2, updatedReplicas: 3, availableReplicas: 2}}"
+            ),
+            expect![[r#"
             Name | Ready | Up-to-date | Available | Age | Containers | Images | Selector
-            web | 2/3 | 3 | 2 | <unknown> | c | nginx:1 | app=web"#]]);
+            web | 2/3 | 3 | 2 | <unknown> | c | nginx:1 | app=web"#]],
+        );
     }
 }

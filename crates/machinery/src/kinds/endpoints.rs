@@ -337,16 +337,25 @@ addressType: IPv4
 ports: [{port: 80}]
 endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}]";
         check_create(slice, expect![""]);
-        check_create(&slice.replace("IPv4", "IPv6"), expect![[r#"
+        check_create(
+            &slice.replace("IPv4", "IPv6"),
+            expect![[r#"
             endpoints[0].addresses: Invalid value: "10.0.0.1": must be an IPv6 address
             endpoints[1].addresses: Invalid value: "10.0.0.2": must be an IPv6 address
             endpoints[2].addresses: Invalid value: "10.0.0.3": must be an IPv6 address
-            endpoints[3].addresses: Invalid value: "10.0.0.4": must be an IPv6 address"#]]);
-        check_create(&slice.replace("[10.0.0.1]", "[]").replace("[10.0.0.2]", "[127.0.0.1]"), expect![[r#"
+            endpoints[3].addresses: Invalid value: "10.0.0.4": must be an IPv6 address"#]],
+        );
+        check_create(
+            &slice.replace("[10.0.0.1]", "[]").replace("[10.0.0.2]", "[127.0.0.1]"),
+            expect![[r#"
             endpoints[0].addresses: Required value: must contain at least 1 address
-            endpoints[1].addresses[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)"#]]);
-        check_row(slice, expect![[r#"
+            endpoints[1].addresses[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)"#]],
+        );
+        check_row(
+            slice,
+            expect![[r#"
             Name | AddressType | Ports | Endpoints | Age
-            web-1 | IPv4 | 80 | 10.0.0.1,10.0.0.2,10.0.0.3 + 1 more... | <unknown>"#]]);
+            web-1 | IPv4 | 80 | 10.0.0.1,10.0.0.2,10.0.0.3 + 1 more... | <unknown>"#]],
+        );
     }
 }

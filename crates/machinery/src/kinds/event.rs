@@ -206,9 +206,7 @@ fn to_core(event: &Event) -> CoreEvent {
         related: e.related,
         reporting_component: e.reporting_controller,
         reporting_instance: e.reporting_instance,
-        series: e
-            .series
-            .map(|s| EventSeries { count: Some(s.count), last_observed_time: Some(s.last_observed_time) }),
+        series: e.series.map(|s| EventSeries { count: Some(s.count), last_observed_time: Some(s.last_observed_time) }),
         source: e.deprecated_source,
         type_: e.type_,
     }
@@ -378,21 +376,31 @@ lastTimestamp: '2024-01-01T00:59:00Z'";
 
     #[test]
     fn old_events() {
-        check_row(OLD, expect![[r#"
+        check_row(
+            OLD,
+            expect![[r#"
             Last Seen | Type | Reason | Object | Subobject | Source | Message | First Seen | Count | Name
-            60s | Normal | Pulled | pod/web | spec.containers{c} | kubelet, n1 | Container image present | 60m | 3 | web.1"#]]);
+            60s | Normal | Pulled | pod/web | spec.containers{c} | kubelet, n1 | Container image present | 60m | 3 | web.1"#]],
+        );
         check_create(OLD, expect![""]);
-        check_create(&OLD.replace("name: web, namespace: default", "name: web, namespace: other"), expect![[r#"involvedObject.namespace: Invalid value: "other": does not match event.namespace"#]]);
+        check_create(
+            &OLD.replace("name: web, namespace: default", "name: web, namespace: other"),
+            expect![[r#"involvedObject.namespace: Invalid value: "other": does not match event.namespace"#]],
+        );
     }
 
     #[test]
     fn new_events_are_stored_as_old_ones() {
-        check_create("{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: a}, deprecatedCount: 1}", expect![[r#"
+        check_create(
+            "{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: a}, deprecatedCount: 1}",
+            expect![[r#"
             eventTime: Required value
             type: Invalid value: "": has invalid value: 
-            count: Invalid value: "": needs to be unset"#]]);
+            count: Invalid value: "": needs to be unset"#]],
+        );
         let kind = find("events.k8s.io", "v1", "events").expect("served");
-        let object = kind.decode(br#"{"metadata":{"name":"a"},"note":"hi","regarding":{"kind":"Pod"}}"#).expect("an event");
+        let object =
+            kind.decode(br#"{"metadata":{"name":"a"},"note":"hi","regarding":{"kind":"Pod"}}"#).expect("an event");
         let stored = kind.encode_stored(&*object);
         expect![[r#"{"apiVersion":"v1","kind":"Event","involvedObject":{"kind":"Pod"},"message":"hi","metadata":{"name":"a"}}"#]].assert_eq(&String::from_utf8_lossy(&stored));
         let back = kind.decode_stored(&stored).expect("what we stored");

@@ -194,11 +194,8 @@ fn status_text(job: &Job) -> &'static str {
     if job.is_deleting() {
         return "Terminating";
     }
-    let rest = [
-        ("Suspended", "Suspended"),
-        ("FailureTarget", "FailureTarget"),
-        ("SuccessCriteriaMet", "SuccessCriteriaMet"),
-    ];
+    let rest =
+        [("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
     rest.iter().find(|(ty, _)| condition(job, ty)).map_or("Running", |(_, text)| text)
 }
 
@@ -310,10 +307,8 @@ fn validate_indexes(spec: &JobSpec, path: &Path) -> Errors {
         }
         errors.extend(validate_many_indexes(spec, path));
     } else if matches!(mode, None | Some("NonIndexed")) {
-        let fields = [
-            ("backoffLimitPerIndex", spec.backoff_limit_per_index),
-            ("maxFailedIndexes", spec.max_failed_indexes),
-        ];
+        let fields =
+            [("backoffLimitPerIndex", spec.backoff_limit_per_index), ("maxFailedIndexes", spec.max_failed_indexes)];
         for (field, value) in fields {
             if let Some(value) = value {
                 errors.push(FieldError::invalid(&path.child(field), value, "requires indexed completion mode"));
@@ -401,14 +396,12 @@ fn validate_rule(spec: &JobSpec, rule: &PodFailurePolicyRule, path: &Path) -> Er
         one_of(&mut errors, &path.child("status"), str_of(&pattern.status), &["False", "True", "Unknown"]);
     }
     match (rule.on_exit_codes.is_some(), conditions.is_empty()) {
-        (true, false) => errors.push(invalid_without_value(
-            path,
-            "specifying both OnExitCodes and OnPodConditions is not supported",
-        )),
-        (false, true) => errors.push(invalid_without_value(
-            path,
-            "specifying one of OnExitCodes and OnPodConditions is required",
-        )),
+        (true, false) => {
+            errors.push(invalid_without_value(path, "specifying both OnExitCodes and OnPodConditions is not supported"))
+        }
+        (false, true) => {
+            errors.push(invalid_without_value(path, "specifying one of OnExitCodes and OnPodConditions is required"))
+        }
         _ => {}
     }
     errors
@@ -520,8 +513,7 @@ fn allow_scheduling(expected: &mut PodSpec, new: &PodSpec) {
             expected.affinity = None;
         }
     } else if node.is_some() {
-        expected.affinity =
-            Some(api::k8s::api::core::v1::Affinity { node_affinity: node, ..Default::default() });
+        expected.affinity = Some(api::k8s::api::core::v1::Affinity { node_affinity: node, ..Default::default() });
     }
     let init = new.init_containers.as_deref().unwrap_or_default();
     let pairs = expected.containers.iter_mut().zip(&new.containers);
@@ -746,7 +738,9 @@ spec:
 
     #[test]
     fn defaults_and_mistakes() {
-        check_defaults(JOB, expect![[r#"
+        check_defaults(
+            JOB,
+            expect![[r#"
             spec.backoffLimit: 6
             spec.completionMode: "NonIndexed"
             spec.completions: 1
@@ -761,42 +755,83 @@ spec:
             spec.template.spec.dnsPolicy: "ClusterFirst"
             spec.template.spec.schedulerName: "default-scheduler"
             spec.template.spec.securityContext: {}
-            spec.template.spec.terminationGracePeriodSeconds: 30"#]]);
+            spec.template.spec.terminationGracePeriodSeconds: 30"#]],
+        );
         check_create(JOB, expect![""]);
-        check_create(&JOB.replace("restartPolicy: Never, ", ""), expect![[r#"spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]]);
-        check_create(&JOB.replace("  template", "  completionMode: Indexed\n  completions: 0\n  parallelism: -1\n  maxFailedIndexes: 3\n  template"), expect![[r#"
+        check_create(
+            &JOB.replace("restartPolicy: Never, ", ""),
+            expect![[r#"spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]],
+        );
+        check_create(
+            &JOB.replace(
+                "  template",
+                "  completionMode: Indexed\n  completions: 0\n  parallelism: -1\n  maxFailedIndexes: 3\n  template",
+            ),
+            expect![[r#"
             spec.parallelism: Invalid value: -1: must be greater than or equal to 0
             spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified
-            spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions"#]]);
+            spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions"#]],
+        );
     }
 
     #[test]
     fn the_template_stays_unless_suspended() {
         let with_labels = JOB.replace("template: {", "selector: {matchLabels: {batch.kubernetes.io/controller-uid: '7'}}\n  template: {metadata: {labels: {controller-uid: '7', batch.kubernetes.io/controller-uid: '7', job-name: pi, batch.kubernetes.io/job-name: pi}}, ");
-        check_update(&with_labels, &with_labels.replace("pi:1", "pi:2"), None, expect![[r#"spec.template: Invalid value: {"batch.kubernetes.io/controller-uid":"7","batch.kubernetes.io/job-name":"pi","controller-uid":"7","job-name":"pi"}: field is immutable"#]]);
-        check_update(&with_labels, &with_labels.replace("  selector", "  completions: 1\n  parallelism: 2\n  selector"), None, expect!["generation 2"]);
+        check_update(
+            &with_labels,
+            &with_labels.replace("pi:1", "pi:2"),
+            None,
+            expect![[
+                r#"spec.template: Invalid value: {"batch.kubernetes.io/controller-uid":"7","batch.kubernetes.io/job-name":"pi","controller-uid":"7","job-name":"pi"}: field is immutable"#
+            ]],
+        );
+        check_update(
+            &with_labels,
+            &with_labels.replace("  selector", "  completions: 1\n  parallelism: 2\n  selector"),
+            None,
+            expect!["generation 2"],
+        );
         let suspended = with_labels.replace("  selector", "  suspend: true\n  selector");
-        check_update(&suspended, &suspended.replace("restartPolicy", "nodeSelector: {a: b}, restartPolicy"), None, expect!["generation 2"]);
+        check_update(
+            &suspended,
+            &suspended.replace("restartPolicy", "nodeSelector: {a: b}, restartPolicy"),
+            None,
+            expect!["generation 2"],
+        );
     }
 
     #[test]
     fn schedules() {
         check_create(CRON, expect![""]);
-        check_create(&CRON.replace("*/5 * * * *", "* * *").replace("Never", "Always"), expect![[r#"
+        check_create(
+            &CRON.replace("*/5 * * * *", "* * *").replace("Never", "Always"),
+            expect![[r#"
             spec.schedule: Invalid value: "* * *": expected exactly 5 fields, found 3: [* * *]
-            spec.jobTemplate.spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]]);
-        check_create(&CRON.replace("*/5 * * * *", "TZ=UTC 61 * * * *"), expect![[r#"
+            spec.jobTemplate.spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never""#]],
+        );
+        check_create(
+            &CRON.replace("*/5 * * * *", "TZ=UTC 61 * * * *"),
+            expect![[r#"
             spec.schedule: Invalid value: "TZ=UTC 61 * * * *": end of range (61) above maximum (59): 61
-            spec.schedule: Invalid value: "TZ=UTC 61 * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead"#]]);
+            spec.schedule: Invalid value: "TZ=UTC 61 * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead"#]],
+        );
     }
 
     #[test]
     fn rows() {
-        check_row(&format!("{JOB}\nstatus: {{succeeded: 1, startTime: '2024-01-01T00:00:00Z', completionTime: '2024-01-01T00:01:05Z', conditions: [{{type: Complete, status: 'True'}}]}}"), expect![[r#"
+        check_row(
+            &format!(
+                "{JOB}\nstatus: {{succeeded: 1, startTime: '2024-01-01T00:00:00Z', completionTime: '2024-01-01T00:01:05Z', conditions: [{{type: Complete, status: 'True'}}]}}"
+            ),
+            expect![[r#"
             Name | Status | Completions | Duration | Age | Containers | Images | Selector
-            pi | Complete | 1/1 | 65s | <unknown> | c | pi:1 | <none>"#]]);
-        check_row(CRON, expect![[r#"
+            pi | Complete | 1/1 | 65s | <unknown> | c | pi:1 | <none>"#]],
+        );
+        check_row(
+            CRON,
+            expect![[r#"
             Name | Schedule | Timezone | Suspend | Active | Last Schedule | Age | Containers | Images | Selector
-            tick | */5 * * * * | <none> | <unset> | 0 | <none> | <unknown> | c | pi:1 | <none>"#]]);
+            tick | */5 * * * * | <none> | <unset> | 0 | <none> | <unknown> | c | pi:1 | <none>"#]],
+        );
     }
 }

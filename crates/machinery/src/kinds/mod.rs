@@ -5,30 +5,35 @@
 //! A built-in kind is a [`Strategy`] over its typed struct (what is *particular* about it, as upstream's
 //! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
 
+mod autoscaling;
 mod common;
-mod service;
-mod secret;
-mod quota;
-mod podtemplate;
-mod node;
-mod event;
-mod endpoints;
-mod workload;
-mod statefulset;
-mod replicaset;
-mod persistentvolumeclaim;
-mod job;
-mod deployment;
-mod daemonset;
 mod configmap;
+mod daemonset;
+mod deployment;
+mod endpoints;
+mod event;
+mod job;
 pub mod metadata;
 mod namespace;
+mod networking;
+mod node;
+mod persistentvolumeclaim;
 mod plain;
 mod pod;
+mod podtemplate;
+mod quota;
+mod rbac;
+mod replicaset;
 mod resources;
+mod secret;
+mod service;
+mod small;
+mod statefulset;
+mod storage;
 #[cfg(test)]
 mod testing;
 mod typed;
+mod workload;
 
 pub use common::human_duration;
 pub use typed::Typed;
@@ -83,27 +88,27 @@ kinds! {
     plain::SelfSubjectAccessReview,
     plain::SelfSubjectRulesReview,
     plain::SubjectAccessReview,
-    plain::HorizontalPodAutoscalerV2,
-    plain::HorizontalPodAutoscalerV1,
+    autoscaling::AutoscalerKind,
+    autoscaling::OldAutoscalerKind,
     job::CronJobKind,
     job::JobKind,
     plain::CertificateSigningRequest,
-    plain::IngressClass,
-    plain::Ingress,
-    plain::IPAddress,
-    plain::NetworkPolicy,
-    plain::ServiceCIDR,
-    plain::PodDisruptionBudget,
-    plain::ClusterRoleBinding,
-    plain::ClusterRole,
-    plain::RoleBinding,
-    plain::Role,
-    plain::CSIDriver,
-    plain::CSINode,
-    plain::CSIStorageCapacity,
-    plain::StorageClass,
-    plain::VolumeAttachment,
-    plain::VolumeAttributesClass,
+    networking::IngressClassKind,
+    networking::IngressKind,
+    networking::IPAddressKind,
+    networking::NetworkPolicyKind,
+    networking::ServiceCIDRKind,
+    small::PodDisruptionBudgetKind,
+    rbac::ClusterRoleBindingKind,
+    rbac::ClusterRoleKind,
+    rbac::RoleBindingKind,
+    rbac::RoleKind,
+    storage::CSIDriverKind,
+    storage::CSINodeKind,
+    storage::CSIStorageCapacityKind,
+    storage::StorageClassKind,
+    storage::VolumeAttachmentKind,
+    storage::VolumeAttributesClassKind,
     plain::MutatingAdmissionPolicy,
     plain::MutatingAdmissionPolicyBinding,
     plain::MutatingWebhookConfiguration,
@@ -111,9 +116,9 @@ kinds! {
     plain::ValidatingAdmissionPolicyBinding,
     plain::ValidatingWebhookConfiguration,
     plain::CustomResourceDefinition,
-    plain::PriorityClass,
-    plain::Lease,
-    plain::RuntimeClass,
+    small::PriorityClassKind,
+    small::LeaseKind,
+    small::RuntimeClassKind,
     endpoints::EndpointSliceKind,
     plain::DeviceClass,
     plain::ResourceClaim,
@@ -260,7 +265,7 @@ pub trait Kind: Send + Sync {
         &[]
     }
 
-    /// Columns of `kubectl get`, first `Name`, last `Age`.
+    /// Columns of `kubectl get`, first `Name`, mostly last `Age`.
     fn columns(&self) -> &[Column];
 
     /// One cell per column. `now` is for ages.
@@ -330,13 +335,13 @@ pub trait Strategy: Send + Sync + 'static {
     fn selectable_fields(_object: &Self::Object) -> Vec<(&'static str, String)> {
         Vec::new()
     }
-    /// Columns; the default is Name and Age.
+    /// Columns; the default is upstream's default table, Name and Created At.
     fn columns() -> Vec<Column> {
-        vec![common::name_column(), common::age_column()]
+        vec![common::name_column(), common::typed_column("Created At", "date")]
     }
     /// Cells, as many as columns.
-    fn cells(object: &Self::Object, now: jiff::Timestamp) -> Vec<Value> {
-        vec![common::name(object), common::age(object, now)]
+    fn cells(object: &Self::Object, _now: jiff::Timestamp) -> Vec<Value> {
+        vec![common::name(object), common::created_at(object)]
     }
     /// Shows every quantity in the object, so that [`Typed`] can bring them into canonical form on decode as upstream
     /// does, and refuse the malformed.

@@ -6,7 +6,8 @@ use super::resources::validate_quantity;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    Family, Messages, Raw, is_dns1123_subdomain, is_label_value, is_valid_cidr_legacy, parse_cidr_sloppy, validate_label_key,
+    Family, Messages, Raw, is_dns1123_subdomain, is_label_value, is_valid_cidr_legacy, parse_cidr_sloppy,
+    validate_label_key,
 };
 use api::k8s::api::core::v1::{NodeSpec, NodeStatus, Taint};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -43,7 +44,8 @@ impl Strategy for NodeKind {
     fn validate(node: &Node) -> Errors {
         let no_spec = NodeSpec::default();
         let spec = node.spec.as_ref().unwrap_or(&no_spec);
-        let mut errors = validate_taints(spec.taints.as_deref().unwrap_or_default(), &Path::new("metadata").child("taints"));
+        let mut errors =
+            validate_taints(spec.taints.as_deref().unwrap_or_default(), &Path::new("metadata").child("taints"));
         errors.extend(validate_resources(node));
         let path = Path::new("spec").child("podCIDRs");
         let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
@@ -238,13 +240,24 @@ kind: Node
 metadata: {name: n1, labels: {node-role.kubernetes.io/control-plane: '', kubernetes.io/role: edge}}
 spec: {podCIDR: 10.42.0.0/24, unschedulable: true}
 status: {conditions: [{type: Ready, status: 'False'}], nodeInfo: {kubeletVersion: v1.36.2, architecture: amd64, kernelVersion: '6.18'}}";
-        check_row(node, expect![[r#"
+        check_row(
+            node,
+            expect![[r#"
             Name | Status | Roles | Age | Version | Internal-IP | External-IP | OS-Image | Kernel-Version | Container-Runtime
-            n1 | NotReady,SchedulingDisabled | control-plane,edge | <unknown> | v1.36.2 | <none> | <none> | <unknown> | 6.18 (amd64) | <unknown>"#]]);
-        check_create(&node.replace("spec: {", "spec: {taints: [{key: a, effect: Never}, {key: a, effect: Never}], "), expect![[r#"
+            n1 | NotReady,SchedulingDisabled | control-plane,edge | <unknown> | v1.36.2 | <none> | <none> | <unknown> | 6.18 (amd64) | <unknown>"#]],
+        );
+        check_create(
+            &node.replace("spec: {", "spec: {taints: [{key: a, effect: Never}, {key: a, effect: Never}], "),
+            expect![[r#"
             metadata.taints[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"
             metadata.taints[1].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"
-            metadata.taints[1]: Duplicate value: {"Effect":"Never","Key":"a","TimeAdded":null,"Value":""}: taints must be unique by key and effect pair"#]]);
-        check_update(node, &node.replace("10.42.0.0/24", "10.42.1.0/24"), None, expect![[r#"spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid"#]]);
+            metadata.taints[1]: Duplicate value: {"Key":"a","Value":"","Effect":"Never","TimeAdded":null}: taints must be unique by key and effect pair"#]],
+        );
+        check_update(
+            node,
+            &node.replace("10.42.0.0/24", "10.42.1.0/24"),
+            None,
+            expect![[r#"spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid"#]],
+        );
     }
 }

@@ -42,8 +42,7 @@ impl Strategy for PersistentVolumeClaimKind {
     }
 
     fn prepare_create(claim: &mut PersistentVolumeClaim) {
-        claim.status =
-            Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+        claim.status = Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
     }
 
     fn prepare_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
@@ -236,12 +235,8 @@ fn validate_change(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> 
 
 /// `RWO,ROX,…` in upstream's order.
 fn short_modes(modes: Option<&[String]>) -> String {
-    let names = [
-        ("ReadWriteOnce", "RWO"),
-        ("ReadOnlyMany", "ROX"),
-        ("ReadWriteMany", "RWX"),
-        ("ReadWriteOncePod", "RWOP"),
-    ];
+    let names =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
     let has = |mode: &str| modes.unwrap_or_default().iter().any(|m| m == mode);
     names.iter().filter(|(mode, _)| has(mode)).map(|(_, short)| *short).collect::<Vec<_>>().join(",")
 }

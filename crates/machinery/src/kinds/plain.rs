@@ -3,13 +3,10 @@
 
 use super::Strategy;
 use crate::field::Errors;
-use crate::validation::{Messages, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name};
+use crate::validation::{Messages, is_dns1123_subdomain, is_path_segment_name};
 use api::k8s::api::{
     admissionregistration::v1 as admission, authentication::v1 as authn, authorization::v1 as authz,
-    autoscaling::v1 as scale1, autoscaling::v2 as scale2, certificates::v1 as certs,
-    coordination::v1 as coordination, core::v1 as core,
-    flowcontrol::v1 as flow, networking::v1 as networking, node::v1 as node, policy::v1 as policy, rbac::v1 as rbac,
-    resource::v1 as resource, scheduling::v1 as scheduling, storage::v1 as storage,
+    certificates::v1 as certs, core::v1 as core, flowcontrol::v1 as flow, resource::v1 as resource,
 };
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiext;
 use api::k8s::kube_aggregator::pkg::apis::apiregistration::v1 as apireg;
@@ -43,25 +40,7 @@ plain! {
     SelfSubjectAccessReview: authz::SelfSubjectAccessReview, is_path_segment_name;
     SelfSubjectRulesReview: authz::SelfSubjectRulesReview, is_path_segment_name;
     SubjectAccessReview: authz::SubjectAccessReview, is_path_segment_name;
-    HorizontalPodAutoscalerV2: scale2::HorizontalPodAutoscaler, is_dns1123_subdomain;
-    HorizontalPodAutoscalerV1: scale1::HorizontalPodAutoscaler, is_dns1123_subdomain;
     CertificateSigningRequest: certs::CertificateSigningRequest, is_dns1123_subdomain;
-    IngressClass: networking::IngressClass, is_dns1123_subdomain;
-    Ingress: networking::Ingress, is_dns1123_subdomain;
-    IPAddress: networking::IPAddress, is_path_segment_name;
-    NetworkPolicy: networking::NetworkPolicy, is_dns1123_subdomain;
-    ServiceCIDR: networking::ServiceCIDR, is_dns1123_subdomain;
-    PodDisruptionBudget: policy::PodDisruptionBudget, is_dns1123_subdomain;
-    ClusterRoleBinding: rbac::ClusterRoleBinding, is_path_segment_name;
-    ClusterRole: rbac::ClusterRole, is_path_segment_name;
-    RoleBinding: rbac::RoleBinding, is_path_segment_name;
-    Role: rbac::Role, is_path_segment_name;
-    CSIDriver: storage::CSIDriver, is_dns1123_subdomain;
-    CSINode: storage::CSINode, is_dns1123_subdomain;
-    CSIStorageCapacity: storage::CSIStorageCapacity, is_dns1123_subdomain;
-    StorageClass: storage::StorageClass, is_dns1123_subdomain;
-    VolumeAttachment: storage::VolumeAttachment, is_dns1123_subdomain;
-    VolumeAttributesClass: storage::VolumeAttributesClass, is_dns1123_subdomain;
     MutatingAdmissionPolicy: admission::MutatingAdmissionPolicy, is_dns1123_subdomain;
     MutatingAdmissionPolicyBinding: admission::MutatingAdmissionPolicyBinding, is_dns1123_subdomain;
     MutatingWebhookConfiguration: admission::MutatingWebhookConfiguration, is_dns1123_subdomain;
@@ -69,9 +48,6 @@ plain! {
     ValidatingAdmissionPolicyBinding: admission::ValidatingAdmissionPolicyBinding, is_dns1123_subdomain;
     ValidatingWebhookConfiguration: admission::ValidatingWebhookConfiguration, is_dns1123_subdomain;
     CustomResourceDefinition: apiext::CustomResourceDefinition, is_dns1123_subdomain;
-    PriorityClass: scheduling::PriorityClass, is_dns1123_subdomain;
-    Lease: coordination::Lease, is_dns1123_subdomain;
-    RuntimeClass: node::RuntimeClass, is_dns1123_subdomain;
     DeviceClass: resource::DeviceClass, is_dns1123_subdomain;
     ResourceClaim: resource::ResourceClaim, is_dns1123_subdomain;
     ResourceClaimTemplate: resource::ResourceClaimTemplate, is_dns1123_subdomain;

@@ -50,16 +50,6 @@ impl Strategy for LimitRangeKind {
 
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
-    fn columns() -> Vec<Column> {
-        // Upstream's default columns say when it was created.
-        vec![name_column(), column("Created At")]
-    }
-
-    fn cells(range: &LimitRange, _now: jiff::Timestamp) -> Vec<Value> {
-        let created = range.metadata.creation_timestamp.as_ref().map(super::common::rfc3339);
-        vec![name(range), created.unwrap_or_default().into()]
-    }
-
     fn quantities(range: &mut LimitRange, visit: &mut dyn FnMut(&mut Quantity)) {
         for item in range.spec.iter_mut().flat_map(|s| &mut s.limits) {
             for list in [&mut item.max, &mut item.min, &mut item.default, &mut item.default_request] {
@@ -135,15 +125,16 @@ fn validate_order(item: &LimitRangeItem, name: &str, path: &Path) -> Errors {
     let (limit, request) = (of(&item.default), of(&item.default_request));
     let ratio = of(&item.max_limit_request_ratio);
     let mut errors = Vec::new();
-    let mut check = |low: &Option<(Number, String)>, high: &Option<(Number, String)>, field: &str, shown: bool, text: [&str; 2]| {
-        if let (Some(low), Some(high)) = (low, high)
-            && low.0 > high.0
-        {
-            let detail = format!("{} {} is greater than {} {}", text[0], low.1, text[1], high.1);
-            let value = if shown { &low.1 } else { &high.1 };
-            errors.push(FieldError::invalid(&path.child(field).key(name), value, &detail));
-        }
-    };
+    let mut check =
+        |low: &Option<(Number, String)>, high: &Option<(Number, String)>, field: &str, shown: bool, text: [&str; 2]| {
+            if let (Some(low), Some(high)) = (low, high)
+                && low.0 > high.0
+            {
+                let detail = format!("{} {} is greater than {} {}", text[0], low.1, text[1], high.1);
+                let value = if shown { &low.1 } else { &high.1 };
+                errors.push(FieldError::invalid(&path.child(field).key(name), value, &detail));
+            }
+        };
     check(&min, &max, "min", true, ["min value", "max value"]);
     check(&min, &request, "defaultRequest", false, ["min value", "default request value"]);
     check(&request, &max, "defaultRequest", true, ["default request value", "max value"]);
@@ -257,8 +248,15 @@ fn validate_hard(hard: Option<&ResourceList>, path: &Path) -> Errors {
 }
 
 fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
-    const SCOPES: &[&str] =
-        &["Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass", "CrossNamespacePodAffinity", "VolumeAttributesClass"];
+    const SCOPES: &[&str] = &[
+        "Terminating",
+        "NotTerminating",
+        "BestEffort",
+        "NotBestEffort",
+        "PriorityClass",
+        "CrossNamespacePodAffinity",
+        "VolumeAttributesClass",
+    ];
     const COMPUTE: &[&str] =
         &["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
     let scopes = spec.scopes.as_deref().unwrap_or_default();

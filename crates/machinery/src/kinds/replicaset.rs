@@ -1,9 +1,7 @@
 //! ReplicaSet (`pkg/registry/apps/replicaset/strategy.go`, `ValidateReplicaSet*`) and its older sister
 //! ReplicationController (`pkg/registry/core/replicationcontroller/strategy.go`).
 
-use super::common::{
-    age, age_column, bump_if_spec_changed, format_labels, name, name_column, set, typed_column, wide,
-};
+use super::common::{age, age_column, bump_if_spec_changed, format_labels, name, name_column, set, typed_column, wide};
 use super::pod::defaults;
 use super::workload::{
     labels_value, name_warning, selector_cell, selector_value, template_cells, validate_at_most, validate_counts,

@@ -152,15 +152,36 @@ mod tests {
     #[test]
     fn secrets() {
         let secret = "{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {a: b}}";
-        check_defaults(secret, expect![[r#"
+        check_defaults(
+            secret,
+            expect![[r#"
             data.a: "Yg=="
-            type: "Opaque""#]]);
-        check_create(&secret.replace("stringData", "type: kubernetes.io/tls, stringData"), expect![[r#"
+            type: "Opaque""#]],
+        );
+        check_create(
+            &secret.replace("stringData", "type: kubernetes.io/tls, stringData"),
+            expect![[r#"
             data[tls.crt]: Required value
-            data[tls.key]: Required value"#]]);
-        check_create(&secret.replace("a: b", "'a/b': c"), expect![[r#"data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name', or 'KEY_NAME', or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"#]]);
-        check_update(secret, &secret.replace("stringData", "type: other, stringData"), None, expect![[r#"type: Invalid value: "other": field is immutable"#]]);
+            data[tls.key]: Required value"#]],
+        );
+        check_create(
+            &secret.replace("a: b", "'a/b': c"),
+            expect![[
+                r#"data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name', or 'KEY_NAME', or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"#
+            ]],
+        );
+        check_update(
+            secret,
+            &secret.replace("stringData", "type: other, stringData"),
+            None,
+            expect![[r#"type: Invalid value: "other": field is immutable"#]],
+        );
         let fixed = secret.replace("stringData", "immutable: true, stringData");
-        check_update(&fixed, &fixed.replace("a: b", "a: c"), None, expect!["data: Forbidden: field is immutable when `immutable` is set"]);
+        check_update(
+            &fixed,
+            &fixed.replace("a: b", "a: c"),
+            None,
+            expect!["data: Forbidden: field is immutable when `immutable` is set"],
+        );
     }
 }

@@ -94,9 +94,8 @@ impl Strategy for ServiceKind {
 
     fn validate_status_update(new: &Service, old: &Service) -> Errors {
         let kind = new.spec.as_ref().map(|s| str_of(&s.type_)).unwrap_or_default();
-        let ingress = |s: &Service| {
-            s.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default()
-        };
+        let ingress =
+            |s: &Service| s.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.clone()).unwrap_or_default();
         let path = Path::new("status").child("loadBalancer").child("ingress");
         let now = ingress(new);
         if kind != "LoadBalancer" && !now.is_empty() {
@@ -138,10 +137,7 @@ impl Strategy for ServiceKind {
 
     fn selectable_fields(service: &Service) -> Vec<(&'static str, String)> {
         let spec = service.spec.clone().unwrap_or_default();
-        vec![
-            ("spec.clusterIP", spec.cluster_ip.unwrap_or_default()),
-            ("spec.type", spec.type_.unwrap_or_default()),
-        ]
+        vec![("spec.clusterIP", spec.cluster_ip.unwrap_or_default()), ("spec.type", spec.type_.unwrap_or_default())]
     }
 
     fn columns() -> Vec<Column> {
@@ -676,27 +672,38 @@ spec: {selector: {app: web}, ports: [{port: 80}]}";
 
     #[test]
     fn a_minimal_service_gets_upstreams_defaults() {
-        check_defaults(WEB, expect![[r#"
+        check_defaults(
+            WEB,
+            expect![[r#"
             spec.internalTrafficPolicy: "Cluster"
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
             spec.sessionAffinity: "None"
-            spec.type: "ClusterIP""#]]);
-        check_defaults(&WEB.replace("spec: {", "spec: {type: LoadBalancer, sessionAffinity: ClientIP, "), expect![[r#"
+            spec.type: "ClusterIP""#]],
+        );
+        check_defaults(
+            &WEB.replace("spec: {", "spec: {type: LoadBalancer, sessionAffinity: ClientIP, "),
+            expect![[r#"
             spec.allocateLoadBalancerNodePorts: true
             spec.externalTrafficPolicy: "Cluster"
             spec.internalTrafficPolicy: "Cluster"
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
-            spec.sessionAffinityConfig.clientIP.timeoutSeconds: 10800"#]]);
+            spec.sessionAffinityConfig.clientIP.timeoutSeconds: 10800"#]],
+        );
     }
 
     #[test]
     fn mistakes() {
-        check_create("{apiVersion: v1, kind: Service, metadata: {name: 1a.b}}", expect![[r#"
+        check_create(
+            "{apiVersion: v1, kind: Service, metadata: {name: 1a.b}}",
+            expect![[r#"
             metadata.name: Invalid value: "1a.b": must not contain dots
-            spec.ports: Required value"#]]);
-        check_create(&WEB.replace("{port: 80}", "{port: 80}, {port: 80, nodePort: 3}, {port: 0, targetPort: '-'}"), expect![[r#"
+            spec.ports: Required value"#]],
+        );
+        check_create(
+            &WEB.replace("{port: 80}", "{port: 80}, {port: 80, nodePort: 3}, {port: 0, targetPort: '-'}"),
+            expect![[r#"
             spec.ports[0].name: Required value
             spec.ports[1].name: Required value
             spec.ports[2].name: Required value
@@ -704,32 +711,59 @@ spec: {selector: {app: web}, ports: [{port: 80}]}";
             spec.ports[2].targetPort: Invalid value: "-": must contain at least one letter (a-z)
             spec.ports[2].targetPort: Invalid value: "-": must not begin or end with a hyphen
             spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
-            spec.ports[1]: Duplicate value: {"AppProtocol":null,"Name":"","NodePort":0,"Port":80,"Protocol":"TCP","TargetPort":0}"#]]);
-        check_create(&WEB.replace("spec: {", "spec: {type: ExternalName, clusterIP: 10.0.0.1, "), expect![[r#"
+            spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}"#]],
+        );
+        check_create(
+            &WEB.replace("spec: {", "spec: {type: ExternalName, clusterIP: 10.0.0.1, "),
+            expect![[r#"
             spec.clusterIPs: Forbidden: may not be set for ExternalName services
-            spec.externalName: Required value"#]]);
-        check_create(&WEB.replace("spec: {", "spec: {clusterIP: 10.0.0.01, externalTrafficPolicy: Local, ipFamilies: [IPv5], "), expect![[r#"
+            spec.externalName: Required value"#]],
+        );
+        check_create(
+            &WEB.replace("spec: {", "spec: {clusterIP: 10.0.0.01, externalTrafficPolicy: Local, ipFamilies: [IPv5], "),
+            expect![[r#"
             spec.ipFamilies[0]: Unsupported value: "IPv5": supported values: "IPv4", "IPv6"
             spec.clusterIPs[0]: Invalid value: "10.0.0.01": must not have leading 0s
-            spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services"#]]);
-        check_create(&WEB.replace("spec: {", "spec: {type: NodePort, clusterIP: None, "), expect![[r#"spec.clusterIPs[0]: Invalid value: "None": may not be set to 'None' for NodePort services"#]]);
+            spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services"#]],
+        );
+        check_create(
+            &WEB.replace("spec: {", "spec: {type: NodePort, clusterIP: None, "),
+            expect![[r#"spec.clusterIPs[0]: Invalid value: "None": may not be set to 'None' for NodePort services"#]],
+        );
     }
 
     #[test]
     fn addresses_stay_and_are_carried_over() {
         let up = WEB.replace("spec: {", "spec: {clusterIP: 10.0.0.1, ");
         check_update(&up, WEB, None, expect!["generation 0"]);
-        check_update(&up, &WEB.replace("spec: {", "spec: {clusterIP: 10.0.0.2, "), None, expect![[r#"spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set"#]]);
-        check_update(&up, &WEB.replace("spec: {", "spec: {type: ExternalName, externalName: a.b, "), None, expect!["generation 0"]);
+        check_update(
+            &up,
+            &WEB.replace("spec: {", "spec: {clusterIP: 10.0.0.2, "),
+            None,
+            expect![[r#"spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set"#]],
+        );
+        check_update(
+            &up,
+            &WEB.replace("spec: {", "spec: {type: ExternalName, externalName: a.b, "),
+            None,
+            expect!["generation 0"],
+        );
     }
 
     #[test]
     fn rows() {
-        check_row(&WEB.replace("spec: {", "spec: {type: NodePort, clusterIPs: [10.0.0.1], ").replace("80}", "80, nodePort: 30080, protocol: TCP}"), expect![[r#"
+        check_row(
+            &WEB.replace("spec: {", "spec: {type: NodePort, clusterIPs: [10.0.0.1], ")
+                .replace("80}", "80, nodePort: 30080, protocol: TCP}"),
+            expect![[r#"
             Name | Type | Cluster-IP | External-IP | Port(s) | Age | Selector
-            web | NodePort | 10.0.0.1 | <none> | 80:30080/TCP | <unknown> | app=web"#]]);
-        check_row(&WEB.replace("spec: {", "spec: {type: LoadBalancer, "), expect![[r#"
+            web | NodePort | 10.0.0.1 | <none> | 80:30080/TCP | <unknown> | app=web"#]],
+        );
+        check_row(
+            &WEB.replace("spec: {", "spec: {type: LoadBalancer, "),
+            expect![[r#"
             Name | Type | Cluster-IP | External-IP | Port(s) | Age | Selector
-            web | LoadBalancer | <none> | <pending> | 80/ | <unknown> | app=web"#]]);
+            web | LoadBalancer | <none> | <pending> | 80/ | <unknown> | app=web"#]],
+        );
     }
 }

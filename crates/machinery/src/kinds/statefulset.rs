@@ -1,7 +1,10 @@
 //! StatefulSet (`pkg/registry/apps/statefulset/strategy.go`, `ValidateStatefulSet*`) and the ControllerRevision that
 //! stateful sets and daemon sets keep their history in.
 
-use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, set, spec_changed, str_of, text, typed_column, wide};
+use super::common::{
+    age, age_column, bump_if_spec_changed, column, name, name_column, set, spec_changed, str_of, text, typed_column,
+    wide,
+};
 use super::pod::defaults;
 use super::pod::validate::validate_template;
 use super::workload::{
@@ -119,7 +122,12 @@ impl Strategy for StatefulSetKind {
             ("currentReplicas", status.current_replicas, "status.replicas", status.replicas),
             ("updatedReplicas", status.updated_replicas, "status.replicas", status.replicas),
             ("availableReplicas", status.available_replicas, "status.replicas", status.replicas),
-            ("availableReplicas", status.available_replicas, "status.readyReplicas", status.ready_replicas.unwrap_or(0)),
+            (
+                "availableReplicas",
+                status.available_replicas,
+                "status.readyReplicas",
+                status.ready_replicas.unwrap_or(0),
+            ),
         ];
         errors.extend(validate_at_most(limits, &path));
         let before = old.status.as_ref().and_then(|s| s.collision_count);

@@ -43,9 +43,7 @@ fn check_descriptor(text: &str) -> Result<(), String> {
     }
     match text.strip_prefix("@every ") {
         Some(duration) if is_go_duration(duration) => Ok(()),
-        Some(duration) => {
-            Err(format!("failed to parse duration {text}: time: invalid duration {duration:?}"))
-        }
+        Some(duration) => Err(format!("failed to parse duration {text}: time: invalid duration {duration:?}")),
         None => Err(format!("unrecognized descriptor: {text}")),
     }
 }
@@ -124,8 +122,20 @@ mod tests {
     #[test]
     fn schedules() {
         let inputs = [
-            "*/5 * * * *", "0 0 1 jan mon", "@hourly", "@every 1h30m", "", "* * *", "60 * * * *", "5-1 * * * *",
-            "*/0 * * * *", "x * * * *", "@often", "@every soon", "1-2-3 * * * *", "0 0 0 * *",
+            "*/5 * * * *",
+            "0 0 1 jan mon",
+            "@hourly",
+            "@every 1h30m",
+            "",
+            "* * *",
+            "60 * * * *",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "x * * * *",
+            "@often",
+            "@every soon",
+            "1-2-3 * * * *",
+            "0 0 0 * *",
         ];
         let lines: Vec<String> =
             inputs.iter().map(|i| format!("{i:?}: {}", cron_error(i).unwrap_or_default())).collect();
@@ -143,6 +153,7 @@ mod tests {
             "@often": unrecognized descriptor: @often
             "@every soon": failed to parse duration @every soon: time: invalid duration "soon"
             "1-2-3 * * * *": too many hyphens: 1-2-3
-            "0 0 0 * *": beginning of range (0) below minimum (1): 0"#]].assert_eq(&lines.join("\n"));
+            "0 0 0 * *": beginning of range (0) below minimum (1): 0"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

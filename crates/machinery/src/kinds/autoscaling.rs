@@ -1,0 +1,426 @@
+//! HorizontalPodAutoscaler v2, and v1 as a narrower view of it (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`).
+//!
+//! Stored is v2. The v1 view shows CPU utilization only; upstream carries the other metrics in annotations of the v1
+//! object, here they are not seen, and lost when the object is written through v1. Of metric sources only the type is
+//! checked, not each source's fields.
+
+use super::common::{age, age_column, column, name, name_column, set};
+use super::workload::validate_counts;
+use super::{Column, Strategy};
+use crate::field::{Errors, FieldError, Path};
+use crate::validation::{Messages, invalid_each, is_dns1123_subdomain, is_path_segment_name, one_of};
+use api::k8s::api::autoscaling::v1::{
+    CrossVersionObjectReference as OldReference, HorizontalPodAutoscaler as OldAutoscaler,
+    HorizontalPodAutoscalerSpec as OldSpec, HorizontalPodAutoscalerStatus as OldStatus,
+};
+use api::k8s::api::autoscaling::v2::{
+    CrossVersionObjectReference, HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler,
+    HorizontalPodAutoscalerSpec, HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus, MetricTarget,
+    MetricValueStatus, ResourceMetricSource, ResourceMetricStatus,
+};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::{Codec, DecodeError};
+use serde_json::Value;
+
+/// What is particular about an autoscaler.
+pub(super) struct AutoscalerKind;
+
+impl Strategy for AutoscalerKind {
+    type Object = HorizontalPodAutoscaler;
+
+    fn default(autoscaler: &mut HorizontalPodAutoscaler) {
+        let spec = &mut autoscaler.spec;
+        set(&mut spec.min_replicas, 1);
+        if spec.metrics.as_ref().is_none_or(Vec::is_empty) {
+            spec.metrics = Some(vec![cpu_metric(80)]);
+        }
+        if let Some(behavior) = &mut spec.behavior {
+            fill_rules(behavior.scale_up.get_or_insert_default(), true);
+            fill_rules(behavior.scale_down.get_or_insert_default(), false);
+        }
+    }
+
+    fn prepare_create(autoscaler: &mut HorizontalPodAutoscaler) {
+        autoscaler.status = Some(HorizontalPodAutoscalerStatus::default());
+    }
+
+    fn prepare_update(new: &mut HorizontalPodAutoscaler, old: &HorizontalPodAutoscaler) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut HorizontalPodAutoscaler, old: &HorizontalPodAutoscaler) {
+        new.spec = old.spec.clone();
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(autoscaler: &HorizontalPodAutoscaler) -> Errors {
+        validate_spec(&autoscaler.spec, &Path::new("spec"))
+    }
+
+    fn validate_status_update(new: &HorizontalPodAutoscaler, _old: &HorizontalPodAutoscaler) -> Errors {
+        let Some(status) = &new.status else { return Vec::new() };
+        let counts = [("currentReplicas", status.current_replicas), ("desiredReplicas", Some(status.desired_replicas))];
+        validate_counts(counts, &Path::new("status"))
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            column("Reference"),
+            column("Targets"),
+            column("MinPods"),
+            column("MaxPods"),
+            column("Replicas"),
+            age_column(),
+        ]
+    }
+
+    fn cells(autoscaler: &HorizontalPodAutoscaler, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = &autoscaler.spec;
+        let status = autoscaler.status.clone().unwrap_or_default();
+        let target = &spec.scale_target_ref;
+        let metrics = metrics_text(
+            spec.metrics.as_deref().unwrap_or_default(),
+            status.current_metrics.as_deref().unwrap_or_default(),
+        );
+        vec![
+            name(autoscaler),
+            format!("{}/{}", target.kind, target.name).into(),
+            metrics.into(),
+            spec.min_replicas.map_or_else(|| "<unset>".to_owned(), |m| m.to_string()).into(),
+            spec.max_replicas.into(),
+            status.current_replicas.unwrap_or(0).into(),
+            age(autoscaler, now),
+        ]
+    }
+
+    fn quantities(autoscaler: &mut HorizontalPodAutoscaler, visit: &mut dyn FnMut(&mut Quantity)) {
+        for metric in autoscaler.spec.metrics.iter_mut().flatten() {
+            for target in targets(metric) {
+                target.value.iter_mut().chain(&mut target.average_value).for_each(&mut *visit);
+            }
+        }
+    }
+}
+
+fn targets(metric: &mut MetricSpec) -> impl Iterator<Item = &mut MetricTarget> {
+    let resource = metric.resource.iter_mut().map(|m| &mut m.target);
+    let container = metric.container_resource.iter_mut().map(|m| &mut m.target);
+    let pods = metric.pods.iter_mut().map(|m| &mut m.target);
+    let object = metric.object.iter_mut().map(|m| &mut m.target);
+    let external = metric.external.iter_mut().map(|m| &mut m.target);
+    resource.chain(container).chain(pods).chain(object).chain(external)
+}
+
+fn cpu_metric(utilization: i32) -> MetricSpec {
+    MetricSpec {
+        type_: "Resource".to_owned(),
+        resource: Some(ResourceMetricSource {
+            name: "cpu".to_owned(),
+            target: MetricTarget {
+                type_: "Utilization".to_owned(),
+                average_utilization: Some(utilization),
+                ..MetricTarget::default()
+            },
+        }),
+        ..MetricSpec::default()
+    }
+}
+
+/// Up: at once, by four pods or by doubling; down: by any number, when the controller's window allows.
+fn fill_rules(rules: &mut HPAScalingRules, up: bool) {
+    let policy = |ty: &str, value: i32| HPAScalingPolicy { type_: ty.to_owned(), value, period_seconds: 15 };
+    set(&mut rules.select_policy, "Max".to_owned());
+    if up {
+        set(&mut rules.stabilization_window_seconds, 0);
+        set(&mut rules.policies, vec![policy("Pods", 4), policy("Percent", 100)]);
+    } else {
+        set(&mut rules.policies, vec![policy("Percent", 100)]);
+    }
+}
+
+fn validate_spec(spec: &HorizontalPodAutoscalerSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let most = spec.max_replicas;
+    if let Some(least) = spec.min_replicas.filter(|m| *m < 1) {
+        errors.push(FieldError::invalid(&path.child("minReplicas"), least, "must be greater than or equal to 1"));
+    }
+    let path_of_most = path.child("maxReplicas");
+    if most == 0 {
+        errors.push(FieldError::required(&path_of_most, "must be set and greater than 0"));
+    } else if most < 0 {
+        errors.push(FieldError::invalid(&path_of_most, most, "must be greater than or equal to 1"));
+    }
+    if spec.min_replicas.is_some_and(|least| most < least) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        errors.push(FieldError::invalid(&path_of_most, most, detail));
+    }
+    errors.extend(validate_reference(&spec.scale_target_ref, &path.child("scaleTargetRef")));
+    for (i, metric) in spec.metrics.iter().flatten().enumerate() {
+        let path = path.child("metrics").index(i).child("type");
+        if metric.type_.is_empty() {
+            errors.push(FieldError::required(&path, "must specify a metric source type"));
+        }
+        let types = ["ContainerResource", "External", "Object", "Pods", "Resource"];
+        one_of(&mut errors, &path, &metric.type_, &types);
+    }
+    if let Some(behavior) = &spec.behavior {
+        let path = path.child("behavior");
+        for (field, rules) in [("scaleUp", &behavior.scale_up), ("scaleDown", &behavior.scale_down)] {
+            if let Some(rules) = rules {
+                errors.extend(validate_rules(rules, &path.child(field)));
+            }
+        }
+    }
+    errors
+}
+
+fn validate_reference(reference: &CrossVersionObjectReference, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    for (field, value) in [("kind", &reference.kind), ("name", &reference.name)] {
+        let path = path.child(field);
+        if value.is_empty() {
+            errors.push(FieldError::required(&path, ""));
+        } else {
+            errors.extend(invalid_each(&path, value, is_path_segment_name(value)));
+        }
+    }
+    errors
+}
+
+fn validate_rules(rules: &HPAScalingRules, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if let Some(window) = rules.stabilization_window_seconds {
+        let path = path.child("stabilizationWindowSeconds");
+        if window < 0 {
+            errors.push(FieldError::invalid(&path, window, "must be greater than or equal to zero"));
+        }
+        if window > 3600 {
+            errors.push(FieldError::invalid(&path, window, "must be less than or equal to 3600"));
+        }
+    }
+    if let Some(policy) = &rules.select_policy {
+        one_of(&mut errors, &path.child("selectPolicy"), policy, &["Disabled", "Max", "Min"]);
+    }
+    let policies = rules.policies.as_deref().unwrap_or_default();
+    let path = path.child("policies");
+    if policies.is_empty() {
+        errors.push(FieldError::required(&path, "must specify at least one Policy"));
+    }
+    for (i, policy) in policies.iter().enumerate() {
+        let path = path.index(i);
+        one_of(&mut errors, &path.child("type"), &policy.type_, &["Percent", "Pods"]);
+        for (field, value) in [("value", policy.value), ("periodSeconds", policy.period_seconds)] {
+            if value <= 0 {
+                errors.push(FieldError::invalid(&path.child(field), value, "must be greater than zero"));
+            }
+        }
+        if policy.period_seconds > 1800 {
+            let detail = "must be less than or equal to 1800";
+            errors.push(FieldError::invalid(&path.child("periodSeconds"), policy.period_seconds, detail));
+        }
+    }
+    errors
+}
+
+// === columns ===
+
+fn metrics_text(specs: &[MetricSpec], statuses: &[MetricStatus]) -> String {
+    const MOST: usize = 2;
+    if specs.is_empty() {
+        return "<none>".to_owned();
+    }
+    let all: Vec<String> = specs.iter().enumerate().map(|(i, spec)| metric_text(spec, statuses.get(i))).collect();
+    let shown = all[..all.len().min(MOST)].join(", ");
+    if all.len() > MOST { format!("{shown} + {} more...", all.len() - MOST) } else { shown }
+}
+
+fn metric_text(spec: &MetricSpec, status: Option<&MetricStatus>) -> String {
+    let amount = |quantity: Option<&Quantity>| quantity.map_or_else(|| "<unknown>".to_owned(), |q| q.0.clone());
+    let percent = |value: Option<i32>, none: &str| value.map_or_else(|| none.to_owned(), |v| format!("{v}%"));
+    let utilization =
+        |name: &str, target: &MetricTarget, current: Option<&MetricValueStatus>| match &target.average_value {
+            Some(wanted) => format!("{name}: {}/{}", amount(current.and_then(|c| c.average_value.as_ref())), wanted.0),
+            None => format!(
+                "{name}: {}/{}",
+                percent(current.and_then(|c| c.average_utilization), "<unknown>"),
+                percent(target.average_utilization, "<auto>")
+            ),
+        };
+    let value = |target: &MetricTarget, current: Option<&MetricValueStatus>| match &target.average_value {
+        Some(wanted) => format!("{}/{} (avg)", amount(current.and_then(|c| c.average_value.as_ref())), wanted.0),
+        None => format!("{}/{}", amount(current.and_then(|c| c.value.as_ref())), amount(target.value.as_ref())),
+    };
+    match spec {
+        MetricSpec { resource: Some(m), .. } => {
+            utilization(&m.name, &m.target, status.and_then(|s| s.resource.as_ref()).map(|s| &s.current))
+        }
+        MetricSpec { container_resource: Some(m), .. } => {
+            utilization(&m.name, &m.target, status.and_then(|s| s.container_resource.as_ref()).map(|s| &s.current))
+        }
+        MetricSpec { pods: Some(m), .. } => {
+            let current = status.and_then(|s| s.pods.as_ref()).and_then(|s| s.current.average_value.as_ref());
+            format!("{}/{}", amount(current), amount(m.target.average_value.as_ref()))
+        }
+        MetricSpec { object: Some(m), .. } => {
+            value(&m.target, status.and_then(|s| s.object.as_ref()).map(|s| &s.current))
+        }
+        MetricSpec { external: Some(m), .. } => {
+            value(&m.target, status.and_then(|s| s.external.as_ref()).map(|s| &s.current))
+        }
+        _ => "<unknown type>".to_owned(),
+    }
+}
+
+// === v1 ===
+
+/// The v1 view of an autoscaler.
+pub(super) struct OldAutoscalerKind;
+
+impl Strategy for OldAutoscalerKind {
+    type Object = OldAutoscaler;
+
+    fn default(autoscaler: &mut OldAutoscaler) {
+        let spec = &mut autoscaler.spec;
+        set(&mut spec.min_replicas, 1);
+        set(&mut spec.target_cpu_utilization_percentage, 80);
+    }
+
+    fn prepare_create(autoscaler: &mut OldAutoscaler) {
+        autoscaler.status = Some(OldStatus::default());
+    }
+
+    fn prepare_update(new: &mut OldAutoscaler, old: &OldAutoscaler) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut OldAutoscaler, old: &OldAutoscaler) {
+        new.spec = old.spec.clone();
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(autoscaler: &OldAutoscaler) -> Errors {
+        AutoscalerKind::validate(&to_new(autoscaler))
+    }
+
+    fn columns() -> Vec<Column> {
+        AutoscalerKind::columns()
+    }
+
+    fn cells(autoscaler: &OldAutoscaler, now: jiff::Timestamp) -> Vec<Value> {
+        AutoscalerKind::cells(&to_new(autoscaler), now)
+    }
+
+    fn decode_stored(bytes: &[u8]) -> Result<OldAutoscaler, DecodeError> {
+        HorizontalPodAutoscaler::decode(bytes).map(|new| to_old(&new))
+    }
+
+    fn encode_stored(autoscaler: &OldAutoscaler) -> Vec<u8> {
+        to_new(autoscaler).encode()
+    }
+}
+
+fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
+    let target = &old.spec.scale_target_ref;
+    HorizontalPodAutoscaler {
+        metadata: old.metadata.clone(),
+        spec: HorizontalPodAutoscalerSpec {
+            behavior: None,
+            max_replicas: old.spec.max_replicas,
+            metrics: old.spec.target_cpu_utilization_percentage.map(|u| vec![cpu_metric(u)]),
+            min_replicas: old.spec.min_replicas,
+            scale_target_ref: CrossVersionObjectReference {
+                api_version: target.api_version.clone(),
+                kind: target.kind.clone(),
+                name: target.name.clone(),
+            },
+        },
+        status: old.status.as_ref().map(|s| HorizontalPodAutoscalerStatus {
+            conditions: None,
+            current_metrics: s.current_cpu_utilization_percentage.map(|u| {
+                vec![MetricStatus {
+                    type_: "Resource".to_owned(),
+                    resource: Some(ResourceMetricStatus {
+                        name: "cpu".to_owned(),
+                        current: MetricValueStatus { average_utilization: Some(u), ..MetricValueStatus::default() },
+                    }),
+                    ..MetricStatus::default()
+                }]
+            }),
+            current_replicas: Some(s.current_replicas),
+            desired_replicas: s.desired_replicas,
+            last_scale_time: s.last_scale_time.clone(),
+            observed_generation: s.observed_generation,
+        }),
+    }
+}
+
+fn to_old(new: &HorizontalPodAutoscaler) -> OldAutoscaler {
+    let spec = &new.spec;
+    let cpu = spec.metrics.iter().flatten().filter_map(|m| m.resource.as_ref()).find(|r| r.name == "cpu");
+    let current = new.status.iter().flat_map(|s| s.current_metrics.iter().flatten());
+    let current = current.filter_map(|m| m.resource.as_ref()).find(|r| r.name == "cpu");
+    OldAutoscaler {
+        metadata: new.metadata.clone(),
+        spec: OldSpec {
+            max_replicas: spec.max_replicas,
+            min_replicas: spec.min_replicas,
+            scale_target_ref: OldReference {
+                api_version: spec.scale_target_ref.api_version.clone(),
+                kind: spec.scale_target_ref.kind.clone(),
+                name: spec.scale_target_ref.name.clone(),
+            },
+            target_cpu_utilization_percentage: cpu.and_then(|c| c.target.average_utilization),
+        },
+        status: new.status.as_ref().map(|s| OldStatus {
+            current_cpu_utilization_percentage: current.and_then(|c| c.current.average_utilization),
+            current_replicas: s.current_replicas.unwrap_or(0),
+            desired_replicas: s.desired_replicas,
+            last_scale_time: s.last_scale_time.clone(),
+            observed_generation: s.observed_generation,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing::{check_create, check_row, read};
+    use expect_test::expect;
+
+    const OLD: &str = "
+apiVersion: autoscaling/v1
+kind: HorizontalPodAutoscaler
+metadata: {name: web}
+spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind: Deployment, name: web, apiVersion: apps/v1}}";
+
+    #[test]
+    fn v1_is_a_view_of_v2() {
+        check_create(OLD, expect![""]);
+        check_row(
+            OLD,
+            expect![[r#"
+            Name | Reference | Targets | MinPods | MaxPods | Replicas | Age
+            web | Deployment/web | cpu: <unknown>/50% | <unset> | 3 | 0 | <unknown>"#]],
+        );
+        let (kind, object) = read(OLD);
+        let back = kind.decode_stored(&kind.encode_stored(&*object)).expect("what we stored");
+        assert_eq!(back.encode(), object.encode());
+        check_create(
+            "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {minReplicas: 0, behavior: {scaleUp: {policies: [{type: X, value: 0, periodSeconds: 9999}]}}}}",
+            expect![[r#"
+            spec.minReplicas: Invalid value: 0: must be greater than or equal to 1
+            spec.maxReplicas: Required value: must be set and greater than 0
+            spec.scaleTargetRef.kind: Required value
+            spec.scaleTargetRef.name: Required value
+            spec.behavior.scaleUp.policies[0].type: Unsupported value: "X": supported values: "Percent", "Pods"
+            spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero
+            spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 9999: must be less than or equal to 1800"#]],
+        );
+    }
+}

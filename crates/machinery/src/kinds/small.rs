@@ -1,0 +1,377 @@
+//! Small kinds with a few rules each: Lease, PodDisruptionBudget, PriorityClass, RuntimeClass.
+
+use super::common::{
+    age, age_column, bump_if_spec_changed, column, make_column, name, name_column, set, str_of, typed_column,
+    visit_list,
+};
+use super::pod::validate::{validate_quantity_list, validate_tolerations};
+use super::workload::{int_or_string_value, validate_at_most_100_percent, validate_counts, validate_int_or_percent};
+use super::{Column, Strategy};
+use crate::field::{Errors, FieldError, Path};
+use crate::validation::{
+    IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
+    required_one_of, validate_label_selector, validate_labels,
+};
+use api::k8s::api::node::v1::RuntimeClass;
+use api::k8s::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use api::k8s::api::scheduling::v1::PriorityClass;
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
+use api::prelude::{Lease, MetaExt};
+use serde_json::Value;
+
+/// What is particular about a Lease (`pkg/apis/coordination/validation`).
+pub(super) struct LeaseKind;
+
+impl Strategy for LeaseKind {
+    type Object = Lease;
+
+    fn prepare_create(lease: &mut Lease) {
+        drop_strategy(lease, None);
+    }
+
+    fn prepare_update(new: &mut Lease, old: &Lease) {
+        drop_strategy(new, Some(old));
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(lease: &Lease) -> Errors {
+        let Some(spec) = &lease.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        if let Some(seconds) = spec.lease_duration_seconds.filter(|s| *s <= 0) {
+            let path = path.child("leaseDurationSeconds");
+            errors.push(FieldError::invalid(&path, seconds, "must be greater than 0"));
+        }
+        if let Some(count) = spec.lease_transitions.filter(|c| *c < 0) {
+            let path = path.child("leaseTransitions");
+            errors.push(FieldError::invalid(&path, count, "must be greater than or equal to 0"));
+        }
+        errors
+    }
+
+    const ALLOW_CREATE_ON_UPDATE: bool = true;
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), column("Holder"), age_column()]
+    }
+
+    fn cells(lease: &Lease, now: jiff::Timestamp) -> Vec<Value> {
+        let holder = lease.spec.as_ref().map(|s| str_of(&s.holder_identity)).unwrap_or_default();
+        vec![name(lease), holder.into(), age(lease, now)]
+    }
+}
+
+/// Coordinated leader election is a gate that is off: its fields are dropped, unless they were there.
+fn drop_strategy(new: &mut Lease, old: Option<&Lease>) {
+    let old = old.and_then(|l| l.spec.as_ref());
+    if let Some(spec) = &mut new.spec {
+        if old.is_none_or(|s| s.strategy.is_none()) {
+            spec.strategy = None;
+        }
+        if old.is_none_or(|s| s.preferred_holder.is_none()) {
+            spec.preferred_holder = None;
+        }
+    }
+}
+
+/// What is particular about a PodDisruptionBudget (`pkg/apis/policy/validation`).
+pub(super) struct PodDisruptionBudgetKind;
+
+impl Strategy for PodDisruptionBudgetKind {
+    type Object = PodDisruptionBudget;
+
+    fn prepare_create(budget: &mut PodDisruptionBudget) {
+        budget.status = Some(PodDisruptionBudgetStatus::default());
+        budget.metadata.generation = Some(1);
+    }
+
+    fn prepare_update(new: &mut PodDisruptionBudget, old: &PodDisruptionBudget) {
+        new.status = old.status.clone();
+        let same = new.spec == old.spec;
+        bump_if_spec_changed(new, old, same);
+    }
+
+    fn prepare_status_update(new: &mut PodDisruptionBudget, old: &PodDisruptionBudget) {
+        new.spec = old.spec.clone();
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_path_segment_name(name)
+    }
+
+    fn validate(budget: &PodDisruptionBudget) -> Errors {
+        let spec = budget.spec.clone().unwrap_or_default();
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        if let (Some(least), Some(_)) = (&spec.min_available, &spec.max_unavailable) {
+            let detail = "minAvailable and maxUnavailable cannot be both set";
+            errors.push(FieldError::invalid(&path, &int_or_string_value(least), detail));
+        }
+        for (field, value) in [("minAvailable", &spec.min_available), ("maxUnavailable", &spec.max_unavailable)] {
+            if let Some(value) = value {
+                errors.extend(validate_int_or_percent(value, &path.child(field)));
+                errors.extend(validate_at_most_100_percent(value, &path.child(field)));
+            }
+        }
+        errors.extend(validate_label_selector(spec.selector.as_ref(), &path.child("selector")));
+        if let Some(policy) = &spec.unhealthy_pod_eviction_policy {
+            let path = path.child("unhealthyPodEvictionPolicy");
+            one_of(&mut errors, &path, policy, &["AlwaysAllow", "IfHealthyBudget"]);
+        }
+        errors
+    }
+
+    fn validate_status_update(new: &PodDisruptionBudget, _old: &PodDisruptionBudget) -> Errors {
+        let Some(status) = &new.status else { return Vec::new() };
+        let counts = [
+            ("disruptionsAllowed", status.disruptions_allowed),
+            ("currentHealthy", status.current_healthy),
+            ("desiredHealthy", status.desired_healthy),
+            ("expectedPods", status.expected_pods),
+        ];
+        validate_counts(counts, &Path::new("status"))
+    }
+
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            column("Min Available"),
+            column("Max Unavailable"),
+            typed_column("Allowed Disruptions", "integer"),
+            age_column(),
+        ]
+    }
+
+    fn cells(budget: &PodDisruptionBudget, now: jiff::Timestamp) -> Vec<Value> {
+        let shown = |value: Option<&IntOrString>| match value {
+            None => "N/A".to_owned(),
+            Some(IntOrString::Int(number)) => number.to_string(),
+            Some(IntOrString::String(text)) => text.clone(),
+        };
+        let spec = budget.spec.as_ref();
+        vec![
+            name(budget),
+            shown(spec.and_then(|s| s.min_available.as_ref())).into(),
+            shown(spec.and_then(|s| s.max_unavailable.as_ref())).into(),
+            budget.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0).into(),
+            age(budget, now),
+        ]
+    }
+}
+
+/// What is particular about a PriorityClass (`pkg/apis/scheduling/validation`): its value stays.
+pub(super) struct PriorityClassKind;
+
+/// The classes that Kubernetes itself makes: name and value.
+const SYSTEM_CLASSES: [(&str, i32); 2] =
+    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
+
+impl Strategy for PriorityClassKind {
+    type Object = PriorityClass;
+
+    fn default(class: &mut PriorityClass) {
+        set(&mut class.preemption_policy, "PreemptLowerPriority".to_owned());
+    }
+
+    fn prepare_create(class: &mut PriorityClass) {
+        class.metadata.generation = Some(1);
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(class: &PriorityClass) -> Errors {
+        let mut errors = Vec::new();
+        let (name, value) = (class.name(), class.value.unwrap_or(0));
+        if name.starts_with("system-") {
+            if let Some(why) = why_not_system(class, name, value) {
+                let detail = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {why}"
+                );
+                errors.push(FieldError::forbidden(&Path::new("metadata").child("name"), &detail));
+            }
+        } else if value > 1_000_000_000 {
+            let detail = "maximum allowed value of a user defined priority is 1000000000";
+            errors.push(FieldError::forbidden(&Path::new("value"), detail));
+        }
+        if let Some(policy) = &class.preemption_policy {
+            let supported = ["PreemptLowerPriority", "Never"];
+            required_one_of(&mut errors, &Path::new("preemptionPolicy"), policy, &supported);
+        }
+        errors
+    }
+
+    fn validate_update(new: &PriorityClass, old: &PriorityClass) -> Errors {
+        let mut errors = Vec::new();
+        if new.value.unwrap_or(0) != old.value.unwrap_or(0) {
+            errors.push(FieldError::forbidden(&Path::new("value"), "may not be changed in an update."));
+        }
+        if new.preemption_policy != old.preemption_policy {
+            let policy = str_of(&new.preemption_policy);
+            errors.push(FieldError::invalid(&Path::new("preemptionPolicy"), policy, IMMUTABLE));
+        }
+        errors
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            typed_column("Value", "integer"),
+            typed_column("Global-Default", "boolean"),
+            age_column(),
+            make_column("PreemptionPolicy", "string", "", 1),
+        ]
+    }
+
+    fn cells(class: &PriorityClass, now: jiff::Timestamp) -> Vec<Value> {
+        vec![
+            name(class),
+            class.value.unwrap_or(0).into(),
+            class.global_default.unwrap_or(false).into(),
+            age(class, now),
+            str_of(&class.preemption_policy).into(),
+        ]
+    }
+}
+
+fn why_not_system(class: &PriorityClass, name: &str, value: i32) -> Option<String> {
+    let Some((_, expected)) = SYSTEM_CLASSES.iter().find(|(known, _)| *known == name) else {
+        return Some(format!("{name} is not a known system priority class"));
+    };
+    if value != *expected {
+        return Some(format!("value of {name} PriorityClass must be {expected}"));
+    }
+    (class.global_default == Some(true)).then(|| format!("globalDefault of {name} PriorityClass must be false"))
+}
+
+/// What is particular about a RuntimeClass (`pkg/apis/node/validation`): its handler stays.
+pub(super) struct RuntimeClassKind;
+
+impl Strategy for RuntimeClassKind {
+    type Object = RuntimeClass;
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(class: &RuntimeClass) -> Errors {
+        let mut errors = Vec::new();
+        if class.handler.is_empty() {
+            errors.push(FieldError::required(&Path::new("handler"), ""));
+        } else {
+            errors.extend(invalid_each(&Path::new("handler"), &class.handler, is_dns1123_label(&class.handler)));
+        }
+        if let Some(overhead) = &class.overhead {
+            let path = Path::new("overhead").child("limits");
+            errors.extend(validate_quantity_list(overhead.pod_fixed.as_ref(), &path));
+        }
+        if let Some(scheduling) = &class.scheduling {
+            let path = Path::new("scheduling");
+            errors.extend(validate_labels(scheduling.node_selector.as_ref(), &path.child("nodeSelector")));
+            let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
+            errors.extend(validate_tolerations(tolerations, &path.child("tolerations")));
+        }
+        errors
+    }
+
+    fn validate_update(new: &RuntimeClass, old: &RuntimeClass) -> Errors {
+        if new.handler == old.handler {
+            return Vec::new();
+        }
+        vec![FieldError::invalid(&Path::new("handler"), &new.handler, IMMUTABLE)]
+    }
+
+    const ALLOW_CREATE_ON_UPDATE: bool = true;
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), column("Handler"), age_column()]
+    }
+
+    fn cells(class: &RuntimeClass, now: jiff::Timestamp) -> Vec<Value> {
+        vec![name(class), class.handler.as_str().into(), age(class, now)]
+    }
+
+    fn quantities(class: &mut RuntimeClass, visit: &mut dyn FnMut(&mut Quantity)) {
+        if let Some(overhead) = &mut class.overhead {
+            visit_list(&mut overhead.pod_fixed, visit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_create, check_defaults, check_row, check_update};
+    use expect_test::expect;
+
+    #[test]
+    fn what_is_wrong_with_leases_and_budgets() {
+        check_create(
+            "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: a}, spec: {leaseDurationSeconds: 0, leaseTransitions: -1}}",
+            expect![[r#"
+                spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0
+                spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0"#]],
+        );
+        check_create(
+            "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: a}, spec: {minAvailable: 1, maxUnavailable: 120%}}",
+            expect![[r#"
+                spec: Invalid value: 1: minAvailable and maxUnavailable cannot be both set
+                spec.maxUnavailable: Invalid value: "120%": must not be greater than 100%"#]],
+        );
+        check_create(
+            "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: a}, handler: A_b}",
+            expect![[
+                r#"handler: Invalid value: "A_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn priorities_stay() {
+        const CLASS: &str =
+            "{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: a}, value: 5, description: b}";
+        check_defaults(CLASS, expect![[r#"preemptionPolicy: "PreemptLowerPriority""#]]);
+        check_update(
+            CLASS,
+            &CLASS.replace('5', "6"),
+            None,
+            expect!["value: Forbidden: may not be changed in an update."],
+        );
+        check_create(
+            &CLASS.replace("name: a", "name: system-a").replace('5', "2000000001"),
+            expect![
+                "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-a is not a known system priority class"
+            ],
+        );
+    }
+
+    #[test]
+    fn rows() {
+        check_row(
+            "
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: a, creationTimestamp: 2024-01-01T00:00:00Z}
+spec: {minAvailable: 50%}
+status: {disruptionsAllowed: 2, currentHealthy: 3, desiredHealthy: 1, expectedPods: 3}
+",
+            expect![[r#"
+                Name | Min Available | Max Unavailable | Allowed Disruptions | Age
+                a | 50% | N/A | 2 | 60m"#]],
+        );
+        check_row(
+            "{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: a, creationTimestamp: 2024-01-01T00:00:00Z}, spec: {holderIdentity: me}}",
+            expect![[r#"
+                Name | Holder | Age
+                a | me | 60m"#]],
+        );
+    }
+}

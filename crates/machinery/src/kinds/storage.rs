@@ -1,0 +1,503 @@
+//! StorageClass and the CSI kinds (`pkg/registry/storage/*/strategy.go`, `pkg/apis/storage/validation/validation.go`).
+
+use super::common::{age, age_column, bump_if, column, name, name_column, set, str_of, typed_column};
+use super::metadata::reset_for_status;
+use super::{Column, Strategy};
+use crate::field::{Errors, FieldError, Path};
+use crate::validation::{
+    IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, is_label_key, one_of, required, unique,
+    validate_label_selector,
+};
+use api::k8s::api::storage::v1::{
+    CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttachmentStatus,
+    VolumeAttributesClass,
+};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::prelude::MetaExt;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// What is particular about a StorageClass: all but its mount options and topologies stays.
+pub(super) struct StorageClassKind;
+
+impl Strategy for StorageClassKind {
+    type Object = StorageClass;
+
+    fn default(class: &mut StorageClass) {
+        set(&mut class.reclaim_policy, "Delete".to_owned());
+        set(&mut class.volume_binding_mode, "Immediate".to_owned());
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(class: &StorageClass) -> Errors {
+        let mut errors = validate_provisioner(&class.provisioner, &Path::new("provisioner"));
+        errors.extend(validate_parameters(class.parameters.as_ref()));
+        let policy = str_of(&class.reclaim_policy);
+        if !policy.is_empty() {
+            one_of(&mut errors, &Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
+        }
+        match &class.volume_binding_mode {
+            None => errors.push(FieldError::required(&Path::new("volumeBindingMode"), "")),
+            Some(mode) => {
+                let supported = ["Immediate", "WaitForFirstConsumer"];
+                one_of(&mut errors, &Path::new("volumeBindingMode"), mode, &supported);
+            }
+        }
+        errors
+    }
+
+    fn validate_update(new: &StorageClass, old: &StorageClass) -> Errors {
+        let mut errors = Vec::new();
+        let parameters = |c: &StorageClass| c.parameters.clone().unwrap_or_default();
+        if parameters(new) != parameters(old) {
+            errors.push(FieldError::invalid(&Path::new("parameters"), &json!(parameters(new)), IMMUTABLE));
+        }
+        let fields = [
+            ("provisioner", Some(&new.provisioner), Some(&old.provisioner)),
+            ("reclaimPolicy", new.reclaim_policy.as_ref(), old.reclaim_policy.as_ref()),
+            ("volumeBindingMode", new.volume_binding_mode.as_ref(), old.volume_binding_mode.as_ref()),
+        ];
+        for (field, new, _) in fields.into_iter().filter(|(_, new, old)| new != old) {
+            errors.push(FieldError::invalid(&Path::new(field), &json!(new), IMMUTABLE));
+        }
+        errors
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            column("Provisioner"),
+            column("ReclaimPolicy"),
+            column("VolumeBindingMode"),
+            column("AllowVolumeExpansion"),
+            age_column(),
+        ]
+    }
+
+    fn cells(class: &StorageClass, now: jiff::Timestamp) -> Vec<Value> {
+        let default =
+            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"]
+                .iter()
+                .any(|key| class.annotation(key) == Some("true"));
+        vec![
+            format!("{}{}", class.name(), if default { " (default)" } else { "" }).into(),
+            class.provisioner.as_str().into(),
+            class.reclaim_policy.as_deref().unwrap_or("Delete").into(),
+            class.volume_binding_mode.as_deref().unwrap_or("Immediate").into(),
+            class.allow_volume_expansion.unwrap_or(false).into(),
+            age(class, now),
+        ]
+    }
+}
+
+fn validate_provisioner(provisioner: &str, path: &Path) -> Errors {
+    if provisioner.is_empty() {
+        return vec![FieldError::required(path, "")];
+    }
+    let lower = provisioner.to_lowercase();
+    invalid_each(path, &lower, is_label_key(&lower))
+}
+
+fn validate_parameters(parameters: Option<&BTreeMap<String, String>>) -> Errors {
+    let path = Path::new("parameters");
+    let mut errors = Vec::new();
+    if parameters.is_some_and(|p| p.len() > 512) {
+        return vec![FieldError::too_long(&path, 512)];
+    }
+    let mut size = 0;
+    for (key, value) in parameters.into_iter().flatten() {
+        if key.is_empty() {
+            errors.push(FieldError::invalid(&path, key, "field can not be empty."));
+        }
+        size += key.len() + value.len();
+    }
+    if size > 256 << 10 {
+        errors.push(FieldError::too_long(&path, 256 << 10));
+    }
+    errors
+}
+
+/// What is particular about a VolumeAttributesClass: its driver and parameters stay.
+pub(super) struct VolumeAttributesClassKind;
+
+impl Strategy for VolumeAttributesClassKind {
+    type Object = VolumeAttributesClass;
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(class: &VolumeAttributesClass) -> Errors {
+        let mut errors = validate_provisioner(&class.driver_name, &Path::new("driverName"));
+        errors.extend(validate_parameters(class.parameters.as_ref()));
+        if class.parameters.as_ref().is_none_or(BTreeMap::is_empty) {
+            let detail = "must contain at least one key/value pair";
+            errors.push(FieldError::required(&Path::new("parameters"), detail));
+        }
+        errors
+    }
+
+    fn validate_update(new: &VolumeAttributesClass, old: &VolumeAttributesClass) -> Errors {
+        let mut errors = Vec::new();
+        if new.driver_name != old.driver_name {
+            errors.push(FieldError::invalid(&Path::new("driverName"), &new.driver_name, IMMUTABLE));
+        }
+        if new.parameters != old.parameters {
+            errors.push(FieldError::invalid(&Path::new("parameters"), &json!(new.parameters), IMMUTABLE));
+        }
+        errors
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), column("DriverName"), age_column()]
+    }
+
+    fn cells(class: &VolumeAttributesClass, now: jiff::Timestamp) -> Vec<Value> {
+        vec![name(class), class.driver_name.as_str().into(), age(class, now)]
+    }
+}
+
+/// What is particular about a CSIDriver: how it attaches stays.
+pub(super) struct CSIDriverKind;
+
+impl Strategy for CSIDriverKind {
+    type Object = CSIDriver;
+
+    fn default(driver: &mut CSIDriver) {
+        let spec = &mut driver.spec;
+        set(&mut spec.attach_required, true);
+        set(&mut spec.pod_info_on_mount, false);
+        set(&mut spec.storage_capacity, false);
+        set(&mut spec.fs_group_policy, "ReadWriteOnceWithFSType".to_owned());
+        if spec.volume_lifecycle_modes.as_ref().is_none_or(Vec::is_empty) {
+            spec.volume_lifecycle_modes = Some(vec!["Persistent".to_owned()]);
+        }
+        set(&mut spec.requires_republish, false);
+        set(&mut spec.se_linux_mount, false);
+    }
+
+    fn prepare_update(new: &mut CSIDriver, old: &CSIDriver) {
+        let changed = new.spec != old.spec;
+        bump_if(&mut new.metadata, &old.metadata, changed);
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(driver: &CSIDriver) -> Errors {
+        let spec = &driver.spec;
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        for (field, value) in [
+            ("attachedRequired", spec.attach_required),
+            ("podInfoOnMount", spec.pod_info_on_mount),
+            ("storageCapacity", spec.storage_capacity),
+        ] {
+            if value.is_none() {
+                errors.push(FieldError::required(&path.child(field), ""));
+            }
+        }
+        if let Some(policy) = &spec.fs_group_policy {
+            let supported = ["File", "None", "ReadWriteOnceWithFSType"];
+            one_of(&mut errors, &path.child("fsGroupPolicy"), policy, &supported);
+        }
+        for mode in spec.volume_lifecycle_modes.iter().flatten() {
+            let path = path.child("volumeLifecycleModes");
+            one_of(&mut errors, &path, mode, &["Persistent", "Ephemeral"]);
+        }
+        let requests = spec.token_requests.as_deref().unwrap_or_default();
+        let at = |i: usize| path.child("tokenRequests").index(i);
+        unique(&mut errors, requests.iter().enumerate().map(|(i, r)| (at(i).child("audience"), r.audience.as_str())));
+        for (i, request) in requests.iter().enumerate() {
+            if let Some(seconds) = request.expiration_seconds.filter(|s| *s < 600) {
+                let detail = "may not specify a duration less than 10 minutes";
+                errors.push(FieldError::invalid(&at(i).child("expirationSeconds"), seconds, detail));
+            }
+        }
+        errors
+    }
+
+    fn validate_update(new: &CSIDriver, old: &CSIDriver) -> Errors {
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        if new.spec.attach_required != old.spec.attach_required {
+            // Upstream's spelling.
+            let value = json!(new.spec.attach_required);
+            errors.push(FieldError::invalid(&path.child("attachedRequired"), &value, IMMUTABLE));
+        }
+        if new.spec.volume_lifecycle_modes != old.spec.volume_lifecycle_modes {
+            let value = json!(new.spec.volume_lifecycle_modes);
+            errors.push(FieldError::invalid(&path.child("volumeLifecycleModes"), &value, IMMUTABLE));
+        }
+        errors
+    }
+
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            typed_column("AttachRequired", "boolean"),
+            typed_column("PodInfoOnMount", "boolean"),
+            typed_column("StorageCapacity", "boolean"),
+            column("TokenRequests"),
+            typed_column("RequiresRepublish", "boolean"),
+            column("Modes"),
+            age_column(),
+        ]
+    }
+
+    fn cells(driver: &CSIDriver, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = &driver.spec;
+        let audiences = spec
+            .token_requests
+            .as_ref()
+            .map(|requests| requests.iter().map(|r| r.audience.as_str()).collect::<Vec<_>>().join(","));
+        let modes = spec.volume_lifecycle_modes.clone().unwrap_or_default().join(",");
+        vec![
+            name(driver),
+            spec.attach_required.unwrap_or(true).into(),
+            spec.pod_info_on_mount.unwrap_or(false).into(),
+            spec.storage_capacity.unwrap_or(false).into(),
+            audiences.unwrap_or_else(|| "<unset>".to_owned()).into(),
+            spec.requires_republish.unwrap_or(false).into(),
+            super::common::or_none(modes).into(),
+            age(driver, now),
+        ]
+    }
+}
+
+/// What is particular about a CSINode: a driver's entry stays while it is there.
+pub(super) struct CSINodeKind;
+
+impl Strategy for CSINodeKind {
+    type Object = CSINode;
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(node: &CSINode) -> Errors {
+        let path = Path::new("spec").child("drivers");
+        let mut errors = Vec::new();
+        let drivers = &node.spec.drivers;
+        for (i, driver) in drivers.iter().enumerate() {
+            let path = path.index(i);
+            required(&mut errors, &path.child("name"), &driver.name);
+            required(&mut errors, &path.child("nodeID"), &driver.node_id);
+            for key in driver.topology_keys.iter().flatten() {
+                errors.extend(invalid_each(&path.child("topologyKeys"), key, is_label_key(key)));
+            }
+            if drivers[..i].iter().any(|d| d.name == driver.name) {
+                errors.push(FieldError::duplicate(&path.child("name"), &driver.name));
+            }
+        }
+        errors
+    }
+
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), typed_column("Drivers", "integer"), age_column()]
+    }
+
+    fn cells(node: &CSINode, now: jiff::Timestamp) -> Vec<Value> {
+        vec![name(node), node.spec.drivers.len().into(), age(node, now)]
+    }
+}
+
+/// What is particular about a CSIStorageCapacity: where and of what it is stays.
+pub(super) struct CSIStorageCapacityKind;
+
+impl Strategy for CSIStorageCapacityKind {
+    type Object = CSIStorageCapacity;
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(capacity: &CSIStorageCapacity) -> Errors {
+        let mut errors = validate_label_selector(capacity.node_topology.as_ref(), &Path::new("nodeTopology"));
+        let class = capacity.storage_class_name.as_str();
+        errors.extend(invalid_each(&Path::new("storageClassName"), class, is_dns1123_subdomain(class)));
+        errors
+    }
+
+    fn validate_update(new: &CSIStorageCapacity, old: &CSIStorageCapacity) -> Errors {
+        let mut errors = Vec::new();
+        if new.node_topology != old.node_topology {
+            let value = new.node_topology.as_ref().map(super::workload::selector_value).unwrap_or_default();
+            errors.push(FieldError::invalid(&Path::new("nodeTopology"), &value, IMMUTABLE));
+        }
+        if new.storage_class_name != old.storage_class_name {
+            errors.push(FieldError::invalid(&Path::new("storageClassName"), &new.storage_class_name, IMMUTABLE));
+        }
+        errors
+    }
+
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), column("StorageClassName"), column("Capacity")]
+    }
+
+    fn cells(capacity: &CSIStorageCapacity, _now: jiff::Timestamp) -> Vec<Value> {
+        let size = capacity.capacity.as_ref().map_or("<unset>", |q| q.0.as_str());
+        vec![name(capacity), capacity.storage_class_name.as_str().into(), size.into()]
+    }
+
+    fn quantities(capacity: &mut CSIStorageCapacity, visit: &mut dyn FnMut(&mut Quantity)) {
+        capacity.capacity.iter_mut().chain(&mut capacity.maximum_volume_size).for_each(visit);
+    }
+}
+
+/// What is particular about a VolumeAttachment: its spec stays.
+pub(super) struct VolumeAttachmentKind;
+
+impl Strategy for VolumeAttachmentKind {
+    type Object = VolumeAttachment;
+
+    fn prepare_create(attachment: &mut VolumeAttachment) {
+        attachment.status = Some(VolumeAttachmentStatus::default());
+    }
+
+    fn prepare_update(new: &mut VolumeAttachment, old: &VolumeAttachment) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut VolumeAttachment, old: &VolumeAttachment) {
+        new.spec = old.spec.clone();
+        reset_for_status(&mut new.metadata, &old.metadata);
+    }
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(attachment: &VolumeAttachment) -> Errors {
+        let spec = &attachment.spec;
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        required(&mut errors, &path.child("attacher"), &spec.attacher);
+        let source = path.child("source");
+        let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+        match (&spec.source.inline_volume_spec, &spec.source.persistent_volume_name) {
+            (None, None) => errors.push(FieldError::required(&source, detail)),
+            (Some(_), Some(_)) => errors.push(FieldError::forbidden(&source, detail)),
+            (None, Some(volume)) if volume.is_empty() => {
+                let detail = "must specify non empty persistentVolumeName";
+                errors.push(FieldError::required(&source.child("persistentVolumeName"), detail));
+            }
+            _ => {}
+        }
+        let node = spec.node_name.as_str();
+        errors.extend(invalid_each(&path.child("nodeName"), node, is_dns1123_subdomain(node)));
+        errors
+    }
+
+    fn validate_update(new: &VolumeAttachment, old: &VolumeAttachment) -> Errors {
+        if new.spec == old.spec {
+            return Vec::new();
+        }
+        vec![FieldError::invalid(&Path::new("spec"), new.spec.attacher.as_str(), IMMUTABLE)]
+    }
+
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn columns() -> Vec<Column> {
+        vec![
+            name_column(),
+            super::common::make_column("Attacher", "string", "name", 0),
+            column("PV"),
+            column("Node"),
+            typed_column("Attached", "boolean"),
+            age_column(),
+        ]
+    }
+
+    fn cells(attachment: &VolumeAttachment, now: jiff::Timestamp) -> Vec<Value> {
+        let spec = &attachment.spec;
+        vec![
+            name(attachment),
+            spec.attacher.as_str().into(),
+            str_of(&spec.source.persistent_volume_name).into(),
+            spec.node_name.as_str().into(),
+            attachment.status.as_ref().is_some_and(|s| s.attached).into(),
+            age(attachment, now),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_create, check_defaults, check_row, check_update};
+    use expect_test::expect;
+
+    const CLASS: &str = "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: fast, creationTimestamp: 2024-01-01T00:00:00Z, annotations: {storageclass.kubernetes.io/is-default-class: 'true'}}
+provisioner: disk.example.com
+";
+
+    #[test]
+    fn storage_classes_are_defaulted_and_shown() {
+        check_defaults(
+            CLASS,
+            expect![[r#"
+            reclaimPolicy: "Delete"
+            volumeBindingMode: "Immediate""#]],
+        );
+        check_row(
+            CLASS,
+            expect![[r#"
+            Name | Provisioner | ReclaimPolicy | VolumeBindingMode | AllowVolumeExpansion | Age
+            fast (default) | disk.example.com | Delete | Immediate | false | 60m"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_storage() {
+        check_create(
+            &format!("{CLASS}reclaimPolicy: Keep\nparameters: {{'': a}}\n"),
+            expect![[r#"
+            parameters: Invalid value: "": field can not be empty.
+            reclaimPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#]],
+        );
+        check_create(
+            &CLASS.replace("disk.example.com", "a/b/c"),
+            expect![[
+                r#"provisioner: Invalid value: "a/b/c": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"#
+            ]],
+        );
+        check_create(
+            "{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: a}, spec: {attacher: '', nodeName: a, source: {}}}",
+            expect![[r#"
+                spec.attacher: Required value
+                spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName"#]],
+        );
+        check_create(
+            "{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: a.b}, spec: {fsGroupPolicy: x, volumeLifecycleModes: [z]}}",
+            expect![[r#"
+                spec.fsGroupPolicy: Unsupported value: "x": supported values: "File", "None", "ReadWriteOnceWithFSType"
+                spec.volumeLifecycleModes: Unsupported value: "z": supported values: "Persistent", "Ephemeral""#]],
+        );
+    }
+
+    #[test]
+    fn storage_classes_mostly_stay() {
+        check_update(CLASS, &format!("{CLASS}allowVolumeExpansion: true\n"), None, expect!["generation 0"]);
+        check_update(
+            CLASS,
+            &format!("{CLASS}reclaimPolicy: Retain\nparameters: {{a: b}}\n"),
+            None,
+            expect![[r#"
+            parameters: Invalid value: {"a":"b"}: field is immutable
+            reclaimPolicy: Invalid value: "Retain": field is immutable"#]],
+        );
+    }
+}

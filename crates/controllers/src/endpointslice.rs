@@ -188,7 +188,7 @@ fn reconcile_ports(
         }
     }
     let mut rest: Vec<Endpoint> = wanted.into_values().collect();
-    let mut fill = |slice: &mut EndpointSlice, rest: &mut Vec<Endpoint>| {
+    let fill = |slice: &mut EndpointSlice, rest: &mut Vec<Endpoint>| {
         let endpoints = slice.endpoints.get_or_insert_default();
         let room = MAX_ENDPOINTS.saturating_sub(endpoints.len()).min(rest.len());
         endpoints.extend(rest.drain(..room));

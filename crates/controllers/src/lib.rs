@@ -3,9 +3,12 @@
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
 mod deployment;
+mod endpoints;
 mod endpointslice;
+mod namespace;
 mod plan;
 mod pods;
+mod raw;
 mod replicaset;
 mod root_ca;
 pub mod run;
@@ -13,7 +16,7 @@ mod service_account;
 #[cfg(test)]
 mod testing;
 
-pub use plan::{Key, Kinds, Plan, PlannedEvent, Target, Write};
+pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
 pub use run::{Context, Controller, Facts, Runner, Watches};
 
 /// Every controller, in the order they are started.
@@ -24,5 +27,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<service_account::ServiceAccounts>(),
         Runner::of::<root_ca::RootCa>(),
         Runner::of::<endpointslice::EndpointSlices>(),
+        Runner::of::<endpoints::EndpointsKeeper>(),
+        Runner::of::<namespace::Namespaces>(),
     ]
 }

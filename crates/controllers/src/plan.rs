@@ -1,6 +1,7 @@
 //! What controllers decide, as values: objects to write, events to record, when to look again.
 
 use api::{AnyObject, Object, meta::MetaExt};
+use async_trait::async_trait;
 use client::{Cache, Client, ClientError, DeleteParams, EventKind, Patch};
 use std::fmt;
 use std::future::Future;
@@ -89,6 +90,34 @@ pub enum Verb {
     Patch(Target, &'static str, Patch),
     /// DELETE.
     Delete(Target, DeleteParams),
+    /// More than one request.
+    Run(Box<dyn Task>),
+}
+
+/// Work on kinds that are known only at run time, or whose next request needs the answer of the one before. What can be
+/// decided beforehand, or from the answers, is decided by pure functions of the controller.
+#[async_trait]
+pub trait Task: Send + Sync {
+    /// For logs and tests: `empty Namespace a`.
+    fn title(&self) -> String;
+    /// Does it. A failure is tried again with back-off.
+    async fn run(&self, client: &Client) -> Result<Done, ClientError>;
+}
+
+/// What a task leaves to be done.
+#[derive(Default)]
+pub struct Done {
+    /// What the caches must show before the key is planned again.
+    pub seen: Vec<Seen>,
+    /// Look again after this time.
+    pub again_after: Option<Duration>,
+}
+
+impl Done {
+    /// It must be looked at again.
+    pub fn again(wait: Duration) -> Self {
+        Done { again_after: Some(wait), ..Self::default() }
+    }
 }
 
 impl Write {
@@ -123,6 +152,10 @@ impl Write {
     pub fn delete_with<K: Object>(object: &K, params: DeleteParams) -> Self {
         let params = DeleteParams { uid: Some(object.uid().to_owned()), ..params };
         Self::new(Verb::Delete(Target::of(object), params), Tolerate::Done)
+    }
+    /// Runs a task.
+    pub fn run(task: impl Task + 'static) -> Self {
+        Self::new(Verb::Run(Box::new(task)), Tolerate::Nothing)
     }
     /// Tells `about` what became of it.
     #[must_use]
@@ -305,6 +338,7 @@ impl fmt::Display for Write {
             Verb::Patch(t, "", _) => write!(f, "patch {} {}", t.kinds.kind, t.key),
             Verb::Patch(t, sub, _) => write!(f, "patch {} {} {sub}", t.kinds.kind, t.key),
             Verb::Delete(t, _) => write!(f, "delete {} {}", t.kinds.kind, t.key),
+            Verb::Run(task) => f.write_str(&task.title()),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! plans that key again, until the caches show everything the round wrote; this replaces upstream's expectations
 //! (`pkg/controller/controller_utils.go`).
 
-use crate::plan::{Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb, Write};
+use crate::plan::{Done, Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb, Write};
 use api::{Object, meta::MetaExt};
 use base::{Clock, backoff::Backoff};
 use client::{Cache, Change, Client, ClientError, Recorder};
@@ -228,6 +228,13 @@ struct Outcome {
     error: Option<ClientError>,
 }
 
+impl Outcome {
+    fn add(&mut self, done: Done) {
+        self.seen.extend(done.seen);
+        self.again_after = self.again_after.into_iter().chain(done.again_after).min();
+    }
+}
+
 fn settle(
     name: &str,
     queue: &Queue,
@@ -269,17 +276,15 @@ async fn round<C: Controller>(
         Some(view) => C::plan(&view, clock.now()),
         None => Plan::done(),
     };
-    let again_after = plan.again_after;
-    let (seen, error) = execute(plan, &client, &recorder).await;
-    (key, Outcome { seen, again_after, error })
+    (key, execute(plan, &client, &recorder).await)
 }
 
 /// Does the writes in order, neighbouring creates and deletes together.
-pub(crate) async fn execute(plan: Plan, client: &Client, recorder: &Recorder) -> (Vec<Seen>, Option<ClientError>) {
+async fn execute(plan: Plan, client: &Client, recorder: &Recorder) -> Outcome {
     for event in plan.events {
         recorder.record_ref(event.about, event.kind, &event.reason, &event.message);
     }
-    let mut seen = Vec::new();
+    let mut outcome = Outcome { seen: Vec::new(), again_after: plan.again_after, error: None };
     let mut writes = plan.writes.into_iter().peekable();
     while let Some(first) = writes.next() {
         let mut batch = vec![first];
@@ -294,39 +299,39 @@ pub(crate) async fn execute(plan: Plan, client: &Client, recorder: &Recorder) ->
             let (client, recorder) = (client.clone(), recorder.clone());
             set.spawn(async move { send(&write, &client, &recorder).await });
         }
-        let mut failed = None;
         while let Some(done) = set.join_next().await {
             match done {
-                Ok(Ok(Some(s))) => seen.push(s),
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => failed = Some(error),
-                Err(panic) => failed = Some(ClientError::Malformed(format!("a write panicked: {panic}"))),
+                Ok(Ok(done)) => outcome.add(done),
+                Ok(Err(error)) => outcome.error = Some(error),
+                Err(panic) => outcome.error = Some(ClientError::Malformed(format!("a write panicked: {panic}"))),
             }
         }
-        if failed.is_some() {
-            return (seen, failed);
+        if outcome.error.is_some() {
+            break;
         }
     }
-    (seen, None)
+    outcome
 }
 
 /// One write, with its events.
-async fn send(write: &Write, client: &Client, recorder: &Recorder) -> Result<Option<Seen>, ClientError> {
+async fn send(write: &Write, client: &Client, recorder: &Recorder) -> Result<Done, ClientError> {
     let tell = |event: &Option<PlannedEvent>, from: &str, to: &str| {
         if let Some(e) = event {
             recorder.record_ref(e.about.clone(), e.kind, &e.reason, &e.message.replace(from, to));
         }
     };
     match send_verb(&write.verb, client).await {
-        Ok((name, seen)) => {
+        Ok((name, done)) => {
             tell(&write.on_success, "{name}", &name);
-            Ok(Some(seen))
+            Ok(done)
         }
-        Err(e) if write.tolerate == Tolerate::Done && (e.is_already_exists() || e.is_not_found()) => Ok(None),
+        Err(e) if write.tolerate == Tolerate::Done && (e.is_already_exists() || e.is_not_found()) => {
+            Ok(Done::default())
+        }
         // A precondition on the UID failed: the object planned for is gone.
-        Err(e) if matches!(write.verb, Verb::Delete(..)) && e.is_conflict() => Ok(None),
+        Err(e) if matches!(write.verb, Verb::Delete(..)) && e.is_conflict() => Ok(Done::default()),
         // Nothing can be created in a namespace that goes away; its controller cleans up.
-        Err(e) if e.is_namespace_terminating() => Ok(None),
+        Err(e) if e.is_namespace_terminating() => Ok(Done::default()),
         Err(error) => {
             tracing::debug!(%write, error = %base::chain(&error), "write failed");
             // A conflict is settled by planning again from newer state; nobody needs to hear of it.
@@ -338,8 +343,9 @@ async fn send(write: &Write, client: &Client, recorder: &Recorder) -> Result<Opt
     }
 }
 
-async fn send_verb(verb: &Verb, client: &Client) -> Result<(String, Seen), ClientError> {
-    let at = |kind, revision| Seen { kind, until: SeenUntil::Revision(revision) };
+async fn send_verb(verb: &Verb, client: &Client) -> Result<(String, Done), ClientError> {
+    let seen = |kind, until| Done { seen: vec![Seen { kind, until }], again_after: None };
+    let at = |kind, revision| seen(kind, SeenUntil::Revision(revision));
     match verb {
         Verb::Create(o) => o.create(client).await.map(|(name, r)| (name, at(o.kinds(), r))),
         Verb::Update(o) => o.update(client).await.map(|(name, r)| (name, at(o.kinds(), r))),
@@ -350,8 +356,9 @@ async fn send_verb(verb: &Verb, client: &Client) -> Result<(String, Seen), Clien
         Verb::Delete(t, params) => {
             t.kinds.delete(client, &t.key, params).await?;
             let until = SeenUntil::Deleted { key: t.key.clone(), uid: t.uid.clone() };
-            Ok((t.key.name.clone(), Seen { kind: t.kinds, until }))
+            Ok((t.key.name.clone(), seen(t.kinds, until)))
         }
+        Verb::Run(task) => task.run(client).await.map(|done| (task.title(), done)),
     }
 }
 

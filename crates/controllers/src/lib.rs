@@ -5,6 +5,8 @@
 mod deployment;
 mod endpoints;
 mod endpointslice;
+mod garbage_collector;
+mod garbage_graph;
 mod namespace;
 mod plan;
 mod pods;
@@ -17,7 +19,7 @@ mod service_account;
 mod testing;
 
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
-pub use run::{Context, Controller, Facts, Runner, Watches};
+pub use run::{Context, Controller, Facts, Runner, Source, Watches};
 
 /// Every controller, in the order they are started.
 pub fn all() -> Vec<Runner> {
@@ -29,5 +31,6 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<endpointslice::EndpointSlices>(),
         Runner::of::<endpoints::EndpointsKeeper>(),
         Runner::of::<namespace::Namespaces>(),
+        Runner::of::<garbage_collector::GarbageCollector>(),
     ]
 }

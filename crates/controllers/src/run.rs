@@ -11,6 +11,7 @@ use base::{Clock, backoff::Backoff};
 use client::{Cache, Change, Client, ClientError, Recorder};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 const CONCURRENCY: usize = 8;
 /// Creates and deletes of one round in flight at the same time (upstream bursts up to 500; the server is near).
 const BATCH: usize = 32;
+/// How long to wait for a source before planning begins without it (as upstream's `initialSyncTimeout`).
+const SOURCE_READY: Duration = Duration::from_secs(30);
 /// First and longest wait after a failed round (client-go's DefaultControllerRateLimiter: 5 ms to 1000 s).
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1000));
 
@@ -53,16 +56,22 @@ pub struct Facts {
 pub struct Context {
     client: Client,
     facts: Arc<Facts>,
+    shared: Arc<Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>>,
 }
 
 impl Context {
     /// A context over a client.
     pub fn new(client: Client, facts: Arc<Facts>) -> Self {
-        Context { client, facts }
+        Context { client, facts, shared: Arc::default() }
     }
     /// What does not change.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+    /// What this controller keeps beside the caches, one value of each type: fed by a [`Source`], read by `view`.
+    pub fn shared<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let value = self.shared.lock().entry(TypeId::of::<T>()).or_insert_with(|| Arc::<T>::default()).clone();
+        value.downcast().expect("keyed by its type")
     }
     /// The shared cache of a kind. A controller reads only kinds it watches, so that it is synced before the first plan.
     pub fn cache<K: Object>(&self) -> Cache<K> {
@@ -74,6 +83,7 @@ impl Context {
 pub struct Watches<'a> {
     ctx: &'a Context,
     queue: &'a Arc<Queue>,
+    shutdown: &'a CancellationToken,
     synced: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -112,9 +122,51 @@ impl Watches<'_> {
         self.map::<K>(|_, _| Vec::new());
     }
 
+    /// A source of its own, e.g. watches over kinds known only at run time: runs until the term ends. Planning begins when
+    /// it says [`Source::ready`], or after [`SOURCE_READY`].
+    pub fn source<F: Future<Output = ()> + Send + 'static>(&mut self, run: impl FnOnce(Source) -> F) {
+        let (ready, mut is_ready) = watch::channel(false);
+        let source = Source { ctx: self.ctx.clone(), queue: self.queue.clone(), ready: Arc::new(ready) };
+        let (work, shutdown) = (run(source), self.shutdown.clone());
+        base::tasks::detach("source", async move {
+            tokio::select! { biased; () = shutdown.cancelled() => {}, () = work => {} }
+        });
+        self.synced.push(Box::pin(async move {
+            // Late or gone: better to work on what there is than not at all.
+            drop(tokio::time::timeout(SOURCE_READY, is_ready.wait_for(|r| *r)).await);
+        }));
+    }
+
     /// A key that is planned once at start.
     pub fn once(&mut self, key: Key) {
         self.queue.add(key);
+    }
+}
+
+/// What a source of keys works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Source {
+    ctx: Context,
+    queue: Arc<Queue>,
+    ready: Arc<watch::Sender<bool>>,
+}
+
+impl Source {
+    /// What the controller's views read.
+    pub fn ctx(&self) -> &Context {
+        &self.ctx
+    }
+    /// Acts as the controller.
+    pub fn client(&self) -> &Client {
+        &self.ctx.client
+    }
+    /// This key is to be planned.
+    pub fn add(&self, key: Key) {
+        self.queue.add(key);
+    }
+    /// Everything that was there at the start has been told.
+    pub fn ready(&self) {
+        self.ready.send_replace(true);
     }
 }
 
@@ -185,7 +237,7 @@ async fn becomes(leading: &mut watch::Receiver<bool>, wanted: bool) -> bool {
 async fn work<C: Controller>(ctx: Context, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
     let client = ctx.client.clone();
     let queue = Arc::new(Queue::default());
-    let mut watches = Watches { ctx: &ctx, queue: &queue, synced: Vec::new() };
+    let mut watches = Watches { ctx: &ctx, queue: &queue, shutdown: &shutdown, synced: Vec::new() };
     C::watches(&mut watches);
     for synced in watches.synced {
         tokio::select! { biased; () = shutdown.cancelled() => return, () = synced => {} }

@@ -35,10 +35,10 @@ pub(crate) fn plan(
 ) -> Result<Step, Status> {
     check_preconditions(object.meta(), kind.info(), options)?;
     let now = truncate(now);
-    if let Some(namespace) = api::any::downcast_mut::<Namespace>(object) {
-        if let Some(step) = plan_namespace(namespace, options, now) {
-            return Ok(step);
-        }
+    if let Some(namespace) = api::any::downcast_mut::<Namespace>(object)
+        && let Some(step) = plan_namespace(namespace, options, now)
+    {
+        return Ok(step);
     }
     let graceful = match before_delete(object, kind, options, now) {
         Graceful::Pending => return Ok(Step::Pending),

@@ -31,10 +31,10 @@ pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<String>)> {
 /// `/api…` and `/apis…`.
 pub(crate) fn answer(server: &ApiServer, call: &Call, path: &str) -> Result<Answer, Status> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    if let ["api"] | ["apis"] = parts.as_slice() {
-        if let Some(version) = wants_aggregated(call) {
-            return Ok(aggregated(server, call, parts[0] == "api", version));
-        }
+    if let ["api"] | ["apis"] = parts.as_slice()
+        && let Some(version) = wants_aggregated(call)
+    {
+        return Ok(aggregated(server, call, parts[0] == "api", version));
     }
     let value = match parts.as_slice() {
         ["api"] => json!({

@@ -178,11 +178,6 @@ pub(crate) fn pretty(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A JSON text of a string.
-pub(crate) fn quote(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

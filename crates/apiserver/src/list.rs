@@ -11,7 +11,7 @@ use crate::reader::{KindRef, Stored, range_of};
 use crate::response::{Answer, body_from, plain};
 use crate::select::Selection;
 use crate::table::{self, Include};
-use crate::{Body, BoxError, codec, encode, status};
+use crate::{Body, BoxError, codec, convert, encode, status};
 use api::Status;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -390,7 +390,8 @@ impl Writer {
             if !std::mem::take(&mut self.first) {
                 self.buffer.extend_from_slice(b",");
             }
-            self.write_item(item.bytes());
+            let bytes = convert::view(&*self.kind, item.bytes());
+            self.write_item(&bytes);
         }
         Some(self.buffer.split().freeze())
     }

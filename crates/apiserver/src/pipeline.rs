@@ -14,7 +14,7 @@ use crate::reader::{Header, KindRef, Stored};
 use crate::response::Answer;
 use crate::select::Selection;
 use crate::write::{Replace, Write, Written};
-use crate::{Body, encode, list, reviews, status, subresources, watch};
+use crate::{Body, convert, encode, list, reviews, status, subresources, watch};
 use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -240,7 +240,7 @@ pub(crate) async fn delete_in(
     for _ in 0..DELETE_ATTEMPTS {
         let found = server.reader().stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
         let Some(stored) = found else { return Err(status::not_found(info, name)) };
-        let object = kind.decode(stored.bytes()).map_err(status::internal)?;
+        let object = kind.decode(&convert::view(&**kind, stored.bytes())).map_err(status::internal)?;
         admit_delete(server, call, kind, namespace, name, options, &*object).await?;
         match delete_once(server, kind, stored, object, options).await? {
             Some(deleted) => return Ok(deleted),

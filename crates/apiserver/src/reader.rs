@@ -133,6 +133,11 @@ impl Stored {
 
     /// Runs `read` on the values for field selectors.
     pub fn with_fields<T>(&self, kind: &dyn Kind, read: impl FnOnce(&[(&'static str, String)]) -> T) -> T {
+        if crate::convert::is_foreign(kind, &self.entry.value) {
+            // The names of the fields are another version's.
+            let decoded = kind.decode(&crate::convert::view(kind, &self.entry.value));
+            return read(&decoded.map(|object| kind.selectable_fields(&*object)).unwrap_or_default());
+        }
         let header = self.header();
         let fields = header.fields.get_or_init(|| match kind.decode(&self.entry.value) {
             Ok(object) => kind.selectable_fields(&*object),

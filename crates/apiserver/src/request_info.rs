@@ -32,29 +32,29 @@ impl Query {
 
 /// What a request is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RequestInfo {
+pub(crate) struct RequestInfo {
     /// `get`, `list`, …; the lower-case method for paths that are no resources.
-    pub verb: Cow<'static, str>,
+    pub(crate) verb: Cow<'static, str>,
     /// API group.
-    pub group: String,
+    pub(crate) group: String,
     /// API version.
-    pub version: String,
+    pub(crate) version: String,
     /// Namespace, or empty.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Plural.
-    pub resource: String,
+    pub(crate) resource: String,
     /// Subresource, or empty.
-    pub subresource: String,
+    pub(crate) subresource: String,
     /// Name, or empty.
-    pub name: String,
+    pub(crate) name: String,
     /// What follows the subresource (proxy paths), without leading slash.
-    pub rest: String,
+    pub(crate) rest: String,
     /// The path itself.
-    pub path: String,
+    pub(crate) path: String,
     /// Whether the path is a resource's.
-    pub is_resource: bool,
+    pub(crate) is_resource: bool,
     /// `/api/v1/watch/…`, the old way.
-    pub watch_prefix: bool,
+    pub(crate) watch_prefix: bool,
 }
 
 impl RequestInfo {

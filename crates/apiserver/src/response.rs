@@ -3,7 +3,7 @@
 use crate::api_server::{ApiServer, Call, plain_output};
 use crate::negotiate::{self, Form, Output};
 use crate::reader::KindRef;
-use crate::{Body, codec, encode, table};
+use crate::{Body, codec, convert, encode, table};
 use api::Status;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
@@ -76,16 +76,19 @@ pub(crate) fn write(server: &ApiServer, call: &Call, answer: Answer, warnings: &
     let written = match answer {
         Answer::Raw(response) => Ok(response),
         Answer::Plain { code, bytes } => output(call).and_then(|o| encoded(code, bytes, plain_output(o))),
-        Answer::Object { code, kind, bytes } => output(call).and_then(|output| match output.form {
-            Form::Full => encoded(code, bytes, output),
-            Form::Partial => {
-                let mut out = Vec::with_capacity(512);
-                encode::write_partial(&mut out, &bytes);
-                encoded(code, out.into(), output)
-            }
-            Form::Table => {
-                let table = table::of_one(&kind, &bytes, &call.query, server.clock_now())?;
-                encoded(code, table, output)
+        Answer::Object { code, kind, bytes } => output(call).and_then(|output| {
+            let bytes = convert::view(&*kind, &bytes);
+            match output.form {
+                Form::Full => encoded(code, bytes, output),
+                Form::Partial => {
+                    let mut out = Vec::with_capacity(512);
+                    encode::write_partial(&mut out, &bytes);
+                    encoded(code, out.into(), output)
+                }
+                Form::Table => {
+                    let table = table::of_one(&kind, &bytes, &call.query, server.clock_now())?;
+                    encoded(code, table, output)
+                }
             }
         }),
     };

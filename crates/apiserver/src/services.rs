@@ -283,10 +283,8 @@ impl Session<'_> {
         }
         let held: Vec<IpAddr> = self.old.map(|o| addresses(o).collect()).unwrap_or_default();
         let mut ips = spec.cluster_ips.clone().unwrap_or_default();
-        if let Some(first) = spec.cluster_ip.clone().filter(|ip| !ip.is_empty()) {
-            if ips.is_empty() {
-                ips.push(first);
-            }
+        if ips.is_empty() {
+            ips.extend(spec.cluster_ip.clone().filter(|ip| !ip.is_empty()));
         }
         let families = spec.ip_families.clone().unwrap_or_default();
         ips.truncate(families.len().max(1));

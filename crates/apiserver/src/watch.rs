@@ -13,7 +13,7 @@ use crate::reader::{KindRef, Stored, range_of};
 use crate::response::{Answer, plain};
 use crate::select::Selection;
 use crate::table::{self, Include};
-use crate::{BoxError, encode, status};
+use crate::{BoxError, convert, encode, status};
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -145,10 +145,8 @@ impl Watch {
 
     /// The next piece of the stream, or its end.
     async fn next_chunk(&mut self) -> Option<Bytes> {
-        if let Phase::Initial { .. } = self.phase {
-            if let Some(chunk) = self.initial_chunk() {
-                return Some(chunk);
-            }
+        if let Some(chunk) = self.initial_chunk() {
+            return Some(chunk);
         }
         if let Some(status) = self.broken.take() {
             return Some(self.fail(&status));
@@ -304,7 +302,8 @@ struct EventWriter {
 }
 
 impl EventWriter {
-    fn event(&mut self, out: &mut BytesMut, event: &str, bytes: &[u8]) {
+    fn event(&mut self, out: &mut BytesMut, event: &str, bytes: &Bytes) {
+        let bytes = &convert::view(&*self.kind, bytes);
         match self.form {
             Form::Full => self.frame(out, event, bytes),
             Form::Partial => {

@@ -11,7 +11,7 @@ use crate::delete_plan::{ends_with_update, truncate};
 use crate::managed::{self, Manager};
 use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
-use crate::{encode, status};
+use crate::{convert, encode, status};
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -69,7 +69,6 @@ pub(crate) trait Change: Send + Sync {
 
 /// The object there is.
 pub(crate) struct Existing<'a> {
-    pub(crate) object: &'a dyn AnyObject,
     pub(crate) bytes: &'a [u8],
 }
 
@@ -251,9 +250,9 @@ impl ApiServer {
 
     async fn modify_once(&self, w: &Write<'_>, change: &dyn Change, stored: Stored) -> Result<Attempt, Status> {
         let info = w.kind.info();
-        let old = w.kind.decode(stored.bytes()).map_err(status::internal)?;
-        let Wanted { mut object, owns_fields, uid } =
-            change.wanted(Some(&Existing { object: &*old, bytes: stored.bytes() }))?;
+        let bytes = convert::view(&**w.kind, stored.bytes());
+        let old = w.kind.decode(&bytes).map_err(status::internal)?;
+        let Wanted { mut object, owns_fields, uid } = change.wanted(Some(&Existing { bytes: &bytes }))?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
         check_revision(w, &*object, &stored)?;
         dedup_owners(object.meta_mut(), w.warnings, false);

@@ -357,7 +357,8 @@ fn apply(policy: &mut Policy, stored: &Stored, present: bool) {
     let bytes = stored.bytes();
     let done = match key.split('/').nth(2).unwrap_or_default() {
         p if p == ClusterRole::PLURAL => ClusterRole::decode(bytes).map(|o| {
-            policy.cluster_role(&o.name().to_owned(), present.then_some(o));
+            let name = o.name().to_owned();
+            policy.cluster_role(&name, present.then_some(o));
         }),
         p if p == Role::PLURAL => Role::decode(bytes).map(|o| {
             let (namespace, name) = (o.namespace().to_owned(), o.name().to_owned());

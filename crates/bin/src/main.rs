@@ -1,2 +1,54 @@
-//! The dhow binary.
-fn main() {}
+//! dhow: Docker and Kubernetes in one binary. This file only tells roles apart; `cli.rs` has the commands, `system.rs` assembles
+//! what runs.
+
+mod bootstrap;
+mod cli;
+mod commands;
+mod config;
+mod control;
+mod images;
+mod local;
+mod logging;
+mod node;
+mod process;
+mod server;
+mod system;
+mod traces;
+
+use clap::{CommandFactory, Parser};
+use cli::{Cli, Command};
+use commands::CommandError;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    // The zygote must be reached before anything starts a thread.
+    if args.first().is_some_and(|a| a == "zygote") {
+        return ExitCode::from(u8::try_from(runtime::zygote::main(&args[1..])).unwrap_or(1));
+    }
+    match run(Cli::parse(), &args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dhow: {}", base::chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli, args: &[String]) -> Result<(), CommandError> {
+    match cli.command {
+        Command::Up(up) => commands::up::run(up, args),
+        Command::Down(settings) => commands::down::run(settings),
+        Command::Status(settings) => commands::status::run(settings),
+        Command::Reset(reset) => commands::reset::run(reset),
+        Command::Install(settings) => commands::install::run(settings),
+        Command::Image(image) => commands::image::run(image),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "dhow", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

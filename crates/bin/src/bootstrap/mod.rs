@@ -2,4 +2,5 @@
 
 pub(crate) mod files;
 pub(crate) mod kubeconfig;
+pub(crate) mod objects;
 pub(crate) mod pki;

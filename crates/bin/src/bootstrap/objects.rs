@@ -1,0 +1,177 @@
+//! The objects that every cluster begins with. Run at every start: creates what is missing, puts back what upgrades added,
+//! leaves alone what users changed.
+
+use api::k8s::api::core::v1::{EndpointAddress, EndpointPort as CoreEndpointPort, EndpointSubset, ServicePort, ServiceSpec};
+use api::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use api::k8s::api::rbac::v1::{PolicyRule, Subject};
+use api::k8s::api::scheduling::v1::PriorityClass;
+use api::prelude::*;
+use apiserver::auth::bootstrap::{DefaultObject, default_objects};
+use client::{Client, ClientError};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Upstream's, which cannot be deleted (`kube-public` is readable by all).
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// Where the API is, for the `kubernetes` Service.
+pub(crate) struct ApiAddress {
+    pub(crate) service_ip: IpAddr,
+    pub(crate) node_ip: IpAddr,
+    pub(crate) port: u16,
+}
+
+/// Makes sure that they are all there.
+pub(crate) async fn ensure(client: &Client, api: &ApiAddress) -> Result<(), ClientError> {
+    for name in NAMESPACES {
+        let labels = Some(BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())]));
+        let metadata = ObjectMeta { name: Some(name.into()), labels, ..ObjectMeta::default() };
+        create_missing(client, &Namespace { metadata, ..Namespace::default() }).await?;
+    }
+    for object in default_objects() {
+        match object {
+            DefaultObject::ClusterRole(role) => cluster_role(client, role).await?,
+            DefaultObject::Role(role) => create_missing(client, &role).await?,
+            DefaultObject::ClusterRoleBinding(binding) => cluster_role_binding(client, binding).await?,
+            DefaultObject::RoleBinding(binding) => create_missing(client, &binding).await?,
+        }
+    }
+    for (name, value, text) in [
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ] {
+        let class = PriorityClass {
+            metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+            value: Some(value),
+            description: Some(text.into()),
+            ..PriorityClass::default()
+        };
+        create_missing(client, &class).await?;
+    }
+    kubernetes_service(client, api).await
+}
+
+async fn create_missing<K: Object>(client: &Client, object: &K) -> Result<(), ClientError> {
+    let api = client.api::<K>();
+    if api.find(object.namespace(), object.name()).await?.is_some() {
+        return Ok(());
+    }
+    match api.create(object).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.is_already_exists() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn wants_update<K: Object>(object: &K) -> bool {
+    object.annotation(AUTOUPDATE) == Some("true")
+}
+
+/// Adds the rules that are missing (`reconciliation.ReconcileRoleOptions`); aggregated roles are the aggregator's.
+async fn cluster_role(client: &Client, wanted: ClusterRole) -> Result<(), ClientError> {
+    let api = client.api::<ClusterRole>();
+    let Some(mut current) = api.find("", wanted.name()).await? else { return create_missing(client, &wanted).await };
+    if !wants_update(&current) || wanted.aggregation_rule.is_some() {
+        return Ok(());
+    }
+    let rules = current.rules.get_or_insert_default();
+    let missing: Vec<PolicyRule> = wanted.rules.iter().flatten().filter(|r| !rules.contains(r)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    rules.extend(missing);
+    api.update(&current).await.map(drop)
+}
+
+async fn cluster_role_binding(client: &Client, wanted: ClusterRoleBinding) -> Result<(), ClientError> {
+    let api = client.api::<ClusterRoleBinding>();
+    let Some(mut current) = api.find("", wanted.name()).await? else { return create_missing(client, &wanted).await };
+    if !wants_update(&current) {
+        return Ok(());
+    }
+    let subjects = current.subjects.get_or_insert_default();
+    let missing: Vec<Subject> = wanted.subjects.iter().flatten().filter(|s| !subjects.contains(s)).cloned().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    subjects.extend(missing);
+    api.update(&current).await.map(drop)
+}
+
+/// `pkg/controlplane/controller/kubernetesservice` and `reconcilers`: the Service by which pods find the API.
+async fn kubernetes_service(client: &Client, at: &ApiAddress) -> Result<(), ClientError> {
+    let labels = BTreeMap::from([
+        ("component".to_owned(), "apiserver".to_owned()),
+        ("provider".to_owned(), "kubernetes".to_owned()),
+    ]);
+    let metadata = |labels| ObjectMeta {
+        name: Some("kubernetes".into()),
+        namespace: Some("default".into()),
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    };
+    let port = ServicePort {
+        name: Some("https".into()),
+        port: 443,
+        protocol: Some("TCP".into()),
+        target_port: Some(api::k8s::apimachinery::pkg::util::intstr::IntOrString::Int(at.port.into())),
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        type_: Some("ClusterIP".into()),
+        cluster_ip: Some(at.service_ip.to_string()),
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    create_missing(client, &Service { metadata: metadata(labels), spec: Some(spec), status: None }).await?;
+
+    let mirror = BTreeMap::from([("endpointslice.kubernetes.io/skip-mirror".to_owned(), "true".to_owned())]);
+    let subset = EndpointSubset {
+        addresses: Some(vec![EndpointAddress { ip: at.node_ip.to_string(), ..EndpointAddress::default() }]),
+        ports: Some(vec![CoreEndpointPort {
+            name: Some("https".into()),
+            port: at.port.into(),
+            protocol: Some("TCP".into()),
+            ..CoreEndpointPort::default()
+        }]),
+        not_ready_addresses: None,
+    };
+    put(client, Endpoints { metadata: metadata(mirror), subsets: Some(vec![subset]) }, |e| &e.subsets).await?;
+
+    let service = BTreeMap::from([("kubernetes.io/service-name".to_owned(), "kubernetes".to_owned())]);
+    let slice = EndpointSlice {
+        metadata: metadata(service),
+        address_type: if at.node_ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
+        endpoints: Some(vec![Endpoint {
+            addresses: vec![at.node_ip.to_string()],
+            conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
+            ..Endpoint::default()
+        }])
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .into(),
+        ports: Some(vec![EndpointPort {
+            name: Some("https".into()),
+            port: Some(at.port.into()),
+            protocol: Some("TCP".into()),
+            app_protocol: None,
+        }]),
+    };
+    put(client, slice, |s| &s.endpoints).await
+}
+
+/// Creates, or replaces if the part that matters differs (the address of this machine may have changed).
+async fn put<K: Object, P: PartialEq>(client: &Client, wanted: K, part: impl Fn(&K) -> &P) -> Result<(), ClientError> {
+    let api = client.api::<K>();
+    match api.find(wanted.namespace(), wanted.name()).await? {
+        None => create_missing(client, &wanted).await,
+        Some(current) if part(&current) == part(&wanted) => Ok(()),
+        Some(current) => {
+            let mut next = wanted;
+            next.meta_mut().resource_version.clone_from(&current.meta().resource_version);
+            api.update(&next).await.map(drop)
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The command line: what can be said, with help texts. What happens is in `commands/`, one file per command.
+
+use crate::config::Settings;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Docker and Kubernetes in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "dhow", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Start a cluster with `dhow up`, then use kubectl.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster on this machine; returns when its node is ready
+    Up(Up),
+    /// Stop the cluster on this machine and all its containers; keeps all data
+    Down(Settings),
+    /// Tell what runs and how it is
+    Status(Settings),
+    /// Stop the cluster and remove every trace: containers, network, images, data
+    Reset(Reset),
+    /// Install a systemd unit that starts dhow at boot
+    Install(Settings),
+    /// Pull, push, import, export, list and remove images
+    Image(Image),
+    /// Print a completion script for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Stay in the foreground and log to the terminal
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Started by `dhow up` itself.
+    #[arg(long, hide = true)]
+    pub(crate) detached: bool,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// Arguments of `reset`.
+#[derive(Debug, Args)]
+pub(crate) struct Reset {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// Arguments of `image`.
+#[derive(Debug, Args)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Fetch an image from its registry
+    Pull {
+        /// For example nginx, ghcr.io/org/app:1.2 or app@sha256:…
+        reference: String,
+    },
+    /// Send an image to its registry
+    Push {
+        /// Image, named after the registry it goes to
+        reference: String,
+    },
+    /// Load images from a tar archive (docker save, OCI) or an OCI layout folder
+    Import {
+        /// Archive or folder
+        path: PathBuf,
+        /// Name for an image that carries none
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Write an image as an OCI archive
+    Export {
+        /// Image
+        reference: String,
+        /// File to write
+        #[arg(long, short)]
+        output: PathBuf,
+    },
+    /// List images
+    Ls,
+    /// Show an image's configuration as JSON
+    Inspect {
+        /// Image
+        reference: String,
+    },
+    /// Give an image another name
+    Tag {
+        /// Image
+        reference: String,
+        /// New name
+        name: String,
+    },
+    /// Remove images
+    Rm {
+        /// Images
+        #[arg(required = true)]
+        references: Vec<String>,
+    },
+    /// Remove images that no container uses
+    Prune,
+}

@@ -1,0 +1,41 @@
+//! `dhow reset`: as if dhow had never been here.
+
+use super::{CommandError, down, require_root, say};
+use crate::bootstrap::kubeconfig;
+use crate::cli::Reset;
+use crate::config;
+use crate::traces;
+use std::io::{BufRead, IsTerminal, Write};
+
+/// Asks first, unless told not to.
+pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
+    require_root()?;
+    let config = reset.settings.resolve()?;
+    if !reset.yes && !confirmed(&config.data_dir)? {
+        return Err("nothing was removed".into());
+    }
+    down::stop(&config)?;
+    traces::remove_all(&config)?;
+    match std::fs::remove_file(&config.kubeconfig) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    if config.merge_kubeconfig
+        && let Some(home) = config::invoking_home()
+    {
+        kubeconfig::unmerge(&home.join(".kube/config"))?;
+    }
+    say("Removed all containers, networks, images and data.");
+    Ok(())
+}
+
+fn confirmed(data_dir: &std::path::Path) -> Result<bool, CommandError> {
+    if !std::io::stdin().is_terminal() {
+        return Err("this removes all data of the cluster; say --yes if you mean it".into());
+    }
+    write!(std::io::stdout(), "This removes the cluster and all its data in {}. Go on? [y/N] ", data_dir.display())?;
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,313 @@
+//! What the user wants, from flags and a file, checked as a whole: all mistakes are reported together.
+//!
+//! Two steps, as ripgrep does: [`Settings`] is what was said (flags win over the file), [`Config`] what it means.
+
+use clap::Args;
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Where the file is looked for if nobody says otherwise.
+pub(crate) const CONFIG_FILE: &str = "/etc/dhow/config.yaml";
+
+/// Everything that can be set. Absent = default. The file has the same names in camelCase.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Configuration file (YAML) [default: /etc/dhow/config.yaml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+    /// Everything that must survive a reboot [default: /var/lib/dhow]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Sockets and state of this boot [default: /run/dhow]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Where the kubeconfig is written [default: /etc/dhow/kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Do not merge the cluster into ~/.kube/config
+    #[arg(long)]
+    pub(crate) no_merge_kubeconfig: bool,
+    /// Address and port of the API [default: 0.0.0.0:6443]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
+    /// This machine's name in the cluster [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// This machine's address in the cluster [default: the one of the default route]
+    #[arg(long, value_name = "IP")]
+    pub(crate) node_ip: Option<String>,
+    /// Port of the node agent's API [default: 10250]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) agent_port: Option<u16>,
+    /// Addresses of pods [default: 10.42.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) cluster_cidr: Option<String>,
+    /// Addresses of Services [default: 10.43.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_cidr: Option<String>,
+    /// Address of the cluster's DNS [default: the tenth Service address, 10.43.0.10]
+    #[arg(long, value_name = "IP")]
+    pub(crate) cluster_dns: Option<String>,
+    /// DNS domain of the cluster [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) cluster_domain: Option<String>,
+    /// Name of the pods' bridge [default: dhow0]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bridge: Option<String>,
+    /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) registries: Option<PathBuf>,
+}
+
+/// What it means: plain data, nothing left to look up.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) merge_kubeconfig: bool,
+    pub(crate) listen: SocketAddr,
+    pub(crate) node_name: String,
+    /// `None`: ask the routing table.
+    pub(crate) node_ip: Option<IpAddr>,
+    pub(crate) agent_port: u16,
+    pub(crate) cluster_cidr: IpNet,
+    pub(crate) service_cidr: IpNet,
+    pub(crate) cluster_dns: IpAddr,
+    pub(crate) cluster_domain: String,
+    pub(crate) bridge: String,
+    pub(crate) registries: PathBuf,
+}
+
+/// All mistakes of a configuration.
+#[derive(Debug, Error)]
+pub(crate) struct ConfigErrors(pub(crate) Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [one] => write!(f, "{one}"),
+            many => {
+                write!(f, "the configuration has {} mistakes:", many.len())?;
+                many.iter().try_for_each(|m| write!(f, "\n  - {m}"))
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file (if any), lets flags win, and checks everything.
+    pub(crate) fn resolve(self) -> Result<Config, ConfigErrors> {
+        let file = self.read_file().map_err(|e| ConfigErrors(vec![e]))?;
+        self.over(file).check(&host_name())
+    }
+
+    fn read_file(&self) -> Result<Settings, String> {
+        let path = self.config.clone().unwrap_or_else(|| CONFIG_FILE.into());
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => return Ok(Settings::default()),
+            Err(e) => return Err(format!("failed to read {}: {e}", path.display())),
+        };
+        if text.trim().is_empty() {
+            return Ok(Settings::default());
+        }
+        serde_saphyr::from_str(&text).map_err(|e| format!("{} is not a valid configuration: {e}", path.display()))
+    }
+
+    /// Flags win.
+    fn over(self, file: Settings) -> Settings {
+        Settings {
+            config: self.config,
+            data_dir: self.data_dir.or(file.data_dir),
+            run_dir: self.run_dir.or(file.run_dir),
+            kubeconfig: self.kubeconfig.or(file.kubeconfig),
+            no_merge_kubeconfig: self.no_merge_kubeconfig || file.no_merge_kubeconfig,
+            listen: self.listen.or(file.listen),
+            node_name: self.node_name.or(file.node_name),
+            node_ip: self.node_ip.or(file.node_ip),
+            agent_port: self.agent_port.or(file.agent_port),
+            cluster_cidr: self.cluster_cidr.or(file.cluster_cidr),
+            service_cidr: self.service_cidr.or(file.service_cidr),
+            cluster_dns: self.cluster_dns.or(file.cluster_dns),
+            cluster_domain: self.cluster_domain.or(file.cluster_domain),
+            bridge: self.bridge.or(file.bridge),
+            registries: self.registries.or(file.registries),
+        }
+    }
+
+    fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
+        let mut mistakes = Vec::new();
+        let listen = parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
+        let node_ip = self.node_ip.as_ref().and_then(|_| {
+            parse::<IpAddr>(&self.node_ip, "", "node-ip", "an IP address like 192.168.1.10", &mut mistakes)
+        });
+        let cluster = parse::<IpNet>(&self.cluster_cidr, "10.42.0.0/16", "cluster-cidr", CIDR, &mut mistakes);
+        let service = parse::<IpNet>(&self.service_cidr, "10.43.0.0/16", "service-cidr", CIDR, &mut mistakes);
+        let dns_default = service.and_then(|s| s.hosts().nth(9)).map(|ip| ip.to_string()).unwrap_or_default();
+        let dns = parse::<IpAddr>(&self.cluster_dns, &dns_default, "cluster-dns", "an IP address", &mut mistakes);
+        if let (Some(cluster), Some(service)) = (cluster, service) {
+            mistakes.extend(check_ranges(cluster, service, dns));
+        }
+        let node_name = self.node_name.unwrap_or_else(|| host_name.to_ascii_lowercase());
+        mistakes.extend(check_name("node-name", &node_name));
+        let cluster_domain = self.cluster_domain.unwrap_or_else(|| "cluster.local".into());
+        mistakes.extend(check_name("cluster-domain", &cluster_domain));
+        let bridge = self.bridge.unwrap_or_else(|| "dhow0".into());
+        if bridge.is_empty() || bridge.len() > 15 || bridge.contains(['/', ' ']) {
+            mistakes.push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
+        }
+        match (listen, cluster, service, dns) {
+            (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns)) if mistakes.is_empty() => Ok(Config {
+                data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/dhow".into()),
+                run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
+                kubeconfig: self.kubeconfig.unwrap_or_else(|| "/etc/dhow/kubeconfig".into()),
+                merge_kubeconfig: !self.no_merge_kubeconfig,
+                listen,
+                node_name,
+                node_ip,
+                agent_port: self.agent_port.unwrap_or(10250),
+                cluster_cidr,
+                service_cidr,
+                cluster_dns,
+                cluster_domain,
+                bridge,
+                registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
+            }),
+            _ => Err(ConfigErrors(mistakes)),
+        }
+    }
+}
+
+const CIDR: &str = "an address range like 10.42.0.0/16";
+
+fn parse<T: std::str::FromStr>(
+    said: &Option<String>,
+    default: &str,
+    name: &str,
+    wanted: &str,
+    mistakes: &mut Vec<String>,
+) -> Option<T> {
+    let text = said.as_deref().unwrap_or(default);
+    match text.parse() {
+        Ok(value) => Some(value),
+        Err(_) => {
+            mistakes.push(format!("{name} {text:?} is not {wanted}"));
+            None
+        }
+    }
+}
+
+/// A node gets a /24 of the cluster's range.
+const NODE_PREFIX: u8 = 24;
+
+fn check_ranges(cluster: IpNet, service: IpNet, dns: Option<IpAddr>) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    if !matches!(cluster, IpNet::V4(_)) || !matches!(service, IpNet::V4(_)) {
+        mistakes.push("cluster-cidr and service-cidr must be IPv4: IPv6 and dual stack are not built yet".into());
+        return mistakes;
+    }
+    if cluster.trunc() != cluster {
+        mistakes.push(format!("cluster-cidr {cluster} has host bits set; did you mean {}?", cluster.trunc()));
+    }
+    if service.trunc() != service {
+        mistakes.push(format!("service-cidr {service} has host bits set; did you mean {}?", service.trunc()));
+    }
+    if cluster.prefix_len() > NODE_PREFIX {
+        mistakes.push(format!("cluster-cidr {cluster} is too small: every node needs a /{NODE_PREFIX} of it"));
+    }
+    if !(12..=28).contains(&service.prefix_len()) {
+        mistakes.push(format!("service-cidr {service} must be between a /12 and a /28"));
+    }
+    if cluster.contains(&service) || service.contains(&cluster) {
+        mistakes.push(format!("cluster-cidr {cluster} and service-cidr {service} overlap; choose ranges apart"));
+    }
+    if let Some(dns) = dns
+        && !service.contains(&dns)
+    {
+        mistakes.push(format!("cluster-dns {dns} is not in service-cidr {service}"));
+    }
+    mistakes
+}
+
+/// RFC 1123 subdomain.
+fn check_name(what: &str, name: &str) -> Option<String> {
+    let label_ok = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    (name.len() > 253 || !name.split('.').all(label_ok))
+        .then(|| format!("{what} {name:?} is not a DNS name: lower-case letters, digits, '-' and '.'"))
+}
+
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").map(|n| n.trim().to_owned()).unwrap_or_default()
+}
+
+/// The home directory of the user who called us (also through sudo), for ~/.kube/config.
+#[expect(clippy::disallowed_methods, reason = "configuration enters here")]
+pub(crate) fn invoking_home() -> Option<PathBuf> {
+    let home = std::env::var("HOME").ok().map(PathBuf::from);
+    match std::env::var("SUDO_USER") {
+        Ok(user) if user != "root" => home_of(&user).or(home),
+        _ => home,
+    }
+    .filter(|h| h != Path::new("/"))
+}
+
+/// Colours and progress only for people who can see them.
+#[expect(clippy::disallowed_methods, reason = "configuration enters here")]
+pub(crate) fn log_filter() -> String {
+    std::env::var("DHOW_LOG").unwrap_or_else(|_| "info".into())
+}
+
+fn home_of(user: &str) -> Option<PathBuf> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&user)).and_then(|f| f.get(5).map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let config = Settings::default().check("Box-1").expect("defaults are valid");
+        assert_eq!(config.listen.to_string(), "0.0.0.0:6443");
+        assert_eq!(config.cluster_cidr.to_string(), "10.42.0.0/16");
+        assert_eq!(config.cluster_dns.to_string(), "10.43.0.10");
+        assert_eq!(config.node_name, "box-1");
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_together() {
+        let settings = Settings {
+            listen: Some("here".into()),
+            cluster_cidr: Some("10.43.5.0/16".into()),
+            node_name: Some("Not_Valid".into()),
+            ..Settings::default()
+        };
+        let errors = settings.check("box").expect_err("is wrong");
+        let text = errors.to_string();
+        assert!(text.starts_with("the configuration has 4 mistakes:"), "{text}");
+        for part in ["listen \"here\"", "did you mean 10.43.0.0/16?", "overlap", "node-name \"Not_Valid\""] {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = Settings { agent_port: Some(1), bridge: Some("br".into()), ..Settings::default() };
+        let flags = Settings { agent_port: Some(2), ..Settings::default() };
+        let config = flags.over(file).check("box").expect("valid");
+        assert_eq!((config.agent_port, config.bridge.as_str()), (2, "br"));
+    }
+}

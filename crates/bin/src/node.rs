@@ -1,0 +1,264 @@
+//! The node half, assembled: network, Service proxy, DNS, engine, images, agent and the node's API.
+
+use crate::bootstrap::pki::{Authority, Leaf};
+use crate::commands::CommandError;
+use crate::config::Config;
+use crate::control::{self, Answers};
+use crate::images;
+use crate::local::LocalTransport;
+use crate::server::Server;
+use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
+use agent::node::NodeKeeper;
+use agent::{Agent, AgentHandle, Parts};
+use api::prelude::{EndpointSlice, Node as ApiNode, Service};
+use base::{Clock, Random};
+use client::{Cache, Client, ListParams, Recorder};
+use ipnet::IpNet;
+use net::dns::{DnsConfig, DnsServer};
+use net::pod::PodNetwork;
+use net::service::ServiceProxy;
+use net::{Change, NetConfig};
+use runtime::Engine;
+use serde_json::json;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The cgroups that we make, below every hierarchy's root.
+pub(crate) const CGROUPS: &[&str] = &["/kubepods", "/dhow"];
+/// Where the zygote and the supervisors live.
+const SUPERVISORS: &str = "/dhow/supervisors";
+/// The kubelet's default (`maxPods`).
+const MAX_PODS: u32 = 110;
+
+/// The pods' network, set up.
+pub(crate) struct Prepared {
+    pods: Arc<PodNetwork>,
+    config: NetConfig,
+}
+
+/// A running node half.
+pub(crate) struct Node {
+    name: String,
+    nodes: Cache<ApiNode>,
+    tasks: Vec<JoinHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+/// This node's share of the pods' addresses: the first /24.
+pub(crate) fn pod_cidr(config: &Config) -> IpNet {
+    config.cluster_cidr.subnets(24).ok().and_then(|mut s| s.next()).unwrap_or(config.cluster_cidr)
+}
+
+/// The network as `net` wants it.
+pub(crate) fn net_config(config: &Config) -> NetConfig {
+    NetConfig {
+        node_name: config.node_name.clone(),
+        bridge: config.bridge.clone(),
+        pod_cidrs: vec![pod_cidr(config)],
+        cluster_cidrs: vec![config.cluster_cidr],
+        service_cidrs: vec![config.service_cidr],
+        dns_ips: vec![config.cluster_dns],
+        state_dir: config.data_dir.join("net"),
+        ..NetConfig::default()
+    }
+}
+
+/// The engine's place.
+pub(crate) fn engine_config(config: &Config) -> runtime::Config {
+    runtime::Config {
+        run_dir: config.run_dir.join("runtime"),
+        state_dir: config.data_dir.join("runtime"),
+        exe: "/proc/self/exe".into(),
+        supervisor_cgroup: Some(SUPERVISORS.into()),
+    }
+}
+
+/// Sets the pods' network up.
+pub(crate) fn prepare(config: &Config, random: Arc<dyn Random>) -> Result<Prepared, CommandError> {
+    let net = net_config(config);
+    let pods = PodNetwork::new(net.clone(), random)?;
+    pods.setup()?;
+    Ok(Prepared { pods: Arc::new(pods), config: net })
+}
+
+/// Feeds every change of a cache to something of `net`.
+fn follow<K: api::Object>(cache: &Cache<K>, apply: impl Fn(Change<'_, K>) + Send + Sync + 'static) {
+    cache.on_change(move |change| {
+        if let Some(change) = Change::new(change.old.as_deref(), change.new.as_deref()) {
+            apply(change);
+        }
+    });
+}
+
+/// Starts the node; it registers itself and becomes Ready in its own time.
+pub(crate) async fn start(
+    prepared: Prepared,
+    config: &Config,
+    authority: &Authority,
+    server: &Server,
+    node_ip: IpAddr,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    shutdown: CancellationToken,
+) -> Result<Node, CommandError> {
+    let Prepared { pods: pod_network, config: net_config } = prepared;
+    let user = format!("system:node:{}", config.node_name);
+    let transport = LocalTransport::new(&server.api, &user, &["system:nodes", "system:authenticated"]);
+    let client = Client::new(transport, "dhow-agent");
+    let (services, slices) = (client.cache::<Service>(), client.cache::<EndpointSlice>());
+    let nodes = client.cache_of::<ApiNode>(ListParams::all());
+
+    let proxy = Arc::new(ServiceProxy::new(net_config.clone()));
+    let dns = Arc::new(DnsServer::new(dns_config(config), random.clone()));
+    let sockets = dns.bind().await?;
+    feed(&services, &slices, &nodes, &proxy, &dns);
+    services.synced().await;
+    slices.synced().await;
+    let mut tasks = vec![
+        base::tasks::spawn("service-proxy", proxy.clone().run(shutdown.clone())),
+        base::tasks::spawn("dns", dns.run(sockets, shutdown.clone())),
+    ];
+
+    let (engine, events) = Engine::start(engine_config(config))?;
+    let open = config.clone();
+    let store = tokio::task::spawn_blocking(move || images::open(&open)).await??;
+    let recorder = Recorder::new(&client, "kubelet", &config.node_name, clock.clone());
+    let options = ClusterOptions {
+        client: client.clone(),
+        services,
+        recorder,
+        node_name: config.node_name.clone(),
+    };
+    let (cluster, feed) = ApiCluster::start(options).await;
+    let host_ports = { let proxy = proxy.clone(); Arc::new(move |ports| proxy.set_host_ports(ports)) };
+    let parts = Parts {
+        engine: Arc::new(RuntimeEngine::new(engine, events)),
+        images: Arc::new(StoreImages::new(store.clone(), config.data_dir.join("images"))),
+        network: Arc::new(NodePodNetwork::new(pod_network, host_ports)),
+        cluster,
+        clock: clock.clone(),
+        random,
+        memory: total_memory()?,
+    };
+    let agent = Agent::new(agent_config(config, node_ip), parts);
+    let handle = agent.handle();
+    let keeper = NodeKeeper::new(agent.context(), &client);
+    tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
+    tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
+    let _ = authority;
+    let status = status_of(config, server, &handle, &store, nodes.clone());
+    control::serve(&config.run_dir, Answers { images: store, status }, shutdown.clone()).await?;
+    Ok(Node { name: config.node_name.clone(), nodes, tasks, shutdown })
+}
+
+fn feed(
+    services: &Cache<Service>,
+    slices: &Cache<EndpointSlice>,
+    nodes: &Cache<ApiNode>,
+    proxy: &Arc<ServiceProxy>,
+    dns: &Arc<DnsServer>,
+) {
+    let (p, d) = (proxy.clone(), dns.clone());
+    follow(services, move |change| p.apply(change));
+    follow(services, move |change| d.apply(change));
+    let (p, d) = (proxy.clone(), dns.clone());
+    follow(slices, move |change| p.apply(change));
+    follow(slices, move |change| d.apply(change));
+    let p = proxy.clone();
+    follow(nodes, move |change| p.apply(change));
+}
+
+fn dns_config(config: &Config) -> DnsConfig {
+    // Without a resolver of the machine, only the cluster's own names are answered.
+    let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    DnsConfig {
+        zone: config.cluster_domain.clone(),
+        listen: vec![config.cluster_dns],
+        upstreams: net::dns::parse_resolv_conf(&resolv, &[config.cluster_dns]),
+        networks: vec![config.cluster_cidr, config.service_cidr],
+        ..DnsConfig::default()
+    }
+}
+
+fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
+    agent::Config {
+        node_name: config.node_name.clone(),
+        node_ips: vec![node_ip],
+        hostname: config.node_name.clone(),
+        data_dir: config.data_dir.join("agent"),
+        run_dir: config.run_dir.join("agent"),
+        log_dir: config.data_dir.join("log/pods"),
+        dns: agent::pod::spec::dns::ClusterDns { servers: vec![config.cluster_dns], domain: config.cluster_domain.clone() },
+        resolv_conf: "/etc/resolv.conf".into(),
+        port: config.agent_port,
+        max_pods: MAX_PODS,
+        pod_cidrs: vec![pod_cidr(config)],
+        labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn total_memory() -> Result<i64, CommandError> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<i64>().ok());
+    kib.map(|k| k * 1024).ok_or_else(|| "/proc/meminfo does not tell the machine's memory".into())
+}
+
+/// What `dhow status` shows.
+fn status_of(
+    config: &Config,
+    server: &Server,
+    handle: &AgentHandle,
+    store: &image::ImageStore,
+    nodes: Cache<ApiNode>,
+) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
+    let (name, address, handle, store) = (config.node_name.clone(), server.address, handle.clone(), store.clone());
+    Arc::new(move || {
+        let node = nodes.get("", &name);
+        let ready = node.as_deref().is_some_and(is_ready);
+        json!({
+            "server": format!("https://{address}"),
+            "version": "1.36",
+            "node": name,
+            "nodeState": if ready { "Ready" } else { "NotReady" },
+            "pods": handle.pods().len(),
+            "images": store.list().len(),
+            "residentMib": resident_mib(),
+        })
+    })
+}
+
+fn resident_mib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(kib / 1024)
+}
+
+fn is_ready(node: &ApiNode) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+impl Node {
+    /// Waits until the Node object says Ready.
+    pub(crate) async fn ready(&self) {
+        let mut moves = self.nodes.revisions();
+        while !self.nodes.get("", &self.name).as_deref().is_some_and(is_ready) {
+            if moves.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Ends the agent; containers go on.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task failed");
+            }
+        }
+    }
+}

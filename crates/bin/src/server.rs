@@ -1,0 +1,211 @@
+//! The server half, assembled: store, API server, controllers, scheduler. The only place where they meet.
+
+use crate::bootstrap::objects::{self, ApiAddress};
+use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
+use crate::config::Config;
+use crate::local::LocalTransport;
+use apiserver::auth::{Authenticators, Authorizers, ClientCertificates, Masters, NodeAuthorizer, Rbac, Tokens};
+use apiserver::{ApiServer, Deps, Reader, ServiceNetwork, Tls, TlsMaterial};
+use base::{Clock, Random};
+use client::{Client, ClientError};
+use controllers::Facts;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{DiskStore, OpenError};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The server could not be started.
+#[derive(Debug, Error)]
+pub(crate) enum ServerError {
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Certificates and keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The port.
+    #[error("failed to listen on {address}; is another server using the port? Choose another with --listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API server refused its own beginnings.
+    #[error("failed to start the API server: {0}")]
+    Api(String),
+    /// Default objects.
+    #[error("failed to create the cluster's default objects")]
+    Bootstrap(#[source] ClientError),
+}
+
+/// A running server half.
+pub(crate) struct Server {
+    /// For in-process callers.
+    pub(crate) api: ApiServer,
+    /// Acts as the system itself.
+    pub(crate) client: Client,
+    /// Where the API listens.
+    pub(crate) address: SocketAddr,
+    tasks: Vec<JoinHandle<()>>,
+    shutdown: CancellationToken,
+    /// Dropping it would end the loops.
+    _leadership: watch::Sender<bool>,
+}
+
+/// How often certificates are looked at; they are renewed at two thirds of their life.
+const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
+
+/// The first Service address: the API's own.
+pub(crate) fn api_service_ip(config: &Config) -> IpAddr {
+    config.service_cidr.hosts().next().unwrap_or(config.service_cidr.addr())
+}
+
+/// The certificate by which clients know the API server.
+fn serving_leaf(config: &Config, node_ip: IpAddr) -> Leaf {
+    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).into();
+    names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
+    names.push(config.node_name.clone());
+    let mut ips = vec![IpAddr::from([127, 0, 0, 1]), api_service_ip(config), node_ip];
+    if !config.listen.ip().is_unspecified() {
+        ips.push(config.listen.ip());
+    }
+    ips.sort();
+    ips.dedup();
+    Leaf::server("apiserver", "kube-apiserver", names, ips)
+}
+
+fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, ServerError> {
+    let bad = |e: rustls_pki_types::pem::Error| ServerError::Api(format!("a certificate of ours is no PEM: {e}"));
+    let chain = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(bad);
+    let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).map_err(bad)?;
+    Ok(TlsMaterial { chain: chain(&pair.cert_pem)?, key, client_ca: chain(ca_pem)? })
+}
+
+/// TLS towards node agents: we show the API server's client certificate, they one of the cluster's CA.
+fn node_client(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, ServerError> {
+    let pair = authority.leaf(&Leaf::client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")))?;
+    let own = material(authority.ca_pem(), &pair)?;
+    let failed = |e: rustls::Error| ServerError::Api(e.to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in own.client_ca {
+        roots.add(ca).map_err(failed)?;
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?;
+    Ok(Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(own.chain, own.key).map_err(failed)?))
+}
+
+/// Starts everything; returns when the API answers and the default objects are there.
+pub(crate) async fn start(
+    config: &Config,
+    authority: Arc<Authority>,
+    node_ip: IpAddr,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    shutdown: CancellationToken,
+) -> Result<Server, ServerError> {
+    let store_dir = config.data_dir.join("store");
+    let store = tokio::task::spawn_blocking(move || DiskStore::open(&store_dir, store::Options::default())).await;
+    let store = Arc::new(store.map_err(|e| ServerError::Api(e.to_string()))??);
+    let reader = Reader::new(store.clone());
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let api_error = |e: &dyn std::error::Error| ServerError::Api(base::chain(e));
+    let tokens = Tokens::new(&authority.token_key()?, &issuer, reader.clone(), clock.clone(), random.clone())
+        .map_err(|e| api_error(&e))?;
+    let rbac = Rbac::start(&reader).await.map_err(|e| api_error(&e))?;
+    let deps = Deps {
+        store,
+        authenticator: Arc::new(Authenticators(vec![Arc::new(ClientCertificates), tokens.clone()])),
+        authorizer: Arc::new(Authorizers(vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(reader)), rbac])),
+        admission: apiserver::admission::default_plugins(random.clone()),
+        token_issuer: Some(tokens),
+        services: ServiceNetwork { cidrs: vec![config.service_cidr], ..ServiceNetwork::default() },
+        node_client: Some(node_client(&authority)?),
+        clock: clock.clone(),
+        random: random.clone(),
+    };
+    let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| ServerError::Listen { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
+    let leaf = serving_leaf(config, node_ip);
+    let tls = Tls::new(material(authority.ca_pem(), &authority.leaf(&leaf)?)?).map_err(|e| api_error(&e))?;
+
+    let client = Client::new(LocalTransport::new(&api, "system:apiserver", &["system:masters"]), "dhow");
+    let at = ApiAddress { service_ip: api_service_ip(config), node_ip, port: address.port() };
+    objects::ensure(&client, &at).await.map_err(ServerError::Bootstrap)?;
+
+    let mut tasks = vec![
+        base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
+        base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, shutdown.clone())),
+    ];
+    // One server on its own store leads without asking anybody.
+    let (leadership, leading) = watch::channel(true);
+    tasks.extend(start_loops(&api, &authority, clock, random, &leading, &shutdown));
+    Ok(Server { api, client, address, tasks, shutdown, _leadership: leadership })
+}
+
+/// Controllers, each as its own service account, and the scheduler. All read through one set of caches.
+fn start_loops(
+    api: &ApiServer,
+    authority: &Authority,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    leading: &watch::Receiver<bool>,
+    shutdown: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
+    let shared = Client::new(reader, "dhow-controllers");
+    let facts = Arc::new(Facts { root_ca_pem: authority.ca_pem().into() });
+    let mut tasks: Vec<JoinHandle<()>> = controllers::all()
+        .iter()
+        .map(|runner| {
+            let user = format!("system:serviceaccount:kube-system:{}", runner.name);
+            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+            let client = shared.acting(LocalTransport::new(api, &user, &groups), runner.name);
+            runner.start(client, &facts, &clock, leading.clone(), shutdown)
+        })
+        .collect();
+    let client = shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
+    tasks.push(base::tasks::spawn("scheduler", scheduler::run::run(client, clock, random, leading.clone(), shutdown.clone())));
+    tasks
+}
+
+/// Renews the serving certificate while we run; connections that are open keep the old one.
+async fn renew(authority: Arc<Authority>, leaf: Leaf, tls: Arc<Tls>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(RENEWAL_CHECK) => {}
+        }
+        let renewed = authority.leaf(&leaf).map_err(ServerError::from).and_then(|pair| material(authority.ca_pem(), &pair));
+        match renewed.map(|m| tls.reload(m)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %base::chain(&error), "failed to use the renewed certificate"),
+            Err(error) => tracing::error!(error = %base::chain(&error), "failed to renew the serving certificate"),
+        }
+    }
+}
+
+impl Server {
+    /// Ends watches, answers what is in flight, stops all loops.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.api.begin_shutdown();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task failed");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Stopping all containers of this machine and removing what dhow made: the second half of `dhow down` and `dhow reset`.
+//! Works without a running dhow, from what the kernel and the run directory show.
+
+use crate::config::Config;
+use crate::node;
+use runtime::{Engine, EngineError};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Something could not be stopped or removed; the rest was.
+#[derive(Debug, Error)]
+pub(crate) enum TraceError {
+    /// Containers.
+    #[error("failed to stop the containers")]
+    Engine(#[from] EngineError),
+    /// Links, rules, routes.
+    #[error(transparent)]
+    Network(#[from] net::TeardownError),
+    /// A mount below our directories.
+    #[error("failed to unmount {}", path.display())]
+    Mount {
+        /// Which mount.
+        path: PathBuf,
+        /// Why it stays.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A cgroup of ours.
+    #[error("failed to remove the cgroup {path}")]
+    Cgroup {
+        /// Below every hierarchy.
+        path: String,
+        /// Why it stays.
+        #[source]
+        source: sys::cgroup::Error,
+    },
+    /// A directory of ours.
+    #[error("failed to remove {}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why it stays.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The mount table.
+    #[error("failed to read /proc/self/mountinfo")]
+    Mountinfo(#[source] std::io::Error),
+}
+
+/// Kills every pod and removes its namespaces, cgroups and mounts. Data and images stay.
+pub(crate) async fn stop_containers(config: &Config) -> Result<usize, TraceError> {
+    if !config.run_dir.join("runtime").exists() {
+        return Ok(0);
+    }
+    let (engine, _events) = Engine::start(node::engine_config(config))?;
+    let pods = engine.recover().await?;
+    let count = pods.len();
+    for found in pods {
+        engine.remove_pod(&found.pod).await?;
+    }
+    for orphan in engine.orphans()? {
+        engine.sweep(&orphan).await?;
+    }
+    Ok(count)
+}
+
+/// Removes mounts, links, rules, cgroups and both directories.
+pub(crate) fn remove_all(config: &Config) -> Result<(), TraceError> {
+    unmount_below(&config.data_dir)?;
+    unmount_below(&config.run_dir)?;
+    net::teardown(&node::net_config(config))?;
+    remove_cgroups(node::CGROUPS)?;
+    for path in [&config.data_dir, &config.run_dir] {
+        match std::fs::remove_dir_all(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TraceError::Directory { path: path.clone(), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Deepest first.
+fn unmount_below(dir: &Path) -> Result<(), TraceError> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(TraceError::Mountinfo)?;
+    let mut points: Vec<PathBuf> =
+        table.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|p| p.starts_with(dir)).collect();
+    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    for path in points {
+        sys::mount::unmount_lazily(&path).map_err(|source| TraceError::Mount { path, source })?;
+    }
+    Ok(())
+}
+
+fn remove_cgroups(roots: &[&str]) -> Result<(), TraceError> {
+    let cgroups = sys::cgroup::Cgroups::detect().map_err(|source| TraceError::Cgroup { path: "/".into(), source })?;
+    for root in roots {
+        let mut all = vec![(*root).to_owned()];
+        let mut next = 0;
+        while next < all.len() {
+            let parent = all[next].clone();
+            all.extend(cgroups.children(&parent).into_iter().map(|child| format!("{parent}/{child}")));
+            next += 1;
+        }
+        for path in all.into_iter().rev() {
+            let cgroup = cgroups.cgroup(&path);
+            if cgroup.exists(&cgroups) {
+                cgroup.delete().map_err(|source| TraceError::Cgroup { path, source })?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! The meta test, and a handful of seeds; CI runs hundreds with the program.
+
+/// A seed that does not reproduce is worthless.
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in [1, 2] {
+        let (first, second) = (sim::run(seed, 15, false), sim::run(seed, 15, false));
+        assert!(first.trace.1 > 100, "the trace has {} lines: nothing happened", first.trace.1);
+        assert_eq!(first, second);
+    }
+    assert_ne!(sim::run(1, 15, false).trace, sim::run(2, 15, false).trace);
+}
+
+#[test]
+fn seeds_hold_their_promises() {
+    for seed in 0..20 {
+        let outcome = sim::run(seed, 15, false);
+        assert!(outcome.violation.is_none(), "cargo run -p sim -- --seed {seed} --steps 15 --trace: {:#?}", outcome.violation);
+    }
+}

@@ -255,7 +255,9 @@ fn sandbox_id(seen: &Seen) -> Option<String> {
     use crate::pod::seen::Sandbox;
     match &seen.sandbox {
         Sandbox::Ready { id } | Sandbox::Stopping { id } | Sandbox::Lost { id } => Some(id.clone()),
-        Sandbox::None | Sandbox::Creating | Sandbox::Failed { .. } | Sandbox::Stopped { .. } | Sandbox::Removing => None,
+        Sandbox::None | Sandbox::Creating | Sandbox::Failed { .. } | Sandbox::Stopped { .. } | Sandbox::Removing => {
+            None
+        }
     }
 }
 
@@ -335,7 +337,9 @@ impl AgentHandle {
         let workers = self.workers.read();
         let fits = |w: &&WorkerHandle| {
             let view = w.view();
-            view.pod.namespace() == namespace && view.pod.name() == name && uid.is_none_or(|u| u.is_empty() || u == view.pod.uid())
+            view.pod.namespace() == namespace
+                && view.pod.name() == name
+                && uid.is_none_or(|u| u.is_empty() || u == view.pod.uid())
         };
         // The one that is not going away, if a name was used again.
         let mut found: Vec<&WorkerHandle> = workers.values().filter(fits).collect();
@@ -350,7 +354,13 @@ impl AgentHandle {
     }
 
     /// A running container, for exec and attach. An empty name is the pod's first.
-    pub fn container(&self, namespace: &str, pod: &str, uid: Option<&str>, container: &str) -> Result<ContainerTarget, LookupError> {
+    pub fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: Option<&str>,
+        container: &str,
+    ) -> Result<ContainerTarget, LookupError> {
         let view = self.pod(namespace, pod, uid)?;
         let name = if container.is_empty() {
             view::app_containers(&view.pod).first().map(|c| c.name.clone()).unwrap_or_default()
@@ -372,13 +382,23 @@ impl AgentHandle {
     }
 
     /// Where a container's log is (`validateContainerLogStatus`).
-    pub fn log(&self, namespace: &str, pod: &str, uid: Option<&str>, container: &str, previous: bool) -> Result<LogTarget, LookupError> {
-        let worker = self.worker(namespace, pod, uid).ok_or_else(|| LookupError::NoPod(format!("{pod}_{namespace}")))?;
+    pub fn log(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: Option<&str>,
+        container: &str,
+        previous: bool,
+    ) -> Result<LogTarget, LookupError> {
+        let worker =
+            self.worker(namespace, pod, uid).ok_or_else(|| LookupError::NoPod(format!("{pod}_{namespace}")))?;
         let view = worker.view();
         let status = view.pod.status.clone().unwrap_or_default();
         let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
         let found = lists.into_iter().flatten().flatten().find(|s| s.name == container);
-        let found = found.ok_or_else(|| LookupError::NoLog(format!("container \"{container}\" in pod \"{pod}\" is not available")))?;
+        let found = found.ok_or_else(|| {
+            LookupError::NoLog(format!("container \"{container}\" in pod \"{pod}\" is not available"))
+        })?;
         let seen = view.seen.container(container);
         let none = |why: String| LookupError::NoLog(format!("container \"{container}\" in pod \"{pod}\" {why}"));
         let restarts = seen.map_or(0, |s| s.restarts);

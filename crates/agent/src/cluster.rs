@@ -26,7 +26,12 @@ pub trait Cluster: Send + Sync {
     /// The newest pod, not from a cache.
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, ClusterError>;
     /// Applies a JSON merge patch to a pod's status.
-    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<Pod, ClusterError>;
+    async fn patch_pod_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<Pod, ClusterError>;
     /// Deletes this pod (and no other of its name) at once.
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError>;
     /// A ConfigMap; `None` if there is none. Being asked is also being told of changes from then on, until

@@ -61,7 +61,8 @@ pub trait Engine: Send + Sync {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, EngineError>;
     /// Runs a command with streams.
-    async fn exec_stream(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
+    async fn exec_stream(&self, sandbox: &str, container: &str, request: StreamRequest)
+    -> Result<Session, EngineError>;
     /// Streams of a container's first process.
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
     /// Mounts a tmpfs at `path` (an existing directory), idempotent; survives the agent.
@@ -274,8 +275,10 @@ pub enum Seccomp {
     RuntimeDefault,
     /// None.
     Unconfined,
-    /// A profile file below the node's profile directory.
+    /// A profile file below the node's profile directory; the agent reads it before the engine sees this.
     Localhost(String),
+    /// A profile in JSON.
+    Profile(String),
 }
 
 /// cgroup numbers in v1 terms; the engine converts for v2.

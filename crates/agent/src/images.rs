@@ -89,6 +89,9 @@ pub struct Credential {
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The password belongs in no log.
-        f.debug_struct("Credential").field("registry", &self.registry).field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("Credential")
+            .field("registry", &self.registry)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }

@@ -10,6 +10,7 @@
 //! gives values; restarting the agent restarts no container; what an action begins is on disk before it is done; nothing
 //! is polled.
 
+pub mod adapters;
 mod agent;
 pub mod cluster;
 mod context;
@@ -19,6 +20,7 @@ pub mod network;
 pub mod node;
 pub mod pod;
 pub mod probes;
+pub mod server;
 pub mod volumes;
 
 pub use agent::{Agent, AgentHandle, ContainerTarget, Feed, LogTarget, LookupError, Parts, PodFeed};

@@ -1,1 +1,599 @@
-//! placeholder
+//! The Node object and its Lease: registered once, renewed every 10 s, its status written when something changed and at
+//! least every 5 minutes (`pkg/kubelet/kubelet_node_status.go`, `nodestatus/setters.go`, `nodelease`).
+//!
+//! [`node_status`] is pure: the machine's facts and the old status become the new one. Differs: the facts are read with
+//! the lease, every 10 s, instead of by cAdvisor; PID pressure is not measured.
+
+use crate::cluster::ClusterEvent;
+use crate::context::{Config, Context};
+use crate::images::Image;
+use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
+use api::k8s::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo,
+};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
+use api::meta::MetaExt;
+use api::{Codec, ObjectMeta, OwnerReference, Time};
+use client::{Client, ClientError, Patch};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// `nodeLeaseDurationSeconds` of the kubelet; renewed at a quarter of it.
+const LEASE_SECONDS: i32 = 40;
+const LEASE_RENEW: Duration = Duration::from_secs(10);
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+/// `nodeStatusReportFrequency`.
+const STATUS_EVERY: SignedDuration = SignedDuration::from_secs(300);
+/// `nodeStatusMaxImages`.
+const IMAGES_MAX: usize = 50;
+/// Default hard eviction thresholds: `memory.available<100Mi`, `nodefs.available<10%`, `nodefs.inodesFree<5%`.
+const MEMORY_RESERVED: u64 = 100 << 20;
+/// What we are, to clients that look at versions.
+const KUBELET_VERSION: &str = "v1.36.2";
+
+/// What the machine is and has left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors that are on line.
+    pub cpus: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes that programs could have.
+    pub memory_available: u64,
+    /// Bytes of the file system with images and volumes.
+    pub disk: u64,
+    /// Of these, free.
+    pub disk_available: u64,
+    /// Files of that file system.
+    pub inodes: u64,
+    /// Of these, free.
+    pub inodes_free: u64,
+    /// `uname -r`
+    pub kernel: String,
+    /// Changes with every boot.
+    pub boot_id: String,
+    /// `/etc/machine-id`
+    pub machine_id: String,
+    /// Of the board.
+    pub system_uuid: String,
+    /// `PRETTY_NAME` of the operating system.
+    pub os_image: String,
+}
+
+impl Machine {
+    /// Reads it. `disk` is a directory on the file system that counts.
+    pub fn read(disk: &Path) -> io::Result<Machine> {
+        let text = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
+        let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+        let kib = |key: &str| {
+            let line = meminfo.lines().find_map(|l| l.strip_prefix(key));
+            line.and_then(|l| l.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+                * 1024
+        };
+        let space = rustix::fs::statvfs(disk)?;
+        let machine_id = text("/etc/machine-id");
+        let uuid = text("/sys/class/dmi/id/product_uuid");
+        Ok(Machine {
+            cpus: count_cpus(&text("/sys/devices/system/cpu/online")),
+            memory: kib("MemTotal"),
+            memory_available: kib("MemAvailable"),
+            disk: space.f_blocks.saturating_mul(space.f_frsize),
+            disk_available: space.f_bavail.saturating_mul(space.f_frsize),
+            inodes: space.f_files,
+            inodes_free: space.f_ffree,
+            kernel: text("/proc/sys/kernel/osrelease"),
+            boot_id: text("/proc/sys/kernel/random/boot_id"),
+            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+            machine_id,
+            os_image: os_name(&text("/etc/os-release")),
+        })
+    }
+}
+
+/// `0-3,8` → 5.
+fn count_cpus(online: &str) -> u64 {
+    let range = |part: &str| -> Option<u64> {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        Some(to.parse::<u64>().ok()?.checked_sub(from.parse().ok()?)? + 1)
+    };
+    online.trim().split(',').filter_map(range).sum::<u64>().max(1)
+}
+
+fn os_name(os_release: &str) -> String {
+    let line = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    line.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+}
+
+/// Go's names of processors.
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// The Node as it is registered.
+pub fn new_node(config: &Config, status: NodeStatus) -> Node {
+    let arch = go_arch();
+    let mut labels: BTreeMap<String, String> = [
+        ("beta.kubernetes.io/arch", arch),
+        ("beta.kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", arch),
+        ("kubernetes.io/hostname", config.node_name.as_str()),
+        ("kubernetes.io/os", "linux"),
+    ]
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .into();
+    labels.extend(config.labels.clone());
+    let cidrs: Vec<String> = config.pod_cidrs.iter().map(ToString::to_string).collect();
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels),
+            annotations: Some(
+                [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+            ),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: cidrs.first().cloned(),
+            pod_cidrs: (!cidrs.is_empty()).then_some(cidrs),
+            ..NodeSpec::default()
+        }),
+        status: Some(status),
+    }
+}
+
+/// `status` from the machine's facts. What others wrote into `old` stays.
+pub fn node_status(
+    config: &Config,
+    machine: &Machine,
+    images: &[Image],
+    old: &NodeStatus,
+    now: Timestamp,
+) -> NodeStatus {
+    let capacity = capacity(config, machine);
+    NodeStatus {
+        addresses: Some(addresses(config)),
+        allocatable: Some(allocatable(machine, &capacity)),
+        capacity: Some(capacity),
+        conditions: Some(conditions(machine, old, now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.port) }),
+        }),
+        images: Some(image_list(images)),
+        node_info: Some(node_info(config, machine)),
+        ..old.clone()
+    }
+}
+
+fn addresses(config: &Config) -> Vec<NodeAddress> {
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let mut out: Vec<NodeAddress> = config.node_ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+    out.push(address("Hostname", config.hostname.clone()));
+    out
+}
+
+fn kibibytes(bytes: u64) -> Quantity {
+    Quantity(format!("{}Ki", bytes / 1024))
+}
+
+fn capacity(config: &Config, machine: &Machine) -> BTreeMap<String, Quantity> {
+    [
+        ("cpu", Quantity(machine.cpus.to_string())),
+        ("ephemeral-storage", kibibytes(machine.disk)),
+        ("hugepages-1Gi", Quantity("0".into())),
+        ("hugepages-2Mi", Quantity("0".into())),
+        ("memory", kibibytes(machine.memory)),
+        ("pods", Quantity(config.max_pods.to_string())),
+    ]
+    .map(|(k, v)| (k.to_owned(), v))
+    .into()
+}
+
+/// Capacity less what eviction keeps free.
+fn allocatable(machine: &Machine, capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+    let mut out = capacity.clone();
+    out.insert("memory".into(), kibibytes(machine.memory.saturating_sub(MEMORY_RESERVED)));
+    out.insert("ephemeral-storage".into(), Quantity((machine.disk - machine.disk / 10).to_string()));
+    out
+}
+
+fn node_info(config: &Config, machine: &Machine) -> NodeSystemInfo {
+    NodeSystemInfo {
+        architecture: go_arch().to_owned(),
+        boot_id: machine.boot_id.clone(),
+        container_runtime_version: format!("dhow://{}", config.version),
+        kernel_version: machine.kernel.clone(),
+        kube_proxy_version: String::new(),
+        kubelet_version: KUBELET_VERSION.to_owned(),
+        machine_id: machine.machine_id.clone(),
+        operating_system: "linux".into(),
+        os_image: machine.os_image.clone(),
+        swap: None,
+        system_uuid: machine.system_uuid.clone(),
+    }
+}
+
+fn image_list(images: &[Image]) -> Vec<ContainerImage> {
+    let mut sorted: Vec<&Image> = images.iter().collect();
+    sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let one = |image: &&Image| ContainerImage {
+        names: Some(image.names.iter().take(5).cloned().collect()),
+        size_bytes: i64::try_from(image.size).ok(),
+    };
+    sorted.iter().take(IMAGES_MAX).map(one).collect()
+}
+
+struct Verdict {
+    type_: &'static str,
+    bad: bool,
+    reason: &'static str,
+    message: &'static str,
+}
+
+fn verdicts(machine: &Machine) -> [Verdict; 4] {
+    let memory = machine.memory_available < MEMORY_RESERVED;
+    let disk =
+        machine.disk_available < machine.disk / 10 || (machine.inodes > 0 && machine.inodes_free < machine.inodes / 20);
+    let pick =
+        |bad: bool, no: (&'static str, &'static str), yes: (&'static str, &'static str)| if bad { yes } else { no };
+    let (memory_reason, memory_message) = pick(
+        memory,
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    );
+    let (disk_reason, disk_message) = pick(
+        disk,
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    );
+    [
+        Verdict { type_: "MemoryPressure", bad: memory, reason: memory_reason, message: memory_message },
+        Verdict { type_: "DiskPressure", bad: disk, reason: disk_reason, message: disk_message },
+        Verdict {
+            type_: "PIDPressure",
+            bad: false,
+            reason: "KubeletHasSufficientPID",
+            message: "kubelet has sufficient PID available",
+        },
+        Verdict { type_: "Ready", bad: false, reason: "KubeletReady", message: "kubelet is posting ready status" },
+    ]
+}
+
+fn conditions(machine: &Machine, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+    let before = old.conditions.as_deref().unwrap_or_default();
+    let now = crate::pod::status::time(now);
+    let ours: Vec<NodeCondition> = verdicts(machine)
+        .into_iter()
+        .map(|v| {
+            let truth = if v.type_ == "Ready" { !v.bad } else { v.bad };
+            let status = if truth { "True" } else { "False" };
+            let same = before.iter().find(|c| c.type_ == v.type_ && c.status == status);
+            NodeCondition {
+                type_: v.type_.to_owned(),
+                status: status.to_owned(),
+                reason: Some(v.reason.to_owned()),
+                message: Some(v.message.to_owned()),
+                last_heartbeat_time: Some(now.clone()),
+                last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.clone())),
+            }
+        })
+        .collect();
+    let others = before.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned();
+    others.chain(ours.clone()).collect()
+}
+
+/// Events that a change of conditions is worth (`recordNodeStatusEvent`), as reason.
+pub fn transitions(before: &NodeStatus, after: &NodeStatus) -> Vec<&'static str> {
+    let state = |s: &NodeStatus, type_: &str| {
+        s.conditions.iter().flatten().find(|c| c.type_ == type_).map(|c| c.status.clone())
+    };
+    let names = [
+        ("MemoryPressure", "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+        ("DiskPressure", "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ("PIDPressure", "NodeHasInsufficientPID", "NodeHasSufficientPID"),
+        ("Ready", "NodeReady", "NodeNotReady"),
+    ];
+    let event = |(type_, on, off): (&str, &'static str, &'static str)| {
+        let now = state(after, type_);
+        (now != state(before, type_)).then(|| if now.as_deref() == Some("True") { on } else { off })
+    };
+    names.into_iter().filter_map(event).collect()
+}
+
+/// Whether two statuses differ in more than heartbeats.
+fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
+    let calm = |s: &NodeStatus| {
+        let mut s = s.clone();
+        s.conditions.iter_mut().flatten().for_each(|c| c.last_heartbeat_time = None);
+        s
+    };
+    calm(a) != calm(b)
+}
+
+/// Registers the node and keeps lease and status until `shutdown`.
+pub struct NodeKeeper {
+    context: Arc<Context>,
+    client: Client,
+    uid: String,
+    known: NodeStatus,
+    reported_at: Option<Timestamp>,
+}
+
+impl NodeKeeper {
+    /// Touches nothing.
+    pub fn new(context: Arc<Context>, client: &Client) -> Self {
+        NodeKeeper {
+            context,
+            client: client.named("kubelet"),
+            uid: String::new(),
+            known: NodeStatus::default(),
+            reported_at: None,
+        }
+    }
+
+    /// Runs until `shutdown`. The first round registers; a round that fails is tried again at the next.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.event(false, "Starting", "Starting kubelet.");
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match self.round().await {
+                Ok(()) => wait = LEASE_RENEW,
+                Err(error) => {
+                    tracing::warn!(error = %base::chain(&error), "failed to report the node");
+                    wait = (wait * 2).min(LEASE_RENEW);
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn event(&self, warning: bool, reason: &str, message: &str) {
+        self.context.cluster.event(ClusterEvent { pod: None, field_path: None, warning, reason, message });
+    }
+
+    async fn round(&mut self) -> Result<(), ClientError> {
+        let now = self.context.clock.now();
+        let machine = match Machine::read(&self.context.images.root()) {
+            Ok(machine) => machine,
+            Err(error) => {
+                tracing::error!(%error, "failed to read what this machine has");
+                return Ok(());
+            }
+        };
+        let images = self.context.images.list().await.unwrap_or_else(|error| {
+            tracing::warn!(error = %base::chain(&error), "failed to list images for the node's status");
+            Vec::new()
+        });
+        if self.uid.is_empty() {
+            self.register(&machine, &images, now).await?;
+        }
+        let status = node_status(&self.context.config, &machine, &images, &self.known, now);
+        *self.context.allocatable.write() = status.allocatable.clone().unwrap_or_default();
+        let due = self.reported_at.is_none_or(|at| now.duration_since(at) >= STATUS_EVERY);
+        if due || differs(&self.known, &status) {
+            self.report(status, now).await?;
+        }
+        self.renew_lease(now).await
+    }
+
+    async fn register(&mut self, machine: &Machine, images: &[Image], now: Timestamp) -> Result<(), ClientError> {
+        let config = &self.context.config;
+        let nodes = self.client.api::<Node>();
+        let status = node_status(config, machine, images, &NodeStatus::default(), now);
+        let wanted = new_node(config, status);
+        let node = match nodes.create(&wanted).await {
+            Ok(node) => node,
+            Err(e) if e.is_already_exists() => {
+                let labels =
+                    json!({"metadata": {"labels": wanted.metadata.labels, "annotations": wanted.metadata.annotations}});
+                nodes.patch("", &config.node_name, "", &Patch::Merge(labels)).await?
+            }
+            Err(e) => return Err(e),
+        };
+        self.uid = node.uid().to_owned();
+        self.known = node.status.unwrap_or_default();
+        Ok(())
+    }
+
+    async fn report(&mut self, status: NodeStatus, now: Timestamp) -> Result<(), ClientError> {
+        let name = &self.context.config.node_name;
+        let patch = json!({"status": status_value(&status)});
+        let written = self.client.api::<Node>().patch("", name, "status", &Patch::Merge(patch)).await;
+        let node = match written {
+            Ok(node) => node,
+            Err(e) => {
+                if e.is_not_found() {
+                    // Somebody deleted the node: register anew.
+                    self.uid.clear();
+                }
+                return Err(e);
+            }
+        };
+        for reason in transitions(&self.known, &status) {
+            self.event(false, reason, &format!("Node {name} status is now: {reason}"));
+        }
+        self.known = node.status.unwrap_or(status);
+        self.reported_at = Some(now);
+        Ok(())
+    }
+
+    async fn renew_lease(&self, now: Timestamp) -> Result<(), ClientError> {
+        let name = &self.context.config.node_name;
+        let leases = self.client.api::<Lease>();
+        let patch = json!({"spec": {
+            "holderIdentity": name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": micro_time(now),
+        }});
+        match leases.patch(LEASE_NAMESPACE, name, "", &Patch::Merge(patch)).await {
+            Err(e) if e.is_not_found() => leases.create(&self.new_lease(now)).await.map(drop),
+            other => other.map(drop),
+        }
+    }
+
+    fn new_lease(&self, now: Timestamp) -> Lease {
+        let name = self.context.config.node_name.clone();
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(LEASE_NAMESPACE.into()),
+                owner_references: Some(vec![OwnerReference {
+                    api_version: "v1".into(),
+                    kind: "Node".into(),
+                    name: name.clone(),
+                    uid: self.uid.clone(),
+                    ..OwnerReference::default()
+                }]),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(name),
+                lease_duration_seconds: Some(LEASE_SECONDS),
+                renew_time: Some(MicroTime(now)),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+}
+
+/// The status' JSON, by way of a Node, whose codec there is.
+fn status_value(status: &NodeStatus) -> Value {
+    let node = Node { status: Some(status.clone()), ..Node::default() };
+    let mut value: Value = serde_json::from_slice(&node.encode()).unwrap_or_default();
+    value["status"].take()
+}
+
+/// RFC 3339 with microseconds, as MicroTime is written.
+fn micro_time(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+/// A heartbeat's time in tests and elsewhere.
+pub fn heartbeat(status: &NodeStatus) -> Option<&Time> {
+    status.conditions.iter().flatten().find(|c| c.type_ == "Ready")?.last_heartbeat_time.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::spec::dns::ClusterDns;
+    use expect_test::expect;
+    use std::net::IpAddr;
+
+    fn config() -> Config {
+        Config {
+            node_name: "n1".into(),
+            node_ips: vec![IpAddr::from([192, 168, 0, 1])],
+            hostname: "n1.lan".into(),
+            data_dir: "/d".into(),
+            run_dir: "/r".into(),
+            log_dir: "/l".into(),
+            dns: ClusterDns::default(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            port: 10250,
+            max_pods: 110,
+            pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
+            labels: BTreeMap::new(),
+            version: "0.1.0".into(),
+        }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            cpus: 2,
+            memory: 8 << 30,
+            memory_available: 4 << 30,
+            disk: 100 << 30,
+            disk_available: 50 << 30,
+            inodes: 1000,
+            inodes_free: 900,
+            ..Machine::default()
+        }
+    }
+
+    fn at(s: i64) -> Timestamp {
+        Timestamp::from_second(s).expect("small")
+    }
+
+    fn shown(status: &NodeStatus) -> String {
+        let mut out = String::new();
+        for (name, quantity) in status.capacity.iter().flatten() {
+            let allocatable =
+                status.allocatable.as_ref().and_then(|a| a.get(name)).map(|q| q.0.clone()).unwrap_or_default();
+            out += &format!("{name} {} {allocatable}\n", quantity.0);
+        }
+        for c in status.conditions.iter().flatten() {
+            let since = c.last_transition_time.as_ref().map(|t| t.0.as_second()).unwrap_or_default();
+            out += &format!("{}={} {} since {since}\n", c.type_, c.status, c.reason.as_deref().unwrap_or_default());
+        }
+        out
+    }
+
+    #[test]
+    fn capacity_allocatable_and_conditions() {
+        let status = node_status(&config(), &machine(), &[], &NodeStatus::default(), at(100));
+        expect![[r#"
+            cpu 2 2
+            ephemeral-storage 104857600Ki 96636764160
+            hugepages-1Gi 0 0
+            hugepages-2Mi 0 0
+            memory 8388608Ki 8286208Ki
+            pods 110 110
+            MemoryPressure=False KubeletHasSufficientMemory since 100
+            DiskPressure=False KubeletHasNoDiskPressure since 100
+            PIDPressure=False KubeletHasSufficientPID since 100
+            Ready=True KubeletReady since 100
+        "#]]
+        .assert_eq(&shown(&status));
+        assert_eq!(
+            transitions(&NodeStatus::default(), &status),
+            ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]
+        );
+    }
+
+    #[test]
+    fn pressure_is_told_once_and_heartbeats_are_no_change() {
+        let before = node_status(&config(), &machine(), &[], &NodeStatus::default(), at(100));
+        let later = node_status(&config(), &machine(), &[], &before, at(200));
+        assert!(!differs(&before, &later));
+        assert_eq!(heartbeat(&later).map(|t| t.0), Some(at(200)));
+        let full = Machine { disk_available: 1 << 30, memory_available: 1 << 20, ..machine() };
+        let pressed = node_status(&config(), &full, &[], &later, at(300));
+        assert!(differs(&later, &pressed));
+        assert_eq!(transitions(&later, &pressed), ["NodeHasInsufficientMemory", "NodeHasDiskPressure"]);
+        assert!(shown(&pressed).contains("Ready=True KubeletReady since 100"));
+    }
+
+    #[test]
+    fn machines_are_read() {
+        let machine = Machine::read(Path::new("/")).expect("this machine");
+        assert!(machine.cpus > 0 && machine.memory > 0 && machine.disk > 0 && !machine.kernel.is_empty());
+        assert_eq!(count_cpus("0-3,8"), 5);
+        assert_eq!(count_cpus(""), 1);
+        assert_eq!(os_name("ID=debian\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
+        assert_eq!(micro_time(at(0)), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn registration() {
+        let node = new_node(&config(), NodeStatus::default());
+        assert_eq!(node.spec.and_then(|s| s.pod_cidr).as_deref(), Some("10.42.0.0/24"));
+        assert_eq!(node.metadata.labels.expect("set")["kubernetes.io/hostname"], "n1");
+    }
+}

@@ -91,7 +91,9 @@ impl FakeEngine {
     pub(crate) fn running(&self, name: &str) -> Option<(String, String)> {
         let state = self.state.lock();
         state.sandboxes.iter().find_map(|(sandbox, (_, containers))| {
-            let found = containers.values().find(|c| c.exit.is_none() && c.spec.labels.get("name").map(String::as_str) == Some(name));
+            let found = containers
+                .values()
+                .find(|c| c.exit.is_none() && c.spec.labels.get("name").map(String::as_str) == Some(name));
             found.map(|c| (sandbox.clone(), c.spec.id.clone()))
         })
     }
@@ -112,28 +114,28 @@ impl FakeEngine {
     }
 }
 
-
 #[async_trait]
 impl Engine for FakeEngine {
     async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError> {
         let state = self.state.lock();
-        let snapshot = |(id, (spec, containers)): (&String, &(SandboxSpec, BTreeMap<String, FakeContainer>))| SandboxSnapshot {
-            id: id.clone(),
-            namespace: spec.namespace.clone(),
-            name: spec.name.clone(),
-            uid: spec.uid.clone(),
-            attempt: spec.attempt,
-            alive: true,
-            containers: containers
-                .values()
-                .map(|c| ContainerSnapshot {
-                    id: c.spec.id.clone(),
-                    labels: c.spec.labels.clone(),
-                    started_at: Some(c.started_at),
-                    exit: c.exit.clone(),
-                })
-                .collect(),
-        };
+        let snapshot =
+            |(id, (spec, containers)): (&String, &(SandboxSpec, BTreeMap<String, FakeContainer>))| SandboxSnapshot {
+                id: id.clone(),
+                namespace: spec.namespace.clone(),
+                name: spec.name.clone(),
+                uid: spec.uid.clone(),
+                attempt: spec.attempt,
+                alive: true,
+                containers: containers
+                    .values()
+                    .map(|c| ContainerSnapshot {
+                        id: c.spec.id.clone(),
+                        labels: c.spec.labels.clone(),
+                        started_at: Some(c.started_at),
+                        exit: c.exit.clone(),
+                    })
+                    .collect(),
+            };
         Ok(state.sandboxes.iter().map(snapshot).collect())
     }
 
@@ -161,7 +163,8 @@ impl Engine for FakeEngine {
         }
         let started_at = Timestamp::from_second(1_000_000).expect("small");
         let mut state = self.state.lock();
-        let sandbox = state.sandboxes.get_mut(&spec.sandbox).ok_or_else(|| EngineError::NotFound(spec.sandbox.clone()))?;
+        let sandbox =
+            state.sandboxes.get_mut(&spec.sandbox).ok_or_else(|| EngineError::NotFound(spec.sandbox.clone()))?;
         sandbox.1.insert(spec.id.clone(), FakeContainer { spec: spec.clone(), started_at, exit: None });
         drop(state);
         self.changed.notify_waiters();
@@ -169,7 +172,7 @@ impl Engine for FakeEngine {
     }
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
-        self.call(format!("{signal}"));
+        self.call(signal.to_owned());
         let obeyed = self.state.lock().obeyed.iter().any(|s| s == signal);
         if obeyed {
             let code = if signal == "SIGKILL" { 137 } else { 143 };
@@ -189,7 +192,13 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn exec(&self, _: &str, _: &str, command: &[String], timeout: Option<Duration>) -> Result<ExecOutput, EngineError> {
+    async fn exec(
+        &self,
+        _: &str,
+        _: &str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, EngineError> {
         match command.first().map(String::as_str) {
             Some("fail") => Ok(ExecOutput { code: 1, output: command[1].clone().into_bytes() }),
             Some("hang") => Err(EngineError::Timeout(timeout.unwrap_or_default())),
@@ -235,7 +244,12 @@ impl FakeImages {
 impl Images for FakeImages {
     async fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         let config = crate::images::ImageConfig { command: vec!["run".into()], ..Default::default() };
-        let image = Image { id: reference.to_owned(), digest_reference: format!("{reference}@sha256:0"), config, ..Image::default() };
+        let image = Image {
+            id: reference.to_owned(),
+            digest_reference: format!("{reference}@sha256:0"),
+            config,
+            ..Image::default()
+        };
         Ok((!reference.starts_with("missing")).then_some(image))
     }
     async fn pull(&self, reference: &str, _: &[Credential]) -> Result<Image, ImageError> {
@@ -354,7 +368,12 @@ impl Cluster for FakeCluster {
         Ok(self.pods.lock().get(&(namespace.to_owned(), name.to_owned())).cloned())
     }
 
-    async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &serde_json::Value) -> Result<Pod, ClusterError> {
+    async fn patch_pod_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<Pod, ClusterError> {
         let pod = self.pod(namespace, name).await?.ok_or_else(|| ClusterError::NotFound(name.to_owned()))?;
         if patch["metadata"]["resourceVersion"].as_str() != pod.metadata.resource_version.as_deref() {
             return Err(ClusterError::Conflict(name.to_owned()));
@@ -415,4 +434,3 @@ fn merge(target: &mut serde_json::Value, patch: &serde_json::Value) {
         }
     }
 }
-

@@ -80,9 +80,8 @@ impl World {
     }
 
     fn left(&self) -> String {
-        let dirs = ["data/pods", "run/pods", "log"].map(|d| {
-            std::fs::read_dir(self.dir.path().join(d)).map(|entries| entries.count()).unwrap_or(0)
-        });
+        let dirs = ["data/pods", "run/pods", "log"]
+            .map(|d| std::fs::read_dir(self.dir.path().join(d)).map(|entries| entries.count()).unwrap_or(0));
         format!(
             "sandboxes={} roots={} addresses={} dirs={}",
             self.engine.sandboxes().len(),
@@ -172,7 +171,10 @@ async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
     .await;
     let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there").remove(0);
     let last = status.last_state.and_then(|s| s.terminated).expect("it ended");
-    assert_eq!((last.exit_code, last.reason.as_deref(), last.message.as_deref()), (3, Some("Error"), Some("I am done")));
+    assert_eq!(
+        (last.exit_code, last.reason.as_deref(), last.message.as_deref()),
+        (3, Some("Error"), Some("I am done"))
+    );
     let log = agent.handle.log("default", "web", None, "a", true).expect("the previous log");
     assert!(log.path.ends_with("default_web_1-2-3/a/0.log"), "{}", log.path.display());
     assert_eq!(world.images.roots(), 1, "the ended run's root is released");
@@ -183,7 +185,8 @@ async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
 async fn restarting_the_agent_restarts_nothing_and_misses_no_exit() {
     let world = World::new();
     let agent = world.start();
-    let two = r#"{"nodeName":"n1","restartPolicy":"Never","containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}"#;
+    let two =
+        r#"{"nodeName":"n1","restartPolicy":"Never","containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}"#;
     world.cluster.put(pod(two));
     until("both run", || async { world.engine.running("a").is_some() && world.engine.running("b").is_some() }).await;
     until_phase(&world, "web", "Running").await;
@@ -231,7 +234,9 @@ async fn volumes_wait_for_a_config_map_and_follow_its_changes() {
     world.cluster.put(pod(spec));
     let failed = "Warning FailedMount \"MountVolume.SetUp failed for volume \"v\" : configmap \"cfg\" not found\"";
     until("the event tells", || async { world.cluster.events().iter().any(|e| e == failed) }).await;
-    let map = |color: &str| object(&format!(r#"{{"metadata":{{"name":"cfg","namespace":"default"}},"data":{{"color":"{color}"}}}}"#));
+    let map = |color: &str| {
+        object(&format!(r#"{{"metadata":{{"name":"cfg","namespace":"default"}},"data":{{"color":"{color}"}}}}"#))
+    };
     world.cluster.put_config_map(map("red"));
     until_phase(&world, "web", "Running").await;
     let spec = world.engine.spec_of("a").expect("it runs");
@@ -260,11 +265,17 @@ async fn errors_name_what_is_wrong() {
     };
     until("the image is backed off", || async { reason("image").starts_with("ImagePullBackOff") }).await;
     assert_eq!(reason("image"), "ImagePullBackOff Back-off pulling image \"missing/image:1\": ErrImagePull: not found");
-    until("the key is missed", || async { reason("key") == "CreateContainerConfigError configmap \"nowhere\" not found" }).await;
+    until("the key is missed", || async {
+        reason("key") == "CreateContainerConfigError configmap \"nowhere\" not found"
+    })
+    .await;
     until("the command loops", || async { reason("command").starts_with("CrashLoopBackOff back-off") }).await;
     assert_eq!(world.images.roots(), 0);
     let error = agent.handle.log("default", "web", None, "image", false).expect_err("no log");
-    assert_eq!(error.to_string(), "container \"image\" in pod \"web\" is waiting to start: trying and failing to pull image");
+    assert_eq!(
+        error.to_string(),
+        "container \"image\" in pod \"web\" is waiting to start: trying and failing to pull image"
+    );
     agent.stop().await;
 }
 

@@ -84,7 +84,9 @@ pub fn load_all(dir: &Path) -> Result<Vec<(Pod, Seen)>, CheckpointError> {
         match load(&path) {
             Ok(Some(found)) => out.push(found),
             Ok(None) => {}
-            Err(e) => tracing::warn!(path = %path.display(), error = %base::chain(&e), "a pod's checkpoint is unreadable"),
+            Err(e) => {
+                tracing::warn!(path = %path.display(), error = %base::chain(&e), "a pod's checkpoint is unreadable")
+            }
         }
     }
     Ok(out)

@@ -55,7 +55,8 @@ impl PodEvents {
             tracing::debug!(pod = view::describe(pod), reason, message, "event dropped: too many for this pod");
             return;
         }
-        let field_path = container.and_then(|name| view::find_container(pod, name).map(|(role, _)| view::field_path(role, name)));
+        let field_path =
+            container.and_then(|name| view::find_container(pod, name).map(|(role, _)| view::field_path(role, name)));
         self.cluster.event(ClusterEvent { pod: Some(pod), field_path, warning, reason, message });
     }
 
@@ -109,7 +110,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (ms, want) in [(0, "0s"), (512, "512ms"), (1500, "1.5s"), (2000, "2s"), (123_004, "2m3.004s"), (3_600_000, "1h0m0s")] {
+        for (ms, want) in
+            [(0, "0s"), (512, "512ms"), (1500, "1.5s"), (2000, "2s"), (123_004, "2m3.004s"), (3_600_000, "1h0m0s")]
+        {
             assert_eq!(go_millis(Duration::from_millis(ms)), want);
         }
     }

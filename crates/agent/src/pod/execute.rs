@@ -12,7 +12,7 @@ use super::spec::{self, ContainerInput, dns, fields, hosts};
 use super::view::{self, Role};
 use crate::cluster::ClusterError;
 use crate::context::Context;
-use crate::engine::{ContainerSpec, EngineError, Mount, Rootfs};
+use crate::engine::{ContainerSpec, EngineError, Mount, Rootfs, Seccomp};
 use crate::images::{Credential, Image, ImageError};
 use crate::network::AttachRequest;
 use crate::probes::{self, Outcome, Target};
@@ -241,7 +241,9 @@ impl Executor {
         if policy != PullPolicy::Always {
             match self.context.images.find(image).await {
                 Ok(Some(found)) => {
-                    let text = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+                    let text = format!(
+                        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+                    );
                     self.events.normal(pod, c, "Pulled", &text);
                     return Ok(found);
                 }
@@ -283,7 +285,9 @@ impl Executor {
             ImageError::InvalidName { .. } => {
                 ("InvalidImageName", format!("Failed to apply default image tag \"{image}\": {error}"))
             }
-            ImageError::Failed(_) => ("ImageInspectError", format!("Failed to inspect image \"{image}\": {}", base::chain(error))),
+            ImageError::Failed(_) => {
+                ("ImageInspectError", format!("Failed to inspect image \"{image}\": {}", base::chain(error)))
+            }
         };
         self.events.warning(&self.pod, c, "InspectFailed", &text);
         (reason, text)
@@ -292,7 +296,8 @@ impl Executor {
     /// Logins from the pod's image pull secrets (`getPullSecretsForPod`).
     async fn credentials(&self) -> Vec<Credential> {
         let (mut out, mut missing) = (Vec::new(), Vec::new());
-        for name in view::spec(&self.pod).image_pull_secrets.iter().flatten().map(|r| &r.name).filter(|n| !n.is_empty()) {
+        for name in view::spec(&self.pod).image_pull_secrets.iter().flatten().map(|r| &r.name).filter(|n| !n.is_empty())
+        {
             match self.context.cluster.secret(self.pod.namespace(), name).await {
                 Ok(Some(secret)) => out.extend(credentials_of(&secret)),
                 Ok(None) | Err(_) => missing.push(name.as_str()),
@@ -347,7 +352,13 @@ impl Executor {
     }
 
     /// Looks up everything and forms the spec. The error is the message of `CreateContainerConfigError`.
-    async fn prepare(&self, c: &Container, role: Role, restarts: u32, image: &str) -> Result<(ContainerSpec, Running), String> {
+    async fn prepare(
+        &self,
+        c: &Container,
+        role: Role,
+        restarts: u32,
+        image: &str,
+    ) -> Result<(ContainerSpec, Running), String> {
         let (context, pod) = (&self.context, &*self.pod);
         let found = context.images.find(image).await.map_err(|e| base::chain(&e))?;
         let found = found.ok_or_else(|| format!("image {image} is gone"))?;
@@ -388,6 +399,12 @@ impl Executor {
             node_memory: context.memory,
         };
         let mut spec = spec::container_spec(pod, c, input).map_err(|e| e.to_string())?;
+        if let Seccomp::Localhost(name) = &spec.seccomp {
+            let path = context.config.data_dir.join("seccomp").join(name);
+            let json = std::fs::read_to_string(&path);
+            let json = json.map_err(|e| format!("failed to load seccomp profile {}: {e}", path.display()))?;
+            spec.seccomp = Seccomp::Profile(json);
+        }
         // Last, so that nothing is left behind by a spec that cannot be formed.
         spec.rootfs = context.images.prepare(&found.id, &id).await.map_err(|e| base::chain(&e))?;
         Ok((spec, running))
@@ -410,10 +427,14 @@ impl Executor {
     fn own_mounts(&self, c: &Container, restarts: u32) -> Result<Vec<Mount>, String> {
         let taken = |path: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
         let dir = self.context.pod_run_dir(self.uid());
-        let mount = |source: &Path, target: &str| Mount { source: source.into(), target: target.into(), ..Mount::default() };
+        let mount =
+            |source: &Path, target: &str| Mount { source: source.into(), target: target.into(), ..Mount::default() };
         let files = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")];
-        let mut out: Vec<Mount> =
-            files.iter().filter(|(_, target)| !taken(target)).map(|(name, target)| mount(&dir.join(name), target)).collect();
+        let mut out: Vec<Mount> = files
+            .iter()
+            .filter(|(_, target)| !taken(target))
+            .map(|(name, target)| mount(&dir.join(name), target))
+            .collect();
         let path = c.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/dev/termination-log");
         let file = self.context.termination_path(self.uid(), &c.name, restarts);
         let failed = |e: std::io::Error| format!("failed to create {}: {e}", file.display());
@@ -478,7 +499,9 @@ impl Executor {
                 self.tell(Observation::Exited { id, how: unknown_exit(self.context.clock.now()) });
             }
             // The plan signals again.
-            Err(error) => tracing::warn!(container, signal, error = %base::chain(&error), "failed to signal a container"),
+            Err(error) => {
+                tracing::warn!(container, signal, error = %base::chain(&error), "failed to signal a container")
+            }
         }
     }
 

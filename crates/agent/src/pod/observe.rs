@@ -184,7 +184,9 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             c.waiting = Some(Waiting { reason, message });
         }
         Observation::Started { container, running } => started(seen, container, *running),
-        Observation::StartFailed { container, failure, message } => start_failed(seen, container, failure, message, now),
+        Observation::StartFailed { container, failure, message } => {
+            start_failed(seen, container, failure, message, now)
+        }
         Observation::PostStartEnded { container, id, error } => post_start_ended(seen, &container, &id, error),
         Observation::PreStopEnded { container, id } => {
             if let Some(run) = running_as(seen, &container, &id)

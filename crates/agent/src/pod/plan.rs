@@ -15,7 +15,9 @@
 //! restart rule with the action RestartAllContainers restarts only its own container.
 
 use super::observe::next_restart;
-use super::seen::{ContainerSeen, Doing, Ending, PostStart, ProbeSeen, Run, Sandbox, Seen, Stop, StopStage, Volumes, Waiting, signed};
+use super::seen::{
+    ContainerSeen, Doing, Ending, PostStart, ProbeSeen, Run, Sandbox, Seen, Stop, StopStage, Volumes, Waiting, signed,
+};
 use super::view::{self, Role};
 use api::k8s::api::core::v1::{Container, Pod, Probe};
 use jiff::Timestamp;
@@ -246,7 +248,8 @@ impl Planner<'_> {
 
     fn deadline(&self) -> Option<Timestamp> {
         let seconds = u64::try_from(view::spec(self.pod).active_deadline_seconds?).unwrap_or(0);
-        let started = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0).or(self.seen.first_seen)?;
+        let started =
+            self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0).or(self.seen.first_seen)?;
         Some(started + signed(Duration::from_secs(seconds)))
     }
 
@@ -402,8 +405,11 @@ impl Planner<'_> {
             match &s.run {
                 Run::Running(run) => {
                     let stays = run.stop.is_none() && self.watch_over(c, "Container");
-                    let restarts =
-                        self.container(&c.name).running().and_then(|r| r.stop.as_ref()).is_some_and(|stop| stop.restart);
+                    let restarts = self
+                        .container(&c.name)
+                        .running()
+                        .and_then(|r| r.stop.as_ref())
+                        .is_some_and(|stop| stop.restart);
                     goes_on |= stays || restarts;
                 }
                 Run::None => {
@@ -493,11 +499,8 @@ impl Planner<'_> {
         let Some(ends) = s.crash.ends_after(&crash_key(c), finished, self.now) else { return false };
         self.wake(ends);
         let described = view::describe(self.pod);
-        let message = format!(
-            "back-off {} restarting failed container={} pod={described}",
-            go_duration(s.crash.length),
-            c.name
-        );
+        let message =
+            format!("back-off {} restarting failed container={} pod={described}", go_duration(s.crash.length), c.name);
         let waiting = Waiting { reason: "CrashLoopBackOff".into(), message };
         if s.waiting.as_ref() != Some(&waiting) || s.backed_off_for != Some(finished) {
             let text = format!("Back-off restarting failed container {} in pod {described}", c.name);
@@ -695,7 +698,9 @@ impl Planner<'_> {
         let s = self.container(&c.name);
         let Run::Running(run) = &s.run else { return };
         // A pod that ends is only asked whether it is still ready (`StopLivenessAndStartup`).
-        let skip = run.post_start != PostStart::Done || (ending && kind != ProbeKind::Readiness) || (run.stop.is_some() && !ending);
+        let skip = run.post_start != PostStart::Done
+            || (ending && kind != ProbeKind::Readiness)
+            || (run.stop.is_some() && !ending);
         if skip || (gated && s.probes.startup.result != Some(true)) {
             return;
         }

@@ -132,7 +132,11 @@ mod tests {
 
     fn kept(run: Run, doing: Doing) -> Seen {
         let seen = ContainerSeen { run, doing, ..ContainerSeen::default() };
-        Seen { sandbox: Sandbox::Ready { id: "s".into() }, containers: [("a".to_owned(), seen)].into(), ..Seen::default() }
+        Seen {
+            sandbox: Sandbox::Ready { id: "s".into() },
+            containers: [("a".to_owned(), seen)].into(),
+            ..Seen::default()
+        }
     }
 
     fn check(kept: Seen, snapshot: Option<&SandboxSnapshot>, want: &str) {
@@ -152,14 +156,23 @@ mod tests {
         let ready = "Ready { id: \"s\" }";
         let runs = || kept(Run::Running(running("c1")), Doing::Nothing);
         check(runs(), Some(&snapshot(vec![container("c1", None)])), &format!("{ready}: running c1"));
-        check(runs(), Some(&snapshot(vec![container("c1", Some(exit.clone()))])), &format!("{ready}: exited c1 Error=3 last words"));
-        let unknown = "exited c1 ContainerStatusUnknown=137 The container could not be located when the pod was terminated";
+        check(
+            runs(),
+            Some(&snapshot(vec![container("c1", Some(exit.clone()))])),
+            &format!("{ready}: exited c1 Error=3 last words"),
+        );
+        let unknown =
+            "exited c1 ContainerStatusUnknown=137 The container could not be located when the pod was terminated";
         check(runs(), Some(&snapshot(vec![])), &format!("{ready}: {unknown}"));
         check(runs(), None, &format!("Lost {{ id: \"s\" }}: {unknown}"));
         // Started, but the agent died before it was told so.
         let starting = || kept(Run::None, Doing::Starting);
         check(starting(), Some(&snapshot(vec![container("c2", None)])), &format!("{ready}: running c2"));
-        check(starting(), Some(&snapshot(vec![container("c2", Some(exit))])), &format!("{ready}: exited c2 Error=3 last words"));
+        check(
+            starting(),
+            Some(&snapshot(vec![container("c2", Some(exit))])),
+            &format!("{ready}: exited c2 Error=3 last words"),
+        );
         check(starting(), Some(&snapshot(vec![])), &format!("{ready}: none"));
     }
 }

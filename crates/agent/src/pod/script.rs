@@ -84,9 +84,7 @@ impl Script {
             "sandbox-stopped" => Observation::SandboxStopped,
             "sandbox-removed" => Observation::SandboxRemoved,
             "references-changed" => Observation::ReferencesChanged,
-            "pull-failed" => {
-                Observation::PullFailed { container, reason: "ErrImagePull".into(), message: rest }
-            }
+            "pull-failed" => Observation::PullFailed { container, reason: "ErrImagePull".into(), message: rest },
             "start-failed" => Observation::StartFailed { container, failure: StartFailure::Config, message: rest },
             "run-failed" => Observation::StartFailed { container, failure: StartFailure::Run, message: rest },
             "post-start-done" => Observation::PostStartEnded { container, id, error: None },
@@ -197,7 +195,11 @@ impl Script {
             definition: view::definition(&c),
             started_at: self.at(),
             stop_signal: "SIGTERM".into(),
-            post_start: if c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()) { PostStart::Runs } else { PostStart::Done },
+            post_start: if c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()) {
+                PostStart::Runs
+            } else {
+                PostStart::Done
+            },
             stop: None,
         }
     }
@@ -261,7 +263,12 @@ fn describe(action: &PodAction) -> String {
         PodAction::Forget => "forget".into(),
         PodAction::Event(e) => {
             let kind = if e.warning { "Warning" } else { "Normal" };
-            format!("event {kind} {} {}\"{}\"", e.reason, e.container.as_ref().map(|c| format!("{c} ")).unwrap_or_default(), e.message)
+            format!(
+                "event {kind} {} {}\"{}\"",
+                e.reason,
+                e.container.as_ref().map(|c| format!("{c} ")).unwrap_or_default(),
+                e.message
+            )
         }
     }
 }

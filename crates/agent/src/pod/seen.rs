@@ -407,7 +407,9 @@ impl Seen {
                     stop.stage = StopStage::Turn;
                 }
             }
-            for probe in [&mut container.probes.startup, &mut container.probes.readiness, &mut container.probes.liveness] {
+            for probe in
+                [&mut container.probes.startup, &mut container.probes.readiness, &mut container.probes.liveness]
+            {
                 probe.running = false;
             }
         }
@@ -421,7 +423,10 @@ impl Seen {
 
     /// Whether any process of the pod may run.
     pub fn anything_runs(&self) -> bool {
-        matches!(self.sandbox, Sandbox::Creating | Sandbox::Ready { .. } | Sandbox::Stopping { .. } | Sandbox::Lost { .. })
+        matches!(
+            self.sandbox,
+            Sandbox::Creating | Sandbox::Ready { .. } | Sandbox::Stopping { .. } | Sandbox::Lost { .. }
+        )
     }
 }
 
@@ -444,7 +449,8 @@ impl ContainerSeen {
 
     /// Whether it has passed postStart and its startup probe (`isContainerStarted`).
     pub fn is_started(&self, has_startup_probe: bool) -> bool {
-        self.running().is_some_and(|r| r.post_start == PostStart::Done) && (!has_startup_probe || self.probes.startup.result == Some(true))
+        self.running().is_some_and(|r| r.post_start == PostStart::Done)
+            && (!has_startup_probe || self.probes.startup.result == Some(true))
     }
 }
 

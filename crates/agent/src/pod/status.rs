@@ -12,8 +12,8 @@ use super::spec::resources;
 use super::view::{self, Role};
 use api::Time;
 use api::k8s::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
 };
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -103,14 +103,20 @@ fn statuses(pod: &Pod, seen: &Seen, old: &PodStatus, list: Role, finished: bool)
     (!out.is_empty()).then_some(out)
 }
 
-fn container_status(pod: &Pod, seen: &Seen, c: &Container, role: Role, old: Option<&ContainerStatus>) -> ContainerStatus {
+fn container_status(
+    pod: &Pod,
+    seen: &Seen,
+    c: &Container,
+    role: Role,
+    old: Option<&ContainerStatus>,
+) -> ContainerStatus {
     let nothing = ContainerSeen::default();
     let s = seen.container(&c.name).unwrap_or(&nothing);
     let mut out = ContainerStatus {
         name: c.name.clone(),
         image: c.image.clone().unwrap_or_default(),
         restart_count: i32::try_from(s.restarts).unwrap_or(i32::MAX),
-        last_state: s.last.as_ref().map(|exit| terminated(exit)),
+        last_state: s.last.as_ref().map(terminated),
         volume_mounts: volume_mounts(c),
         ..ContainerStatus::default()
     };
@@ -251,7 +257,8 @@ fn lost(message: &str) -> ContainerState {
 fn terminate(pod: &Pod, seen: &Seen, statuses: &mut [ContainerStatus], is_init: bool) {
     let waits = |s: &ContainerStatus| s.state.as_ref().is_none_or(|s| s.terminated.is_none());
     let begun = |s: &ContainerStatus| {
-        s.state.as_ref().is_some_and(|st| st.waiting.is_none()) || s.last_state.as_ref().is_some_and(|l| l.terminated.is_some())
+        s.state.as_ref().is_some_and(|st| st.waiting.is_none())
+            || s.last_state.as_ref().is_some_and(|l| l.terminated.is_some())
     };
     let end = if is_init {
         // All but the tail that never began; at least the first.
@@ -351,9 +358,8 @@ fn phase(pod: &Pod, seen: &Seen, status: &PodStatus, terminal: bool) -> Phase {
     if init.failed_for_good {
         return Phase::Failed;
     }
-    let app_begun = view::app_containers(pod)
-        .iter()
-        .any(|c| seen.container(&c.name).is_some_and(|s| !matches!(s.run, Run::None)));
+    let app_begun =
+        view::app_containers(pod).iter().any(|c| seen.container(&c.name).is_some_and(|s| !matches!(s.run, Run::None)));
     let app = AppCount::of(pod, status);
     if init.pending_plain > 0 || (init.pending_sidecars > 0 && !app_begun) || app.waiting + init.waiting > 0 {
         return Phase::Pending;
@@ -482,7 +488,14 @@ fn set_phase(new: &mut PodStatus, old: &PodStatus, seen: &Seen, wanted: Phase, m
 
 // === conditions ===
 
-fn conditions(pod: &Pod, seen: &Seen, old: &PodStatus, new: &PodStatus, phase: Phase, now: Timestamp) -> Vec<PodCondition> {
+fn conditions(
+    pod: &Pod,
+    seen: &Seen,
+    old: &PodStatus,
+    new: &PodStatus,
+    phase: Phase,
+    now: Timestamp,
+) -> Vec<PodCondition> {
     let before = old.conditions.as_deref().unwrap_or_default();
     let mut out: Vec<PodCondition> = before.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
     let containers = containers_ready(pod, new, phase);
@@ -556,7 +569,8 @@ fn gates_ready(pod: &Pod, conditions: &[PodCondition]) -> Verdict {
         match conditions.iter().find(|c| &c.type_ == type_) {
             None => messages.push(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist.")),
             Some(c) if c.status != "True" => {
-                messages.push(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {}", c.status));
+                messages
+                    .push(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {}", c.status));
             }
             Some(_) => {}
         }

@@ -18,14 +18,18 @@ const ONE: &str = r#"{"containers":[{"name":"a","image":"nginx"}],"terminationGr
 
 #[test]
 fn a_pod_starts_and_runs() {
-    check_pod(ONE, "", expect![[r#"
+    check_pod(
+        ONE,
+        "",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
               pull nginx for a (IfNotPresent)
               start a #0
               = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -217,7 +221,10 @@ fn deletion_runs_the_pre_stop_hook_within_the_grace_period() {
 
 #[test]
 fn a_second_delete_shortens_the_grace() {
-    check_pod(ONE, "+1 delete 30\n+5 delete 1\n+0 exit a 143", expect![[r#"
+    check_pod(
+        ONE,
+        "+1 delete 30\n+5 delete 1\n+0 exit a 143",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
@@ -236,12 +243,16 @@ fn a_second_delete_shortens_the_grace() {
               remove a1
               unmount volumes
               = Failed | a Error=143 | Initialized
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn deletion_while_pulling_does_not_wait_for_the_pull() {
-    check_pod(r#"{"containers":[{"name":"a","image":"bad"}]}"#, "+1 delete 30\nstatus-written", expect![[r#"
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"bad"}]}"#,
+        "+1 delete 30\nstatus-written",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
@@ -253,12 +264,16 @@ fn deletion_while_pulling_does_not_wait_for_the_pull() {
               = Failed | a ContainerStatusUnknown=137 | Initialized
         [  1] status-written
               delete object
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn force_deleted_pods_are_stopped_and_forgotten() {
-    check_pod(ONE, "+1 gone\n+1\n+29 exit a 137", expect![[r#"
+    check_pod(
+        ONE,
+        "+1 gone\n+1\n+29 exit a 137",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
@@ -278,7 +293,8 @@ fn force_deleted_pods_are_stopped_and_forgotten() {
               remove sandbox s1
               forget
               = Failed | a Error=137 | Initialized
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -550,7 +566,10 @@ fn active_deadline_fails_the_pod() {
 
 #[test]
 fn a_new_image_restarts_the_container() {
-    check_pod(ONE, "+1 image a nginx:2\n+1 exit a 0", expect![[r#"
+    check_pod(
+        ONE,
+        "+1 image a nginx:2\n+1 exit a 0",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
@@ -566,7 +585,8 @@ fn a_new_image_restarts_the_container() {
               remove a1
               start a #1
               = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -647,7 +667,10 @@ fn a_command_that_cannot_run_crash_loops() {
 
 #[test]
 fn nothing_starts_before_volumes_and_sandbox() {
-    check_slow_pod(ONE, "+1 mount-failed\n+1\nmounted\n+1 sandbox-failed\n+10\nsandbox", expect![[r#"
+    check_slow_pod(
+        ONE,
+        "+1 mount-failed\n+1\nmounted\n+1 sandbox-failed\n+10\nsandbox",
+        expect![[r#"
         [  0] bound
               mount volumes
               = Pending | a ContainerCreating | Initialized
@@ -664,12 +687,16 @@ fn nothing_starts_before_volumes_and_sandbox() {
         [ 13] sandbox
               pull nginx for a (IfNotPresent)
               = Pending | a ContainerCreating | PodReadyToStartContainers,Initialized
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_restarted_agent_disturbs_nothing() {
-    check_pod(ONE, "+5 restart-agent\n+1 exit a 0", expect![[r#"
+    check_pod(
+        ONE,
+        "+5 restart-agent\n+1 exit a 0",
+        expect![[r#"
         [  0] bound
               mount volumes
               create sandbox 0
@@ -683,7 +710,8 @@ fn a_restarted_agent_disturbs_nothing() {
               remove a1
               start a #1
               = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -139,9 +139,9 @@ pub fn grace_period(pod: &Pod, probe: Option<&Probe>) -> Duration {
 /// Whether a container that exited with `code` is started again (`podutil.ContainerShouldRestart`).
 pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
     if let Some(policy) = container.restart_policy.as_deref() {
-        match matching_rule(container, code).map(|r| r.action.as_str()) {
-            Some("Restart" | "RestartAllContainers") => return true,
-            _ => {}
+        let action = matching_rule(container, code).map(|r| r.action.as_str());
+        if matches!(action, Some("Restart" | "RestartAllContainers")) {
+            return true;
         }
         match policy {
             "Always" => return true,

@@ -151,7 +151,11 @@ impl Worker {
     }
 
     /// The next message; `None` when it is time to plan again.
-    async fn wait(&mut self, inbox: &mut mpsc::UnboundedReceiver<Message>, wake_at: Option<Timestamp>) -> Option<Message> {
+    async fn wait(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+        wake_at: Option<Timestamp>,
+    ) -> Option<Message> {
         let Some(at) = wake_at else { return inbox.recv().await };
         let left = at.duration_since(self.context.clock.now());
         let left = Duration::try_from(left).unwrap_or_default();
@@ -193,7 +197,9 @@ impl Worker {
                 if happened == Observation::ReferencesChanged && self.seen.volumes == Volumes::Mounted {
                     self.refresh_volumes();
                 }
-                if let Observation::ImagePulled { container, .. } | Observation::PullFailed { container, .. } = &happened {
+                if let Observation::ImagePulled { container, .. } | Observation::PullFailed { container, .. } =
+                    &happened
+                {
                     self.pulls.remove(container);
                 }
                 observe(&self.pod, &mut self.seen, happened, now);

@@ -14,7 +14,10 @@ use std::time::Duration;
 pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duration) -> Outcome {
     let address = join(&ip.to_string(), port);
     let late = |what: &str| {
-        Outcome::Failure(format!("timeout: {what} \"{address}\" within {}: context deadline exceeded", go_duration(timeout)))
+        Outcome::Failure(format!(
+            "timeout: {what} \"{address}\" within {}: context deadline exceeded",
+            go_duration(timeout)
+        ))
     };
     match tokio::time::timeout(timeout, call(ip, port, &address, service)).await {
         // Upstream's client dials until the time is over, so a refusal reads like a timeout.
@@ -22,9 +25,10 @@ pub(super) async fn check(ip: IpAddr, port: u16, service: &str, timeout: Duratio
         Ok(Err(CallError::Rpc { code: 12, message })) => Outcome::Failure(format!(
             "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {message}"
         )),
-        Ok(Err(CallError::Rpc { code, message })) => {
-            Outcome::Failure(format!("error: health rpc probe failed: rpc error: code = {} desc = {message}", code_name(code)))
-        }
+        Ok(Err(CallError::Rpc { code, message })) => Outcome::Failure(format!(
+            "error: health rpc probe failed: rpc error: code = {} desc = {message}",
+            code_name(code)
+        )),
         Ok(Ok(1)) => Outcome::Success,
         Ok(Ok(status)) => Outcome::Failure(format!("service unhealthy (responded with \"{}\")", status_name(status))),
     }
@@ -153,9 +157,23 @@ fn status_name(status: u64) -> String {
 
 fn code_name(code: u32) -> &'static str {
     const NAMES: [&str; 17] = [
-        "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
-        "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable",
-        "DataLoss", "Unauthenticated",
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
+        "Unauthenticated",
     ];
     usize::try_from(code).ok().and_then(|c| NAMES.get(c)).copied().unwrap_or("Unknown")
 }

@@ -48,7 +48,12 @@ pub struct HttpAnswer {
 }
 
 /// `NewRequestForHTTPGetAction`.
-pub(super) fn target(get: &HTTPGetAction, c: &Container, pod_ip: Option<IpAddr>, purpose: &str) -> Result<HttpTarget, String> {
+pub(super) fn target(
+    get: &HTTPGetAction,
+    c: &Container,
+    pod_ip: Option<IpAddr>,
+    purpose: &str,
+) -> Result<HttpTarget, String> {
     let tls = get.scheme.as_deref().unwrap_or("HTTP").eq_ignore_ascii_case("https");
     let own = get.host.clone().filter(|h| !h.is_empty());
     let host = own.or_else(|| pod_ip.map(|ip| ip.to_string())).ok_or("the pod has no address yet")?;
@@ -86,7 +91,8 @@ async fn once(target: &HttpTarget) -> Result<(HttpAnswer, Option<String>), Strin
         return exchange(target, stream).await;
     }
     let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
-    let stream = tokio_rustls::TlsConnector::from(TLS.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream =
+        tokio_rustls::TlsConnector::from(TLS.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
     exchange(target, stream).await
 }
 

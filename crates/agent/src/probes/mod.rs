@@ -143,7 +143,9 @@ pub async fn run_hook(target: &Target<'_>, pod: &str, hook: &LifecycleHandler) -
     }
     if let Some(get) = &hook.http_get {
         let path = get.path.clone().unwrap_or_default();
-        let failed = |e: String| format!("HTTP lifecycle hook ({path}) for Container \"{name}\" in Pod \"{pod}\" failed - error: {e}");
+        let failed = |e: String| {
+            format!("HTTP lifecycle hook ({path}) for Container \"{name}\" in Pod \"{pod}\" failed - error: {e}")
+        };
         let request = http::target(get, target.container, target.pod_ip, "lifecycle").map_err(&failed)?;
         return match http::get(&request).await {
             Ok(_) => Ok(()),
@@ -220,7 +222,9 @@ mod tests {
     }
 
     async fn check_probe(spec: &str, want: Outcome) {
-        let pod = pod(&format!(r#"{{"containers":[{{"name":"a","ports":[{{"name":"web","containerPort":1}}],"readinessProbe":{spec}}}]}}"#));
+        let pod = pod(&format!(
+            r#"{{"containers":[{{"name":"a","ports":[{{"name":"web","containerPort":1}}],"readinessProbe":{spec}}}]}}"#
+        ));
         let container = &view::app_containers(&pod)[0];
         let engine = FakeEngine::default();
         let target = Target { engine: &engine, sandbox: "s", id: "c", container, pod_ip: "127.0.0.1".parse().ok() };
@@ -234,7 +238,12 @@ mod tests {
 
     #[tokio::test]
     async fn http() {
-        let port = serve(vec![answer("200 OK", ""), answer("503 No", "x"), answer("302 Found\r\nLocation: http://example.com/", "go")]).await;
+        let port = serve(vec![
+            answer("200 OK", ""),
+            answer("503 No", "x"),
+            answer("302 Found\r\nLocation: http://example.com/", "go"),
+        ])
+        .await;
         let spec = format!(r#"{{"httpGet":{{"port":{port},"path":"/healthz?x=1"}}}}"#);
         check_probe(&spec, Outcome::Success).await;
         check_probe(&spec, Outcome::Failure("HTTP probe failed with statuscode: 503".into())).await;
@@ -273,7 +282,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         drop(listener);
-        let want = format!("timeout: failed to connect service \"127.0.0.1:{port}\" within 1s: context deadline exceeded");
+        let want =
+            format!("timeout: failed to connect service \"127.0.0.1:{port}\" within 1s: context deadline exceeded");
         check_probe(&format!(r#"{{"grpc":{{"port":{port}}}}}"#), Outcome::Failure(want)).await;
     }
 }

@@ -282,8 +282,11 @@ mod tests {
         assert!(!write(at, &payload(&[("a", "1"), ("sub/b", "2")]), "t2", None).expect("write"));
         assert!(write(at, &payload(&[("a", "3"), ("c", "4")]), "t3", None).expect("write"));
         assert_eq!(shown(at), "a=3 c=4");
-        let hidden: Vec<_> =
-            fs::read_dir(at).expect("list").filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.starts_with("..")).collect();
+        let hidden: Vec<_> = fs::read_dir(at)
+            .expect("list")
+            .filter_map(|e| e.ok()?.file_name().into_string().ok())
+            .filter(|n| n.starts_with(".."))
+            .collect();
         assert_eq!(hidden.len(), 2, "{hidden:?}: ..data and its target");
         let mode = fs::metadata(at.join("a")).expect("follow").mode() & 0o777;
         assert_eq!(mode, 0o640);

@@ -44,9 +44,12 @@ pub async fn set_up(dir: &Path, medium: Medium, group: Option<u32>, engine: &dyn
     if !fresh {
         return Ok(());
     }
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777)).map_err(|e| VolumeError::io("open up", dir, e))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))
+        .map_err(|e| VolumeError::io("open up", dir, e))?;
     match group {
-        Some(group) => super::atomic::own_tree(dir, group, false).map_err(|e| VolumeError::io("change the group of", dir, e)),
+        Some(group) => {
+            super::atomic::own_tree(dir, group, false).map_err(|e| VolumeError::io("change the group of", dir, e))
+        }
         None => Ok(()),
     }
 }

@@ -156,7 +156,13 @@ impl VolumeManager {
         Ok(renew)
     }
 
-    async fn set_up_one(&self, pod: &Pod, volume: &Volume, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, VolumeError> {
+    async fn set_up_one(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        facts: &Facts,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, VolumeError> {
         if let Some(kind) = unsupported_kind(volume) {
             return Err(VolumeError::Unsupported(format!("volume kind {kind}")));
         }
@@ -179,13 +185,22 @@ impl VolumeManager {
     }
 
     /// The files of a volume whose content comes from the API.
-    async fn collect(&self, pod: &Pod, volume: &Volume, facts: &Facts, now: Timestamp) -> Result<(Payload, Option<Timestamp>), VolumeError> {
+    async fn collect(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        facts: &Facts,
+        now: Timestamp,
+    ) -> Result<(Payload, Option<Timestamp>), VolumeError> {
         const MODE: i32 = 0o644;
         if let Some(source) = &volume.config_map {
             let map = self.config_map(pod.namespace(), &source.name).await?;
             let mode = source.default_mode.unwrap_or(MODE);
             let optional = source.optional == Some(true);
-            return Ok((config_map::payload(&source.name, map.as_deref(), source.items.as_ref(), mode, optional)?, None));
+            return Ok((
+                config_map::payload(&source.name, map.as_deref(), source.items.as_ref(), mode, optional)?,
+                None,
+            ));
         }
         if let Some(source) = &volume.secret {
             let name = source.secret_name.clone().unwrap_or_default();
@@ -204,11 +219,19 @@ impl VolumeManager {
         }
     }
 
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<api::prelude::ConfigMap>>, VolumeError> {
+    pub(crate) async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<api::prelude::ConfigMap>>, VolumeError> {
         self.cluster.config_map(namespace, name).await.map_err(|e| VolumeError::Cluster(e.to_string()))
     }
 
-    pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<api::prelude::Secret>>, VolumeError> {
+    pub(crate) async fn secret(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<api::prelude::Secret>>, VolumeError> {
         self.cluster.secret(namespace, name).await.map_err(|e| VolumeError::Cluster(e.to_string()))
     }
 
@@ -226,7 +249,12 @@ impl VolumeManager {
     }
 
     /// The mounts of one container, in the order of the spec.
-    pub fn mounts(&self, pod: &Pod, c: &Container, environment: &[(String, String)]) -> Result<Vec<Mount>, VolumeError> {
+    pub fn mounts(
+        &self,
+        pod: &Pod,
+        c: &Container,
+        environment: &[(String, String)],
+    ) -> Result<Vec<Mount>, VolumeError> {
         let mount = |mount: &VolumeMount| {
             let missing = || VolumeError::NoVolume { volume: mount.name.clone(), container: c.name.clone() };
             let volume = view::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name).ok_or_else(missing)?;
@@ -255,11 +283,15 @@ fn stamp(now: Timestamp) -> String {
 
 /// The files of these cannot be written, whatever the mount says.
 fn is_api_volume(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_only: bool) -> Mount {
-    let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let target =
+        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     let read_only = mount.read_only == Some(true) || must_be_read_only;
     Mount {
         source,
@@ -303,7 +335,8 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
 
 /// The user that all containers run as, if they all name the same (`FsUserFrom`).
 pub fn fs_user(pod: &Pod) -> Option<u32> {
-    let mut all = view::all_containers(pod).into_iter().map(|(_, c)| crate::pod::spec::security::effective(pod, &c).run_as_user);
+    let mut all =
+        view::all_containers(pod).into_iter().map(|(_, c)| crate::pod::spec::security::effective(pod, &c).run_as_user);
     let first = all.next()??;
     all.all(|u| u == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
@@ -364,7 +397,11 @@ pub fn references(pod: &Pod) -> BTreeSet<ObjectReference> {
 }
 
 /// The objects that a container's environment needs, fetched.
-pub async fn sources(cluster: &dyn Cluster, pod: &Pod, c: &Container) -> Result<env::Sources, crate::cluster::ClusterError> {
+pub async fn sources(
+    cluster: &dyn Cluster,
+    pod: &Pod,
+    c: &Container,
+) -> Result<env::Sources, crate::cluster::ClusterError> {
     let wanted = env::references(c);
     let mut out = env::Sources { services: cluster.services(pod.namespace()).await?, ..env::Sources::default() };
     for name in wanted.config_maps {

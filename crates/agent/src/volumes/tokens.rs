@@ -27,8 +27,14 @@ pub fn refresh_at(token: &Token, given: Timestamp) -> Timestamp {
 
 impl Tokens {
     /// A token that is good for a while, and when to come again.
-    pub async fn get(&self, cluster: &dyn Cluster, request: &TokenRequest<'_>, now: Timestamp) -> Result<(Token, Timestamp), ClusterError> {
-        let key = (request.pod.uid().to_owned(), request.audience.unwrap_or_default().to_owned(), request.expiration_seconds);
+    pub async fn get(
+        &self,
+        cluster: &dyn Cluster,
+        request: &TokenRequest<'_>,
+        now: Timestamp,
+    ) -> Result<(Token, Timestamp), ClusterError> {
+        let key =
+            (request.pod.uid().to_owned(), request.audience.unwrap_or_default().to_owned(), request.expiration_seconds);
         let kept = self.kept.lock().get(&key).cloned();
         if let Some((token, refresh)) = &kept
             && now < *refresh

@@ -102,7 +102,12 @@ impl Ordered {
 }
 
 /// The container's variables. Those of the image are not among them.
-pub fn environment(pod: &Pod, c: &Container, sources: &Sources, facts: &Facts) -> Result<Vec<(String, String)>, EnvError> {
+pub fn environment(
+    pod: &Pod,
+    c: &Container,
+    sources: &Sources,
+    facts: &Facts,
+) -> Result<Vec<(String, String)>, EnvError> {
     let links = view::spec(pod).enable_service_links != Some(false);
     let services = service_variables(pod.namespace(), links, &sources.services);
     let mut out = Ordered::default();
@@ -142,7 +147,11 @@ fn env_from(c: &Container, sources: &Sources) -> Result<Vec<(String, String)>, E
         } else if let Some(r) = &from.secret_ref {
             match sources.secrets.get(&r.name) {
                 Some(secret) => out.extend(
-                    secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
+                    secret
+                        .data
+                        .iter()
+                        .flatten()
+                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(&v.0).into_owned())),
                 ),
                 None if r.optional == Some(true) => {}
                 None => return Err(EnvError::NoSecret(r.name.clone())),
@@ -254,8 +263,7 @@ mod tests {
 
     fn check_env(container: &str, want: Expect) {
         let pod = pod(&format!(r#"{{"containers":[{container}],"nodeName":"n1"}}"#));
-        let config: ConfigMap =
-            object(r#"{"metadata":{"name":"cfg"},"data":{"color":"blue","size":"$(HOME)"}}"#);
+        let config: ConfigMap = object(r#"{"metadata":{"name":"cfg"},"data":{"color":"blue","size":"$(HOME)"}}"#);
         let secret: Secret = object(r#"{"metadata":{"name":"pw"},"data":{"key":"aHVudGVyMg=="}}"#);
         let service: Service = object(
             r#"{"metadata":{"name":"redis-master","namespace":"default"},

@@ -111,7 +111,12 @@ fn go_quote(text: &str) -> String {
 }
 
 /// One resource of a container (`containerResourceRuntimeValue`); limits that are not set are the node's allocatable.
-pub fn resource(pod: &Pod, own: Option<&Container>, selector: &ResourceFieldSelector, facts: &Facts) -> Result<String, FieldError> {
+pub fn resource(
+    pod: &Pod,
+    own: Option<&Container>,
+    selector: &ResourceFieldSelector,
+    facts: &Facts,
+) -> Result<String, FieldError> {
     let named;
     let container = match selector.container_name.as_deref().filter(|n| !n.is_empty()) {
         Some(name) => {
@@ -130,7 +135,10 @@ pub fn resource(pod: &Pod, own: Option<&Container>, selector: &ResourceFieldSele
             let set = resources::amount(own.and_then(|r| r.limits.as_ref()), name, milli);
             let pod_level = view::spec(pod).resources.as_ref().and_then(|r| r.limits.as_ref());
             let pod_level = resources::amount(pod_level, name, milli);
-            [set, pod_level, resources::amount(Some(&facts.allocatable), name, milli)].into_iter().find(|v| *v != 0).unwrap_or(0)
+            [set, pod_level, resources::amount(Some(&facts.allocatable), name, milli)]
+                .into_iter()
+                .find(|v| *v != 0)
+                .unwrap_or(0)
         }
         "requests" if known => resources::amount(own.and_then(|r| r.requests.as_ref()), name, milli),
         _ => return Err(unsupported()),
@@ -153,7 +161,11 @@ mod tests {
         Facts {
             host_ips: vec!["10.0.0.1".parse().expect("literal")],
             pod_ips: vec!["10.42.0.7".parse().expect("literal"), "fd00::7".parse().expect("literal")],
-            allocatable: [("cpu".to_owned(), ApiQuantity("4".into())), ("memory".to_owned(), ApiQuantity("8Gi".into()))].into(),
+            allocatable: [
+                ("cpu".to_owned(), ApiQuantity("4".into())),
+                ("memory".to_owned(), ApiQuantity("8Gi".into())),
+            ]
+            .into(),
         }
     }
 
@@ -181,7 +193,8 @@ mod tests {
 
     #[test]
     fn resources_round_up_and_default_to_allocatable() {
-        let pod = pod(r#"{"containers":[{"name":"a","resources":{"requests":{"cpu":"250m"},"limits":{"cpu":"1500m"}}}]}"#);
+        let pod =
+            pod(r#"{"containers":[{"name":"a","resources":{"requests":{"cpu":"250m"},"limits":{"cpu":"1500m"}}}]}"#);
         let get = |resource: &str, divisor: &str| {
             let selector = ResourceFieldSelector {
                 container_name: Some("a".into()),

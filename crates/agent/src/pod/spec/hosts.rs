@@ -108,7 +108,8 @@ mod tests {
     fn hosts_file_with_domain_and_aliases() {
         let aliases =
             [HostAlias { ip: "1.2.3.4".into(), hostnames: Some(vec!["foo.local".into(), "bar.local".into()]) }];
-        let got = managed_hosts(&["10.42.0.5".parse().expect("literal")], "web", "sub.default.svc.cluster.local", &aliases);
+        let got =
+            managed_hosts(&["10.42.0.5".parse().expect("literal")], "web", "sub.default.svc.cluster.local", &aliases);
         expect![[r#"
             # Kubernetes-managed hosts file.
             127.0.0.1	localhost
@@ -129,7 +130,10 @@ mod tests {
     fn long_names_are_cut_and_fqdn_is_bounded() {
         let mut p = pod(r#"{"containers":[],"subdomain":"sub","setHostnameAsFQDN":true}"#);
         assert_eq!(names(&p, "cluster.local"), Ok(("web".into(), "sub.default.svc.cluster.local".into())));
-        assert_eq!(kernel_name(&p, "web", "sub.default.svc.cluster.local"), Ok("web.sub.default.svc.cluster.local".into()));
+        assert_eq!(
+            kernel_name(&p, "web", "sub.default.svc.cluster.local"),
+            Ok("web.sub.default.svc.cluster.local".into())
+        );
         p.metadata.name = Some(format!("{}-{}", "a".repeat(62), "b".repeat(10)));
         let (hostname, domain) = names(&p, "cluster.local").expect("it can be cut");
         assert_eq!(hostname, "a".repeat(62));

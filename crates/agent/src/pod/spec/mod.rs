@@ -73,9 +73,18 @@ pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -
 /// `net/ipv4/ip_forward` → `net.ipv4.ip_forward`; with a first separator `.` nothing changes (`sysctl.NormalizeName`).
 fn dotted(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => {
-            name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
-        }
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }
@@ -208,7 +217,8 @@ fn whole_environment(
     hostname: &str,
     tty: bool,
 ) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
+    let mut out: Vec<(String, String)> =
+        vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
     if tty {
         out.push(("TERM".into(), "xterm".into()));
     }

@@ -89,10 +89,14 @@ pub fn milli_cpu_to_quota(milli: i64) -> i64 {
 /// `ComputePodQOS`.
 pub fn qos_class(pod: &Pod) -> Qos {
     let own = view::spec(pod).resources.as_ref();
-    let pod_level = own.filter(|r| r.requests.as_ref().is_some_and(|m| !m.is_empty()) || r.limits.as_ref().is_some_and(|m| !m.is_empty()));
+    let pod_level = own.filter(|r| {
+        r.requests.as_ref().is_some_and(|m| !m.is_empty()) || r.limits.as_ref().is_some_and(|m| !m.is_empty())
+    });
     let containers: Vec<Option<&ResourceRequirements>> = match pod_level {
         Some(r) => vec![Some(r)],
-        None => view::app_containers(pod).iter().chain(view::init_containers(pod)).map(|c| c.resources.as_ref()).collect(),
+        None => {
+            view::app_containers(pod).iter().chain(view::init_containers(pod)).map(|c| c.resources.as_ref()).collect()
+        }
     };
     let (mut all_requests, mut all_limits) = (Amounts::default(), Amounts::default());
     let mut guaranteed = true;
@@ -140,7 +144,11 @@ pub fn pod_cgroup(pod: &Pod) -> Resources {
     let request = over(total(pod, |c| Amounts::of(requests(c))), own_requests).plus(overhead);
     let limit = over(total(pod, |c| Amounts::of(limits(c))), own_limits);
     let every = |pick: fn(Amounts) -> i64, own: i64| {
-        own > 0 || view::app_containers(pod).iter().chain(view::init_containers(pod)).all(|c| pick(Amounts::of(limits(c))) > 0)
+        own > 0
+            || view::app_containers(pod)
+                .iter()
+                .chain(view::init_containers(pod))
+                .all(|c| pick(Amounts::of(limits(c))) > 0)
     };
     let plus_overhead = |limit: i64, overhead: i64| if limit > 0 { limit.saturating_add(overhead) } else { limit };
     let cpu_limited = every(|a| a.cpu_milli, own_limits.cpu_milli);
@@ -219,7 +227,8 @@ mod tests {
 
     fn check_resources(yaml_like: &str, want: Expect) {
         let pod = pod(yaml_like);
-        let mut out = format!("{} {}\npod  {}\n", qos_class(&pod).as_str(), pod_cgroup_path(&pod), line(&pod_cgroup(&pod)));
+        let mut out =
+            format!("{} {}\npod  {}\n", qos_class(&pod).as_str(), pod_cgroup_path(&pod), line(&pod_cgroup(&pod)));
         for (_, c) in view::all_containers(&pod) {
             let adj = oom_score_adj(&pod, &c, 8 << 30);
             out += &format!("{}  {} oom={adj}\n", c.name, line(&container_cgroup(&pod, &c)));

@@ -52,18 +52,65 @@ pub enum SecurityError {
 
 /// Linux' capabilities, by number.
 const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 
 /// containerd's and Docker's default set.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "MKNOD",
+    "NET_RAW",
+    "SETGID",
+    "SETUID",
+    "SETFCAP",
+    "SETPCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+    "AUDIT_WRITE",
 ];
 
 /// The container's settings over the pod's (`DetermineEffectiveSecurityContext`).
@@ -215,14 +262,26 @@ mod tests {
     #[test]
     fn non_root_is_verified() {
         let describe = "(pod: \"web_default(1-2-3)\", container: a)";
-        check_user(r#"{"runAsNonRoot":true}"#, "{}", "", &format!("error: container has runAsNonRoot and image will run as root {describe}"));
+        check_user(
+            r#"{"runAsNonRoot":true}"#,
+            "{}",
+            "",
+            &format!("error: container has runAsNonRoot and image will run as root {describe}"),
+        );
         check_user(
             r#"{"runAsNonRoot":true}"#,
             "{}",
             "web",
-            &format!("error: container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {describe}"),
+            &format!(
+                "error: container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {describe}"
+            ),
         );
-        check_user(r#"{"runAsNonRoot":true}"#, r#"{"runAsUser":0}"#, "5", &format!("error: container's runAsUser breaks non-root policy {describe}"));
+        check_user(
+            r#"{"runAsNonRoot":true}"#,
+            r#"{"runAsUser":0}"#,
+            "5",
+            &format!("error: container's runAsUser breaks non-root policy {describe}"),
+        );
         check_user(r#"{"runAsNonRoot":true}"#, "{}", "5", r#""5" None:None [] merge=true"#);
     }
 

@@ -1,0 +1,554 @@
+//! [`Engine`] over crate `runtime`.
+//!
+//! A sandbox is one of `runtime`'s pods; its id is the pod's. A tmpfs for a memory volume is mounted here, on the node,
+//! because it must outlive both the agent and the sandbox.
+
+use crate::engine::*;
+use async_trait::async_trait;
+use jiff::Timestamp;
+use parking_lot::{Mutex, RwLock};
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::sync::broadcast;
+
+/// Container logs: as the kubelet's `containerLogMaxSize` and `containerLogMaxFiles`.
+const LOG_MAX_BYTES: u64 = 10 << 20;
+const LOG_MAX_FILES: u32 = 5;
+/// What a probe or hook may write.
+const OUTPUT_MAX_BYTES: u64 = 64 * 1024;
+/// After a command has ended, somebody else may hold its streams; what comes later is not waited for.
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+
+const NAMESPACE: &str = "namespace";
+const NAME: &str = "name";
+const UID: &str = "uid";
+const ATTEMPT: &str = "attempt";
+
+/// The engine of this node.
+pub struct RuntimeEngine {
+    engine: runtime::Engine,
+    events: tokio::sync::Mutex<runtime::Events>,
+    pods: RwLock<HashMap<String, runtime::Pod>>,
+    /// Container id and exit code, for those who are attached.
+    exits: broadcast::Sender<(String, i32)>,
+    cgroup_root: String,
+}
+
+impl RuntimeEngine {
+    /// Takes the engine and its events over.
+    pub fn new(engine: runtime::Engine, events: runtime::Events) -> Self {
+        let (exits, _) = broadcast::channel(256);
+        RuntimeEngine {
+            engine,
+            events: tokio::sync::Mutex::new(events),
+            pods: RwLock::default(),
+            exits,
+            cgroup_root: String::new(),
+        }
+    }
+
+    /// Puts `kubepods` below this cgroup instead of the hierarchies' root.
+    #[must_use]
+    pub fn below_cgroup(mut self, path: &str) -> Self {
+        self.cgroup_root = format!("/{}", path.trim_matches('/'));
+        self
+    }
+
+    fn pod(&self, sandbox: &str) -> Result<runtime::Pod, EngineError> {
+        self.pods.read().get(sandbox).cloned().ok_or_else(|| EngineError::NotFound(format!("sandbox {sandbox}")))
+    }
+
+    async fn sweep_orphan(&self, sandbox: &str) -> Result<(), EngineError> {
+        let orphans = self.engine.orphans().map_err(translate)?;
+        match orphans.iter().find(|o| o.id == sandbox) {
+            Some(orphan) => self.engine.sweep(orphan).await.map_err(translate),
+            None => Ok(()),
+        }
+    }
+}
+
+fn translate(error: runtime::EngineError) -> EngineError {
+    use runtime::Reason;
+    match error {
+        runtime::EngineError::Refused { reason: Reason::NotFound, message } => EngineError::NotFound(message),
+        runtime::EngineError::Refused { reason: Reason::Start, message } => EngineError::NotStarted(message),
+        runtime::EngineError::Refused { reason: Reason::Unsupported, message } => EngineError::Unsupported(message),
+        runtime::EngineError::SupervisorLost { pod } => EngineError::NotFound(format!("supervisor of sandbox {pod}")),
+        other => EngineError::Failed(base::chain(&other)),
+    }
+}
+
+fn timestamp(ns: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn exit_of(exit: &runtime::Exit) -> EngineExit {
+    EngineExit { code: exit.code, oom: exit.oom_killed, finished_at: timestamp(exit.finished_at_ns) }
+}
+
+#[async_trait]
+impl Engine for RuntimeEngine {
+    async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError> {
+        let mut out = Vec::new();
+        for found in self.engine.recover().await.map_err(translate)? {
+            let containers = found.snapshot.containers.iter().map(container_snapshot).collect();
+            out.push(sandbox_snapshot(&found.snapshot.spec, true, containers));
+            self.pods.write().insert(found.pod.id().to_owned(), found.pod);
+        }
+        for orphan in self.engine.orphans().map_err(translate)? {
+            let spec = orphan.spec.unwrap_or_else(|| runtime::PodSandboxSpec { id: orphan.id, ..Default::default() });
+            out.push(sandbox_snapshot(&spec, false, Vec::new()));
+        }
+        Ok(out)
+    }
+
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+        let wanted = pod_spec(spec, &self.cgroup_root);
+        let made = match self.engine.create_pod(&wanted).await {
+            // Left over from an attempt that broke off.
+            Err(runtime::EngineError::Refused { reason: runtime::Reason::AlreadyExists, .. }) => {
+                self.remove_sandbox(&spec.id).await?;
+                self.engine.create_pod(&wanted).await
+            }
+            other => other,
+        };
+        self.pods.write().insert(spec.id.clone(), made.map_err(translate)?);
+        Ok(())
+    }
+
+    async fn netns(&self, sandbox: &str) -> Result<OwnedFd, EngineError> {
+        self.engine.netns(&self.pod(sandbox)?).await.map_err(translate)
+    }
+
+    async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError> {
+        let pod = self.pods.read().get(sandbox).cloned();
+        match pod {
+            Some(pod) => self.engine.remove_pod(&pod).await.map_err(translate)?,
+            None => self.sweep_orphan(sandbox).await?,
+        }
+        self.pods.write().remove(sandbox);
+        Ok(())
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError> {
+        let pod = self.pod(&spec.sandbox)?;
+        let started =
+            self.engine.start_container(&pod, &container_spec(spec, &self.cgroup_root)).await.map_err(translate)?;
+        if !started.missing_controllers.is_empty() {
+            tracing::warn!(container = spec.id, missing = ?started.missing_controllers, "limits that this node cannot set");
+        }
+        Ok(timestamp(started.started_at_ns))
+    }
+
+    async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
+        let pod = self.pod(sandbox)?;
+        let number = signal_number(signal).ok_or_else(|| EngineError::Unsupported(format!("signal {signal}")))?;
+        let sent = if signal == "SIGKILL" {
+            self.engine.kill_all(&pod, container, number).await
+        } else {
+            self.engine.kill(&pod, container, number).await
+        };
+        sent.map_err(translate)
+    }
+
+    async fn remove(&self, sandbox: &str, container: &str) -> Result<(), EngineError> {
+        self.engine.remove_container(&self.pod(sandbox)?, container).await.map_err(translate)
+    }
+
+    async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError> {
+        self.engine
+            .update_resources(&format!("{}/{cgroup}", self.cgroup_root), &limits(resources))
+            .map(drop)
+            .map_err(translate)
+    }
+
+    async fn exec(
+        &self,
+        sandbox: &str,
+        container: &str,
+        command: &[String],
+        timeout: Option<Duration>,
+    ) -> Result<ExecOutput, EngineError> {
+        let pod = self.pod(sandbox)?;
+        let spec = runtime::ExecSpec { args: command.to_vec(), tty: false, process: None };
+        let mut session = self.engine.exec(&pod, container, spec, false).await.map_err(translate)?;
+        let streams = std::mem::take(&mut session.streams);
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let readers: Vec<_> = [streams.stdout, streams.stderr]
+            .into_iter()
+            .flatten()
+            .map(|stream| base::tasks::spawn("exec output", read_into(stream, output.clone())))
+            .collect();
+        let ended = match timeout {
+            Some(limit) => tokio::time::timeout(limit, session.wait()).await,
+            None => Ok(session.wait().await),
+        };
+        let code = match ended {
+            Ok(code) => code.map_err(translate),
+            Err(_) => {
+                let killed = self.engine.kill_exec(&pod, session.exec, SIGKILL).await.map_err(translate);
+                killed.and(Err(EngineError::Timeout(timeout.unwrap_or_default())))
+            }
+        };
+        for mut reader in readers {
+            if tokio::time::timeout(OUTPUT_GRACE, &mut reader).await.is_err() {
+                reader.abort();
+            }
+        }
+        let output = std::mem::take(&mut *output.lock());
+        Ok(ExecOutput { code: code?, output })
+    }
+
+    async fn exec_stream(
+        &self,
+        sandbox: &str,
+        container: &str,
+        request: StreamRequest,
+    ) -> Result<Session, EngineError> {
+        let pod = self.pod(sandbox)?;
+        let spec = runtime::ExecSpec { args: request.command, tty: request.tty, process: None };
+        let mut session = self.engine.exec(&pod, container, spec, request.stdin).await.map_err(translate)?;
+        let streams = std::mem::take(&mut session.streams);
+        let terminal = session.terminal.take();
+        let control = ExecControl { terminal, session: tokio::sync::Mutex::new(session) };
+        Ok(session_of(streams, Box::new(control)))
+    }
+
+    async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError> {
+        let pod = self.pod(sandbox)?;
+        // Before the streams, so that no end is missed.
+        let exits = self.exits.subscribe();
+        let attached = self.engine.attach(&pod, container, request.stdin, request.stdout, request.stderr).await;
+        let control = AttachControl {
+            engine: self.engine.clone(),
+            pod,
+            container: container.to_owned(),
+            exits: tokio::sync::Mutex::new(exits),
+        };
+        Ok(session_of(attached.map_err(translate)?, Box::new(control)))
+    }
+
+    async fn mount_tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
+        if is_mount_point(path) {
+            return Ok(());
+        }
+        let options = size_bytes.map_or("mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
+        let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
+            .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
+    }
+
+    async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
+        if !is_mount_point(path) {
+            return Ok(());
+        }
+        rustix::mount::unmount(path, UnmountFlags::DETACH)
+            .map_err(|e| EngineError::Failed(format!("failed to unmount {}: {e}", path.display())))
+    }
+
+    async fn next_event(&self) -> Option<EngineEvent> {
+        loop {
+            match self.events.lock().await.recv().await? {
+                runtime::EngineEvent::Pod { pod, event: runtime::Event::Exited { container, exit } } => {
+                    // Nobody may be attached.
+                    self.exits.send((container.clone(), exit.code)).ok();
+                    return Some(EngineEvent::Exited { sandbox: pod, container, exit: exit_of(&exit) });
+                }
+                runtime::EngineEvent::Pod { pod, event: runtime::Event::LogFault { container, message } } => {
+                    tracing::warn!(sandbox = pod, container, message, "a container's log cannot be written");
+                }
+                runtime::EngineEvent::Pod { .. } => {}
+                runtime::EngineEvent::SupervisorLost { pod } => {
+                    self.pods.write().remove(&pod);
+                    return Some(EngineEvent::SandboxLost { sandbox: pod });
+                }
+            }
+        }
+    }
+}
+
+async fn read_into(stream: runtime::Stream, output: Arc<Mutex<Vec<u8>>>) {
+    let mut stream = stream.take(OUTPUT_MAX_BYTES);
+    let mut chunk = [0u8; 4096];
+    // A stream that breaks has said all it will.
+    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
+        output.lock().extend_from_slice(&chunk[..n]);
+    }
+}
+
+fn session_of(streams: runtime::StdioStreams, control: Box<dyn SessionControl>) -> Session {
+    let reader = |s: Option<runtime::Stream>| s.map(|s| Box::new(s) as Reader);
+    Session {
+        stdin: streams.stdin.map(|s| Box::new(s) as Writer),
+        stdout: reader(streams.stdout),
+        stderr: reader(streams.stderr),
+        control,
+    }
+}
+
+struct ExecControl {
+    terminal: Option<runtime::Terminal>,
+    session: tokio::sync::Mutex<runtime::ExecSession>,
+}
+
+#[async_trait]
+impl SessionControl for ExecControl {
+    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError> {
+        match &self.terminal {
+            Some(terminal) => terminal.resize(columns, rows).map_err(|e| EngineError::Failed(e.to_string())),
+            None => Err(EngineError::Unsupported("resizing what is no terminal".into())),
+        }
+    }
+    async fn wait(&self) -> Result<i32, EngineError> {
+        self.session.lock().await.wait().await.map_err(translate)
+    }
+}
+
+struct AttachControl {
+    engine: runtime::Engine,
+    pod: runtime::Pod,
+    container: String,
+    exits: tokio::sync::Mutex<broadcast::Receiver<(String, i32)>>,
+}
+
+#[async_trait]
+impl SessionControl for AttachControl {
+    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError> {
+        self.engine.resize(&self.pod, &self.container, columns, rows).await.map_err(translate)
+    }
+    async fn wait(&self) -> Result<i32, EngineError> {
+        let mut exits = self.exits.lock().await;
+        loop {
+            match exits.recv().await {
+                Ok((container, code)) if container == self.container => return Ok(code),
+                // Others, or too many at once: the streams' end tells as well.
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => {
+                    return Err(EngineError::NotFound(format!("container {}", self.container)));
+                }
+            }
+        }
+    }
+}
+
+fn sandbox_snapshot(
+    spec: &runtime::PodSandboxSpec,
+    alive: bool,
+    containers: Vec<ContainerSnapshot>,
+) -> SandboxSnapshot {
+    let label = |key: &str| spec.labels.get(key).cloned().unwrap_or_default();
+    SandboxSnapshot {
+        id: spec.id.clone(),
+        namespace: label(NAMESPACE),
+        name: label(NAME),
+        uid: label(UID),
+        attempt: label(ATTEMPT).parse().unwrap_or(0),
+        alive,
+        containers,
+    }
+}
+
+fn container_snapshot(c: &runtime::ContainerSnapshot) -> ContainerSnapshot {
+    use runtime::ContainerState;
+    let (started, exit) = match &c.state {
+        ContainerState::Starting => (None, None),
+        ContainerState::Running(started) => (Some(timestamp(started.started_at_ns)), None),
+        ContainerState::Exited(exit) => (Some(timestamp(exit.started_at_ns)), Some(exit_of(exit))),
+    };
+    ContainerSnapshot { id: c.id.clone(), labels: c.labels.clone(), started_at: started, exit }
+}
+
+fn pod_spec(spec: &SandboxSpec, cgroup_root: &str) -> runtime::PodSandboxSpec {
+    use runtime::NamespaceMode;
+    let mode = |host: bool| if host { NamespaceMode::Host } else { NamespaceMode::Pod };
+    let labels = [
+        (NAMESPACE, spec.namespace.clone()),
+        (NAME, spec.name.clone()),
+        (UID, spec.uid.clone()),
+        (ATTEMPT, spec.attempt.to_string()),
+    ];
+    runtime::PodSandboxSpec {
+        id: spec.id.clone(),
+        hostname: spec.hostname.clone(),
+        network: mode(spec.host_network),
+        ipc: mode(spec.host_ipc),
+        uts: mode(spec.hostname.is_none()),
+        sysctls: spec.sysctls.clone(),
+        cgroup: Some(runtime::Cgroup {
+            path: format!("{cgroup_root}/{}", spec.cgroup),
+            resources: limits(&spec.resources),
+        }),
+        labels: labels.map(|(k, v)| (k.to_owned(), v)).into(),
+        ..runtime::PodSandboxSpec::default()
+    }
+}
+
+fn container_spec(spec: &ContainerSpec, cgroup_root: &str) -> runtime::ContainerSpec {
+    let mut mounts = runtime::Mount::defaults(spec.privileged);
+    mounts.extend(spec.mounts.iter().map(mount));
+    let hidden = |paths: fn() -> Vec<std::path::PathBuf>| if spec.unmasked_proc { Vec::new() } else { paths() };
+    runtime::ContainerSpec {
+        id: spec.id.clone(),
+        rootfs: runtime::Rootfs::Overlay {
+            lower: spec.rootfs.lower.clone(),
+            upper: spec.rootfs.upper.clone(),
+            work: spec.rootfs.work.clone(),
+            volatile: true,
+        },
+        readonly_rootfs: spec.read_only_rootfs,
+        mounts,
+        process: process(spec),
+        pid: match &spec.processes {
+            Processes::Own => runtime::PidMode::Container,
+            Processes::Pod => runtime::PidMode::Pod,
+            Processes::Host => runtime::PidMode::Host,
+            Processes::Of(id) => runtime::PidMode::Target(id.clone()),
+        },
+        cgroup: runtime::Cgroup {
+            path: format!("{cgroup_root}/{}/{}", spec.cgroup, spec.id),
+            resources: limits(&spec.resources),
+        },
+        masked_paths: hidden(runtime::spec::masked_paths),
+        readonly_paths: hidden(runtime::spec::readonly_paths),
+        all_devices: spec.privileged,
+        log: Some(runtime::Log { path: spec.log_path.clone(), max_size: LOG_MAX_BYTES, max_files: LOG_MAX_FILES }),
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        labels: spec.labels.clone(),
+        ..runtime::ContainerSpec::default()
+    }
+}
+
+fn process(spec: &ContainerSpec) -> runtime::Process {
+    runtime::Process {
+        args: spec.args.clone(),
+        env: spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+        cwd: spec.cwd.clone().into(),
+        user: runtime::User {
+            name: Some(spec.user.name.clone()).filter(|n| !n.is_empty()),
+            uid: spec.user.uid,
+            gid: spec.user.gid,
+            additional_gids: spec.user.groups.clone(),
+            merge_image_groups: spec.user.merge_image_groups,
+        },
+        capabilities: runtime::Capabilities::of(spec.capabilities.iter().cloned()),
+        no_new_privileges: spec.no_new_privileges,
+        seccomp: match &spec.seccomp {
+            Seccomp::RuntimeDefault => runtime::Seccomp::RuntimeDefault,
+            Seccomp::Unconfined => runtime::Seccomp::Unconfined,
+            Seccomp::Profile(json) => runtime::Seccomp::Custom(json.clone()),
+            // Refused by the runtime as no profile, rather than taken for "none".
+            Seccomp::Localhost(name) => runtime::Seccomp::Custom(name.clone()),
+        },
+        oom_score_adj: Some(spec.oom_score_adj),
+        tty: spec.tty,
+        ..runtime::Process::default()
+    }
+}
+
+fn mount(mount: &Mount) -> runtime::Mount {
+    let kind =
+        runtime::MountKind::Bind { source: mount.source.clone(), sub_path: mount.sub_path.clone(), recursive: true };
+    runtime::Mount {
+        destination: mount.target.clone(),
+        kind,
+        readonly: match (mount.read_only, mount.recursive_read_only) {
+            (_, true) => runtime::ReadOnly::Recursive,
+            (true, false) => runtime::ReadOnly::Yes,
+            (false, false) => runtime::ReadOnly::No,
+        },
+        propagation: match mount.propagation {
+            Propagation::Private => runtime::Propagation::Private,
+            Propagation::HostToContainer => runtime::Propagation::Slave,
+            Propagation::Bidirectional => runtime::Propagation::Shared,
+        },
+        ..runtime::Mount::default()
+    }
+}
+
+fn limits(resources: &Resources) -> runtime::Resources {
+    runtime::Resources {
+        memory_limit: resources.memory_bytes,
+        // No swap for containers (`NoSwap`, the kubelet's default).
+        memory_swap: resources.memory_bytes,
+        cpu_shares: resources.cpu_shares,
+        cpu_quota_us: resources.cpu_quota_us,
+        cpu_period_us: resources.cpu_period_us,
+        pids: resources.pids,
+        unified: BTreeMap::new(),
+        ..runtime::Resources::default()
+    }
+}
+
+/// Whether something is mounted exactly here.
+fn is_mount_point(path: &Path) -> bool {
+    let device = |p: &Path| std::fs::symlink_metadata(p).map(|m| m.dev()).ok();
+    match (device(path), path.parent().and_then(device)) {
+        (Some(own), Some(above)) => own != above,
+        _ => false,
+    }
+}
+
+const SIGKILL: i32 = 9;
+
+/// Linux' numbers on every architecture we run on; real-time signals as `SIGRTMIN+n`.
+fn signal_number(name: &str) -> Option<i32> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let plain = name.trim_start_matches("SIG");
+    if let Some(at) = NAMES.iter().position(|n| *n == plain) {
+        return i32::try_from(at + 1).ok();
+    }
+    const RTMIN: i32 = 34;
+    const RTMAX: i32 = 64;
+    let offset = |text: &str| if text.is_empty() { Some(0) } else { text.get(1..)?.parse::<i32>().ok() };
+    let number = match (plain.strip_prefix("RTMIN"), plain.strip_prefix("RTMAX")) {
+        (Some(rest), _) => RTMIN + offset(rest)?,
+        (_, Some(rest)) => RTMAX - offset(rest)?,
+        _ => return None,
+    };
+    (RTMIN..=RTMAX).contains(&number).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals() {
+        for (name, want) in [
+            ("SIGTERM", Some(15)),
+            ("TERM", Some(15)),
+            ("9", Some(9)),
+            ("SIGSYS", Some(31)),
+            ("SIGRTMIN", Some(34)),
+            ("SIGRTMIN+3", Some(37)),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMIN+99", None),
+            ("SIGNOPE", None),
+            ("0", None),
+        ] {
+            assert_eq!(signal_number(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn mount_points() {
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/proc/self/fd")));
+        assert!(!is_mount_point(Path::new("/nowhere/at/all")));
+    }
+}

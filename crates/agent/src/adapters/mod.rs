@@ -1,0 +1,12 @@
+//! The agent's seams over the real crates: `runtime`, `image`, `net`, `client`. Thin: names and errors are translated,
+//! nothing is decided.
+
+mod cluster;
+mod engine;
+mod images;
+mod network;
+
+pub use cluster::{ApiCluster, ClusterOptions};
+pub use engine::RuntimeEngine;
+pub use images::StoreImages;
+pub use network::{NodePodNetwork, OnHostPorts};

@@ -1,0 +1,432 @@
+//! Whole pods on the real kernel, as root: the agent over crate `runtime`, with busybox as image. The API server and the
+//! network are small stand-ins; everything else is the product.
+
+use agent::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Token, TokenRequest};
+use agent::engine::Rootfs;
+use agent::images::{Credential, Image, ImageConfig, ImageError, Images};
+use agent::network::{AttachRequest, NetworkError, PodNetwork};
+use agent::pod::spec::dns::ClusterDns;
+use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::RuntimeEngine};
+use api::Codec;
+use api::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use api::meta::MetaExt;
+use async_trait::async_trait;
+use base::{SystemClock, SystemRandom};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const APPLETS: &[&str] =
+    &["sh", "cat", "echo", "sleep", "id", "ls", "touch", "true", "false", "hostname", "env", "df", "kill"];
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// One image, a directory, under every name.
+struct DirImages {
+    layer: PathBuf,
+    roots: PathBuf,
+}
+
+#[async_trait]
+impl Images for DirImages {
+    async fn find(&self, reference: &str) -> Result<Option<Image>, ImageError> {
+        let config =
+            ImageConfig { command: vec!["sh".into()], env: vec!["PATH=/bin".into()], ..ImageConfig::default() };
+        Ok(Some(Image { id: reference.into(), digest_reference: "sha256:0".into(), config, ..Image::default() }))
+    }
+    async fn pull(&self, reference: &str, _: &[Credential]) -> Result<Image, ImageError> {
+        self.find(reference).await?.ok_or_else(|| ImageError::Failed("there is one".into()))
+    }
+    async fn prepare(&self, _: &str, container: &str) -> Result<Rootfs, ImageError> {
+        let at = |what: &str| self.roots.join(container).join(what);
+        for dir in [at("upper"), at("work")] {
+            std::fs::create_dir_all(&dir).map_err(|e| ImageError::Failed(e.to_string()))?;
+        }
+        Ok(Rootfs { lower: vec![self.layer.clone()], upper: at("upper"), work: at("work") })
+    }
+    async fn release(&self, container: &str) -> Result<(), ImageError> {
+        match std::fs::remove_dir_all(self.roots.join(container)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ImageError::Failed(e.to_string())),
+            _ => Ok(()),
+        }
+    }
+    async fn retain(&self, containers: &[String]) -> Result<(), ImageError> {
+        for entry in std::fs::read_dir(&self.roots).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !containers.contains(&name) {
+                self.release(&name).await?;
+            }
+        }
+        Ok(())
+    }
+    async fn list(&self) -> Result<Vec<Image>, ImageError> {
+        Ok(Vec::new())
+    }
+    fn root(&self) -> PathBuf {
+        self.roots.clone()
+    }
+}
+
+struct NoNetwork;
+
+#[async_trait]
+impl PodNetwork for NoNetwork {
+    async fn attach(&self, _: &AttachRequest<'_>) -> Result<Vec<IpAddr>, NetworkError> {
+        Ok(vec![IpAddr::from([10, 42, 0, 9])])
+    }
+    async fn detach(&self, _: &str) -> Result<(), NetworkError> {
+        Ok(())
+    }
+    async fn retain(&self, _: &[String]) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct OneCluster {
+    pods: Mutex<BTreeMap<String, Pod>>,
+    config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    events: Mutex<Vec<String>>,
+    feed: Mutex<Option<mpsc::UnboundedSender<Feed>>>,
+    revision: AtomicU64,
+}
+
+impl OneCluster {
+    fn tell(&self, feed: Feed) {
+        if let Some(sender) = self.feed.lock().as_ref() {
+            // The agent may be down.
+            sender.send(feed).ok();
+        }
+    }
+    fn put(&self, mut pod: Pod) -> Pod {
+        pod.metadata.resource_version = Some((1 + self.revision.fetch_add(1, Ordering::SeqCst)).to_string());
+        self.pods.lock().insert(pod.name().to_owned(), pod.clone());
+        self.tell(Feed::Pod(Arc::new(pod.clone())));
+        pod
+    }
+    fn get(&self, name: &str) -> Option<Pod> {
+        self.pods.lock().get(name).cloned()
+    }
+}
+
+#[async_trait]
+impl Cluster for OneCluster {
+    async fn pod(&self, _: &str, name: &str) -> Result<Option<Pod>, ClusterError> {
+        Ok(self.get(name))
+    }
+    async fn patch_pod_status(&self, _: &str, name: &str, patch: &Value) -> Result<Pod, ClusterError> {
+        let pod = self.get(name).ok_or_else(|| ClusterError::NotFound(name.into()))?;
+        let mut value: Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
+        merge(&mut value["status"], &patch["status"]);
+        Ok(self.put(Pod::decode(value.to_string().as_bytes()).expect("a pod")))
+    }
+    async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {
+        if let Some(pod) = self.pods.lock().remove(pod.name()) {
+            self.tell(Feed::Gone(Arc::new(pod)));
+        }
+        Ok(())
+    }
+    async fn config_map(&self, _: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, ClusterError> {
+        Ok(self.config_maps.lock().get(name).cloned())
+    }
+    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
+        Ok(None)
+    }
+    async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
+        Ok(Vec::new())
+    }
+    async fn token(&self, _: &TokenRequest<'_>) -> Result<Token, ClusterError> {
+        Err(ClusterError::Failed("no tokens here".into()))
+    }
+    fn release(&self, _: &(dyn Fn(&ObjectReference) -> bool + Sync)) {}
+    fn event(&self, event: ClusterEvent<'_>) {
+        self.events.lock().push(format!("{} {}", event.reason, event.message));
+    }
+}
+
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().expect("made one").remove(key);
+        } else {
+            merge(&mut target[key], value);
+        }
+    }
+}
+
+/// The machine of one test; the agent on it can be started again.
+struct World {
+    dir: tempfile::TempDir,
+    cgroup: String,
+    cluster: Arc<OneCluster>,
+}
+
+struct Running {
+    handle: AgentHandle,
+    runtime: runtime::Engine,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        let me = std::fs::metadata("/proc/self").expect("there");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&me), 0, "the kernel tests need root");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let layer = dir.path().join("layer");
+        for sub in ["bin", "etc", "tmp"] {
+            std::fs::create_dir_all(layer.join(sub)).expect("made");
+        }
+        std::fs::copy("/bin/busybox", layer.join("bin/busybox")).expect("Debian's busybox-static");
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).expect("linked");
+        }
+        std::fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("written");
+        let cgroup = format!("/dhow-agent-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        World { dir, cgroup, cluster: Arc::default() }
+    }
+
+    fn path(&self, sub: &str) -> PathBuf {
+        self.dir.path().join(sub)
+    }
+
+    fn runtime_config(&self) -> runtime::Config {
+        runtime::Config {
+            run_dir: self.path("runtime-run"),
+            state_dir: self.path("runtime-state"),
+            exe: env!("CARGO_BIN_EXE_agent-zygote").into(),
+            supervisor_cgroup: None,
+        }
+    }
+
+    fn start(&self) -> Running {
+        let (runtime, events) = runtime::Engine::start(self.runtime_config()).expect("the engine starts");
+        let engine = RuntimeEngine::new(runtime.clone(), events).below_cgroup(&self.cgroup);
+        let images = DirImages { layer: self.path("layer"), roots: self.path("roots") };
+        let parts = Parts {
+            engine: Arc::new(engine),
+            images: Arc::new(images),
+            network: Arc::new(NoNetwork),
+            cluster: self.cluster.clone(),
+            clock: SystemClock::shared(),
+            random: Arc::new(SystemRandom),
+            memory: 8 << 30,
+        };
+        let config = Config {
+            node_name: "n1".into(),
+            node_ips: vec![IpAddr::from([192, 168, 0, 1])],
+            hostname: "n1".into(),
+            data_dir: self.path("data"),
+            run_dir: self.path("run"),
+            log_dir: self.path("log"),
+            dns: ClusterDns::default(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            port: 10250,
+            max_pods: 110,
+            pod_cidrs: Vec::new(),
+            labels: BTreeMap::new(),
+            version: "0".into(),
+        };
+        let agent = Agent::new(config, parts);
+        let handle = agent.handle();
+        let (sender, changes) = mpsc::unbounded_channel();
+        *self.cluster.feed.lock() = Some(sender);
+        let initial = self.cluster.pods.lock().values().cloned().map(Arc::new).collect();
+        let stop = CancellationToken::new();
+        let task = base::tasks::spawn("agent", agent.run(PodFeed { initial, changes }, stop.clone()));
+        Running { handle, runtime, stop, task }
+    }
+
+    fn phase(&self) -> String {
+        self.cluster.get("web").and_then(|p| p.status?.phase).unwrap_or_default()
+    }
+
+    fn log(&self, container: &str, restarts: u32) -> String {
+        let path = self.path(&format!("log/default_web_1-2-3/{container}/{restarts}.log"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    fn delete(&self, grace: i64) {
+        let mut pod = self.cluster.get("web").expect("there");
+        pod.metadata.deletion_timestamp = Some(api::Time(SystemClock::shared().now()));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        self.cluster.put(pod);
+    }
+
+    async fn assert_nothing_left(&self, running: &Running) {
+        until(self, "the worker ends", || running.handle.pods().is_empty()).await;
+        for dir in ["data/pods", "run/pods", "log", "roots", "runtime-run/pods", "runtime-state/pods"] {
+            let left = std::fs::read_dir(self.path(dir)).map(|entries| entries.count()).unwrap_or(0);
+            assert_eq!(left, 0, "{dir}");
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("read");
+        let here = self.dir.path().to_string_lossy().into_owned();
+        assert!(!mounts.contains(&here), "{mounts}");
+        running.runtime.remove_cgroup(&self.cgroup).await.expect("removed");
+    }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.expect("no panic");
+    }
+}
+
+async fn until(world: &World, what: &str, check: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !check() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "never: {what}\nevents: {:#?}\nstatus: {:#?}",
+            world.cluster.events.lock(),
+            world.cluster.get("web").and_then(|p| p.status)
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs a test; when it fails, ends what it started.
+async fn in_world<F: Future<Output = ()> + Send + 'static>(body: impl FnOnce(Arc<World>) -> F) {
+    let world = Arc::new(World::new());
+    let result = base::tasks::spawn("test", body(world.clone())).await;
+    let Err(failure) = result else { return };
+    let (engine, _events) = runtime::Engine::start(world.runtime_config()).expect("the engine starts");
+    for found in engine.recover().await.expect("recovered") {
+        engine.remove_pod(&found.pod).await.expect("removed");
+    }
+    for mount in std::fs::read_to_string("/proc/self/mountinfo").expect("read").lines() {
+        let target = mount.split(' ').nth(4).unwrap_or_default();
+        if target.starts_with(world.dir.path().to_string_lossy().as_ref()) {
+            rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH).expect("unmounted");
+        }
+    }
+    engine.remove_cgroup(&world.cgroup).await.expect("removed");
+    std::panic::resume_unwind(failure.into_panic());
+}
+
+fn pod(spec: &Value) -> Pod {
+    let object = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "default", "uid": "1-2-3"}, "spec": spec});
+    Pod::decode(object.to_string().as_bytes()).expect("a pod")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_everything_runs_and_leaves_nothing() {
+    in_world(|world| async move {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cfg", "namespace": "default"}, "data": {"color": "blue"}});
+    let map = ConfigMap::decode(map.to_string().as_bytes()).expect("a ConfigMap");
+    world.cluster.config_maps.lock().insert("cfg".into(), Arc::new(map));
+    let agent = world.start();
+    let script = "echo color $(cat /cfg/color) $COLOR; hostname; id -u; cat /etc/hosts | while read l; do case $l in 10.*) echo hosts $l;; esac; done; \
+        df -k /mem | while read a b c; do case $a in tmpfs) echo mem $b;; esac; done; echo x > /data/sub/file; ls /data/sub; \
+        echo done > /dev/termination-log; trap 'exit 7' TERM; while true; do sleep 0.1; done";
+    world.cluster.put(pod(&json!({
+        "terminationGracePeriodSeconds": 5,
+        "securityContext": {"runAsUser": 1234, "fsGroup": 77},
+        "volumes": [
+            {"name": "cfg", "configMap": {"name": "cfg", "defaultMode": 420}},
+            {"name": "mem", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "data", "emptyDir": {}}],
+        "initContainers": [{"name": "init", "image": "i", "command": ["sh", "-c", "mkdir -p /data; echo first"],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+        "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+            "env": [{"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "color"}}}],
+            "readinessProbe": {"exec": {"command": ["ls", "/data/sub/file"]}, "periodSeconds": 1, "timeoutSeconds": 2},
+            "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
+            "volumeMounts": [
+                {"name": "cfg", "mountPath": "/cfg"},
+                {"name": "mem", "mountPath": "/mem"},
+                {"name": "data", "mountPath": "/data/sub", "subPath": "deep/er"}]}],
+    })));
+    until(&world, "it is ready", || {
+        let status = world.cluster.get("web").and_then(|p| p.status).unwrap_or_default();
+        status.container_statuses.iter().flatten().any(|s| s.ready)
+    })
+    .await;
+    let log = world.log("main", 0);
+    let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+    assert_eq!(lines, ["color blue blue", "web", "1234", "hosts 10.42.0.9 web", "mem 1024", "file"], "{log}");
+    world.delete(5);
+    until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+    world.assert_nothing_left(&agent).await;
+    let killing = world.cluster.events.lock().iter().any(|e| e == "Killing Stopping container main");
+    assert!(killing);
+    agent.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_survive_the_agent_and_no_exit_is_missed() {
+    in_world(|world| async move {
+    let agent = world.start();
+    let script = "echo started $$; while [ ! -e /data/end ]; do sleep 0.05; done; echo last words > /dev/termination-log; exit 9";
+    world.cluster.put(pod(&json!({
+        "restartPolicy": "Never",
+        "volumes": [{"name": "data", "emptyDir": {}}],
+        "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+    })));
+    until(&world, "it runs", || world.phase() == "Running" && world.log("main", 0).contains("started")).await;
+    agent.stop().await;
+
+    std::fs::write(Path::new(&world.path("data/pods/1-2-3/volumes/data/end")), "").expect("written");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.phase(), "Running", "nobody was there to say otherwise");
+    let agent = world.start();
+    until(&world, "it failed", || world.phase() == "Failed").await;
+    let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there").remove(0);
+    let ended = status.state.and_then(|s| s.terminated).expect("it ended");
+    assert_eq!((ended.exit_code, ended.message.as_deref()), (9, Some("last words\n")));
+    assert_eq!(status.restart_count, 0);
+    assert_eq!(world.log("main", 0).matches("started").count(), 1);
+    world.delete(0);
+    until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+    world.assert_nothing_left(&agent).await;
+    agent.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_named_and_a_memory_limit_is_told() {
+    in_world(|world| async move {
+        let agent = world.start();
+        world.cluster.put(pod(&json!({
+        "restartPolicy": "Never",
+        "containers": [
+            {"name": "nope", "image": "i", "command": ["/does/not/exist"]},
+            {"name": "big", "image": "i", "command": ["sh", "-c", "x=aaaaaaaaaaaaaaaa; while true; do x=$x$x; done"],
+             "resources": {"limits": {"memory": "20Mi"}, "requests": {"memory": "20Mi"}}}],
+    })));
+        until(&world, "it failed", || world.phase() == "Failed").await;
+        let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there");
+        let reason = |name: &str| {
+            let found = statuses.iter().find(|s| s.name == name).and_then(|s| s.state.clone()?.terminated);
+            found.map(|t| format!("{} {}", t.reason.unwrap_or_default(), t.exit_code)).unwrap_or_default()
+        };
+        assert_eq!(reason("nope"), "StartError 128");
+        assert_eq!(reason("big"), "OOMKilled 137");
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        agent.stop().await;
+    })
+    .await;
+}

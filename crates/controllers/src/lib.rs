@@ -7,6 +7,7 @@ mod endpoints;
 mod endpointslice;
 mod garbage_collector;
 mod garbage_graph;
+mod job;
 mod namespace;
 mod plan;
 mod pods;
@@ -17,6 +18,7 @@ pub mod run;
 mod service_account;
 #[cfg(test)]
 mod testing;
+mod ttl_after_finished;
 
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
 pub use run::{Context, Controller, Facts, Runner, Source, Watches};
@@ -32,5 +34,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<endpoints::EndpointsKeeper>(),
         Runner::of::<namespace::Namespaces>(),
         Runner::of::<garbage_collector::GarbageCollector>(),
+        Runner::of::<job::Jobs>(),
+        Runner::of::<ttl_after_finished::TtlAfterFinished>(),
     ]
 }

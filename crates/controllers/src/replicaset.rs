@@ -138,7 +138,7 @@ fn scale(view: &View, active: &[&Arc<Pod>], plan: &mut Plan) {
 }
 
 /// Which of two pods goes first (`ActivePodsWithRanks.Less`): unassigned, pending, not ready, cheap, crowded, younger.
-fn deletion_order(a: &Pod, b: &Pod, related_on_node: &BTreeMap<String, usize>) -> Ordering {
+pub(crate) fn deletion_order(a: &Pod, b: &Pod, related_on_node: &BTreeMap<String, usize>) -> Ordering {
     let phase_rank = |p: &Pod| match pods::phase(p) {
         "Running" => 2,
         "Unknown" => 1,

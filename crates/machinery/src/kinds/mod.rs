@@ -5,13 +5,18 @@
 //! A built-in kind is a [`Strategy`] over its typed struct (what is *particular* about it, as upstream's
 //! `pkg/registry/*/strategy.go`); [`Typed`] turns it into the [`Kind`] the pipeline sees.
 
+mod admission;
 mod autoscaling;
+mod certificates;
 mod common;
 mod configmap;
 mod daemonset;
 mod deployment;
+mod devices;
 mod endpoints;
 mod event;
+mod extension;
+mod flowcontrol;
 mod job;
 pub mod metadata;
 mod namespace;
@@ -62,7 +67,7 @@ kinds! {
     namespace::NamespaceKind,
     pod::PodKind,
     plain::Binding,
-    plain::ComponentStatus,
+    small::ComponentStatusKind,
     endpoints::EndpointsKind,
     event::CoreEventKind,
     quota::LimitRangeKind,
@@ -75,7 +80,7 @@ kinds! {
     secret::SecretKind,
     secret::ServiceAccountKind,
     service::ServiceKind,
-    plain::APIService,
+    extension::APIServiceKind,
     statefulset::ControllerRevisionKind,
     daemonset::DaemonSetKind,
     deployment::DeploymentKind,
@@ -92,7 +97,7 @@ kinds! {
     autoscaling::OldAutoscalerKind,
     job::CronJobKind,
     job::JobKind,
-    plain::CertificateSigningRequest,
+    certificates::CertificateSigningRequestKind,
     networking::IngressClassKind,
     networking::IngressKind,
     networking::IPAddressKind,
@@ -109,23 +114,23 @@ kinds! {
     storage::StorageClassKind,
     storage::VolumeAttachmentKind,
     storage::VolumeAttributesClassKind,
-    plain::MutatingAdmissionPolicy,
-    plain::MutatingAdmissionPolicyBinding,
-    plain::MutatingWebhookConfiguration,
-    plain::ValidatingAdmissionPolicy,
-    plain::ValidatingAdmissionPolicyBinding,
-    plain::ValidatingWebhookConfiguration,
-    plain::CustomResourceDefinition,
+    admission::MutatingAdmissionPolicyKind,
+    admission::MutatingAdmissionPolicyBindingKind,
+    admission::MutatingWebhookConfigurationKind,
+    admission::ValidatingAdmissionPolicyKind,
+    admission::ValidatingAdmissionPolicyBindingKind,
+    admission::ValidatingWebhookConfigurationKind,
+    extension::CustomResourceDefinitionKind,
     small::PriorityClassKind,
     small::LeaseKind,
     small::RuntimeClassKind,
     endpoints::EndpointSliceKind,
-    plain::DeviceClass,
-    plain::ResourceClaim,
-    plain::ResourceClaimTemplate,
-    plain::ResourceSlice,
-    plain::FlowSchema,
-    plain::PriorityLevelConfiguration,
+    devices::DeviceClassKind,
+    devices::ResourceClaimKind,
+    devices::ResourceClaimTemplateKind,
+    devices::ResourceSliceKind,
+    flowcontrol::FlowSchemaKind,
+    flowcontrol::PriorityLevelConfigurationKind,
 }
 
 /// All built-in kinds.

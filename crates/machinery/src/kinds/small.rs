@@ -1,4 +1,4 @@
-//! Small kinds with a few rules each: Lease, PodDisruptionBudget, PriorityClass, RuntimeClass.
+//! Small kinds with a few rules each: Lease, PodDisruptionBudget, PriorityClass, RuntimeClass, ComponentStatus.
 
 use super::common::{
     age, age_column, bump_if_spec_changed, column, make_column, name, name_column, set, str_of, typed_column,
@@ -12,6 +12,7 @@ use crate::validation::{
     IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
     required_one_of, validate_label_selector, validate_labels,
 };
+use api::k8s::api::core::v1::ComponentStatus;
 use api::k8s::api::node::v1::RuntimeClass;
 use api::k8s::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use api::k8s::api::scheduling::v1::PriorityClass;
@@ -304,6 +305,36 @@ impl Strategy for RuntimeClassKind {
         if let Some(overhead) = &mut class.overhead {
             visit_list(&mut overhead.pod_fixed, visit);
         }
+    }
+}
+
+/// What is particular about a ComponentStatus: nothing but its columns.
+pub(super) struct ComponentStatusKind;
+
+impl Strategy for ComponentStatusKind {
+    type Object = ComponentStatus;
+
+    fn validate_name(name: &str) -> Messages {
+        is_dns1123_subdomain(name)
+    }
+
+    fn validate(_status: &ComponentStatus) -> Errors {
+        Vec::new()
+    }
+
+    fn columns() -> Vec<Column> {
+        vec![name_column(), column("Status"), column("Message"), column("Error")]
+    }
+
+    fn cells(status: &ComponentStatus, _now: jiff::Timestamp) -> Vec<Value> {
+        let healthy = status.conditions.iter().flatten().find(|c| c.type_ == "Healthy");
+        let state = match healthy.map(|c| c.status.as_str()) {
+            None => "Unknown",
+            Some("True") => "Healthy",
+            Some(_) => "Unhealthy",
+        };
+        let shown = |field: Option<&Option<String>>| Value::from(field.map(str_of).unwrap_or_default());
+        vec![name(status), state.into(), shown(healthy.map(|c| &c.message)), shown(healthy.map(|c| &c.error))]
     }
 }
 

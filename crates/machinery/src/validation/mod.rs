@@ -9,6 +9,7 @@ mod cron;
 mod ip;
 mod labels;
 mod names;
+mod webhook;
 
 pub use cron::cron_error;
 pub use ip::{
@@ -19,6 +20,7 @@ pub use labels::{
     is_label_key, is_label_value, validate_annotations, validate_label_key, validate_label_selector, validate_labels,
 };
 pub use names::*;
+pub use webhook::{WebhookService, validate_review_versions, validate_webhook_client};
 
 use crate::field::{Errors, FieldError, Path};
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;

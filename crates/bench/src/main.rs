@@ -1,0 +1,222 @@
+//! `bench`: what dhow promises in speed and memory, measured in release builds and printed as one table (PERFORMANCE §4).
+//!
+//! ```text
+//! bench all --dhow PATH                       everything below, with servers of its own; leaves nothing
+//! bench start --dhow PATH                     start to Ready, idle memory and CPU, size
+//! bench containers                            our engine against Debian's runc and crun
+//! bench api --kubeconfig F --server-pid N     any Kubernetes; without flags: our API server alone
+//! bench pods --kubeconfig F                   any Kubernetes with an image that is on its node
+//! ```
+//!
+//! Invariants: no gate, only numbers; no number after a wrong answer; whatever a run made is gone when it ends. As in the product,
+//! `main` is entered as the zygote first.
+
+mod api;
+mod cluster;
+mod containers;
+mod fail;
+mod http;
+mod image;
+mod load;
+mod measure;
+mod objects;
+mod oci;
+mod program;
+mod report;
+mod serve;
+mod servers;
+mod watchers;
+
+use clap::{Parser, Subcommand};
+use fail::{Result, io, refused};
+use http::Pool;
+use nix::sched::{CloneFlags, unshare};
+use report::Report;
+use servers::{Server, directory};
+use std::path::PathBuf;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Measures dhow
+#[derive(Debug, Parser)]
+#[command(name = "bench", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Also append the table as a line of JSON to this file
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Of the generated objects [default: from the clock]
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything, with servers of its own
+    All {
+        /// The release binary
+        #[arg(long)]
+        dhow: PathBuf,
+        #[command(flatten)]
+        load: api::Load,
+        #[command(flatten)]
+        rounds: containers::Rounds,
+        #[command(flatten)]
+        pods: cluster::Pods,
+    },
+    /// Start to node Ready, idle memory and CPU, binary size
+    Start {
+        /// The release binary
+        #[arg(long)]
+        dhow: PathBuf,
+    },
+    /// Container create to first instruction, against runc and crun
+    Containers(containers::Rounds),
+    /// CPU of the server per API operation
+    Api {
+        /// Of the server to measure; without it the API server alone is started
+        #[arg(long)]
+        kubeconfig: Option<PathBuf>,
+        /// All processes of the server
+        #[arg(long = "server-pid", requires = "kubeconfig")]
+        server_pids: Vec<i32>,
+        #[command(flatten)]
+        load: api::Load,
+    },
+    /// Pod create to Running
+    Pods {
+        /// Of the cluster to measure
+        #[arg(long, conflicts_with = "dhow")]
+        kubeconfig: Option<PathBuf>,
+        /// The release binary, to start a cluster of it
+        #[arg(long, required_unless_present = "kubeconfig")]
+        dhow: Option<PathBuf>,
+        #[command(flatten)]
+        pods: cluster::Pods,
+    },
+    /// The API server and its store alone, until a signal
+    Serve {
+        /// Where its data and `kubeconfig` go
+        #[arg(long)]
+        data_dir: PathBuf,
+    },
+    /// Used by `containers`
+    #[command(hide = true)]
+    CrunHelper,
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((word, rest)) = args.split_first()
+        && word == "zygote"
+    {
+        std::process::exit(runtime::zygote::main(rest));
+    }
+    if let Err(error) = run(Cli::parse()) {
+        eprintln!("bench: {}", base::chain(&error));
+        std::process::exit(1);
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    if cfg!(debug_assertions) {
+        eprintln!("bench: this is a debug build; its numbers mean nothing");
+    }
+    // Before the first thread: what a run makes in the network must not meet what is there, and goes with its namespace.
+    let own_network = match &cli.command {
+        Command::All { .. } | Command::Start { .. } | Command::Containers(_) => true,
+        Command::Pods { dhow, .. } => dhow.is_some(),
+        _ => false,
+    };
+    if own_network {
+        enter_own_network()?;
+    }
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    threads.map_err(io("start threads"))?.block_on(execute(cli))
+}
+
+fn enter_own_network() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace; is this root?"))?;
+    let mut route = sys::netlink::Route::open().map_err(refused("set up loopback"))?;
+    route.link_set_up(1, true).map_err(refused("set up loopback"))
+}
+
+async fn execute(cli: Cli) -> Result<()> {
+    let seed = cli.seed.unwrap_or_else(|| base::Clock::now(&base::SystemClock).as_nanosecond() as u64);
+    let mut report = Report::default();
+    let mut about = measure::machine();
+    let outcome = match cli.command {
+        Command::Serve { data_dir } => return serve::run(&data_dir).await,
+        Command::CrunHelper => return oci::crun_helper(),
+        Command::Start { dhow } => cluster::start(&dhow, &mut report).await,
+        Command::Containers(rounds) => containers::run(&rounds, &mut report).await,
+        Command::Api { kubeconfig: Some(path), server_pids, load } => {
+            api::run(&Pool::open(&path)?, &server_pids, &load, seed, &mut report).await
+        }
+        Command::Api { load, .. } => api_alone(&load, seed, &mut report).await,
+        Command::Pods { dhow: Some(dhow), pods, .. } => cluster::start_pods(&dhow, &pods, &mut report).await,
+        Command::Pods { kubeconfig: Some(path), pods, .. } => {
+            cluster::pods(&Pool::open(&path)?, None, &pods, &mut report).await
+        }
+        Command::Pods { .. } => Ok(()),
+        Command::All { dhow, load, rounds, pods } => all(&dhow, &load, &rounds, &pods, seed, &mut report).await,
+    };
+    about["seed"] = seed.into();
+    about["loadAtEnd"] = measure::machine()["load"].clone();
+    println_all(&about, &report);
+    if let Some(path) = &cli.json {
+        report.append_json(path, &about)?;
+    }
+    outcome
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what the tool is for")]
+fn println_all(about: &serde_json::Value, report: &Report) {
+    println!("\n{about}\n\n{}", report.markdown());
+}
+
+/// What fails is told in the table; the rest is measured all the same.
+async fn all(
+    dhow: &std::path::Path,
+    load: &api::Load,
+    rounds: &containers::Rounds,
+    pods: &cluster::Pods,
+    seed: u64,
+    report: &mut Report,
+) -> Result<()> {
+    let mut outcome = Ok(());
+    let mut note = |report: &mut Report, what: &'static str, result: Result<()>| {
+        if let Err(error) = result {
+            report.add(what, "no number", "–", "", base::chain(&error));
+            outcome = Err(error);
+        }
+    };
+    let result = cluster::start(dhow, report).await;
+    note(report, "Start", result);
+    let result = cluster::start_pods(dhow, pods, report).await;
+    note(report, "Pod", result);
+    let result = containers::run(rounds, report).await;
+    note(report, "Container", result);
+    let result = api_of_dhow(dhow, load, seed, report).await;
+    note(report, "API", result);
+    outcome
+}
+
+/// The shipped binary: controllers, scheduler and agent watch what is written, and their share is counted.
+async fn api_of_dhow(dhow: &std::path::Path, load: &api::Load, seed: u64, report: &mut Report) -> Result<()> {
+    let place = servers::Place::new(dhow)?;
+    let server = Server::dhow(&place)?;
+    let result = api::run(&server.pool()?, &[server.pid()], load, seed, report).await;
+    server.stop()?;
+    result
+}
+
+async fn api_alone(load: &api::Load, seed: u64, report: &mut Report) -> Result<()> {
+    let dir = directory()?;
+    let server = Server::alone(dir.path())?;
+    let result = api::run(&server.pool()?, &[server.pid()], load, seed, report).await;
+    server.stop()?;
+    result
+}

@@ -1,6 +1,6 @@
 //! Pod and container specs become what the engine is told. Pure: everything looked up before is an argument.
 //!
-//! One file per question: [`env`], [`fields`] (downward API), [`resources`] (cgroups, QoS), [`security`] (user,
+//! One file per question: [`mod@env`], [`fields`] (downward API), [`resources`] (cgroups, QoS), [`security`] (user,
 //! capabilities, seccomp), [`hosts`], [`dns`], [`expand`] (`$(NAME)`).
 
 pub mod dns;

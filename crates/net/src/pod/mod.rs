@@ -4,10 +4,12 @@
 //! also across restarts; attaching a pod again gives it the same address; a lease is on disk before its link exists.
 
 mod apply;
+mod dial;
 mod lease;
 mod plan;
 
 pub use apply::NotABridge;
+pub use dial::connect_local;
 pub use lease::{HostPort, Lease};
 pub use plan::{NodePlan, POD_LINK, PodPlan, Sysctl, node_plan, pod_plan};
 

@@ -1,0 +1,79 @@
+//! [`AgentPods`]: the server's view of the running agent.
+
+use super::seams::{Dialed, LogSource, Pods};
+use crate::agent::{AgentHandle, ContainerTarget, LookupError};
+use crate::engine::{EngineError, Session, StreamRequest};
+use api::prelude::Pod;
+use async_trait::async_trait;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// [`Pods`] over an [`AgentHandle`].
+pub struct AgentPods {
+    agent: AgentHandle,
+}
+
+impl AgentPods {
+    /// Sees what the agent sees, at every call anew.
+    pub fn new(agent: AgentHandle) -> Self {
+        AgentPods { agent }
+    }
+}
+
+fn some(uid: &str) -> Option<&str> {
+    (!uid.is_empty()).then_some(uid)
+}
+
+#[async_trait]
+impl Pods for AgentPods {
+    fn all(&self) -> Vec<Arc<Pod>> {
+        self.agent.pods()
+    }
+
+    fn find(&self, namespace: &str, pod: &str, uid: &str) -> Result<(), LookupError> {
+        self.agent.pod(namespace, pod, some(uid)).map(drop)
+    }
+
+    fn container(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        container: &str,
+    ) -> Result<ContainerTarget, LookupError> {
+        self.agent.container(namespace, pod, some(uid), container)
+    }
+
+    fn log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<LogSource, LookupError> {
+        let mut target = self.agent.log(namespace, pod, None, container, previous)?;
+        Ok(LogSource {
+            path: target.path.clone(),
+            ended: Box::pin(async move {
+                if target.running {
+                    target.ended().await;
+                }
+            }),
+        })
+    }
+
+    async fn exec(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {
+        self.agent.exec(target, request).await
+    }
+
+    async fn attach(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {
+        self.agent.attach(target, request).await
+    }
+
+    async fn dial(&self, namespace: &str, pod: &str, uid: &str, port: u16) -> Result<Dialed, EngineError> {
+        let netns = self.agent.netns(namespace, pod, some(uid)).await?;
+        let connected = tokio::task::spawn_blocking(move || net::pod::connect_local(netns, port)).await;
+        let failed = |error: &dyn std::fmt::Display| {
+            EngineError::Failed(format!(
+                "failed to connect to localhost:{port} inside the pod's network namespace: {error}"
+            ))
+        };
+        let stream = connected.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        stream.set_nonblocking(true).map_err(|e| failed(&e))?;
+        Ok(Box::new(TcpStream::from_std(stream).map_err(|e| failed(&e))?))
+    }
+}

@@ -1,0 +1,54 @@
+//! The node's API (kubelet's port 10250): pods, logs, exec, attach, port-forward.
+//!
+//! ```text
+//!   TLS ─▶ edge ─▶ auth ─▶ routes ─┬▶ logs            file ─▶ select (pure) ─▶ body
+//!                                  ├▶ remote          websocket │ spdy ─▶ streams ─▶ Session of the engine
+//!                                  └▶ port_forward    spdy (│ inside websocket) ─▶ dial
+//! ```
+//!
+//! The API server only tunnels bytes to here, so the client's own handshake ends in this server: WebSocket
+//! (`v5.channel.k8s.io` and older, SPDY tunnelled in WebSocket for port-forward) and SPDY/3.1.
+//!
+//! Invariants: nothing but `/healthz` is answered to strangers; whatever a client sends, no buffer grows without a limit;
+//! when a client goes away, everything that was started for it ends.
+//!
+//! Follows `pkg/kubelet/server/server.go`, `k8s.io/cri-streaming` and `k8s.io/streaming`. Differs: no read-only port, no
+//! redirect to the container runtime, rotated logs are part of the log.
+
+mod agent_pods;
+mod auth;
+mod client_auth;
+mod edge;
+mod logs;
+mod port_forward;
+mod remote;
+mod routes;
+mod seams;
+mod spdy;
+mod streams;
+mod websocket;
+
+pub use agent_pods::AgentPods;
+pub use auth::{Attributes, AuthError, NodeAuth, User};
+pub use client_auth::ClientAuth;
+pub use edge::{Tls, TlsError, TlsMaterial, serve};
+pub use seams::{Dialed, Io, LogSource, Pods};
+
+use base::Clock;
+use std::sync::Arc;
+
+/// What the server works with. Cheap to clone.
+#[derive(Clone)]
+pub struct NodeApi {
+    /// `metadata.name` of this Node, for authorization.
+    pub node_name: Arc<str>,
+    /// The pods of this node.
+    pub pods: Arc<dyn Pods>,
+    /// Who may do what.
+    pub auth: Arc<dyn NodeAuth>,
+    /// Wall time, for `sinceSeconds`.
+    pub clock: Arc<dyn Clock>,
+}
+
+#[cfg(test)]
+mod tests;

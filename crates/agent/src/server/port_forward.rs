@@ -1,0 +1,214 @@
+//! Port-forward: pairs of streams (data, error) with one `requestID`, each joined to a connection into the pod.
+//!
+//! The connection is SPDY/3.1, either by itself or inside the binary messages of a WebSocket
+//! (`SPDY/3.1+portforward.k8s.io`). Follows `cri-streaming/pkg/streaming/portforward/httpstream.go`. A stream whose partner
+//! does not come is given up after a while; so are all streams when the client goes away.
+
+use super::remote::{STREAM_CREATION_TIMEOUT, switch_to_spdy};
+use super::routes::{self, Body};
+use super::seams::{Dialed, Io, Pods};
+use super::spdy::{Connection, NewStream, StreamWriter};
+use super::streams::Gone;
+use super::websocket;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Response};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+const PROTOCOL: &str = "portforward.k8s.io";
+const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
+/// Bytes of one read from the pod.
+const CHUNK: usize = 32 * 1024;
+
+/// Which pod.
+#[derive(Clone)]
+pub(super) struct PodRef {
+    pub(super) pods: Arc<dyn Pods>,
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) uid: String,
+}
+
+/// Whether SPDY comes inside a WebSocket, and the answer to the handshake.
+pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Response<Body>> {
+    if !websocket::is_request(headers) {
+        return switch_to_spdy(headers, &[PROTOCOL]).map(|(_, response)| (false, response));
+    }
+    let offered = websocket::offered(headers);
+    if !offered.contains(&TUNNELLED) {
+        // Upstream's older way, a pair of channels for each port in the query, is used by no client of ours.
+        let text = format!("port-forward over WebSocket with {offered:?} is not supported by dhow, only {TUNNELLED}\n");
+        return Err(routes::text(400, text));
+    }
+    let response = websocket::switch(headers, TUNNELLED).map_err(|s| routes::failure(&s))?;
+    Ok((true, response))
+}
+
+/// Serves an upgraded connection to its end.
+pub(super) async fn serve(io: impl Io + 'static, tunnelled: bool, pod: PodRef) {
+    let mut connection = if tunnelled { Connection::new(websocket::tunnel(io).await) } else { Connection::new(io) };
+    let forwards = TaskTracker::new();
+    let mut pairs: HashMap<String, Half> = HashMap::new();
+    loop {
+        let deadline = pairs.values().map(|half| half.deadline).min();
+        let stream = tokio::select! {
+            stream = connection.next() => stream,
+            () = sleep_until(deadline) => {
+                give_up(&mut pairs).await;
+                continue;
+            }
+        };
+        let Some(stream) = stream else { break };
+        if let Some(pair) = take(&mut pairs, stream).await {
+            base::tasks::detach("port-forward", forwards.track_future(forward(pod.clone(), pair)));
+        }
+    }
+    connection.close().await;
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Error,
+}
+
+/// The first stream of a pair.
+struct Half {
+    kind: Kind,
+    stream: (mpsc::Receiver<Bytes>, StreamWriter),
+    port: u16,
+    deadline: Instant,
+}
+
+struct Pair {
+    port: u16,
+    input: mpsc::Receiver<Bytes>,
+    data: StreamWriter,
+    error: StreamWriter,
+}
+
+/// Which pair a stream belongs to; `None`: it is to be refused (`httpStreamReceived`, `requestID`).
+fn classify(stream: &NewStream) -> Option<(String, Kind, u16)> {
+    let port = stream.header("port").parse::<u16>().ok().filter(|p| *p > 0)?;
+    let kind = match stream.header("streamtype") {
+        "data" => Kind::Data,
+        "error" => Kind::Error,
+        _ => return None,
+    };
+    // Old clients give no id: they open the error stream, then the data stream with the next odd number.
+    let request = match (stream.header("requestid"), kind) {
+        ("", Kind::Error) => stream.id.to_string(),
+        ("", Kind::Data) => stream.id.checked_sub(2)?.to_string(),
+        (id, _) => id.to_owned(),
+    };
+    Some((request, kind, port))
+}
+
+async fn take(pairs: &mut HashMap<String, Half>, stream: NewStream) -> Option<Pair> {
+    let Some((request, kind, port)) = classify(&stream) else {
+        stream.refuse().await;
+        return None;
+    };
+    // If the client is gone, the connection says so next.
+    let accepted = stream.accept().await.ok()?;
+    match pairs.remove(&request) {
+        None => {
+            let deadline = Instant::now() + STREAM_CREATION_TIMEOUT;
+            pairs.insert(request, Half { kind, stream: accepted, port, deadline });
+            None
+        }
+        Some(half) if half.kind == kind => {
+            // Twice the same: the second one is wrong.
+            accepted.1.reset().await.ok();
+            pairs.insert(request, half);
+            None
+        }
+        Some(half) => {
+            let (data, error, port) =
+                if kind == Kind::Data { (accepted, half.stream, port) } else { (half.stream, accepted, half.port) };
+            Some(Pair { port, input: data.0, data: data.1, error: error.1 })
+        }
+    }
+}
+
+/// Streams whose partners did not come.
+async fn give_up(pairs: &mut HashMap<String, Half>) {
+    let now = Instant::now();
+    let late: Vec<String> = pairs.iter().filter(|(_, h)| h.deadline <= now).map(|(id, _)| id.clone()).collect();
+    for id in late {
+        if let Some(half) = pairs.remove(&id) {
+            if half.kind == Kind::Error {
+                // A client that is gone needs no explanation.
+                half.stream.1.write(Bytes::from_static(b"timed out waiting for streams")).await.ok();
+            }
+            half.stream.1.reset().await.ok();
+        }
+    }
+}
+
+/// Joins a pair to a connection into the pod.
+async fn forward(pod: PodRef, pair: Pair) {
+    let Pair { port, input, data, error } = pair;
+    // Both streams end whatever happened; a client that is gone needs no end.
+    match pod.pods.dial(&pod.namespace, &pod.pod, &pod.uid, port).await {
+        Ok(dialed) => {
+            tokio::select! {
+                () = copy(dialed, input, &data) => {}
+                () = data.gone() => {}
+            }
+            data.finish().await.ok();
+            error.finish().await.ok();
+        }
+        Err(why) => {
+            let text = format!("error forwarding port {port} to pod {}, uid {}: {why}", pod.pod, pod.uid);
+            tracing::debug!("{text}");
+            error.write(text.into()).await.ok();
+            error.finish().await.ok();
+            data.reset().await.ok();
+        }
+    }
+}
+
+/// Both ways at once, until the pod has ended its side. A client that ends its side still gets the answer.
+async fn copy(dialed: Dialed, input: mpsc::Receiver<Bytes>, data: &StreamWriter) {
+    let (reader, writer) = tokio::io::split(dialed);
+    let inbound = into_pod(input, writer);
+    let outbound = out_of_pod(reader, data);
+    tokio::pin!(inbound, outbound);
+    tokio::select! {
+        _ = &mut outbound => {}
+        () = &mut inbound => drop(outbound.await),
+    }
+}
+
+async fn into_pod(mut input: mpsc::Receiver<Bytes>, mut writer: WriteHalf<Dialed>) {
+    while let Some(bytes) = input.recv().await {
+        if writer.write_all(&bytes).await.is_err() {
+            // The pod reads no more; it may still write.
+            return;
+        }
+    }
+    // A connection that is gone needs no end.
+    writer.shutdown().await.ok();
+}
+
+async fn out_of_pod(mut reader: ReadHalf<Dialed>, data: &StreamWriter) -> Result<(), Gone> {
+    let mut buffer = BytesMut::with_capacity(CHUNK);
+    loop {
+        buffer.reserve(CHUNK);
+        // A connection that breaks is a connection that ends.
+        let Ok(1..) = reader.read_buf(&mut buffer).await else { return Ok(()) };
+        data.write(buffer.split().freeze()).await?;
+    }
+}

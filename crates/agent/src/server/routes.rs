@@ -1,0 +1,278 @@
+//! Paths to handlers, and answers as HTTP. Parsing a path is pure ([`Route::parse`]).
+//!
+//! Refusals are plain text, as the kubelet's are (`go-restful`'s `WriteErrorString`): the API server makes a Status of them.
+
+use super::NodeApi;
+use super::auth::{self, User};
+use super::logs::{self, LogOptions};
+use super::port_forward::{self, PodRef};
+use super::remote::{self, What};
+use super::streams::Wanted;
+use crate::agent::LookupError;
+use api::{Codec, Status};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::future::Future;
+use tokio_util::sync::CancellationToken;
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A pod or container in a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct At {
+    namespace: String,
+    pod: String,
+    uid: String,
+    container: String,
+}
+
+/// What a path asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Healthz,
+    Pods,
+    Logs(At),
+    Exec(At),
+    Attach(At),
+    Run(At),
+    PortForward(At),
+    /// The kubelet has it, we do not.
+    Unsupported(&'static str),
+    MethodNotAllowed,
+    NotFound,
+}
+
+impl Route {
+    fn parse(method: &Method, path: &str) -> Self {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let at = |namespace: &str, pod: &str, uid: &str, container: &str| At {
+            namespace: namespace.into(),
+            pod: pod.into(),
+            uid: uid.into(),
+            container: container.into(),
+        };
+        let (get, post) = (method == Method::GET, method == Method::POST);
+        let when = |allowed: bool, route: Route| if allowed { route } else { Route::MethodNotAllowed };
+        match parts.as_slice() {
+            ["healthz", ..] => when(get, Route::Healthz),
+            ["pods"] => when(get, Route::Pods),
+            ["containerLogs", n, p, c] => when(get, Route::Logs(at(n, p, "", c))),
+            ["exec", n, p, c] => when(get || post, Route::Exec(at(n, p, "", c))),
+            ["exec", n, p, u, c] => when(get || post, Route::Exec(at(n, p, u, c))),
+            ["attach", n, p, c] => when(get || post, Route::Attach(at(n, p, "", c))),
+            ["attach", n, p, u, c] => when(get || post, Route::Attach(at(n, p, u, c))),
+            ["run", n, p, c] => when(post, Route::Run(at(n, p, "", c))),
+            ["run", n, p, u, c] => when(post, Route::Run(at(n, p, u, c))),
+            ["portForward", n, p] => when(get || post, Route::PortForward(at(n, p, "", ""))),
+            ["portForward", n, p, u] => when(get || post, Route::PortForward(at(n, p, u, ""))),
+            ["stats", ..] => Route::Unsupported("stats"),
+            ["metrics", ..] => Route::Unsupported("metrics"),
+            ["logs", ..] => Route::Unsupported("logs"),
+            ["checkpoint", ..] => Route::Unsupported("checkpoint"),
+            ["configz"] => Route::Unsupported("configz"),
+            ["runningpods"] => Route::Unsupported("runningpods"),
+            ["statusz"] => Route::Unsupported("statusz"),
+            ["flagz"] => Route::Unsupported("flagz"),
+            ["debug", ..] => Route::Unsupported("debug"),
+            _ => Route::NotFound,
+        }
+    }
+}
+
+/// Answers one request; never fails.
+pub(super) async fn answer(
+    server: &NodeApi,
+    certificate: Option<&User>,
+    request: Request<Incoming>,
+    shutdown: CancellationToken,
+) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let route = Route::parse(&head.method, path);
+    if route != Route::Healthz
+        && let Err(refused) = auth::admit(server, certificate, &head.method, path, &head.headers).await
+    {
+        return failure(&refused);
+    }
+    // No request has a body that matters; hyper reads what comes.
+    drop(body);
+    let call = Call {
+        server,
+        headers: &head.headers,
+        query: url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned().collect(),
+        upgrade: head.extensions.get::<OnUpgrade>().cloned(),
+        shutdown,
+    };
+    let answered = match route {
+        Route::Healthz => Ok(text(200, "ok")),
+        Route::Pods => Ok(call.pods()),
+        Route::Logs(at) => call.logs(&at).await,
+        Route::Exec(at) => call.remote(What::Exec, at),
+        Route::Attach(at) => call.remote(What::Attach, at),
+        Route::Run(at) => call.run(&at).await,
+        Route::PortForward(at) => call.port_forward(at),
+        Route::Unsupported(what) => Ok(text(501, format!("{what} is not supported by dhow\n"))),
+        Route::MethodNotAllowed => Ok(text(405, "405: Method Not Allowed")),
+        Route::NotFound => Ok(text(404, "404 page not found\n")),
+    };
+    answered.unwrap_or_else(|status| failure(&status))
+}
+
+struct Call<'a> {
+    server: &'a NodeApi,
+    headers: &'a HeaderMap,
+    query: Vec<(String, String)>,
+    upgrade: Option<OnUpgrade>,
+    shutdown: CancellationToken,
+}
+
+impl Call<'_> {
+    fn pods(&self) -> Response<Body> {
+        let mut json = br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#.to_vec();
+        for (i, pod) in self.server.pods.all().iter().enumerate() {
+            if i > 0 {
+                json.push(b',');
+            }
+            json.extend(pod.encode());
+        }
+        json.extend(b"]}");
+        let mut response = text(200, json);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    async fn logs(&self, at: &At) -> Result<Response<Body>, Status> {
+        let options = LogOptions::parse(&self.query, self.server.clock.now())?;
+        let source = self.server.pods.log(&at.namespace, &at.pod, &at.container, options.previous);
+        let source = source.map_err(|e| match e {
+            LookupError::NoPod(_) => not_found(format!("pod {:?} does not exist", at.pod)),
+            LookupError::NoContainer { .. } => {
+                not_found(format!("container {:?} not found in pod {:?}", at.container, at.pod))
+            }
+            LookupError::NotRunning(_) | LookupError::NoLog(_) => Status::failure(400, "BadRequest", e.to_string()),
+        })?;
+        let body = logs::body(source, options, self.shutdown.clone()).await;
+        let mut response =
+            Response::new(body.map_err(|e| Status::failure(400, "BadRequest", base::chain(&e).to_string()))?);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Ok(response)
+    }
+
+    fn remote(self, what: What, at: At) -> Result<Response<Body>, Status> {
+        let wanted = Wanted::parse(&self.query)?;
+        let pods = self.server.pods.clone();
+        let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
+        let command: Vec<String> = self.query.iter().filter(|(n, _)| n == "command").map(|(_, v)| v.clone()).collect();
+        if what == What::Exec && command.is_empty() {
+            return Err(Status::failure(400, "BadRequest", "you must specify a command"));
+        }
+        let (protocol, response) = match remote::handshake(self.headers) {
+            Ok(chosen) => chosen,
+            Err(refused) => return Ok(refused),
+        };
+        self.upgraded(response, move |io| remote::serve(io, protocol, what, pods, target, wanted, command))
+    }
+
+    async fn run(&self, at: &At) -> Result<Response<Body>, Status> {
+        let pods = &self.server.pods;
+        let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
+        let command = self.query.iter().find(|(n, _)| n == "cmd").map_or("", |(_, v)| v.as_str());
+        let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        Ok(text(200, remote::run_to_end(pods.as_ref(), &target, command).await?))
+    }
+
+    fn port_forward(self, at: At) -> Result<Response<Body>, Status> {
+        let pods = self.server.pods.clone();
+        pods.find(&at.namespace, &at.pod, &at.uid).map_err(|e| no_target(&e))?;
+        let (tunnelled, response) = match port_forward::handshake(self.headers) {
+            Ok(chosen) => chosen,
+            Err(refused) => return Ok(refused),
+        };
+        let pod = PodRef { pods, namespace: at.namespace, pod: at.pod, uid: at.uid };
+        self.upgraded(response, move |io| port_forward::serve(io, tunnelled, pod))
+    }
+
+    /// Gives the connection to `serve` as soon as the response is out.
+    fn upgraded<F>(
+        self,
+        response: Response<Body>,
+        serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+    ) -> Result<Response<Body>, Status>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(upgrade) = self.upgrade else {
+            return Err(Status::failure(400, "BadRequest", "Upgrade request required"));
+        };
+        let shutdown = self.shutdown;
+        base::tasks::detach("node-api-stream", async move {
+            match upgrade.await {
+                Ok(io) => tokio::select! {
+                    () = serve(TokioIo::new(io)) => {}
+                    () = shutdown.cancelled() => {}
+                },
+                Err(error) => tracing::debug!(%error, "the client went away during the upgrade"),
+            }
+        });
+        Ok(response)
+    }
+}
+
+fn not_found(text: String) -> Status {
+    Status::failure(404, "NotFound", text)
+}
+
+/// Upstream answers 500 for containers that cannot be talked to (`streaming.WriteError`).
+fn no_target(error: &LookupError) -> Status {
+    match error {
+        LookupError::NoPod(_) => not_found("pod does not exist".into()),
+        other => Status::failure(500, "InternalError", other.to_string()),
+    }
+}
+
+pub(super) fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+pub(super) fn empty(code: u16) -> Response<Body> {
+    let mut response = text(code, Bytes::new());
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
+}
+
+pub(super) fn failure(status: &Status) -> Response<Body> {
+    text(status.code, status.message.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(namespace: &str, pod: &str, uid: &str, container: &str) -> At {
+        At { namespace: namespace.into(), pod: pod.into(), uid: uid.into(), container: container.into() }
+    }
+
+    #[test]
+    fn paths() {
+        let get = |path| Route::parse(&Method::GET, path);
+        assert_eq!(get("/healthz/ping"), Route::Healthz);
+        assert_eq!(get("/pods/"), Route::Pods);
+        assert_eq!(get("/containerLogs/a/b/c"), Route::Logs(at("a", "b", "", "c")));
+        assert_eq!(get("/exec/a/b/u/c"), Route::Exec(at("a", "b", "u", "c")));
+        assert_eq!(get("/portForward/a/b"), Route::PortForward(at("a", "b", "", "")));
+        assert_eq!(get("/run/a/b/c"), Route::MethodNotAllowed);
+        assert_eq!(get("/metrics/cadvisor"), Route::Unsupported("metrics"));
+        assert_eq!(get("/exec/a"), Route::NotFound);
+        assert_eq!(Route::parse(&Method::DELETE, "/exec/a/b/c"), Route::MethodNotAllowed);
+    }
+}

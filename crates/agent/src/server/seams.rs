@@ -1,0 +1,45 @@
+//! [`Pods`]: what the server wants of the agent.
+
+use crate::agent::{ContainerTarget, LookupError};
+use crate::engine::{EngineError, Session, StreamRequest};
+use api::prelude::Pod;
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream both ways.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A connection into a pod.
+pub type Dialed = Box<dyn Io>;
+
+/// Where the log of one run of a container is.
+pub struct LogSource {
+    /// File in CRI format; rotated ones beside it as `<path>.<time>`.
+    pub path: PathBuf,
+    /// Ready when nothing more will be written; at once if the container does not run.
+    pub ended: BoxFuture<'static, ()>,
+}
+
+/// The pods of this node. An empty `uid` is any.
+#[async_trait]
+pub trait Pods: Send + Sync {
+    /// All, with their newest statuses.
+    fn all(&self) -> Vec<Arc<Pod>>;
+    /// Whether there is such a pod.
+    fn find(&self, namespace: &str, pod: &str, uid: &str) -> Result<(), LookupError>;
+    /// A running container.
+    fn container(&self, namespace: &str, pod: &str, uid: &str, container: &str)
+    -> Result<ContainerTarget, LookupError>;
+    /// A container's log.
+    fn log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<LogSource, LookupError>;
+    /// Runs a command with streams.
+    async fn exec(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError>;
+    /// Streams of the container's first process.
+    async fn attach(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError>;
+    /// Connects to `localhost:port` inside the pod's network namespace.
+    async fn dial(&self, namespace: &str, pod: &str, uid: &str, port: u16) -> Result<Dialed, EngineError>;
+}

@@ -4,7 +4,7 @@
 //! `system:masters` are not asked about, so the node can be looked into while its API server is away.
 
 use super::NodeApi;
-use api::Status;
+use super::routes::Refusal;
 use async_trait::async_trait;
 use http::{HeaderMap, Method, header};
 use rustls_pki_types::CertificateDer;
@@ -76,7 +76,7 @@ pub(super) async fn admit(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<(), Status> {
+) -> Result<(), Refusal> {
     let user = match certificate {
         Some(user) => user.clone(),
         None => match bearer(headers) {
@@ -105,7 +105,7 @@ pub(super) async fn admit(
                     "Authorization error (user={}, verb={}, resource=nodes, subresource={})",
                     user.name, attributes.verb, attributes.subresource
                 );
-                return Err(Status::failure(500, "InternalError", text));
+                return Err(Refusal::new(500, text));
             }
         }
     }
@@ -116,11 +116,11 @@ pub(super) async fn admit(
         user.name,
         subresources.join(" ")
     );
-    Err(Status::failure(403, "Forbidden", text))
+    Err(Refusal::new(403, text))
 }
 
-fn unauthorized() -> Status {
-    Status::failure(401, "Unauthorized", "Unauthorized")
+fn unauthorized() -> Refusal {
+    Refusal::new(401, "Unauthorized")
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

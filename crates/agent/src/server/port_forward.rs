@@ -5,7 +5,7 @@
 //! does not come is given up after a while; so are all streams when the client goes away.
 
 use super::remote::{STREAM_CREATION_TIMEOUT, switch_to_spdy};
-use super::routes::{self, Body};
+use super::routes::{Body, Refusal};
 use super::seams::{Dialed, Io, Pods};
 use super::spdy::{Connection, NewStream, StreamWriter};
 use super::streams::Gone;
@@ -34,7 +34,7 @@ pub(super) struct PodRef {
 }
 
 /// Whether SPDY comes inside a WebSocket, and the answer to the handshake.
-pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Response<Body>> {
+pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Refusal> {
     if !websocket::is_request(headers) {
         return switch_to_spdy(headers, &[PROTOCOL]).map(|(_, response)| (false, response));
     }
@@ -42,9 +42,9 @@ pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), R
     if !offered.contains(&TUNNELLED) {
         // Upstream's older way, a pair of channels for each port in the query, is used by no client of ours.
         let text = format!("port-forward over WebSocket with {offered:?} is not supported by dhow, only {TUNNELLED}\n");
-        return Err(routes::text(400, text));
+        return Err(Refusal::new(400, text));
     }
-    let response = websocket::switch(headers, TUNNELLED).map_err(|s| routes::failure(&s))?;
+    let response = websocket::switch(headers, TUNNELLED)?;
     Ok((true, response))
 }
 

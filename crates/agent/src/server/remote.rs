@@ -3,14 +3,13 @@
 //! A remote command ends when its process has ended and everything it wrote has been sent, or when the client goes away;
 //! then the session is dropped, which detaches. Follows `cri-streaming/pkg/streaming/remotecommand`.
 
-use super::routes::{Body, empty};
+use super::routes::{Body, Refusal, empty};
 use super::seams::{Io, Pods};
 use super::spdy::{Connection, NewStream};
 use super::streams::{Ended, Gone, Output, Remote, Sizes, Wanted};
 use super::websocket;
 use crate::agent::ContainerTarget;
 use crate::engine::{EngineError, Reader, Session, SessionControl, StreamRequest, Writer};
-use api::Status;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
@@ -31,41 +30,34 @@ const RUN_OUTPUT_MAX: usize = 16 << 20;
 const SPDY_PROTOCOLS: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 
 /// Negotiates a subprotocol of a SPDY upgrade: the client's first that we know (`httpstream.Handshake`).
-pub(super) fn switch_to_spdy<'a>(
+pub(super) fn switch_to_spdy(
     headers: &HeaderMap,
-    ours: &[&'a str],
-) -> Result<(&'a str, Response<Body>), Response<Body>> {
+    ours: &[&'static str],
+) -> Result<(&'static str, Response<Body>), Refusal> {
     const VERSION: &str = "x-stream-protocol-version";
-    let refuse = |code, text: &str| super::routes::text(code, format!("{text}\n"));
+    const ACCEPTED: &str = "x-accept-stream-protocol-versions";
     let values = headers.get_all(VERSION).iter().filter_map(|v| v.to_str().ok());
     let offered: Vec<&str> = values.flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect();
     if offered.is_empty() {
-        return Err(refuse(400, "unable to upgrade: header X-Stream-Protocol-Version does not exist in request"));
+        let text = "unable to upgrade: header X-Stream-Protocol-Version does not exist in request\n";
+        return Err(Refusal::new(400, text));
     }
-    let Some(chosen) = offered.iter().find_map(|o| ours.iter().find(|p| *p == o)) else {
+    let Some(chosen) = offered.iter().find_map(|o| ours.iter().copied().find(|p| p == o)) else {
         let text = format!(
-            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {ours:?}"
+            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts {ours:?}\n"
         );
-        let mut response = refuse(403, &text);
-        for protocol in ours {
-            if let Ok(value) = HeaderValue::from_str(protocol) {
-                let name = HeaderName::from_static("x-accept-stream-protocol-versions");
-                response.headers_mut().append(name, value);
-            }
-        }
-        return Err(response);
+        let accepted = ours.iter().map(|p| (HeaderName::from_static(ACCEPTED), HeaderValue::from_static(p)));
+        return Err(Refusal { headers: accepted.collect(), ..Refusal::new(403, text) });
     };
     let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !upgrade.eq_ignore_ascii_case("SPDY/3.1") {
-        return Err(refuse(400, "unable to upgrade: missing upgrade headers in request"));
+        return Err(Refusal::new(400, "unable to upgrade: missing upgrade headers in request\n"));
     }
     let mut response = empty(101);
     let head = response.headers_mut();
     head.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     head.insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    if let Ok(value) = HeaderValue::from_str(chosen) {
-        head.insert(HeaderName::from_static(VERSION), value);
-    }
+    head.insert(HeaderName::from_static(VERSION), HeaderValue::from_static(chosen));
     Ok((chosen, response))
 }
 
@@ -77,7 +69,7 @@ pub(super) enum Protocol {
 }
 
 /// Chooses the protocol and answers the handshake.
-pub(super) fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>), Response<Body>> {
+pub(super) fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>), Refusal> {
     if !websocket::is_request(headers) {
         let (name, response) = switch_to_spdy(headers, &SPDY_PROTOCOLS)?;
         return Ok((Protocol::Spdy(name), response));
@@ -85,9 +77,9 @@ pub(super) fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>
     let offered = websocket::offered(headers);
     let Some(protocol) = websocket::negotiate(&offered) else {
         let text = format!("requested protocol(s) are not supported: {offered:?}");
-        return Err(super::routes::text(403, text));
+        return Err(Refusal::new(403, text));
     };
-    let response = websocket::switch(headers, protocol.name).map_err(|s| super::routes::failure(&s))?;
+    let response = websocket::switch(headers, protocol.name)?;
     Ok((Protocol::WebSocket(protocol), response))
 }
 
@@ -295,9 +287,9 @@ pub(super) async fn run_to_end(
     pods: &dyn Pods,
     target: &ContainerTarget,
     command: Vec<String>,
-) -> Result<Vec<u8>, Status> {
+) -> Result<Vec<u8>, Refusal> {
     let request = StreamRequest { command, stdout: true, stderr: true, ..StreamRequest::default() };
-    let internal = |e: EngineError| Status::failure(500, "InternalError", e.to_string());
+    let internal = |e: EngineError| Refusal::new(500, e.to_string());
     let session = pods.exec(target, request).await.map_err(internal)?;
     let Session { stdin, stdout, stderr, control } = session;
     drop(stdin);
@@ -305,7 +297,7 @@ pub(super) async fn run_to_end(
     out.extend(err);
     match code.map_err(internal)? {
         0 => Ok(out),
-        code => Err(Status::failure(500, "InternalError", format!("command terminated with exit code {code}"))),
+        code => Err(Refusal::new(500, format!("command terminated with exit code {code}"))),
     }
 }
 

@@ -9,9 +9,9 @@ use super::port_forward::{self, PodRef};
 use super::remote::{self, What};
 use super::streams::Wanted;
 use crate::agent::LookupError;
-use api::{Codec, Status};
+use api::Codec;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -98,7 +98,7 @@ pub(super) async fn answer(
     if route != Route::Healthz
         && let Err(refused) = auth::admit(server, certificate, &head.method, path, &head.headers).await
     {
-        return failure(&refused);
+        return refused.response();
     }
     // No request has a body that matters; hyper reads what comes.
     drop(body);
@@ -121,7 +121,7 @@ pub(super) async fn answer(
         Route::MethodNotAllowed => Ok(text(405, "405: Method Not Allowed")),
         Route::NotFound => Ok(text(404, "404 page not found\n")),
     };
-    answered.unwrap_or_else(|status| failure(&status))
+    answered.unwrap_or_else(Refusal::response)
 }
 
 struct Call<'a> {
@@ -147,7 +147,7 @@ impl Call<'_> {
         response
     }
 
-    async fn logs(&self, at: &At) -> Result<Response<Body>, Status> {
+    async fn logs(&self, at: &At) -> Result<Response<Body>, Refusal> {
         let options = LogOptions::parse(&self.query, self.server.clock.now())?;
         let source = self.server.pods.log(&at.namespace, &at.pod, &at.container, options.previous);
         let source = source.map_err(|e| match e {
@@ -155,31 +155,27 @@ impl Call<'_> {
             LookupError::NoContainer { .. } => {
                 not_found(format!("container {:?} not found in pod {:?}", at.container, at.pod))
             }
-            LookupError::NotRunning(_) | LookupError::NoLog(_) => Status::failure(400, "BadRequest", e.to_string()),
+            LookupError::NotRunning(_) | LookupError::NoLog(_) => Refusal::new(400, e.to_string()),
         })?;
         let body = logs::body(source, options, self.shutdown.clone()).await;
-        let mut response =
-            Response::new(body.map_err(|e| Status::failure(400, "BadRequest", base::chain(&e).to_string()))?);
+        let mut response = Response::new(body.map_err(|e| Refusal::new(400, base::chain(&e).to_string()))?);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         Ok(response)
     }
 
-    fn remote(self, what: What, at: At) -> Result<Response<Body>, Status> {
+    fn remote(self, what: What, at: At) -> Result<Response<Body>, Refusal> {
         let wanted = Wanted::parse(&self.query)?;
         let pods = self.server.pods.clone();
         let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
         let command: Vec<String> = self.query.iter().filter(|(n, _)| n == "command").map(|(_, v)| v.clone()).collect();
         if what == What::Exec && command.is_empty() {
-            return Err(Status::failure(400, "BadRequest", "you must specify a command"));
+            return Err(Refusal::new(400, "you must specify a command"));
         }
-        let (protocol, response) = match remote::handshake(self.headers) {
-            Ok(chosen) => chosen,
-            Err(refused) => return Ok(refused),
-        };
+        let (protocol, response) = remote::handshake(self.headers)?;
         self.upgraded(response, move |io| remote::serve(io, protocol, what, pods, target, wanted, command))
     }
 
-    async fn run(&self, at: &At) -> Result<Response<Body>, Status> {
+    async fn run(&self, at: &At) -> Result<Response<Body>, Refusal> {
         let pods = &self.server.pods;
         let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
         let command = self.query.iter().find(|(n, _)| n == "cmd").map_or("", |(_, v)| v.as_str());
@@ -187,13 +183,10 @@ impl Call<'_> {
         Ok(text(200, remote::run_to_end(pods.as_ref(), &target, command).await?))
     }
 
-    fn port_forward(self, at: At) -> Result<Response<Body>, Status> {
+    fn port_forward(self, at: At) -> Result<Response<Body>, Refusal> {
         let pods = self.server.pods.clone();
         pods.find(&at.namespace, &at.pod, &at.uid).map_err(|e| no_target(&e))?;
-        let (tunnelled, response) = match port_forward::handshake(self.headers) {
-            Ok(chosen) => chosen,
-            Err(refused) => return Ok(refused),
-        };
+        let (tunnelled, response) = port_forward::handshake(self.headers)?;
         let pod = PodRef { pods, namespace: at.namespace, pod: at.pod, uid: at.uid };
         self.upgraded(response, move |io| port_forward::serve(io, tunnelled, pod))
     }
@@ -203,12 +196,12 @@ impl Call<'_> {
         self,
         response: Response<Body>,
         serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
-    ) -> Result<Response<Body>, Status>
+    ) -> Result<Response<Body>, Refusal>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let Some(upgrade) = self.upgrade else {
-            return Err(Status::failure(400, "BadRequest", "Upgrade request required"));
+            return Err(Refusal::new(400, "Upgrade request required"));
         };
         let shutdown = self.shutdown;
         base::tasks::detach("node-api-stream", async move {
@@ -224,15 +217,15 @@ impl Call<'_> {
     }
 }
 
-fn not_found(text: String) -> Status {
-    Status::failure(404, "NotFound", text)
+fn not_found(text: String) -> Refusal {
+    Refusal::new(404, text)
 }
 
 /// Upstream answers 500 for containers that cannot be talked to (`streaming.WriteError`).
-fn no_target(error: &LookupError) -> Status {
+fn no_target(error: &LookupError) -> Refusal {
     match error {
         LookupError::NoPod(_) => not_found("pod does not exist".into()),
-        other => Status::failure(500, "InternalError", other.to_string()),
+        other => Refusal::new(500, other.to_string()),
     }
 }
 
@@ -250,8 +243,26 @@ pub(super) fn empty(code: u16) -> Response<Body> {
     response
 }
 
-pub(super) fn failure(status: &Status) -> Response<Body> {
-    text(status.code, status.message.clone())
+/// A refused request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    pub(super) text: String,
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    pub(super) fn new(code: u16, text: impl Into<String>) -> Self {
+        Refusal { code, text: text.into(), headers: Vec::new() }
+    }
+
+    fn response(self) -> Response<Body> {
+        let mut response = text(self.code, self.text);
+        for (name, value) in self.headers {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! [`Remote`]: the streams of a remote command, whatever protocol carries them; and the status that ends them.
 
+use super::routes::Refusal;
 use crate::engine::EngineError;
-use api::Status;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -69,7 +69,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// From the query. Both the kubelet's names and the API's are understood.
-    pub(super) fn parse(query: &[(String, String)]) -> Result<Self, Status> {
+    pub(super) fn parse(query: &[(String, String)]) -> Result<Self, Refusal> {
         let on = |names: [&str; 2]| {
             let value = query.iter().find(|(n, _)| names.contains(&n.as_str())).map(|(_, v)| v.as_str());
             matches!(value, Some("1" | "true"))
@@ -80,7 +80,7 @@ impl Wanted {
         let wanted = Wanted { stdin: on(["input", "stdin"]), stdout: on(["output", "stdout"]), stderr, tty };
         if !wanted.stdin && !wanted.stdout && !wanted.stderr {
             let text = "you must specify at least 1 of stdin, stdout, stderr";
-            return Err(Status::failure(400, "BadRequest", text));
+            return Err(Refusal::new(400, text));
         }
         Ok(wanted)
     }

@@ -4,10 +4,9 @@
 //! rest encoded. `v5.` adds 255: the channel in the next byte is at its end. Follows
 //! `k8s.io/streaming/pkg/httpstream/wsstream/conn.go` and `cri-streaming/pkg/streaming/remotecommand/websocket.go`.
 
-use super::routes::{Body, empty};
+use super::routes::{Body, Refusal, empty};
 use super::seams::Io;
 use super::streams::{Gone, Output, Remote, Wanted};
-use api::Status;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -52,8 +51,8 @@ pub(super) fn offered(headers: &HeaderMap) -> Vec<&str> {
 }
 
 /// 101 with the chosen subprotocol (none: empty).
-pub(super) fn switch(headers: &HeaderMap, protocol: &str) -> Result<Response<Body>, Status> {
-    let bad = |text: &str| Status::failure(400, "BadRequest", text);
+pub(super) fn switch(headers: &HeaderMap, protocol: &str) -> Result<Response<Body>, Refusal> {
+    let bad = |text: &str| Refusal::new(400, text);
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("missing Sec-WebSocket-Key"))?;
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
         return Err(bad("unsupported WebSocket version"));
@@ -308,12 +307,8 @@ pub(super) async fn tunnel(io: impl Io + 'static) -> impl Io + 'static {
         let inbound = async {
             while let Some(Ok(message)) = stream.next().await {
                 match message {
-                    Message::Binary(bytes) => {
-                        if writer.write_all(&bytes).await.is_err() {
-                            break;
-                        }
-                    }
-                    Message::Text(_) => break,
+                    Message::Binary(bytes) if writer.write_all(&bytes).await.is_ok() => {}
+                    Message::Binary(_) | Message::Text(_) => break,
                     _ => {}
                 }
             }

@@ -1,7 +1,7 @@
 //! PodLogOptions as the query says them (`pkg/apis/core/v1/conversion.go`, `ValidatePodLogOptions`).
 
 use super::select::Streams;
-use api::Status;
+use crate::server::routes::Refusal;
 use jiff::{SignedDuration, Timestamp};
 
 /// Which lines, and how.
@@ -20,9 +20,9 @@ pub(in crate::server) struct LogOptions {
 }
 
 impl LogOptions {
-    pub(in crate::server) fn parse(query: &[(String, String)], now: Timestamp) -> Result<Self, Status> {
-        let invalid = || Status::failure(422, "Invalid", r#"{"message": "Invalid request."}"#);
-        let malformed = || Status::failure(400, "BadRequest", r#"{"message": "Unable to decode query."}"#);
+    pub(in crate::server) fn parse(query: &[(String, String)], now: Timestamp) -> Result<Self, Refusal> {
+        let invalid = || Refusal::new(422, r#"{"message": "Invalid request."}"#);
+        let malformed = || Refusal::new(400, r#"{"message": "Unable to decode query."}"#);
         let get = |name: &str| query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty());
         let flag = |name: &str| match get(name) {
             None => Ok(query.iter().any(|(n, _)| n == name)),

@@ -252,7 +252,7 @@ impl Reader {
         if self.streams.len() >= MAX_STREAMS {
             return Err(ReadError::TooManyStreams);
         }
-        if id <= self.last || id % 2 == 0 {
+        if id <= self.last || id.is_multiple_of(2) {
             self.reply(Frame::RstStream { id, status: Reset::ProtocolError as u32 }).await;
             return Ok(());
         }

@@ -38,8 +38,26 @@ struct Inner<K> {
     by_controller: RwLock<BTreeMap<String, Vec<ObjectKey>>>,
     /// Also serialises changes: a handler is registered between two changes.
     handlers: Mutex<Vec<Handler<K>>>,
+    progress: Mutex<Progress>,
+}
+
+/// How far the cache is. Every follower has a channel of its own, so that followers wake in the order in which they came:
+/// one channel for all wakes them in an order that tokio draws at random, which the simulation cannot have.
+#[derive(Default)]
+struct Progress {
     /// Newest revision seen; `None` until the first list is in.
-    revision: watch::Sender<Option<u64>>,
+    revision: Option<u64>,
+    followers: Vec<watch::Sender<Option<u64>>>,
+}
+
+impl Progress {
+    fn advance(&mut self, reached: u64) {
+        if self.revision.is_some_and(|r| r >= reached) {
+            return;
+        }
+        self.revision = Some(reached);
+        self.followers.retain(|follower| follower.send(self.revision).is_ok());
+    }
 }
 
 /// Reads of cached objects. Cheap to clone; the watch ends when the last clone is dropped.
@@ -59,7 +77,7 @@ impl<K: Object> Cache<K> {
             objects: RwLock::default(),
             by_controller: RwLock::default(),
             handlers: Mutex::default(),
-            revision: watch::Sender::new(None),
+            progress: Mutex::default(),
         });
         base::tasks::detach("cache", keep(Arc::downgrade(&inner), api, params));
         Cache { inner }
@@ -101,7 +119,7 @@ impl<K: Object> Cache<K> {
 
     /// The newest revision the cache has reached; `None` before the first list.
     pub fn revision(&self) -> Option<u64> {
-        *self.inner.revision.borrow()
+        self.inner.progress.lock().revision
     }
 
     /// Waits until the first list is in.
@@ -111,14 +129,20 @@ impl<K: Object> Cache<K> {
 
     /// Waits until the cache has seen `revision` (read your writes).
     pub async fn reached(&self, revision: u64) {
-        let mut seen = self.inner.revision.subscribe();
+        if self.revision().is_some_and(|r| r >= revision) {
+            return;
+        }
+        let mut seen = self.revisions();
         // The sender lives in `inner`, which `self` keeps, so waiting cannot fail.
         drop(seen.wait_for(|r| r.is_some_and(|r| r >= revision)).await);
     }
 
-    /// Notices every move of [`Self::revision`].
+    /// Follows [`Self::revision`]; several moves may be noticed as one.
     pub fn revisions(&self) -> watch::Receiver<Option<u64>> {
-        self.inner.revision.subscribe()
+        let mut progress = self.inner.progress.lock();
+        let (follower, revisions) = watch::channel(progress.revision);
+        progress.followers.push(follower);
+        revisions
     }
 
     /// Calls `handler` for every present object (as appeared) and then for every change. It must not block.
@@ -194,14 +218,7 @@ impl<K: Object> Inner<K> {
 
     /// `resourceVersion` is our own server's: a number.
     fn advance(&self, revision: &str) {
-        let reached = revision.parse().unwrap_or(0);
-        self.revision.send_if_modified(|r| {
-            let forward = r.is_none_or(|r| r < reached);
-            if forward {
-                *r = Some(reached);
-            }
-            forward
-        });
+        self.progress.lock().advance(revision.parse().unwrap_or(0));
     }
 
     /// Returns the revision to go on from.
@@ -228,7 +245,7 @@ impl<K: Object> Inner<K> {
 async fn keep<K: Object>(weak: std::sync::Weak<Inner<K>>, api: Api<K>, params: ListParams) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     let mut from: Option<String> = None;
-    loop {
+    while weak.strong_count() > 0 {
         match round(&weak, &api, &params, &mut from, &mut backoff).await {
             Ok(true) => {}
             Ok(false) => return,

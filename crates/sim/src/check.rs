@@ -107,7 +107,8 @@ impl Checker {
     /// Judges a commit and takes it into the model.
     pub fn commit(&mut self, revision: Revision, op: &Op, entry: &Arc<Entry>) -> Result<(), String> {
         let key = entry.key.as_str();
-        let new: Value = serde_json::from_slice(&entry.value).map_err(|e| format!("{key}: stored bytes are no JSON: {e}"))?;
+        let new: Value =
+            serde_json::from_slice(&entry.value).map_err(|e| format!("{key}: stored bytes are no JSON: {e}"))?;
         if revision.0 < self.newest {
             return Err(format!("{key}: revision {} after {}", revision.0, self.newest));
         }
@@ -123,7 +124,9 @@ impl Checker {
         match op {
             Op::Create { .. } => self.created(key, &new)?,
             Op::Update { .. } => changed(old.as_deref().ok_or_else(|| format!("{key}: update of nothing"))?, &new)?,
-            Op::Delete { .. } => self.deleted(old.as_deref().ok_or_else(|| format!("{key}: delete of nothing"))?, &new)?,
+            Op::Delete { .. } => {
+                self.deleted(old.as_deref().ok_or_else(|| format!("{key}: delete of nothing"))?, &new)?
+            }
             Op::Check { .. } => return Ok(()),
         }
         let kind = text(&new, "/kind").to_owned();
@@ -199,7 +202,8 @@ impl Checker {
         let what = name(new);
         let address = text(new, "/status/podIP");
         if !address.is_empty() && is_live(new) {
-            let twin = self.all("Pod").find(|p| uid(p) != uid(new) && is_live(p) && text(p, "/status/podIP") == address);
+            let twin =
+                self.all("Pod").find(|p| uid(p) != uid(new) && is_live(p) && text(p, "/status/podIP") == address);
             if let Some(twin) = twin {
                 return Err(format!("{what}: address {address} is {}'s", name(twin)));
             }
@@ -225,13 +229,15 @@ impl Checker {
         if asked > room {
             return Err(format!("node {node}: {asked}m CPU asked of {room}m"));
         }
-        let (count, most) = (i64::try_from(pods.len()).unwrap_or(i64::MAX), milli(object.pointer("/status/allocatable/pods")) / 1000);
+        let (count, most) =
+            (i64::try_from(pods.len()).unwrap_or(i64::MAX), milli(object.pointer("/status/allocatable/pods")) / 1000);
         if count > most { Err(format!("node {node}: {count} pods of {most}")) } else { Ok(()) }
     }
 
     /// A ReplicaSet has no more active pods than it may want.
     fn pods_within(&self, owner: &str, new: &Value) -> Result<(), String> {
-        let Some(most) = self.specs_of(owner).map(|s| s.get("replicas").and_then(Value::as_i64).unwrap_or(1)).max() else {
+        let Some(most) = self.specs_of(owner).map(|s| s.get("replicas").and_then(Value::as_i64).unwrap_or(1)).max()
+        else {
             return Ok(());
         };
         let slack = self.unclear.get(owner).copied().unwrap_or(0);
@@ -326,7 +332,8 @@ impl Checker {
             return Some(format!("{} has not been observed", name(d)));
         }
         let sets = self.controlled("ReplicaSet", uid(d));
-        let pods: Vec<_> = sets.iter().flat_map(|rs| self.controlled("Pod", uid(rs))).filter(|p| is_active(p)).collect();
+        let pods: Vec<_> =
+            sets.iter().flat_map(|rs| self.controlled("Pod", uid(rs))).filter(|p| is_active(p)).collect();
         let image = |template: &Value| template.pointer("/spec/containers/0/image").cloned();
         let right = pods.iter().filter(|p| is_ready(p) && image(p) == image(&d["spec"]["template"])).count();
         if i64::try_from(right).ok() != Some(wanted) || right != pods.len() {
@@ -346,7 +353,14 @@ impl Checker {
     fn pod_unsettled(&self, pod: &Value, running: &BTreeSet<&str>) -> Option<String> {
         let of_job = self.all("Job").any(|j| controller(pod) == Some(uid(j)));
         let ok = !is_live(pod) || is_ready(pod) || (of_job && !running.contains("job-controller"));
-        (!ok).then(|| format!("{} on {:?} is {} and not ready", name(pod), text(pod, "/spec/nodeName"), text(pod, "/status/phase")))
+        (!ok).then(|| {
+            format!(
+                "{} on {:?} is {} and not ready",
+                name(pod),
+                text(pod, "/spec/nodeName"),
+                text(pod, "/status/phase")
+            )
+        })
     }
 
     /// An object whose owners are all gone.
@@ -357,7 +371,9 @@ impl Checker {
         let alive: BTreeSet<&str> = self.objects.values().map(|o| uid(o)).collect();
         let orphan = self.objects.values().find(|o| {
             let owners = o.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-            owners.is_some_and(|list| !list.is_empty() && !list.iter().any(|o| alive.contains(o["uid"].as_str().unwrap_or_default())))
+            owners.is_some_and(|list| {
+                !list.is_empty() && !list.iter().any(|o| alive.contains(o["uid"].as_str().unwrap_or_default()))
+            })
         });
         orphan.map(|o| format!("{} has owners that are all gone", name(o)))
     }
@@ -371,24 +387,30 @@ impl Checker {
         let ready: BTreeSet<&str> = self
             .all("Pod")
             .filter(same_namespace)
-            .filter(|p| selector.iter().all(|(k, v)| p["metadata"]["labels"].get(k) == Some(v)) && is_active(p) && is_ready(p))
+            .filter(|p| {
+                selector.iter().all(|(k, v)| p["metadata"]["labels"].get(k) == Some(v)) && is_active(p) && is_ready(p)
+            })
             .map(|p| text(p, "/status/podIP"))
             .collect();
-        let slices = self.all("EndpointSlice").filter(same_namespace).filter(|s| {
-            s["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]
-        });
+        let slices = self
+            .all("EndpointSlice")
+            .filter(same_namespace)
+            .filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]);
         let endpoints = slices.flat_map(|s| s["endpoints"].as_array()).flatten();
-        let told: BTreeSet<&str> =
-            endpoints.filter(|e| e["conditions"]["ready"] != false).filter_map(|e| e["addresses"][0].as_str()).collect();
+        let told: BTreeSet<&str> = endpoints
+            .filter(|e| e["conditions"]["ready"] != false)
+            .filter_map(|e| e["addresses"][0].as_str())
+            .collect();
         (ready != told).then(|| format!("{}: endpoints {told:?}, ready pods {ready:?}", name(service)))
     }
 }
 
 fn job_unsettled(job: &Value, running: &BTreeSet<&str>) -> Option<String> {
     let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
-    let over = conditions.into_iter().flatten().any(|c| {
-        matches!(c["type"].as_str(), Some("Complete" | "Failed")) && c["status"] == "True"
-    });
+    let over = conditions
+        .into_iter()
+        .flatten()
+        .any(|c| matches!(c["type"].as_str(), Some("Complete" | "Failed")) && c["status"] == "True");
     (running.contains("job-controller") && !over).then(|| format!("{} is not over", name(job)))
 }
 

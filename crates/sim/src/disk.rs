@@ -4,7 +4,9 @@ use crate::world::{World, hash};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
-use store::{At, Entry, Key, Listing, MemoryStore, Op, Page, Range, Read, Revision, Store, StoreError, Txn, WatchStream};
+use store::{
+    At, Entry, Key, Listing, MemoryStore, Op, Page, Range, Read, Revision, Store, StoreError, Txn, WatchStream,
+};
 
 /// A [`Store`] that has bad days. Errors are of the kinds that the trait allows.
 pub struct FaultStore {
@@ -21,7 +23,8 @@ impl FaultStore {
     /// Some time passes: every commit is a point at which a process can crash.
     async fn pause(&self) {
         let slow = self.world.faults().slow;
-        let wait = if self.world.dice.chance(slow) { self.world.dice.millis(10, 1000) } else { Duration::from_micros(300) };
+        let wait =
+            if self.world.dice.chance(slow) { self.world.dice.millis(10, 1000) } else { Duration::from_micros(300) };
         tokio::time::sleep(wait).await;
     }
 

@@ -64,7 +64,8 @@ impl Wire {
             return Ok(conflict());
         }
         let is_watch = request.uri().query().is_some_and(|q| q.contains("watch=true"));
-        let request = request.map(|bytes| -> apiserver::Body { Full::new(bytes).map_err(|never| match never {}).boxed_unsync() });
+        let request =
+            request.map(|bytes| -> apiserver::Body { Full::new(bytes).map_err(|never| match never {}).boxed_unsync() });
         let answer = async {
             let response = api.server.handle(request, Peer::local(self.user.clone())).await;
             if is_watch && response.status().is_success() {
@@ -93,11 +94,20 @@ impl Wire {
             return Err(broken("simulated: the answer was lost"));
         }
         let response = answer?;
-        if is_watch && response.status().is_success() { Ok(self.follow(response, what, &api.dead)) } else { Ok(response) }
+        if is_watch && response.status().is_success() {
+            Ok(self.follow(response, what, &api.dead))
+        } else {
+            Ok(response)
+        }
     }
 
     /// A watch's stream, late, sometimes cut, and checked.
-    fn follow(&self, response: Response<client::Body>, what: String, server: &CancellationToken) -> Response<client::Body> {
+    fn follow(
+        &self,
+        response: Response<client::Body>,
+        what: String,
+        server: &CancellationToken,
+    ) -> Response<client::Body> {
         let cut = self.hit(self.world.faults().cut_watch);
         let stream = Stream {
             world: self.world.clone(),

@@ -15,6 +15,10 @@ fn the_same_seed_gives_the_same_trace() {
 fn seeds_hold_their_promises() {
     for seed in 0..20 {
         let outcome = sim::run(seed, 15, false);
-        assert!(outcome.violation.is_none(), "cargo run -p sim -- --seed {seed} --steps 15 --trace: {:#?}", outcome.violation);
+        assert!(
+            outcome.violation.is_none(),
+            "cargo run -p sim -- --seed {seed} --steps 15 --trace: {:#?}",
+            outcome.violation
+        );
     }
 }

@@ -173,7 +173,8 @@ impl FakeNode {
     }
 
     async fn write_node_status(&self, client: &Client, clock: &dyn Clock) -> Result<(), ClientError> {
-        let room = json!({"cpu": format!("{}m", self.shape.cpu_milli), "memory": "8Gi", "pods": self.shape.pods.to_string()});
+        let room =
+            json!({"cpu": format!("{}m", self.shape.cpu_milli), "memory": "8Gi", "pods": self.shape.pods.to_string()});
         let now = Time(clock.now());
         let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status",
             "lastHeartbeatTime": now, "lastTransitionTime": now});
@@ -226,7 +227,8 @@ impl FakeNode {
             }
         }
         let machine = self.machine.lock();
-        machine.runs.values().flat_map(|run| [run.due, run.retry_at]).flatten().min()
+        // While a write waits to be repeated nothing else happens to its pod.
+        machine.runs.values().filter_map(|run| run.retry_at.or(run.due)).min()
     }
 
     /// Moves the pod's containers to where they are by now and says what to tell the server.
@@ -368,9 +370,7 @@ impl Run {
             Phase::Ended(well) => json!({"terminated": {"exitCode": if well { 0 } else { 1 }}}),
             _ => json!({"running": {}}),
         };
-        let name_and_image = |c: &api::k8s::api::core::v1::Container| {
-            json!({"name": c.name, "image": c.image, "imageID": "sim", "ready": ready, "restartCount": self.restarts, "state": state})
-        };
+        let name_and_image = |c: &api::k8s::api::core::v1::Container| json!({"name": c.name, "image": c.image, "imageID": "sim", "ready": ready, "restartCount": self.restarts, "state": state});
         let containers: Vec<Value> = pod.spec.iter().flat_map(|s| &s.containers).map(name_and_image).collect();
         json!({
             "phase": phase,

@@ -82,7 +82,9 @@ impl Controller for Deployments {
         }
         let paused = spec(&view.d).paused == Some(true);
         let needs_new = !paused && !rollout::is_scaling(&view.d, &set);
-        if needs_new && revise(view, &set, now, &mut plan) {
+        // Recreate: the new ReplicaSet comes when the old pods are gone (`recreate.go`, `createIfNotExisted`).
+        let too_early = is_recreate(&view.d) && set.new.is_none() && !rollout::is_vacated(&set, &view.running);
+        if needs_new && !too_early && revise(view, &set, now, &mut plan) {
             return plan;
         }
         if paused || !needs_new {

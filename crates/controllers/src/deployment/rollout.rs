@@ -90,6 +90,11 @@ pub(super) fn rolling(d: &Deployment, set: &Sets<'_>, plan: &mut Plan) {
     }
 }
 
+/// Nothing of the old is wanted or left.
+pub(super) fn is_vacated(set: &Sets<'_>, running: &BTreeMap<String, usize>) -> bool {
+    set.active_old().is_empty() && set.old.iter().filter_map(|rs| running.get(rs.uid())).sum::<usize>() == 0
+}
+
 /// Recreate: all old pods end before the first new one starts.
 pub(super) fn recreate(d: &Deployment, set: &Sets<'_>, running: &BTreeMap<String, usize>, plan: &mut Plan) {
     let old = set.active_old();
@@ -97,8 +102,7 @@ pub(super) fn recreate(d: &Deployment, set: &Sets<'_>, running: &BTreeMap<String
         old.into_iter().for_each(|rs| resize(d, rs, 0, plan));
         return;
     }
-    let left: usize = set.old.iter().filter_map(|rs| running.get(rs.uid())).sum();
-    if left == 0
+    if is_vacated(set, running)
         && let Some(new) = set.new
     {
         resize(d, new, replicas(d), plan);

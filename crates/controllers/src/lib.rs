@@ -2,6 +2,7 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod clusterrole_aggregation;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -9,7 +10,9 @@ mod garbage_collector;
 mod garbage_graph;
 mod job;
 mod namespace;
+mod node_lifecycle;
 mod plan;
+mod pod_gc;
 mod pods;
 mod raw;
 mod replicaset;
@@ -36,5 +39,8 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<garbage_collector::GarbageCollector>(),
         Runner::of::<job::Jobs>(),
         Runner::of::<ttl_after_finished::TtlAfterFinished>(),
+        Runner::of::<pod_gc::PodGc>(),
+        Runner::of::<node_lifecycle::NodeLifecycle>(),
+        Runner::of::<clusterrole_aggregation::ClusterRoleAggregation>(),
     ]
 }

@@ -498,7 +498,7 @@ impl Strategy for MutatingAdmissionPolicyKind {
                     errors.push(FieldError::required(&path, &detail));
                 } else if of != ty && form.is_some() {
                     let detail = format!("must not be specified when patchType is {ty}");
-                    errors.push(FieldError::invalid(&path, &format!("{{{field}}}"), &detail));
+                    errors.push(FieldError::invalid(&path, format!("{{{field}}}"), &detail));
                 }
             }
         }

@@ -770,10 +770,8 @@ fn validate_handler(handler: &Handler<'_>, scope: &Scope<'_>, path: &Path) -> Er
 fn validate_first_handler(handler: &Handler<'_>, first: &str, scope: &Scope<'_>, path: &Path) -> Errors {
     let mut errors = Vec::new();
     match (first, handler) {
-        ("exec", Handler { exec: Some(exec), .. }) => {
-            if exec.command.as_ref().is_none_or(Vec::is_empty) {
-                errors.push(FieldError::required(&path.child("command"), ""));
-            }
+        ("exec", Handler { exec: Some(exec), .. }) if exec.command.as_ref().is_none_or(Vec::is_empty) => {
+            errors.push(FieldError::required(&path.child("command"), ""));
         }
         ("httpGet", Handler { http_get: Some(http), .. }) => {
             required(&mut errors, &path.child("path"), str_of(&http.path));
@@ -790,7 +788,7 @@ fn validate_first_handler(handler: &Handler<'_>, first: &str, scope: &Scope<'_>,
         ("grpc", Handler { grpc: Some(grpc), .. }) => {
             errors.extend(validate_port_or_name(&IntOrString::Int(grpc.port), &path.child("port")));
         }
-        (_, Handler { sleep: Some(sleep), .. }) => {
+        ("sleep", Handler { sleep: Some(sleep), .. }) => {
             let grace = scope.spec.termination_grace_period_seconds;
             if let Some(grace) = grace.filter(|g| sleep.seconds < 0 || sleep.seconds > *g) {
                 let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");

@@ -64,7 +64,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) scratch: &'a Path,
     /// The pod's `/dev/shm`.
     pub(crate) shm: Option<Detached>,
-    pub(crate) cgroup_entries: Vec<OwnedFd>,
+    /// The parts of the cgroup that the process was not born in.
+    pub(crate) cgroup: sys::cgroup::Entry,
     pub(crate) cgroup_mode: Mode,
     pub(crate) v1_mounts: Vec<(String, String)>,
     pub(crate) stdio: Stdio,
@@ -77,7 +78,8 @@ pub(crate) struct LaunchExec<'a> {
     pub(crate) process: &'a Process,
     /// The container's first process.
     pub(crate) target: OwnedFd,
-    pub(crate) cgroup_entries: Vec<OwnedFd>,
+    /// The parts of the cgroup that the process was not born in.
+    pub(crate) cgroup: sys::cgroup::Entry,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
 }
@@ -106,7 +108,7 @@ fn report(sync: BorrowedFd<'_>, failure: &Failure) -> ! {
 
 fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let spec = launch.spec;
-    before_namespaces(&spec.process, &launch.cgroup_entries)?;
+    before_namespaces(&spec.process, &launch.cgroup)?;
     let shared = open_shared_sources(&spec.mounts)?;
     sys::mount::make_all_slaves().step(|| "failed to make the mounts of the host slaves".into())?;
     let null = verified_null()?;
@@ -146,7 +148,7 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
 }
 
 fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
-    before_namespaces(launch.process, &launch.cgroup_entries)?;
+    before_namespaces(launch.process, &launch.cgroup)?;
     sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
         .step(|| "failed to join the namespaces of the container".into())?;
     let tty = match launch.stdio {
@@ -160,13 +162,11 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
 }
 
 /// What needs the machine's /proc and rights.
-fn before_namespaces(process: &Process, cgroup_entries: &[OwnedFd]) -> Result<()> {
+fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<()> {
     sys::process::set_dumpable(false).step(|| "failed to become undumpable".into())?;
     sys::process::reset_signals().step(|| "failed to reset signals".into())?;
     sys::process::setsid().step(|| "failed to start a session".into())?;
-    for entry in cgroup_entries {
-        sys::fd::write(entry.as_fd(), b"0").step(|| "failed to join the cgroup".into())?;
-    }
+    cgroup.complete().step(|| "failed to join the cgroup".into())?;
     if let Some(adj) = process.oom_score_adj {
         match std::fs::write("/proc/self/oom_score_adj", adj.to_string()) {
             // Lowering needs CAP_SYS_RESOURCE, which not every machine gives us (ENGINE §6.9).

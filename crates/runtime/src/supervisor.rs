@@ -485,7 +485,7 @@ impl Supervisor {
         cgroup.create().map_err(cgroup_failed)?;
         let devices = (!spec.all_devices).then(|| device_rules(spec));
         let missing = cgroup.apply(&limits(&spec.cgroup.resources, devices)).map_err(cgroup_failed)?;
-        let entries = cgroup.entries().map_err(cgroup_failed)?;
+        let entry = cgroup.entry(None).map_err(cgroup_failed)?;
         let log = match &spec.log {
             None => None,
             Some(l) => Some(LogFile::open(&l.path, l.max_size, l.max_files).map_err(|e| {
@@ -498,7 +498,7 @@ impl Supervisor {
         let scratch = self.run_dir.join("root");
         let joined = self.enter_pid_namespace(&spec.pid)?;
         let flags = libc::CLONE_NEWNS | if spec.pid == PidMode::Container { libc::CLONE_NEWPID } else { 0 };
-        let cloned = self.single.clone(flags, None);
+        let cloned = self.single.clone(flags, entry.birthplace());
         if let Ok(Cloned::Child) = cloned {
             let v1_mounts = self.cgroups.v1_mounts();
             launcher::run(Launch {
@@ -506,7 +506,7 @@ impl Supervisor {
                 pod: &self.spec,
                 scratch: &scratch,
                 shm,
-                cgroup_entries: entries,
+                cgroup: entry,
                 cgroup_mode: self.cgroups.mode(),
                 v1_mounts,
                 stdio,
@@ -652,20 +652,14 @@ impl Supervisor {
                 three.map_err(|_| (Reason::Invalid, "exec without a terminal needs three descriptors".to_owned()))?,
             )
         };
-        let entries = c.cgroup.entries().map_err(|e| (Reason::Start, base::chain(&e)))?;
+        let entry = c.cgroup.entry(Some(c.pid)).map_err(|e| (Reason::Start, base::chain(&e)))?;
         let target = sys::fd::dup_above(c.pidfd.as_fd(), 3).map_err(start_failure("failed to duplicate a pidfd"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
         sys::process::setns(target.as_fd(), libc::CLONE_NEWPID)
             .map_err(start_failure("failed to join the PID namespace"))?;
-        let cloned = self.single.clone(0, None);
+        let cloned = self.single.clone(0, entry.birthplace());
         if let Ok(Cloned::Child) = cloned {
-            launcher::run_exec(LaunchExec {
-                process: &process,
-                target,
-                cgroup_entries: entries,
-                stdio,
-                sync: child_sync,
-            });
+            launcher::run_exec(LaunchExec { process: &process, target, cgroup: entry, stdio, sync: child_sync });
         }
         self.leave_pid_namespace()?;
         let Cloned::Parent(pid, pidfd) = cloned.map_err(start_failure("failed to clone a process"))? else {

@@ -99,6 +99,11 @@ impl Fixture {
         }
     }
 
+    /// Limits are cgroup v2's here, and no v1 hierarchy is mounted.
+    fn pure_v2(&self) -> bool {
+        self.engine.cgroups().mode() == sys::cgroup::Mode::V2
+    }
+
     /// The text of the log without times, streams and tags.
     fn output(&self, pod: &str, id: &str) -> String {
         let text = std::fs::read_to_string(self.log(pod, id)).unwrap_or_default();
@@ -329,12 +334,14 @@ async fn rights_are_what_the_spec_says() {
 async fn the_root_and_the_kernels_files_are_protected() {
     let mut f = Fixture::new();
     let pod = f.pod("p").await;
+    let cgroup = if f.pure_v2() { "/sys/fs/cgroup/x" } else { "/sys/fs/cgroup/cpu/x" };
     let mut spec = f.spec(
         "p",
         "c",
-        "touch /x 2>&1; echo y > /proc/sys/kernel/hostname; cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; touch /sys/x 2>&1; \
-         echo > /dev/null && echo null works; ls /dev | tr '\\n' ' '; echo; ls /sys/fs/cgroup | wc -l; mkdir /sys/fs/cgroup/cpu/x 2>&1; \
-         cat /proc/self/mountinfo | wc -l; ls /proc/self/fd | wc -l; echo w > /data/w; cat /file; touch /file 2>&1",
+        &"touch /x 2>&1; echo y > /proc/sys/kernel/hostname; cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; touch /sys/x 2>&1; \
+         echo > /dev/null && echo null works; ls /dev | tr '\\n' ' '; echo; ls /sys/fs/cgroup | wc -l; mkdir CGROUP 2>&1; \
+         cat /proc/self/mountinfo | wc -l; ls /proc/self/fd | wc -l; echo w > /data/w; cat /file; touch /file 2>&1"
+            .replace("CGROUP", cgroup),
     );
     spec.readonly_rootfs = true;
     let volume = f.dir.path().join("volume");
@@ -353,7 +360,7 @@ async fn the_root_and_the_kernels_files_are_protected() {
         out.contains("null works\nfd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "),
         "{out}"
     );
-    assert!(out.contains("mkdir: can't create directory '/sys/fs/cgroup/cpu/x': Read-only file system"), "{out}");
+    assert!(out.contains(&format!("mkdir: can't create directory '{cgroup}': Read-only file system")), "{out}");
     assert!(lines.contains(&"4"), "0, 1, 2 and the directory itself: {out}");
     assert!(out.contains("content\ntouch: /file: Read-only file system"), "{out}");
     assert_eq!(std::fs::read_to_string(volume.join("sub/w")).unwrap(), "w\n");
@@ -381,7 +388,8 @@ async fn limits_hold() {
     spec.cgroup.resources = Resources { pids: Some(4), ..Resources::default() };
     let (_, out) = f.run(&pod, spec).await;
     assert!(out.contains("can't fork"), "{out}");
-    let mut spec = f.spec("p", "cpu", "cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us; while :; do :; done");
+    let file = if f.pure_v2() { "cpu.max" } else { "cpu/cpu.cfs_quota_us" };
+    let mut spec = f.spec("p", "cpu", &format!("read q rest < /sys/fs/cgroup/{file}; echo $q; while :; do :; done"));
     spec.cgroup.resources = Resources {
         cpu_quota_us: Some(10_000),
         cpu_period_us: Some(100_000),
@@ -391,7 +399,7 @@ async fn limits_hold() {
     let path = spec.cgroup.path.clone();
     let started = f.engine.start_container(&pod, &spec).await.unwrap();
     assert_eq!(started.missing_controllers, Vec::<String>::new());
-    until(|| f.engine.stats(&path).cpu_throttled_periods >= 3).await;
+    until(|| f.output("p", "cpu") == "10000\n" && f.engine.stats(&path).cpu_throttled_periods >= 3).await;
     let stats = f.engine.stats(&path);
     assert!(stats.cpu_usage_ns > 0 && stats.pids == 1 && stats.memory_working_set > 0, "{stats:?}");
     f.engine
@@ -400,16 +408,46 @@ async fn limits_hold() {
             &Resources { cpu_quota_us: Some(20_000), memory_limit: Some(64 << 20), ..Resources::default() },
         )
         .unwrap();
-    assert_eq!(
-        f.engine
-            .update_resources(&path, &Resources { hugetlb: [("2MB".into(), 0)].into(), ..Resources::default() })
-            .unwrap()
-            .0,
-        ["hugetlb"]
-    );
+    if f.pure_v2() {
+        let root = Path::new("/sys/fs/cgroup").join(path.trim_matches('/'));
+        let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!(["cpu.max", "cpu.weight", "memory.max"].map(read), ["20000 100000\n", "20\n", "67108864\n"]);
+        let unified = [("memory.high".to_owned(), "4194304".to_owned())].into();
+        let missing = f.engine.update_resources(&path, &Resources { unified, ..Resources::default() }).unwrap();
+        assert_eq!((missing.0.len(), read("memory.high").as_str()), (0, "4194304\n"));
+    } else {
+        // No v1 hierarchy of this machine has it, and in the v2 tree beside them nothing is limited.
+        let resources = Resources { hugetlb: [("2MB".into(), 0)].into(), ..Resources::default() };
+        assert_eq!(f.engine.update_resources(&path, &resources).unwrap().0, ["hugetlb"]);
+    }
     f.engine.kill_all(&pod, "cpu", 9).await.unwrap();
     f.exited().await;
-    assert_eq!(f.output("p", "cpu"), "10000\n");
+    f.finish(pod).await;
+}
+
+/// systemd or a container engine inside hands controllers down to cgroups of its own; then its own cgroup may have no process, and
+/// exec must go where the first process is.
+#[tokio::test]
+async fn exec_finds_a_container_that_has_made_cgroups_of_its_own() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    let script = "cd /sys/fs/cgroup; test -d unified && cd unified; mkdir inner && echo 1 > inner/cgroup.procs; \
+                  for c in $(cat cgroup.controllers); do echo +$c > cgroup.subtree_control; done; echo ready; sleep 1000";
+    let mut spec = f.spec("p", "c", script);
+    spec.mounts = Mount::defaults(true);
+    spec.cgroup.resources = Resources { pids: Some(100), ..Resources::default() };
+    let path = spec.cgroup.path.clone();
+    f.engine.start_container(&pod, &spec).await.unwrap();
+    until(|| f.output("p", "c").contains("ready")).await;
+    let args = ["sh", "-c", "grep ^0:: /proc/self/cgroup; echo done"].map(String::from).to_vec();
+    let mut e = f.engine.exec(&pod, "c", ExecSpec { args, ..ExecSpec::default() }, false).await.unwrap();
+    let out = read_all(e.streams.stdout.take()).await;
+    let expected = if f.pure_v2() { "0::/inner\ndone\n" } else { "done\n" };
+    assert!(out.ends_with(expected), "{out}");
+    assert_eq!(timeout(e.wait()).await.unwrap(), 0);
+    assert!(f.engine.stats(&path).pids > 0, "counted also below");
+    f.engine.kill_all(&pod, "c", 9).await.unwrap();
+    f.exited().await;
     f.finish(pod).await;
 }
 
@@ -499,7 +537,7 @@ async fn terminals_are_the_containers_own() {
     assert_eq!(read_until(&mut stdout, "\n").await, "/dev/pts/1\r\n");
     e.terminal.as_ref().unwrap().resize(100, 30).unwrap();
     e.streams.stdin.as_mut().unwrap().write_all(b"\n").await.unwrap();
-    assert!(read_until(&mut stdout, "30 100").await.ends_with("30 100\r\n"));
+    assert!(read_until(&mut stdout, "30 100\r\n").await.ends_with("30 100\r\n"));
     assert_eq!(timeout(e.wait()).await.unwrap(), 0);
     let mut a = f.engine.attach(&pod, "c", true, true, false).await.unwrap();
     a.stdin.as_mut().unwrap().write_all(b"\n").await.unwrap();

@@ -135,6 +135,16 @@ pub fn poll(fds: &mut [PollFd], timeout_ms: Option<i32>) -> io::Result<usize> {
     }
 }
 
+/// Waits until the kernel says that a file of /sys has changed since it was read; false if the time is over first.
+pub fn await_change(fd: BorrowedFd<'_>, timeout_ms: i32) -> io::Result<bool> {
+    let mut wanted = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLPRI, revents: 0 };
+    // SAFETY: one valid pollfd.
+    match check(unsafe { libc::poll(&mut wanted, 1, timeout_ms) }) {
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(true), // then it is looked at once too often
+        other => other.map(|n| n > 0),
+    }
+}
+
 /// Blocks `signals` for this thread and returns a non-blocking descriptor that becomes readable when one arrives.
 pub fn signalfd(signals: &[i32]) -> io::Result<OwnedFd> {
     // SAFETY: sigset_t is plain data that sigemptyset initialises.

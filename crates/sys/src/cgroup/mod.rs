@@ -7,10 +7,11 @@ mod v1;
 mod v2;
 
 use crate::device::Rule;
+use crate::process::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A file of a cgroup could not be read or written.
@@ -106,6 +107,8 @@ trait Backend: fmt::Debug + Send + Sync {
     fn apply(&self, resources: &Resources, done: &mut BTreeSet<&'static str>) -> Result<()>;
     /// Files into which a process writes `0` to join.
     fn entries(&self) -> Result<Vec<OwnedFd>>;
+    /// The directory that a process can be born in, if the kernel can do that here; `resident` is a process that is in already.
+    fn birthplace(&self, resident: Option<Pid>) -> Result<Option<OwnedFd>>;
     /// Processes in it and below.
     fn procs(&self) -> BTreeSet<i32>;
     /// Kills everything in it at once; false if the kernel cannot.
@@ -246,15 +249,26 @@ impl Cgroup {
         Ok(Missing(resources.asked().into_iter().filter(|name| !done.contains(name)).collect()))
     }
 
-    /// Opened files into which a process writes `0` to join; they stay valid in any mount namespace.
-    pub fn entries(&self) -> Result<Vec<OwnedFd>> {
-        let all: Result<Vec<_>> = self.backends.iter().map(|b| b.entries()).collect();
-        Ok(all?.into_iter().flatten().collect())
+    /// The way in for a child of this process. With `resident`, a process that is in already, it leads to the same place even if that
+    /// has made cgroups of its own below this one, where only leaves may have processes.
+    pub fn entry(&self, resident: Option<Pid>) -> Result<Entry> {
+        let mut entry = Entry::default();
+        for b in &self.backends {
+            match b.birthplace(resident)? {
+                Some(dir) => entry.birthplace = Some(dir),
+                None => entry.files.extend(b.entries()?),
+            }
+        }
+        Ok(entry)
     }
 
     /// Moves the calling process into it.
     pub fn join(&self) -> Result<()> {
-        enter(self.entries()?).map_err(|e| error("join", Path::new(&self.path), e))
+        for b in &self.backends {
+            let entry = Entry { birthplace: None, files: b.entries()? };
+            entry.complete().map_err(|e| error("join", Path::new(&self.path), e))?;
+        }
+        Ok(())
     }
 
     /// Processes in it and below.
@@ -323,12 +337,24 @@ impl Cgroup {
     }
 }
 
-/// Moves the calling process into the cgroup that `entries` were opened of.
-pub fn enter(entries: Vec<OwnedFd>) -> io::Result<()> {
-    for entry in entries {
-        std::fs::File::from(entry).write_all(b"0")?;
+/// The way into a cgroup. Stays valid in any mount namespace.
+#[derive(Debug, Default)]
+pub struct Entry {
+    birthplace: Option<OwnedFd>,
+    files: Vec<OwnedFd>,
+}
+
+impl Entry {
+    /// Where the child is to be born ([`SingleThreaded::clone`](crate::process::SingleThreaded::clone)): moving a process later makes
+    /// the kernel wait for every CPU.
+    pub fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace.as_ref().map(|dir| dir.as_fd())
     }
-    Ok(())
+
+    /// Moves the calling process, born in [`birthplace`](Self::birthplace), into the rest: the hierarchies of v1.
+    pub fn complete(&self) -> io::Result<()> {
+        self.files.iter().try_for_each(|file| crate::fd::write(file.as_fd(), b"0").map(drop))
+    }
 }
 
 // === helpers of both back ends ===

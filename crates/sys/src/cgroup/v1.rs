@@ -2,6 +2,7 @@
 
 use super::{Backend, Resources, Result, Stats};
 use super::{error, make_dirs, open_entry, procs_below, read_number, read_table, remove_tree, write};
+use crate::process::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -142,6 +143,10 @@ impl Backend for V1 {
 
     fn entries(&self) -> Result<Vec<OwnedFd>> {
         self.roots.iter().map(|root| open_entry(&root.join(&self.relative))).collect()
+    }
+
+    fn birthplace(&self, _: Option<Pid>) -> Result<Option<OwnedFd>> {
+        Ok(None)
     }
 
     fn procs(&self) -> BTreeSet<i32> {

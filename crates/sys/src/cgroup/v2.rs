@@ -3,7 +3,9 @@
 use super::{Backend, Resources, Result, Stats};
 use super::{error, make_dirs, open_entry, procs_below, read_number, read_table, remove_tree, write};
 use crate::device;
+use crate::process::Pid;
 use std::collections::BTreeSet;
+use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -66,21 +68,90 @@ fn weight_of_shares(shares: u64) -> u64 {
 }
 
 /// Lets the children of `dir` use every controller that `dir` has. A controller that cannot be enabled shows up as a missing file
-/// when a limit is set.
-fn delegate(dir: &Path) {
-    let available = std::fs::read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
-    let enabled = std::fs::read_to_string(dir.join("cgroup.subtree_control")).unwrap_or_default();
+/// when a limit is set. `top` is where the tree is mounted.
+fn delegate(dir: &Path, top: bool) {
+    let read = |name| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let (available, enabled) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     let enabled: BTreeSet<&str> = enabled.split_whitespace().collect();
-    for name in available.split_whitespace().filter(|n| !enabled.contains(n)) {
+    let missing: Vec<&str> = available.split_whitespace().filter(|n| !enabled.contains(n)).collect();
+    // All but the root of the real tree, which has no type, must be without processes first. Where they are not, the kernel refuses
+    // some controllers and answers to others by making a threaded cgroup of it, below which no process could ever live.
+    let inhabited = |dir: &Path| dir.join("cgroup.type").exists() && !inhabitants(dir).is_empty();
+    if missing.is_empty() || inhabited(dir) && !(top && evacuate(dir)) {
+        return;
+    }
+    for name in missing {
         write(&dir.join("cgroup.subtree_control"), &format!("+{name}")).ok();
     }
+}
+
+/// Process ids as `cgroup.procs` tells them: 0 is one of another PID namespace.
+fn inhabitants(dir: &Path) -> Vec<Pid> {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|l| l.parse().ok()).collect()
+}
+
+/// In a container with its own cgroup namespace the root of the tree holds those who started us, and us. They move into a leaf; k3s and
+/// Docker-in-Docker do the same and call it so. False if somebody stays.
+fn evacuate(dir: &Path) -> bool {
+    let leaf = dir.join("init");
+    if std::fs::create_dir(&leaf).is_err_and(|e| e.kind() != std::io::ErrorKind::AlreadyExists) {
+        return false;
+    }
+    // Whoever forks meanwhile is met in the next round.
+    for _ in 0..100 {
+        let pids = inhabitants(dir);
+        if pids.is_empty() {
+            return true;
+        }
+        for pid in pids {
+            // Writing 0 would move us instead. One that has ended meanwhile need not move.
+            let moved = pid != 0 && std::fs::write(leaf.join("cgroup.procs"), pid.to_string()).is_ok();
+            if !moved && (pid == 0 || Path::new(&format!("/proc/{pid}")).exists()) {
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// Waits until `cgroup.events` says that everything is frozen; the kernel only begins it on the write.
+fn await_frozen(dir: &Path) -> Result<()> {
+    const PATIENCE_MS: i32 = 10_000;
+    let path = dir.join("cgroup.events");
+    let fail = |e| error("wait for the freezing of", dir, e);
+    let mut events = std::fs::File::open(&path).map_err(fail)?;
+    loop {
+        let mut text = String::new();
+        events.rewind().and_then(|()| events.read_to_string(&mut text)).map_err(fail)?;
+        if text.lines().any(|l| l == "frozen 1") {
+            return Ok(());
+        }
+        if !crate::fd::await_change(events.as_fd(), PATIENCE_MS).map_err(fail)? {
+            return Err(fail(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+}
+
+/// The cgroup of a process in the v2 tree, as `/proc` tells it: relative to the root that we see.
+fn cgroup_of(pid: Pid) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("0::/")).map(str::to_owned)
+}
+
+/// Memory in use on the machine, in bytes: for the root, which counts no memory of its own.
+fn memory_of_machine(meminfo: &str) -> Option<u64> {
+    let kib =
+        |key: &str| meminfo.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Some(kib("MemTotal:")?.saturating_sub(kib("MemFree:")?) * 1024)
 }
 
 impl Backend for V2 {
     fn create(&self) -> Result<()> {
         make_dirs(&self.root, &self.relative, |dir, _| {
             if self.delegate {
-                delegate(dir.parent().unwrap_or(dir));
+                let parent = dir.parent().unwrap_or(dir);
+                delegate(parent, parent == self.root);
             }
             Ok(())
         })
@@ -134,6 +205,14 @@ impl Backend for V2 {
         Ok(vec![open_entry(&self.dir)?])
     }
 
+    fn birthplace(&self, resident: Option<Pid>) -> Result<Option<OwnedFd>> {
+        let inner =
+            std::fs::read_to_string(self.dir.join("cgroup.subtree_control")).is_ok_and(|t| !t.trim().is_empty());
+        let resident = resident.filter(|_| inner).and_then(cgroup_of).map(|relative| self.root.join(relative));
+        let dir = resident.filter(|d| d.starts_with(&self.dir)).unwrap_or_else(|| self.dir.clone());
+        std::fs::File::open(&dir).map(|dir| Some(dir.into())).map_err(|e| error("open", &dir, e))
+    }
+
     fn procs(&self) -> BTreeSet<i32> {
         let mut out = BTreeSet::new();
         procs_below(&self.dir, &mut out);
@@ -145,20 +224,29 @@ impl Backend for V2 {
     }
 
     fn freeze(&self, frozen: bool) -> Result<bool> {
-        if self.has("cgroup.freeze") { self.set("cgroup.freeze", u8::from(frozen)).map(|()| true) } else { Ok(false) }
+        if !self.has("cgroup.freeze") {
+            return Ok(false);
+        }
+        self.set("cgroup.freeze", u8::from(frozen))?;
+        if frozen {
+            await_frozen(&self.dir)?;
+        }
+        Ok(true)
     }
 
     fn stats(&self, stats: &mut Stats) {
         let table = |name: &str| read_table(&self.dir.join(name));
-        if self.has("cpu.max") {
+        // Time is counted with or without the controller, and beside v1 hierarchies only the controller's owner tells it.
+        if self.delegate || self.has("cpu.max") {
             let cpu = table("cpu.stat");
             stats.cpu_usage_ns = cpu.get("usage_usec").copied().unwrap_or(0) * 1000;
             stats.cpu_throttled_periods = cpu.get("nr_throttled").copied().unwrap_or(0);
         }
-        if self.has("memory.current") {
+        if self.has("memory.current") || self.delegate && self.has("memory.stat") {
             let memory = table("memory.stat");
             let get = |key: &str| memory.get(key).copied().unwrap_or(0);
-            stats.memory_usage = read_number(&self.dir.join("memory.current")).unwrap_or(0);
+            let of_machine = || memory_of_machine(&std::fs::read_to_string("/proc/meminfo").ok()?);
+            stats.memory_usage = read_number(&self.dir.join("memory.current")).or_else(of_machine).unwrap_or(0);
             stats.memory_working_set = stats.memory_usage.saturating_sub(get("inactive_file"));
             stats.memory_rss = get("anon");
             stats.page_faults = get("pgfault");
@@ -182,5 +270,12 @@ mod tests {
     #[test]
     fn shares_become_weights() {
         assert_eq!([2, 1024, 262_144, 1, 0].map(weight_of_shares), [1, 39, 10_000, 1, 100]);
+    }
+
+    #[test]
+    fn the_memory_of_the_machine_is_what_is_not_free() {
+        let text = "MemTotal:        2048 kB\nMemFree:          512 kB\nMemAvailable:    1024 kB\n";
+        assert_eq!(memory_of_machine(text), Some(1536 * 1024));
+        assert_eq!(memory_of_machine("MemTotal: lots\n"), None);
     }
 }

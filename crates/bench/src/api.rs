@@ -290,9 +290,10 @@ impl Bench<'_> {
         for (round, concurrency) in [1usize, 16, 64].into_iter().enumerate() {
             let count = if concurrency == 1 { 500 } else { self.load.objects };
             let done = closed(self.pids, concurrency, count, |i, worker| async move {
+                // A patch that changes nothing would be no write: every lap differs.
                 let index = i % self.load.objects;
                 let path = format!("{}/status", self.pod(index));
-                let patch = self.objects.status_patch(index, round);
+                let patch = self.objects.status_patch(index, round * 1000 + i / self.load.objects);
                 let object = self.write(worker, Method::PATCH, &path, STRATEGIC, &patch, StatusCode::OK).await?;
                 let same = contains(&object["status"]["containerStatuses"], &patch["status"]["containerStatuses"])
                     && object["status"]["podIP"] == patch["status"]["podIP"]

@@ -4,7 +4,7 @@
 use crate::fail::{Fail, Result, check, wrong};
 use crate::http::{JSON, Pool, revision};
 use crate::image;
-use crate::measure::{self, Memory};
+use crate::measure::{self, Machine, Memory};
 use crate::report::{Report, mb, spread, us};
 use crate::servers::{Place, Server};
 use bytes::Bytes;
@@ -150,6 +150,7 @@ async fn sequential(
         server.map(|s| measure::tree(s.pid()).into_iter().map(|(pid, _)| pid).collect()).unwrap_or_default();
     let (mut running, mut gone) = (Vec::new(), Vec::new());
     let before = measure::cpu_ns(&pids);
+    let machine = Machine::begin();
     // The first two warm up and are not counted.
     for i in 0..wanted.sequential + 2 {
         let name = format!("p{i}");
@@ -175,7 +176,11 @@ async fn sequential(
     } else {
         format!("; {cpu:.1} ms of dhow's and the zygote's CPU per cycle, without supervisors")
     };
-    let note = format!("n={}, one after another, seen by watch: phase Running, container started{cpu}", running.len());
+    let note = format!(
+        "n={}, one after another, seen by watch: phase Running, container started{cpu}; {}",
+        running.len(),
+        machine.note()
+    );
     report.add("Pod", "create → Running, image present", spread(running), "p50 ≤ 100 ms, aim 20 ms", note);
     report.add("Pod", "delete → gone", spread(gone), "", "grace period 0 in the pod");
     Ok(())
@@ -200,20 +205,20 @@ async fn deployment(
         "spec": {"replicas": wanted.replicas, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": spec_for_deployment(wanted)}},
     });
-    let start = Instant::now();
+    let (start, machine) = (Instant::now(), Machine::begin());
     pool.call(0, Method::POST, &path, JSON, many.to_string().into()).await?.object(&path, StatusCode::CREATED)?;
     watch
         .until(|_, d| {
             d["status"]["readyReplicas"] == wanted.replicas && d["status"]["availableReplicas"] == wanted.replicas
         })
         .await?;
-    let took = start.elapsed();
+    let (took, rest) = (start.elapsed(), machine.note());
     let pods = pool.get(&format!("/api/v1/namespaces/{namespace}/pods")).await?;
     let running = pods["items"].as_array().map_or(0, |items| items.iter().filter(|p| is_running(p)).count());
     check(running == wanted.replicas, "the list of pods", || format!("{running} pods run"))?;
     let rate = wanted.replicas as f64 / took.as_secs_f64();
     let what = format!("Deployment of {} → all available", wanted.replicas);
-    report.add("Pod", what, format!("**{}**", us(took.as_secs_f64() * 1e6)), "", format!("{rate:.0} pods/s"));
+    report.add("Pod", what, format!("**{}**", us(took.as_secs_f64() * 1e6)), "", format!("{rate:.0} pods/s; {rest}"));
     if let Some(server) = server {
         tokio::time::sleep(SETTLE).await;
         add_memory(server, report, &format!("with {} pods", wanted.replicas), "");

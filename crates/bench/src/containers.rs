@@ -5,7 +5,7 @@
 //! Everything happens in a network namespace that is made for the run, and below one directory and one cgroup.
 
 use crate::fail::{Fail, Result, io, refused};
-use crate::measure::monotonic_ns;
+use crate::measure::{Machine, monotonic_ns};
 use crate::oci::Oci;
 use crate::program;
 use crate::report::{Report, spread};
@@ -84,6 +84,7 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
     let mut peers = [(Variant::Runc, Oci::runc(dir, image)), (Variant::Crun, Oci::crun(dir, image))];
     let mut runs: Vec<(Variant, Run)> = Vec::new();
     let shared = ours.pod("shared").await?;
+    let machine = Machine::begin();
     // The first round warms up and is not counted; every other round goes the other way.
     for round in 0..=rounds.rounds {
         let mut order = Variant::ALL;
@@ -107,6 +108,7 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
         }
     }
     ours.engine.remove_pod(&shared).await.map_err(refused("remove a pod"))?;
+    let rest = machine.note();
     for variant in Variant::ALL {
         let (what, target, note) = variant.describe();
         let peer = peers.iter().find(|(v, _)| *v == variant).map(|(_, oci)| oci);
@@ -123,7 +125,7 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
             of.map(|(_, r)| end(r).saturating_sub(r.start) as f64 / 1000.0).collect()
         };
         let whole = spread(micros(|r| r.gone)).replace("**", "");
-        let note = format!("{note}; n={}; until removed: {whole}", micros(|r| r.first).len());
+        let note = format!("{note}; n={}; until removed: {whole}; {rest}", micros(|r| r.first).len());
         report.add("Container", format!("{what} → first instruction"), spread(micros(|r| r.first)), target, note);
     }
     Ok(())

@@ -42,7 +42,7 @@ impl Oci {
         let Err(refusal) = oci.run("try") else { return Ok(oci) };
         let mut oci = Oci::new("crun", dir, image, false)?;
         oci.helper = Some(Helper::start()?);
-        oci.note += "--cgroup-manager=disabled, where only cgroup v2 is mounted (no cgroup at all)";
+        oci.note += ", --cgroup-manager=disabled, where only cgroup v2 is mounted (no cgroup at all)";
         oci.run("try").map(|_| ()).map_err(|second| Fail::Refused {
             what: "use crun".into(),
             why: format!("{}; without cgroups: {}", base::chain(&refusal), base::chain(&second)),

@@ -153,8 +153,10 @@ fn revise(view: &View, set: &Sets<'_>, now: Timestamp, plan: &mut Plan) -> bool 
     }
     let text = new.annotation(REVISION).unwrap_or_default();
     if d.annotation(REVISION) != Some(text) {
-        let patch = json!({"metadata": {"uid": d.uid(), "annotations": {REVISION: text}}});
-        plan.writes.push(Write::patch(d.as_ref(), "", Patch::Merge(patch)));
+        // The role may update Deployments but not patch them.
+        let mut next = d.as_ref().clone();
+        next.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), text.to_owned());
+        plan.writes.push(Write::update(next));
         return true;
     }
     false

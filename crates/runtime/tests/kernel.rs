@@ -338,7 +338,7 @@ async fn the_root_and_the_kernels_files_are_protected() {
     let mut spec = f.spec(
         "p",
         "c",
-        &"touch /x 2>&1; echo y > /proc/sys/kernel/hostname; cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; touch /sys/x 2>&1; \
+        &"exec 2>&1; touch /x; echo y > /proc/sys/kernel/hostname; cat /proc/kcore | wc -c; ls /sys/firmware | wc -l; touch /sys/x 2>&1; \
          echo > /dev/null && echo null works; ls /dev | tr '\\n' ' '; echo; ls /sys/fs/cgroup | wc -l; mkdir CGROUP 2>&1; \
          cat /proc/self/mountinfo | wc -l; ls /proc/self/fd | wc -l; echo w > /data/w; cat /file; touch /file 2>&1"
             .replace("CGROUP", cgroup),

@@ -8,6 +8,8 @@
 
 mod rollout;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use crate::plan::{Key, Plan, Write};
 use crate::pods;

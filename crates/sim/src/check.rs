@@ -345,9 +345,9 @@ impl Checker {
     fn set_unsettled(&self, rs: &Value) -> Option<String> {
         let active = self.controlled("Pod", uid(rs)).into_iter().filter(|p| is_active(p)).count();
         let wanted = number(rs, "/spec/replicas");
-        let told = number(rs, "/status/replicas");
-        (i64::try_from(active).ok() != Some(wanted) || told != wanted)
-            .then(|| format!("{} wants {wanted}, tells {told}, has {active}", name(rs)))
+        let told = (number(rs, "/status/replicas"), number(rs, "/status/availableReplicas"));
+        (i64::try_from(active).ok() != Some(wanted) || told != (wanted, wanted))
+            .then(|| format!("{} wants {wanted}, tells {told:?}, has {active}", name(rs)))
     }
 
     fn pod_unsettled(&self, pod: &Value, running: &BTreeSet<&str>) -> Option<String> {

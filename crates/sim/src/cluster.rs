@@ -95,10 +95,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// The namespaces that every cluster has.
+    /// The namespaces that every cluster has, and one that may go.
     pub async fn bootstrap(&self) -> Result<(), ClientError> {
         let client = self.user();
-        for name in ["default", "kube-system", "kube-node-lease"] {
+        for name in ["default", "kube-system", "kube-node-lease", "team"] {
             let metadata = ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() };
             client.api::<Namespace>().create(&Namespace { metadata, ..Namespace::default() }).await?;
         }

@@ -3,11 +3,13 @@
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
 mod clusterrole_aggregation;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
 mod garbage_graph;
+mod history;
 mod job;
 mod namespace;
 mod node_lifecycle;
@@ -16,9 +18,11 @@ mod pod_gc;
 mod pods;
 mod raw;
 mod replicaset;
+mod replication_controller;
 mod root_ca;
 pub mod run;
 mod service_account;
+mod statefulset;
 #[cfg(test)]
 mod testing;
 mod ttl_after_finished;
@@ -42,5 +46,8 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<pod_gc::PodGc>(),
         Runner::of::<node_lifecycle::NodeLifecycle>(),
         Runner::of::<clusterrole_aggregation::ClusterRoleAggregation>(),
+        Runner::of::<replication_controller::ReplicationControllers>(),
+        Runner::of::<daemonset::DaemonSets>(),
+        Runner::of::<statefulset::StatefulSets>(),
     ]
 }

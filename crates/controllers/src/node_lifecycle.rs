@@ -12,7 +12,7 @@ use crate::plan::{Key, Plan, PlannedEvent, Write};
 use crate::pods;
 use crate::run::{Context, Controller, Watches};
 use api::Time;
-use api::k8s::api::core::v1::{NodeCondition, PodCondition, Taint, Toleration};
+use api::k8s::api::core::v1::{NodeCondition, PodCondition, Taint};
 use api::prelude::*;
 use client::{EventKind, Patch};
 use jiff::Timestamp;
@@ -244,7 +244,7 @@ fn evict(pod: &Pod, taints: &[(Taint, Duration)], now: Timestamp, plan: &mut Pla
     let here = here.or(pod.metadata.creation_timestamp.as_ref()).map(|t| t.0);
     let here = here.and_then(|t| Duration::try_from(now.duration_since(t)).ok());
     for (taint, seen) in taints {
-        let Some(toleration) = tolerations.iter().find(|t| tolerates(t, taint)) else {
+        let Some(toleration) = tolerations.iter().find(|t| pods::tolerates(t, taint)) else {
             delete(pod, now, plan);
             return;
         };
@@ -276,18 +276,6 @@ fn delete(pod: &Pod, now: Timestamp, plan: &mut Plan) {
     let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
     plan.writes.push(Write::patch(pod, "status", Patch::Strategic(patch)));
     plan.writes.push(Write::delete(pod));
-}
-
-/// `Toleration.ToleratesTaint`
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let (effect, key, operator) = (text(&toleration.effect), text(&toleration.key), text(&toleration.operator));
-    let fits = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);
-    fits && match operator.as_str() {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        _ => false,
-    }
 }
 
 // === watching ===

@@ -67,7 +67,12 @@ pub struct Write {
     pub on_failure: Option<PlannedEvent>,
     /// A failure of this kind counts as done.
     pub tolerate: Tolerate,
+    /// What to write if it failed, from the error's text; e.g. a condition in a status. Its own failure is not told.
+    pub(crate) otherwise: Option<Otherwise>,
 }
+
+/// See [`Write::otherwise`].
+pub(crate) type Otherwise = Box<dyn Fn(&str) -> Option<Write> + Send + Sync>;
 
 /// Failures that mean that the wish is already fulfilled or moot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +127,7 @@ impl Done {
 
 impl Write {
     fn new(verb: Verb, tolerate: Tolerate) -> Self {
-        Write { verb, on_success: None, on_failure: None, tolerate }
+        Write { verb, on_success: None, on_failure: None, tolerate, otherwise: None }
     }
     /// Creates `object`; finding it there already is a failure (names are generated, or the cache was stale).
     pub fn create<K: Object>(object: K) -> Self {
@@ -162,6 +167,12 @@ impl Write {
     pub fn telling<K: Object>(mut self, about: &K, success: (&str, &str), failure: (&str, &str)) -> Self {
         self.on_success = Some(PlannedEvent::new(about, EventKind::Normal, success.0, success.1));
         self.on_failure = Some(PlannedEvent::new(about, EventKind::Warning, failure.0, failure.1));
+        self
+    }
+    /// Writes something else if it failed.
+    #[must_use]
+    pub(crate) fn otherwise(mut self, instead: impl Fn(&str) -> Option<Write> + Send + Sync + 'static) -> Self {
+        self.otherwise = Some(Box::new(instead));
         self
     }
     /// Whether it may be sent together with its neighbours.

@@ -388,7 +388,13 @@ async fn send(write: &Write, client: &Client, recorder: &Recorder) -> Result<Don
             tracing::debug!(%write, error = %base::chain(&error), "write failed");
             // A conflict is settled by planning again from newer state; nobody needs to hear of it.
             if !error.is_conflict() {
-                tell(&write.on_failure, "{error}", &error.to_string());
+                let text = error.to_string();
+                tell(&write.on_failure, "{error}", &text);
+                if let Some(instead) = write.otherwise.as_ref().and_then(|o| o(&text))
+                    && let Err(e) = send_verb(&instead.verb, client).await
+                {
+                    tracing::debug!(write = %instead, error = %base::chain(&e), "telling of the failure failed");
+                }
             }
             Err(error)
         }

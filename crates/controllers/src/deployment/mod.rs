@@ -11,6 +11,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use rollout::scaled;
+
 use crate::plan::{Key, Plan, Write};
 use crate::pods;
 use crate::run::{Context, Controller, Watches};
@@ -259,7 +261,7 @@ fn annotate(d: &Deployment, rs: &mut ReplicaSet, revision: i64) {
 }
 
 /// FNV-1a of the template and the collision count, in letters that cannot form words.
-fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+pub(crate) fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     use api::Codec;
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut hash: u32 = 0x811c_9dc5;

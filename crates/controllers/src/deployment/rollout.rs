@@ -17,7 +17,7 @@ fn fenceposts(d: &Deployment) -> (i32, i32) {
 }
 
 /// A number, or a percentage of `total`.
-fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
+pub(crate) fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
     match value {
         None => 0,
         Some(IntOrString::Int(n)) => *n,

@@ -3,8 +3,10 @@
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
 mod clusterrole_aggregation;
+mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod garbage_collector;
@@ -19,6 +21,7 @@ mod pods;
 mod raw;
 mod replicaset;
 mod replication_controller;
+mod resource_quota;
 mod root_ca;
 pub mod run;
 mod service_account;
@@ -49,5 +52,22 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<replication_controller::ReplicationControllers>(),
         Runner::of::<daemonset::DaemonSets>(),
         Runner::of::<statefulset::StatefulSets>(),
+        Runner::of::<cronjob::CronJobs>(),
+        Runner::of::<disruption::Disruption>(),
+        Runner::of::<resource_quota::ResourceQuotas>(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_those_of_accounts_and_unique() {
+        let names: Vec<&str> = super::all().iter().map(|r| r.name).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        for name in names {
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{name} is no account name");
+        }
+    }
 }

@@ -18,50 +18,50 @@ pub(crate) const CONFIG_FILE: &str = "/etc/dhow/config.yaml";
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Configuration file (YAML) [default: /etc/dhow/config.yaml, if it exists]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) config: Option<PathBuf>,
     /// Everything that must survive a reboot [default: /var/lib/dhow]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Sockets and state of this boot [default: /run/dhow]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
     /// Where the kubeconfig is written [default: /etc/dhow/kubeconfig]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Do not merge the cluster into ~/.kube/config
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) no_merge_kubeconfig: bool,
     /// Address and port of the API [default: 0.0.0.0:6443]
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, global = true, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
     /// This machine's name in the cluster [default: the host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) node_name: Option<String>,
     /// This machine's address in the cluster [default: the one of the default route]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, global = true, value_name = "IP")]
     pub(crate) node_ip: Option<String>,
     /// Port of the node agent's API [default: 10250]
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, global = true, value_name = "PORT")]
     pub(crate) agent_port: Option<u16>,
     /// Addresses of pods [default: 10.42.0.0/16]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, global = true, value_name = "CIDR")]
     pub(crate) cluster_cidr: Option<String>,
     /// Addresses of Services [default: 10.43.0.0/16]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, global = true, value_name = "CIDR")]
     pub(crate) service_cidr: Option<String>,
     /// Address of the cluster's DNS [default: the tenth Service address, 10.43.0.10]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, global = true, value_name = "IP")]
     pub(crate) cluster_dns: Option<String>,
     /// DNS domain of the cluster [default: cluster.local]
-    #[arg(long, value_name = "DOMAIN")]
+    #[arg(long, global = true, value_name = "DOMAIN")]
     pub(crate) cluster_domain: Option<String>,
     /// Name of the pods' bridge [default: dhow0]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME")]
     pub(crate) bridge: Option<String>,
     /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,
 }
 

@@ -6,9 +6,10 @@ use crate::config::Config;
 use crate::control::{self, Answers};
 use crate::images;
 use crate::local::LocalTransport;
-use crate::server::Server;
+use crate::server::{self, Server};
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
 use agent::node::NodeKeeper;
+use agent::server::{AgentPods, ClientAuth, NodeApi, Tls, TlsMaterial};
 use agent::{Agent, AgentHandle, Parts};
 use api::prelude::{EndpointSlice, Node as ApiNode, Service};
 use base::{Clock, Random};
@@ -20,8 +21,10 @@ use net::service::ServiceProxy;
 use net::{Change, NetConfig};
 use runtime::Engine;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -147,7 +150,21 @@ pub(crate) async fn start(
     let keeper = NodeKeeper::new(agent.context(), &client);
     tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
-    let _ = authority;
+    let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
+        format!("failed to listen on port {} for the node's API; choose another with --agent-port: {e}", config.agent_port)
+    })?;
+    let names = vec![config.node_name.clone()];
+    let ips = vec![node_ip, IpAddr::from([127, 0, 0, 1])];
+    let leaf = Leaf::server("node", &format!("system:node:{}", config.node_name), names, ips);
+    let own = server::material(authority.ca_pem(), &authority.leaf(&leaf)?)?;
+    let tls = Tls::new(TlsMaterial { chain: own.chain, key: own.key, client_ca: own.client_ca })?;
+    let node_api = NodeApi {
+        node_name: config.node_name.as_str().into(),
+        pods: Arc::new(AgentPods::new(handle.clone())),
+        auth: Arc::new(ClientAuth::new(client.clone())),
+        clock,
+    };
+    tasks.push(base::tasks::spawn("node-api", agent::server::serve(node_api, listener, tls, shutdown.clone())));
     let status = status_of(config, server, &handle, &store, nodes.clone());
     control::serve(&config.run_dir, Answers { images: store, status }, shutdown.clone()).await?;
     Ok(Node { name: config.node_name.clone(), nodes, tasks, shutdown })
@@ -195,7 +212,7 @@ fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
         port: config.agent_port,
         max_pods: MAX_PODS,
         pod_cidrs: vec![pod_cidr(config)],
-        labels: [("node-role.kubernetes.io/control-plane".to_owned(), String::new())].into(),
+        labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -82,7 +82,7 @@ fn serving_leaf(config: &Config, node_ip: IpAddr) -> Leaf {
     Leaf::server("apiserver", "kube-apiserver", names, ips)
 }
 
-fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, ServerError> {
+pub(crate) fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, ServerError> {
     let bad = |e: rustls_pki_types::pem::Error| ServerError::Api(format!("a certificate of ours is no PEM: {e}"));
     let chain = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(bad);
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).map_err(bad)?;

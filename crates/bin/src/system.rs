@@ -6,11 +6,17 @@ use crate::commands::CommandError;
 use crate::config::Config;
 use crate::node::{self, Node};
 use crate::server::{self, Server};
+use api::prelude::Node as ApiNode;
 use base::{Clock, Random, SystemClock, SystemRandom};
-use serde_json::Value;
+use client::Patch;
+use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// How long `dhow up` waits for the node.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What runs.
 pub(crate) struct System {
@@ -39,9 +45,14 @@ impl System {
         Ok(System { server, node, kubeconfig, server_url })
     }
 
-    /// Waits until the Node object says Ready.
-    pub(crate) async fn node_ready(&self) {
-        self.node.ready().await;
+    /// Waits until the Node object says Ready, and marks it as the control plane's (a node may not do that itself).
+    pub(crate) async fn node_ready(&self, config: &Config) -> Result<(), CommandError> {
+        tokio::time::timeout(READY_PATIENCE, self.node.ready()).await.map_err(|_| {
+            format!("the node did not become ready within {READY_PATIENCE:?}; the log above and `kubectl describe node {}` tell why", config.node_name)
+        })?;
+        let label = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+        self.server.client.api::<ApiNode>().patch("", &config.node_name, "", &Patch::Merge(label)).await?;
+        Ok(())
     }
 
     /// For kubectl.

@@ -6,8 +6,11 @@ use crate::cli::Up;
 use crate::config::{self, Config};
 use crate::process::{self, Instance};
 use crate::system::System;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+
+/// How long open requests may take at the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 /// In the background unless told otherwise.
 pub(crate) fn run(up: Up, args: &[String]) -> Result<(), CommandError> {
@@ -41,15 +44,19 @@ fn foreground(config: &Config, detached: bool) -> Result<(), CommandError> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let system = System::start(config, shutdown.clone()).await?;
-        system.node_ready().await;
+        system.node_ready(config).await?;
         tell(config, &system, started)?;
         if detached {
             process::tell_ready()?;
         }
         wait_for_signal().await?;
-        system.stop().await;
+        // Everything acknowledged is on disk and containers are not ours to stop, so nothing is lost by leaving late answers.
+        if tokio::time::timeout(STOP_PATIENCE, system.stop()).await.is_err() {
+            tracing::warn!("some requests were still open after {STOP_PATIENCE:?}");
+        }
         Ok::<(), CommandError>(())
     })?;
+    runtime.shutdown_timeout(STOP_PATIENCE);
     drop(instance);
     Ok(())
 }

@@ -83,7 +83,7 @@ impl Controller for DaemonSets {
         let known = match history::step(view.ds.as_ref(), &spec.template, collisions, HASH_LABEL, &view.revisions) {
             history::Step::Ready(history) => history,
             history::Step::First(write) => {
-                plan.writes.push(write);
+                plan.writes.push(*write);
                 return plan;
             }
             history::Step::Collision => {
@@ -614,7 +614,7 @@ mod tests {
         let pods = [daemon("n1", &hash, json!({})), daemon("n2", &hash, json!({}))];
         check_plan(
             set("new", json!({})),
-            &[old.clone()],
+            std::slice::from_ref(&old),
             nodes(),
             &pods,
             expect![[r#"

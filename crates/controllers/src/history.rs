@@ -28,7 +28,7 @@ pub(crate) enum Step {
     /// Nothing.
     Ready(History),
     /// This write; then look again.
-    First(Write),
+    First(Box<Write>),
     /// The name is taken by another template: count the collision in the status; then look again.
     Collision,
 }
@@ -53,10 +53,12 @@ pub(crate) fn step<K: Object>(
         if known.iter().any(|r| r.name() == name) {
             return Step::Collision;
         }
-        return Step::First(Write::create(new(owner, template, wanted, &name, hash_label, &hash, next)));
+        let revision = new(owner, template, wanted, &name, hash_label, &hash, next);
+        return Step::First(Box::new(Write::create(revision)));
     };
     if current.revision < next && !all.is_empty() {
-        return Step::First(Write::update(ControllerRevision { revision: next, ..current.as_ref().clone() }));
+        let revision = ControllerRevision { revision: next, ..current.as_ref().clone() };
+        return Step::First(Box::new(Write::update(revision)));
     }
     Step::Ready(History { current: current.clone(), old: all.into_iter().cloned().collect() })
 }
@@ -143,8 +145,8 @@ mod tests {
     #[test]
     fn a_revision_is_made_once_and_comes_back_with_a_higher_number() {
         let one = check_step("a", &[], expect!["create 1"]).expect("a revision is made");
-        check_step("a", &[one.clone()], expect!["ready 1 old 0"]);
-        let two = check_step("b", &[one.clone()], expect!["create 2"]).expect("a revision is made");
+        check_step("a", std::slice::from_ref(&one), expect!["ready 1 old 0"]);
+        let two = check_step("b", std::slice::from_ref(&one), expect!["create 2"]).expect("a revision is made");
         let back = check_step("a", &[one.clone(), two.clone()], expect!["update 3"]).expect("a revision is changed");
         check_step("a", &[back.clone(), two.clone()], expect!["ready 3 old 1"]);
         assert_eq!(template(&two).and_then(|t| t.spec).map(|s| s.containers[0].image.clone()), Some(Some("b".into())));

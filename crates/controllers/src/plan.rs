@@ -221,7 +221,7 @@ pub struct Seen {
 
 /// See [`Seen`].
 #[derive(Clone)]
-pub enum SeenUntil {
+pub(crate) enum SeenUntil {
     /// The cache has reached this revision.
     Revision(u64),
     /// The object with this UID is gone or marked as being deleted.

@@ -123,7 +123,7 @@ impl Watches<'_> {
     }
 
     /// A source of its own, e.g. watches over kinds known only at run time: runs until the term ends. Planning begins when
-    /// it says [`Source::ready`], or after [`SOURCE_READY`].
+    /// it says [`Source::ready`], or after half a minute.
     pub fn source<F: Future<Output = ()> + Send + 'static>(&mut self, run: impl FnOnce(Source) -> F) {
         let (ready, mut is_ready) = watch::channel(false);
         let source = Source { ctx: self.ctx.clone(), queue: self.queue.clone(), ready: Arc::new(ready) };

@@ -80,7 +80,7 @@ impl Controller for StatefulSets {
             history::Step::Ready(history) => history,
             _ if view.set.is_deleting() => return plan,
             history::Step::First(write) => {
-                plan.writes.push(write);
+                plan.writes.push(*write);
                 return plan;
             }
             history::Step::Collision => {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const SETTLE: Duration = Duration::from_secs(10);
 /// How long idle CPU is measured.
 const IDLE: Duration = Duration::from_secs(60);
-/// A watch that is silent for so long tells of a pod that will not run.
+/// What has not happened after so long will not.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Start, idle memory and CPU, binary size.
@@ -90,7 +90,7 @@ fn add_memory(server: &Server, report: &mut Report, when: &str, target: &str) {
 
 /// How many pods.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Pods {
+pub(crate) struct PodCounts {
     /// Pods one after another
     #[arg(long, default_value_t = 50)]
     sequential: usize,
@@ -103,7 +103,7 @@ pub(crate) struct Pods {
 }
 
 /// A dhow of our own with the image, then [`pods`] and the memory of so many pods.
-pub(crate) async fn start_pods(binary: &Path, wanted: &Pods, report: &mut Report) -> Result<()> {
+pub(crate) async fn start_pods(binary: &Path, wanted: &PodCounts, report: &mut Report) -> Result<()> {
     let place = Place::new(binary)?;
     let server = Server::dhow(&place)?;
     let layout = crate::servers::directory()?;
@@ -115,7 +115,7 @@ pub(crate) async fn start_pods(binary: &Path, wanted: &Pods, report: &mut Report
 }
 
 /// In a namespace of its own, which is removed.
-pub(crate) async fn pods(pool: &Pool, server: Option<&Server>, wanted: &Pods, report: &mut Report) -> Result<()> {
+pub(crate) async fn pods(pool: &Pool, server: Option<&Server>, wanted: &PodCounts, report: &mut Report) -> Result<()> {
     let name = format!("bench-pods-{:x}", measure::monotonic_ns());
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     pool.ensure("/api/v1/namespaces", &namespace).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn pods(pool: &Pool, server: Option<&Server>, wanted: &Pods, re
     result
 }
 
-fn spec(wanted: &Pods) -> Value {
+fn spec(wanted: &PodCounts) -> Value {
     json!({
         "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
         "containers": [{"name": "main", "image": wanted.image, "imagePullPolicy": "IfNotPresent"}],
@@ -141,7 +141,7 @@ async fn sequential(
     pool: &Pool,
     server: Option<&Server>,
     namespace: &str,
-    wanted: &Pods,
+    wanted: &PodCounts,
     report: &mut Report,
 ) -> Result<()> {
     let path = format!("/api/v1/namespaces/{namespace}/pods");
@@ -194,7 +194,7 @@ async fn deployment(
     pool: &Pool,
     server: Option<&Server>,
     namespace: &str,
-    wanted: &Pods,
+    wanted: &PodCounts,
     report: &mut Report,
 ) -> Result<()> {
     let path = format!("/apis/apps/v1/namespaces/{namespace}/deployments");
@@ -240,7 +240,7 @@ async fn deployment(
 }
 
 /// A template has everything a pod has but a name.
-fn spec_for_deployment(wanted: &Pods) -> Value {
+fn spec_for_deployment(wanted: &PodCounts) -> Value {
     spec(wanted)
 }
 
@@ -262,7 +262,7 @@ impl Watch {
 
     /// Reads events until one is `wanted`.
     async fn until(&mut self, mut wanted: impl FnMut(&str, &Value) -> bool) -> Result<()> {
-        let mut last = Value::Null;
+        let (mut last, deadline) = (Value::Null, tokio::time::Instant::now() + PATIENCE);
         loop {
             while let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -274,9 +274,10 @@ impl Watch {
                 }
                 last = event["object"]["status"].clone();
             }
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await;
-            let frame =
-                frame.map_err(|_| wrong("watch", format!("nothing happened for {PATIENCE:?}; last status: {last}")))?;
+            let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
+            let frame = frame.map_err(|_| {
+                wrong("watch", format!("not what was waited for within {PATIENCE:?}; last status: {last}"))
+            })?;
             let frame = frame.ok_or_else(|| wrong("watch", "the stream ended"))?;
             let frame = frame.map_err(|e| Fail::Refused { what: "read a watch".into(), why: e.to_string() })?;
             if let Ok(data) = frame.into_data() {

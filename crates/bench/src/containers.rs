@@ -75,7 +75,7 @@ pub(crate) async fn run(rounds: &Rounds, report: &mut Report) -> Result<()> {
     }
     program::write(&image.join("stamp"))?;
     let mut ours = Ours::start(dir.path(), &image)?;
-    let result = interleaved(rounds, dir.path(), &image, &mut ours, report).await;
+    let result = crate::unless_interrupted(interleaved(rounds, dir.path(), &image, &mut ours, report)).await;
     ours.end().await?;
     result
 }

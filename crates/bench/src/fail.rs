@@ -31,6 +31,9 @@ pub(crate) enum Fail {
         /// What is wrong with it.
         why: String,
     },
+    /// Somebody wanted it to end.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Fail>;

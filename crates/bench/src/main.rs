@@ -28,7 +28,7 @@ mod servers;
 mod watchers;
 
 use clap::{Parser, Subcommand};
-use fail::{Result, io, refused};
+use fail::{Fail, Result, io, refused};
 use http::Pool;
 use nix::sched::{CloneFlags, unshare};
 use report::Report;
@@ -64,7 +64,7 @@ enum Command {
         #[command(flatten)]
         rounds: containers::Rounds,
         #[command(flatten)]
-        pods: cluster::Pods,
+        pods: cluster::PodCounts,
     },
     /// Start to node Ready, idle memory and CPU, binary size
     Start {
@@ -94,7 +94,7 @@ enum Command {
         #[arg(long, required_unless_present = "kubeconfig")]
         dhow: Option<PathBuf>,
         #[command(flatten)]
-        pods: cluster::Pods,
+        pods: cluster::PodCounts,
     },
     /// The API server and its store alone, until a signal
     Serve {
@@ -147,22 +147,11 @@ async fn execute(cli: Cli) -> Result<()> {
     let seed = cli.seed.unwrap_or_else(|| base::Clock::now(&base::SystemClock).as_nanosecond() as u64);
     let mut report = Report::default();
     let mut about = measure::machine();
-    let outcome = match cli.command {
-        Command::Serve { data_dir } => return serve::run(&data_dir).await,
-        Command::CrunHelper => return oci::crun_helper(),
-        Command::Start { dhow } => cluster::start(&dhow, &mut report).await,
-        Command::Containers(rounds) => containers::run(&rounds, &mut report).await,
-        Command::Api { kubeconfig: Some(path), server_pids, load } => {
-            api::run(&Pool::open(&path)?, &server_pids, &load, seed, &mut report).await
-        }
-        Command::Api { load, .. } => api_alone(&load, seed, &mut report).await,
-        Command::Pods { dhow: Some(dhow), pods, .. } => cluster::start_pods(&dhow, &pods, &mut report).await,
-        Command::Pods { kubeconfig: Some(path), pods, .. } => {
-            cluster::pods(&Pool::open(&path)?, None, &pods, &mut report).await
-        }
-        Command::Pods { .. } => Ok(()),
-        Command::All { dhow, load, rounds, pods } => all(&dhow, &load, &rounds, &pods, seed, &mut report).await,
-    };
+    let quiet = matches!(cli.command, Command::Serve { .. } | Command::CrunHelper);
+    let outcome = measured(cli.command, seed, &mut report).await;
+    if quiet {
+        return outcome;
+    }
     about["seed"] = seed.into();
     about["loadAtEnd"] = measure::machine()["load"].clone();
     println_all(&about, &report);
@@ -170,6 +159,41 @@ async fn execute(cli: Cli) -> Result<()> {
         report.append_json(path, &about)?;
     }
     outcome
+}
+
+async fn measured(command: Command, seed: u64, report: &mut Report) -> Result<()> {
+    match command {
+        Command::Serve { data_dir } => serve::run(&data_dir).await,
+        Command::CrunHelper => oci::crun_helper(),
+        Command::All { dhow, load, rounds, pods } => all(&dhow, &load, &rounds, &pods, seed, report).await,
+        Command::Containers(rounds) => containers::run(&rounds, report).await,
+        Command::Start { dhow } => unless_interrupted(cluster::start(&dhow, report)).await,
+        Command::Api { kubeconfig: Some(path), server_pids, load } => {
+            let pool = Pool::open(&path)?;
+            unless_interrupted(api::run(&pool, &server_pids, &load, seed, report)).await
+        }
+        Command::Api { load, .. } => unless_interrupted(api_alone(&load, seed, report)).await,
+        Command::Pods { dhow: Some(dhow), pods, .. } => {
+            unless_interrupted(cluster::start_pods(&dhow, &pods, report)).await
+        }
+        Command::Pods { kubeconfig: Some(path), pods, .. } => {
+            let pool = Pool::open(&path)?;
+            unless_interrupted(cluster::pods(&pool, None, &pods, report)).await
+        }
+        Command::Pods { .. } => Ok(()),
+    }
+}
+
+/// Ends `work` on an interrupt or SIGTERM; what it started ends with its values.
+async fn unless_interrupted(work: impl Future<Output = Result<()>>) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).map_err(io("wait for a signal"))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(io("wait for a signal"))?;
+    tokio::select! {
+        outcome = work => outcome,
+        _ = term.recv() => Err(Fail::Interrupted),
+        _ = int.recv() => Err(Fail::Interrupted),
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the table is what the tool is for")]
@@ -182,25 +206,27 @@ async fn all(
     dhow: &std::path::Path,
     load: &api::Load,
     rounds: &containers::Rounds,
-    pods: &cluster::Pods,
+    pods: &cluster::PodCounts,
     seed: u64,
     report: &mut Report,
 ) -> Result<()> {
     let mut outcome = Ok(());
-    let mut note = |report: &mut Report, what: &'static str, result: Result<()>| {
+    for stage in ["Start", "Pod", "Container", "API"] {
+        let result = match stage {
+            "Start" => unless_interrupted(cluster::start(dhow, report)).await,
+            "Pod" => unless_interrupted(cluster::start_pods(dhow, pods, report)).await,
+            "Container" => containers::run(rounds, report).await,
+            _ => unless_interrupted(api_of_dhow(dhow, load, seed, report)).await,
+        };
         if let Err(error) = result {
-            report.add(what, "no number", "–", "", base::chain(&error));
+            report.add(stage, "no number", "–", "", base::chain(&error));
+            let stop = matches!(error, Fail::Interrupted);
             outcome = Err(error);
+            if stop {
+                break;
+            }
         }
-    };
-    let result = cluster::start(dhow, report).await;
-    note(report, "Start", result);
-    let result = cluster::start_pods(dhow, pods, report).await;
-    note(report, "Pod", result);
-    let result = containers::run(rounds, report).await;
-    note(report, "Container", result);
-    let result = api_of_dhow(dhow, load, seed, report).await;
-    note(report, "API", result);
+    }
     outcome
 }
 
@@ -219,4 +245,12 @@ async fn api_alone(load: &api::Load, seed: u64, report: &mut Report) -> Result<(
     let result = api::run(&server.pool()?, &[server.pid()], load, seed, report).await;
     server.stop()?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_sound() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

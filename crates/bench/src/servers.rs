@@ -12,6 +12,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
+/// A server that has not ended after this long hangs.
+const STOP_PATIENCE: Duration = Duration::from_secs(45);
+
 /// A directory that lives as long as the value.
 pub(crate) fn directory() -> Result<TempDir> {
     let made = tempfile::Builder::new().prefix("dhow-bench-").tempdir_in("/var/tmp");
@@ -83,10 +86,22 @@ impl Server {
     }
 
     fn terminate(&mut self) -> Result<()> {
-        if let Ok(None) = self.child.try_wait() {
-            kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).map_err(refused("end the server"))?;
+        let ended = || io("wait for the server");
+        if self.child.try_wait().map_err(ended())?.is_some() {
+            return Ok(());
         }
-        self.child.wait().map(drop).map_err(io("wait for the server"))
+        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).map_err(refused("end the server"))?;
+        // A child of ours tells its end by no descriptor that the standard library gives.
+        let begun = Instant::now();
+        while begun.elapsed() < STOP_PATIENCE {
+            if self.child.try_wait().map_err(ended())?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill().and_then(|()| self.child.wait()).map_err(ended())?;
+        let why = format!("it did not end within {STOP_PATIENCE:?} and was killed");
+        Err(Fail::Refused { what: "end the server".into(), why })
     }
 }
 

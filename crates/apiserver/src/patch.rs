@@ -22,6 +22,8 @@ const TYPES: &str = "application/json-patch+json, application/merge-patch+json, 
 pub(crate) struct PatchChange {
     how: How,
     kind: KindRef,
+    /// Of the URL, for the refusal.
+    name: String,
     validation: FieldValidation,
     warnings: Mutex<Vec<String>>,
 }
@@ -77,7 +79,13 @@ impl PatchChange {
     pub(crate) fn parse(media_type: &str, body: &[u8], w: &Write<'_>, manager: Manager<'_>) -> Result<Self, Status> {
         let how = How::parse(media_type, body, w, manager)?;
         let validation = w.options.field_validation;
-        Ok(PatchChange { how, kind: w.kind.clone(), validation, warnings: Mutex::new(Vec::new()) })
+        Ok(PatchChange {
+            how,
+            kind: w.kind.clone(),
+            name: w.name.to_owned(),
+            validation,
+            warnings: Mutex::new(Vec::new()),
+        })
     }
 
     /// What there was to warn of, of the last try.
@@ -100,7 +108,7 @@ impl Change for PatchChange {
             existing.map(|e| serde_json::from_slice::<Value>(e.bytes).map_err(status::internal)).transpose()?;
         match &self.how {
             How::Patch(patch) => {
-                let current = current.ok_or_else(|| status::internal("a patch needs an object"))?;
+                let current = current.ok_or_else(|| status::not_found(self.kind.info(), &self.name))?;
                 let patched = patch.apply(schema_of(&self.kind), &current).map_err(|e| e.to_status())?;
                 Ok(Wanted { object: self.decode(&patched, self.validation)?, owns_fields: false, uid: None })
             }

@@ -247,7 +247,8 @@ async fn keep<K: Object>(weak: std::sync::Weak<Inner<K>>, api: Api<K>, params: L
     let mut from: Option<String> = None;
     while weak.strong_count() > 0 {
         match round(&weak, &api, &params, &mut from, &mut backoff).await {
-            Ok(true) => {}
+            // A server that ends watches at once (it is stopping) must not make us spin.
+            Ok(true) => tokio::time::sleep(backoff.fail()).await,
             Ok(false) => return,
             Err(error) => {
                 if error.is_gone() {
@@ -280,8 +281,8 @@ async fn round<K: Object>(
         }
     };
     let mut watcher = api.watch(params, &start).await?;
-    backoff.reset();
     while let Some(event) = watcher.next().await? {
+        backoff.reset();
         let Some(inner) = weak.upgrade() else { return Ok(false) };
         *from = Some(inner.apply(event));
     }

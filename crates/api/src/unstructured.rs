@@ -91,8 +91,9 @@ mod tests {
 
     #[test]
     fn encode_puts_identity_first_and_round_trips() {
-        let v: Value = serde_json::from_str(r#"{"spec":{"a":1},"metadata":{"name":"x"},"kind":"Foo","apiVersion":"g/v1"}"#)
-            .expect("literal is JSON");
+        let v: Value =
+            serde_json::from_str(r#"{"spec":{"a":1},"metadata":{"name":"x"},"kind":"Foo","apiVersion":"g/v1"}"#)
+                .expect("literal is JSON");
         let u = Unstructured::from_value(v.clone()).expect("an object");
         let bytes = u.encode();
         assert!(bytes.starts_with(br#"{"apiVersion":"g/v1","kind":"Foo","metadata":{"name":"x"}"#));

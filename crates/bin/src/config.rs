@@ -112,7 +112,9 @@ impl Settings {
         let path = self.config.clone().unwrap_or_else(|| CONFIG_FILE.into());
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => return Ok(Settings::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.config.is_none() => {
+                return Ok(Settings::default());
+            }
             Err(e) => return Err(format!("failed to read {}: {e}", path.display())),
         };
         if text.trim().is_empty() {
@@ -144,7 +146,8 @@ impl Settings {
 
     fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
         let mut mistakes = Vec::new();
-        let listen = parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
+        let listen =
+            parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
         let node_ip = self.node_ip.as_ref().and_then(|_| {
             parse::<IpAddr>(&self.node_ip, "", "node-ip", "an IP address like 192.168.1.10", &mut mistakes)
         });
@@ -161,25 +164,28 @@ impl Settings {
         mistakes.extend(check_name("cluster-domain", &cluster_domain));
         let bridge = self.bridge.unwrap_or_else(|| "dhow0".into());
         if bridge.is_empty() || bridge.len() > 15 || bridge.contains(['/', ' ']) {
-            mistakes.push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
+            mistakes
+                .push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
         }
         match (listen, cluster, service, dns) {
-            (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns)) if mistakes.is_empty() => Ok(Config {
-                data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/dhow".into()),
-                run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
-                kubeconfig: self.kubeconfig.unwrap_or_else(|| "/etc/dhow/kubeconfig".into()),
-                merge_kubeconfig: !self.no_merge_kubeconfig,
-                listen,
-                node_name,
-                node_ip,
-                agent_port: self.agent_port.unwrap_or(10250),
-                cluster_cidr,
-                service_cidr,
-                cluster_dns,
-                cluster_domain,
-                bridge,
-                registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
-            }),
+            (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns)) if mistakes.is_empty() => {
+                Ok(Config {
+                    data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/dhow".into()),
+                    run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
+                    kubeconfig: self.kubeconfig.unwrap_or_else(|| "/etc/dhow/kubeconfig".into()),
+                    merge_kubeconfig: !self.no_merge_kubeconfig,
+                    listen,
+                    node_name,
+                    node_ip,
+                    agent_port: self.agent_port.unwrap_or(10250),
+                    cluster_cidr,
+                    service_cidr,
+                    cluster_dns,
+                    cluster_domain,
+                    bridge,
+                    registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
+                })
+            }
             _ => Err(ConfigErrors(mistakes)),
         }
     }
@@ -271,7 +277,11 @@ pub(crate) fn log_filter() -> String {
 
 fn home_of(user: &str) -> Option<PathBuf> {
     let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
-    passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&user)).and_then(|f| f.get(5).map(PathBuf::from))
+    passwd
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.first() == Some(&user))
+        .and_then(|f| f.get(5).map(PathBuf::from))
 }
 
 #[cfg(test)]

@@ -149,7 +149,11 @@ async fn answer(stream: UnixStream, answers: Answers) {
 }
 
 /// Asks the running dhow; `on_reply` sees progress.
-pub(crate) async fn ask(run_dir: &Path, request: &Request, mut on_reply: impl FnMut(Reply)) -> Result<Value, ControlError> {
+pub(crate) async fn ask(
+    run_dir: &Path,
+    request: &Request,
+    mut on_reply: impl FnMut(Reply),
+) -> Result<Value, ControlError> {
     let path = path(run_dir);
     let failed = |verb| {
         let path = path.clone();

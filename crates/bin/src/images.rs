@@ -55,7 +55,11 @@ pub(crate) fn open(config: &Config) -> Result<ImageStore, String> {
 }
 
 /// Does it. Errors are sentences.
-pub(crate) async fn run(store: &ImageStore, request: ImageRequest, replies: UnboundedSender<Reply>) -> Result<Value, String> {
+pub(crate) async fn run(
+    store: &ImageStore,
+    request: ImageRequest,
+    replies: UnboundedSender<Reply>,
+) -> Result<Value, String> {
     let text = |e: image::ImageError| base::chain(&e);
     match request {
         ImageRequest::Pull(name) => {
@@ -71,12 +75,19 @@ pub(crate) async fn run(store: &ImageStore, request: ImageRequest, replies: Unbo
             let images = match (name, images.as_slice()) {
                 (None, _) => images,
                 (Some(name), [one]) => vec![store.tag(&one.id.to_string(), &parse(&name)?).map_err(text)?],
-                (Some(_), many) => return Err(format!("--name needs an archive with one image; {} has {}", path.display(), many.len())),
+                (Some(_), many) => {
+                    return Err(format!(
+                        "--name needs an archive with one image; {} has {}",
+                        path.display(),
+                        many.len()
+                    ));
+                }
             };
             Ok(images.iter().map(|i| describe(i)).collect())
         }
         ImageRequest::Export(name, path) => {
-            let file = std::fs::File::create_new(&path).map_err(|e| format!("failed to create {}: {e}", path.display()))?;
+            let file =
+                std::fs::File::create_new(&path).map_err(|e| format!("failed to create {}: {e}", path.display()))?;
             match store.export(std::slice::from_ref(&name), file).await {
                 Ok(()) => Ok(json!({"written": path})),
                 Err(error) => {

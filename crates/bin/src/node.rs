@@ -128,14 +128,12 @@ pub(crate) async fn start(
     let open = config.clone();
     let store = tokio::task::spawn_blocking(move || images::open(&open)).await??;
     let recorder = Recorder::new(&client, "kubelet", &config.node_name, clock.clone());
-    let options = ClusterOptions {
-        client: client.clone(),
-        services,
-        recorder,
-        node_name: config.node_name.clone(),
-    };
+    let options = ClusterOptions { client: client.clone(), services, recorder, node_name: config.node_name.clone() };
     let (cluster, feed) = ApiCluster::start(options).await;
-    let host_ports = { let proxy = proxy.clone(); Arc::new(move |ports| proxy.set_host_ports(ports)) };
+    let host_ports = {
+        let proxy = proxy.clone();
+        Arc::new(move |ports| proxy.set_host_ports(ports))
+    };
     let parts = Parts {
         engine: Arc::new(RuntimeEngine::new(engine, events)),
         images: Arc::new(StoreImages::new(store.clone(), config.data_dir.join("images"))),
@@ -151,7 +149,10 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
     let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
-        format!("failed to listen on port {} for the node's API; choose another with --agent-port: {e}", config.agent_port)
+        format!(
+            "failed to listen on port {} for the node's API; choose another with --agent-port: {e}",
+            config.agent_port
+        )
     })?;
     let names = vec![config.node_name.clone()];
     let ips = vec![node_ip, IpAddr::from([127, 0, 0, 1])];
@@ -207,7 +208,10 @@ fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
         data_dir: config.data_dir.join("agent"),
         run_dir: config.run_dir.join("agent"),
         log_dir: config.data_dir.join("log/pods"),
-        dns: agent::pod::spec::dns::ClusterDns { servers: vec![config.cluster_dns], domain: config.cluster_domain.clone() },
+        dns: agent::pod::spec::dns::ClusterDns {
+            servers: vec![config.cluster_dns],
+            domain: config.cluster_domain.clone(),
+        },
         resolv_conf: "/etc/resolv.conf".into(),
         port: config.agent_port,
         max_pods: MAX_PODS,

@@ -70,7 +70,8 @@ pub(crate) fn api_service_ip(config: &Config) -> IpAddr {
 
 /// The certificate by which clients know the API server.
 fn serving_leaf(config: &Config, node_ip: IpAddr) -> Leaf {
-    let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).into();
+    let mut names: Vec<String> =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(String::from).into();
     names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
     names.push(config.node_name.clone());
     let mut ips = vec![IpAddr::from([127, 0, 0, 1]), api_service_ip(config), node_ip];
@@ -91,7 +92,11 @@ pub(crate) fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, Serv
 
 /// TLS towards node agents: we show the API server's client certificate, they one of the cluster's CA.
 fn node_client(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, ServerError> {
-    let pair = authority.leaf(&Leaf::client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")))?;
+    let pair = authority.leaf(&Leaf::client(
+        "apiserver-kubelet-client",
+        "kube-apiserver-kubelet-client",
+        Some("system:masters"),
+    ))?;
     let own = material(authority.ca_pem(), &pair)?;
     let failed = |e: rustls::Error| ServerError::Api(e.to_string());
     let mut roots = rustls::RootCertStore::empty();
@@ -176,8 +181,12 @@ fn start_loops(
             runner.start(client, &facts, &clock, leading.clone(), shutdown)
         })
         .collect();
-    let client = shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
-    tasks.push(base::tasks::spawn("scheduler", scheduler::run::run(client, clock, random, leading.clone(), shutdown.clone())));
+    let client =
+        shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
+    tasks.push(base::tasks::spawn(
+        "scheduler",
+        scheduler::run::run(client, clock, random, leading.clone(), shutdown.clone()),
+    ));
     tasks
 }
 
@@ -188,7 +197,8 @@ async fn renew(authority: Arc<Authority>, leaf: Leaf, tls: Arc<Tls>, shutdown: C
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RENEWAL_CHECK) => {}
         }
-        let renewed = authority.leaf(&leaf).map_err(ServerError::from).and_then(|pair| material(authority.ca_pem(), &pair));
+        let renewed =
+            authority.leaf(&leaf).map_err(ServerError::from).and_then(|pair| material(authority.ca_pem(), &pair));
         match renewed.map(|m| tls.reload(m)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %base::chain(&error), "failed to use the renewed certificate"),

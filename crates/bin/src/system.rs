@@ -37,7 +37,8 @@ impl System {
         let prepared = node::prepare(config, random.clone())?;
         let server =
             server::start(config, authority.clone(), node_ip, clock.clone(), random.clone(), shutdown.clone()).await?;
-        let host = if config.listen.ip().is_unspecified() { "127.0.0.1".to_owned() } else { config.listen.ip().to_string() };
+        let host =
+            if config.listen.ip().is_unspecified() { "127.0.0.1".to_owned() } else { config.listen.ip().to_string() };
         let server_url = format!("https://{host}:{}", server.address.port());
         let admin = authority.leaf(&Leaf::client("admin", "kubernetes-admin", Some("system:masters")))?;
         let kubeconfig = kubeconfig::kubeconfig(&server_url, authority.ca_pem(), &admin);

@@ -227,10 +227,7 @@ mod tests {
     fn errors_print_as_upstream() {
         let spec = Path::new("spec");
         let e = FieldError::not_supported(&spec.child("restartPolicy"), "x", &["Always", "Never"]);
-        assert_eq!(
-            e.to_string(),
-            r#"spec.restartPolicy: Unsupported value: "x": supported values: "Always", "Never""#
-        );
+        assert_eq!(e.to_string(), r#"spec.restartPolicy: Unsupported value: "x": supported values: "Always", "Never""#);
         let r = FieldError::required(&spec.child("containers").index(0).child("name"), "");
         assert_eq!(r.to_string(), "spec.containers[0].name: Required value");
         assert_eq!(aggregate(&[r.clone(), r.clone()]), "spec.containers[0].name: Required value");

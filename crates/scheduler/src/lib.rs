@@ -16,5 +16,6 @@ pub mod run;
 mod snapshot;
 
 pub use decide::{Decision, decide};
+pub use plugins::names as plugin_names;
 pub use pod::PodInfo;
 pub use snapshot::{NodeInfo, Snapshot};

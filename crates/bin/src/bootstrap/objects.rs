@@ -1,7 +1,9 @@
 //! The objects that every cluster begins with. Run at every start: creates what is missing, puts back what upgrades added,
 //! leaves alone what users changed.
 
-use api::k8s::api::core::v1::{EndpointAddress, EndpointPort as CoreEndpointPort, EndpointSubset, ServicePort, ServiceSpec};
+use api::k8s::api::core::v1::{
+    EndpointAddress, EndpointPort as CoreEndpointPort, EndpointSubset, ServicePort, ServiceSpec,
+};
 use api::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use api::k8s::api::rbac::v1::{PolicyRule, Subject};
 use api::k8s::api::scheduling::v1::PriorityClass;
@@ -38,8 +40,16 @@ pub(crate) async fn ensure(client: &Client, api: &ApiAddress) -> Result<(), Clie
         }
     }
     for (name, value, text) in [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
     ] {
         let class = PriorityClass {
             metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },

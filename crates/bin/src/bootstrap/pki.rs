@@ -147,7 +147,8 @@ impl Authority {
         if let Some(key) = files::read(&path)? {
             return text(&path, key);
         }
-        let key = KeyPair::generate().map_err(|source| PkiError::Sign { name: "sa.key".into(), source })?.serialize_pem();
+        let key =
+            KeyPair::generate().map_err(|source| PkiError::Sign { name: "sa.key".into(), source })?.serialize_pem();
         files::write(&path, key.as_bytes(), 0o600)?;
         Ok(key)
     }
@@ -202,7 +203,8 @@ impl Authority {
 /// Subject and alternative names in one comparable list.
 fn names_of(cert: &x509_parser::certificate::X509Certificate<'_>) -> Vec<String> {
     use x509_parser::extensions::GeneralName;
-    let mut names: Vec<String> = cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).map(|s| format!("CN={s}")).collect();
+    let mut names: Vec<String> =
+        cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).map(|s| format!("CN={s}")).collect();
     names.extend(cert.subject().iter_organization().filter_map(|a| a.as_str().ok()).map(|s| format!("O={s}")));
     if let Ok(Some(san)) = cert.subject_alternative_name() {
         names.extend(san.value.general_names.iter().filter_map(|name| match name {
@@ -272,7 +274,8 @@ fn write_pair(dir: &Path, name: &str, pair: &KeyCert) -> Result<(), PkiError> {
 }
 
 fn text(path: &Path, content: Vec<u8>) -> Result<String, PkiError> {
-    String::from_utf8(content).map_err(|_| PkiError::Damaged { path: path.to_owned(), why: "it is not PEM text".into() })
+    String::from_utf8(content)
+        .map_err(|_| PkiError::Damaged { path: path.to_owned(), why: "it is not PEM text".into() })
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub(crate) fn run(settings: Settings) -> Result<(), CommandError> {
     say(format_args!("Wrote {UNIT}."));
     say("Next: systemctl daemon-reload && systemctl enable --now dhow");
     if config.is_none() {
-        say(format_args!("Settings go into {CONFIG_FILE}; flags given to `dhow install` other than --config are not kept."));
+        say(format_args!(
+            "Settings go into {CONFIG_FILE}; flags given to `dhow install` other than --config are not kept."
+        ));
     }
     Ok(())
 }

@@ -75,3 +75,22 @@ pub(crate) fn lowest_best(scores: &mut [i64]) {
     highest_best(scores);
     scores.iter_mut().for_each(|s| *s = MAX - *s);
 }
+
+/// Names of the filter and of the score plugins, in the order in which they are asked.
+pub fn names() -> (Vec<&'static str>, Vec<&'static str>) {
+    (FILTERS.iter().map(|f| f.name).collect(), SCORES.iter().map(|s| s.name).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_per_table() {
+        let (mut filters, mut scores) = super::names();
+        let counts = (filters.len(), scores.len());
+        filters.sort_unstable();
+        filters.dedup();
+        scores.sort_unstable();
+        scores.dedup();
+        assert_eq!((filters.len(), scores.len()), counts);
+    }
+}

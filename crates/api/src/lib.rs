@@ -1,8 +1,8 @@
 //! Kubernetes objects as data.
 //!
 //! The types are upstream's published API 1.36 (`k8s-openapi`), re-exported as [`k8s`]. This crate is the only place
-//! where their serde code is instantiated (it is large): everybody else calls [`Object::decode`] and
-//! [`Object::encode`]. Unknown fields are dropped on decoding, as upstream's typed decoding does.
+//! where their serde code is instantiated (it is large): everybody else calls [`Codec::decode`] and
+//! [`Codec::encode`]. Unknown fields are dropped on decoding, as upstream's typed decoding does.
 //!
 //! Invariant: no behaviour here. Defaults, validation and rules live in `machinery`.
 

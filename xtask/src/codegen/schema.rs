@@ -1,8 +1,10 @@
 //! OpenAPI v3, protobuf field numbers and Go facts to `schema.txt`.
 //!
+//! ```text
 //!     D io.k8s.api.core.v1.Container          a definition with its flags: `a` = atomic, `-` = none
 //!     G apps/v1/Deployment                    a group, version and kind of the definition above; `*` = of every group version
 //!     name  type  number  flags  default  patch
+//! ```
 //!
 //! Field lines start with a tab. `number` is the protobuf field number, with the numbers of inlined messages before it
 //! (`2.1`), 0 if there is none. Flags: `!` required, `p` a Go pointer, `e` omitempty, `w` a list inside a message of its own (a named

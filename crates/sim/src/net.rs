@@ -52,6 +52,7 @@ impl Wire {
         let what = format!("{} {} {}", self.user.name, request.method(), request.uri());
         let owner = created_pod_owner(&request);
         let slow = if self.hit(faults.slow) { world.dice.millis(5, 3000) } else { world.dice.millis(0, 2) };
+        world.note(|| format!("{what} after {} ms", slow.as_millis()));
         tokio::time::sleep(slow).await;
         if self.hit(faults.lost_request) {
             world.note(|| format!("{what}: lost"));

@@ -16,7 +16,7 @@ use testkit::{Dice, Habits, NodeShape};
 /// Longest simulated time from the end of all faults until everything is as asked for.
 const SETTLE: Duration = Duration::from_secs(1500);
 /// Simulated time in which nobody may write anything but Leases afterwards.
-const QUIET: Duration = Duration::from_secs(180);
+const QUIET: Duration = Duration::from_secs(120);
 const CALM: Habits = Habits { start_ms: 500, ready_ms: 500, failing: 0 };
 const NAMESPACES: [&str; 2] = ["default", "team"];
 
@@ -238,8 +238,13 @@ impl Scenario {
     }
 
     async fn delete_deployment(&mut self) -> Result<(), ClientError> {
-        let Some((namespace, name, _)) = self.some("Deployment").filter(|_| self.has("garbage")) else { return Ok(()) };
+        let Some((namespace, name, uid)) = self.some("Deployment").filter(|_| self.has("garbage")) else {
+            return Ok(());
+        };
         let propagation = [Propagation::Background, Propagation::Foreground, Propagation::Orphan][self.dice.below(3)];
+        if propagation == Propagation::Background {
+            self.world.checker.lock().force(&uid);
+        }
         self.world.note(|| format!("user: delete deployment {namespace}/{name} {propagation:?}"));
         let params = DeleteParams { propagation: Some(propagation), ..DeleteParams::default() };
         self.client.api::<Deployment>().delete(&namespace, &name, &params).await

@@ -93,6 +93,8 @@ struct Run {
     since: jiff::Timestamp,
     /// The last status that the server took.
     written: Option<Value>,
+    /// The revision of that write.
+    written_at: u64,
     retry_at: Option<Instant>,
 }
 
@@ -133,7 +135,10 @@ impl FakeNode {
         }
         let own = format!("spec.nodeName={}", self.shape.name);
         let pods: Cache<Pod> = client.cache_of(ListParams::all().fields(&own));
+        let nodes: Cache<Node> =
+            client.cache_of(ListParams::all().fields(&format!("metadata.name={}", self.shape.name)));
         pods.synced().await;
+        let mut lease = None;
         let changed = Arc::new(Notify::new());
         let wake = changed.clone();
         pods.on_change(move |_| wake.notify_one());
@@ -143,7 +148,8 @@ impl FakeNode {
                 return;
             }
             if Instant::now() >= heartbeat {
-                let sent = self.heartbeat(&client, clock.as_ref()).await;
+                let doubted = nodes.get("", &self.shape.name).is_some_and(|node| !is_node_ready(&node));
+                let sent = self.heartbeat(&client, clock.as_ref(), &mut lease, doubted).await;
                 heartbeat = Instant::now() + if sent.is_ok() { HEARTBEAT } else { RETRY };
             }
             let due = self.round(&client, clock.as_ref(), &pods).await;
@@ -168,8 +174,7 @@ impl FakeNode {
                 _ => {}
             }
         }
-        self.write_node_status(client, clock).await?;
-        self.heartbeat(client, clock).await
+        self.write_node_status(client, clock).await
     }
 
     async fn write_node_status(&self, client: &Client, clock: &dyn Clock) -> Result<(), ClientError> {
@@ -182,14 +187,24 @@ impl FakeNode {
         client.api::<Node>().patch("", &self.shape.name, "status", &Patch::Strategic(status)).await.map(drop)
     }
 
-    /// Renews the Lease; says again that the node is ready if somebody doubts it.
-    async fn heartbeat(&self, client: &Client, clock: &dyn Clock) -> Result<(), ClientError> {
+    /// Renews the Lease, from what the last renewal left of it; says again that the node is ready if somebody doubts it.
+    async fn heartbeat(
+        &self,
+        client: &Client,
+        clock: &dyn Clock,
+        last: &mut Option<Lease>,
+        doubted: bool,
+    ) -> Result<(), ClientError> {
         let api = client.api::<Lease>();
         let renewed = Some(MicroTime(clock.now()));
-        match api.find("kube-node-lease", &self.shape.name).await? {
+        let current = match last.take() {
+            Some(lease) => Some(lease),
+            None => api.find("kube-node-lease", &self.shape.name).await?,
+        };
+        let written = match current {
             Some(mut lease) => {
                 lease.spec.get_or_insert_default().renew_time = renewed;
-                api.update(&lease).await?;
+                api.update(&lease).await?
             }
             None => {
                 let metadata = ObjectMeta {
@@ -203,15 +218,11 @@ impl FakeNode {
                     renew_time: renewed,
                     ..LeaseSpec::default()
                 };
-                api.create(&Lease { metadata, spec: Some(spec) }).await?;
+                api.create(&Lease { metadata, spec: Some(spec) }).await?
             }
-        }
-        let Some(node) = client.api::<Node>().find("", &self.shape.name).await? else { return Ok(()) };
-        let conditions = node.status.and_then(|s| s.conditions).unwrap_or_default();
-        if conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True") {
-            return Ok(());
-        }
-        self.write_node_status(client, clock).await
+        };
+        *last = Some(written);
+        if doubted { self.write_node_status(client, clock).await } else { Ok(()) }
     }
 
     /// Brings every pod a step on; returns when to look again.
@@ -223,7 +234,7 @@ impl FakeNode {
             // One write each; the next comes with the next round.
             if let Some(action) = self.decide(pod, &seen, clock) {
                 let done = self.act(client, pod, &action).await;
-                self.note(pod.uid(), action, done.is_ok());
+                self.note(pod.uid(), action, done.ok());
             }
         }
         let machine = self.machine.lock();
@@ -251,6 +262,7 @@ impl FakeNode {
                 will_fail: self.dice.chance(habits.failing),
                 since: clock.now(),
                 written: ended.then(|| pod_status(pod)),
+                written_at: 0,
                 retry_at: None,
             };
             machine.runs.insert(pod.uid().to_owned(), run);
@@ -261,6 +273,10 @@ impl FakeNode {
         }
         run.retry_at = None;
         self.advance(pod, run, now, clock);
+        // Others write readiness, too (the node controller, of a node that it lost): what runs here decides.
+        if pod.revision() > run.written_at && is_ready(pod) != (run.phase == Phase::Ready) {
+            run.written = None;
+        }
         if pod.is_deleting() && matches!(run.phase, Phase::Ended(_)) && run.written.is_some() {
             let told = run.written.as_ref().is_some_and(|w| *w == run.status(pod) || *w == pod_status(pod));
             if told {
@@ -312,28 +328,32 @@ impl FakeNode {
         };
     }
 
-    async fn act(&self, client: &Client, pod: &Pod, action: &Action) -> Result<(), ClientError> {
+    /// Returns the revision of the write.
+    async fn act(&self, client: &Client, pod: &Pod, action: &Action) -> Result<u64, ClientError> {
         let api = client.api::<Pod>();
         match action {
             Action::WriteStatus(status) => {
                 let patch = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": status}));
-                api.patch(pod.namespace(), pod.name(), "status", &patch).await.map(drop)
+                api.patch(pod.namespace(), pod.name(), "status", &patch).await.map(|pod| pod.revision())
             }
             Action::Remove => {
                 let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(pod.uid()) };
-                api.delete(pod.namespace(), pod.name(), &params).await
+                api.delete(pod.namespace(), pod.name(), &params).await.map(|()| 0)
             }
         }
     }
 
-    fn note(&self, uid: &str, action: Action, done: bool) {
+    fn note(&self, uid: &str, action: Action, done: Option<u64>) {
         let mut machine = self.machine.lock();
         let Some(run) = machine.runs.get_mut(uid) else { return };
-        match action {
-            Action::WriteStatus(status) if done => run.written = Some(status),
+        match (action, done) {
+            (Action::WriteStatus(status), Some(revision)) => {
+                run.written = Some(status);
+                run.written_at = revision;
+            }
             // Asked for; if the object stays, ask again later.
-            Action::Remove if done => run.retry_at = Some(Instant::now() + RETRY * 20),
-            _ => run.retry_at = Some(Instant::now() + RETRY),
+            (Action::Remove, Some(_)) => run.retry_at = Some(Instant::now() + RETRY * 20),
+            (_, None) => run.retry_at = Some(Instant::now() + RETRY),
         }
     }
 }
@@ -385,6 +405,16 @@ impl Run {
 fn pod_status(pod: &Pod) -> Value {
     let decoded: Option<Value> = serde_json::from_slice(&Codec::encode(pod)).ok();
     decoded.map(|mut v| v["status"].take()).unwrap_or_default()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn is_node_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn phase_of(pod: &Pod) -> &str {

@@ -63,6 +63,8 @@ pub(super) fn rolling(d: &Deployment, set: &Sets<'_>, plan: &mut Plan) {
         return;
     }
     let old = set.active_old();
+    // A status behind its spec counts pods that are about to go (upstream believes it and goes below the minimum).
+    let available = |rs: &ReplicaSet| available(rs).min(wanted(rs));
     let unavailable_new = wanted(new) - available(new);
     let min_available = replicas(d) - max_unavailable(d);
     let may_go = total(set.all()) - min_available - unavailable_new;
@@ -251,6 +253,13 @@ mod tests {
         rolling(d, &sets, &mut plan);
         let told = plan.writes.iter().filter_map(|w| w.on_success.as_ref());
         told.map(|e| e.message.replace("Scaled ", "").replace("replica set ", "")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_status_behind_its_spec_makes_no_room() {
+        // The new one wants 1 and still tells of the 3 that it had before a rollback.
+        let d = deployment(4, "0", "1");
+        assert_eq!(check(&d, (1, 3), &[(3, 3)]), "down old0 from 3 to 2");
     }
 
     #[test]

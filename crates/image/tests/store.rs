@@ -255,7 +255,7 @@ async fn images_and_root_file_systems_survive_a_restart() {
     std::fs::write(mount.upper.join("written"), "by the container").unwrap();
     let refused = image::ImageStore::open(&dir.path().join("store"), image::Options::default()).map(drop).unwrap_err();
     assert!(matches!(refused, ImageError::StoreInUse { .. }), "{refused}");
-    wait_for_release(store, &dir.path().join("store"));
+    wait_for_release(store, &dir.path().join("store")).await;
 
     let root = dir.path().join("store");
     // What kill -9 may leave: half a download, half a layer, half a snapshot, a new index that was not named yet.
@@ -273,11 +273,11 @@ async fn images_and_root_file_systems_survive_a_restart() {
     }
 }
 
-/// The last clone may be with the task that syncs.
-fn wait_for_release(store: image::ImageStore, root: &Path) {
+/// The last clone may be with the task that syncs, which needs this runtime to end.
+async fn wait_for_release(store: image::ImageStore, root: &Path) {
     drop(store);
     let lock = std::fs::File::open(root.join("LOCK")).unwrap();
-    lock.lock().unwrap();
+    tokio::task::spawn_blocking(move || lock.lock()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn layers_that_a_power_cut_may_have_emptied_are_made_again() {
     let (store, image) = imported(dir.path()).await;
     let mount = store.prepare("c1", &image).await.unwrap();
     let root = dir.path().join("store");
-    wait_for_release(store, &root);
+    wait_for_release(store, &root).await;
     // Another boot, no sync, files empty.
     for layer in std::fs::read_dir(root.join("layers")).unwrap().map(|entry| entry.unwrap().path()) {
         drop(std::fs::remove_file(layer.join("synced")));

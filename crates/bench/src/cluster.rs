@@ -75,6 +75,8 @@ fn add_memory(server: &Server, report: &mut Report, when: &str, target: &str) {
         if name == "stamp" {
             continue;
         }
+        // Supervisors carry the beginning of their pod's name.
+        let name = if name.starts_with("shim-") { "supervisor".to_owned() } else { name };
         let m = measure::memory(pid);
         sum = Memory { rss: sum.rss + m.rss, pss: sum.pss + m.pss, private_dirty: sum.private_dirty + m.private_dirty };
         match parts.iter_mut().find(|(n, ..)| *n == name) {

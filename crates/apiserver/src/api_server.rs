@@ -15,6 +15,7 @@ use crate::reader::{KindRef, Reader, Stored};
 use crate::request_info::{Query, RequestInfo};
 use crate::response::Answer;
 use crate::services::{Allocator, ServiceNetwork};
+use crate::webhook_client::WebhookClient;
 use crate::write::{Write, Written};
 use crate::{Body, pipeline, response, routes, status};
 use api::{AnyObject, Status};
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) deps: Deps,
     pub(crate) kinds: ArcSwap<KindTable>,
     pub(crate) allocator: Allocator,
+    pub(crate) webhooks: WebhookClient,
     pub(crate) metrics: Metrics,
     pub(crate) health: Mutex<Vec<HealthCheck>>,
     pub(crate) shutdown: CancellationToken,
@@ -116,6 +118,7 @@ impl ApiServer {
         let reader = Reader::new(deps.store.clone());
         let allocator = Allocator::repair(deps.services.clone(), deps.random.clone(), &reader).await?;
         let inner = Inner {
+            webhooks: WebhookClient::new(reader.clone()),
             reader,
             kinds: ArcSwap::from_pointee(KindTable::built_in()),
             allocator,
@@ -368,6 +371,10 @@ impl Cluster for ApiServer {
 
     async fn allowed(&self, attributes: &Attributes<'_>) -> bool {
         self.decide(attributes).await == Decision::Allow
+    }
+
+    fn webhooks(&self) -> &WebhookClient {
+        &self.inner.webhooks
     }
 }
 

@@ -45,6 +45,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod watch;
+pub mod webhook_client;
 mod write;
 
 pub use api_server::{ApiServer, Deps, HealthCheck};

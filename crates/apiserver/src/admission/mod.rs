@@ -152,6 +152,9 @@ pub trait Cluster: Send + Sync {
 
     /// Asks the authorizer (for plugins whose rule is "may do this only who may do that").
     async fn allowed(&self, attributes: &crate::auth::Attributes<'_>) -> bool;
+
+    /// Calls webhooks.
+    fn webhooks(&self) -> &crate::webhook_client::WebhookClient;
 }
 
 /// An admission plugin.

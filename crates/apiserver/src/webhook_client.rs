@@ -1,0 +1,390 @@
+//! Calls to webhooks of the cluster: conversion and admission. HTTP/1.1 over TLS to a Service or a URL
+//! (`apiserver/pkg/util/webhook/client.go`, texts as Go's `net/http` and client-go make them).
+//!
+//! Always holds: a call ends at its deadline; nothing of a connection is shared between webhooks of different trust; an answer
+//! larger than [`MAX_ANSWER`] is refused.
+
+mod trust;
+
+use crate::reader::Reader;
+use api::prelude::Service;
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::ClientConfig as TlsConfig;
+use rustls_pki_types::ServerName;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+/// An answer is not longer than this.
+const MAX_ANSWER: usize = 64 << 20;
+/// Webhooks whose connections and trust are kept (`defaultCacheSize`).
+const MAX_WEBHOOKS: usize = 200;
+/// Connections that wait for the next call, per webhook.
+const MAX_IDLE: usize = 16;
+/// An unused connection is closed after this (`http.DefaultTransport`, `IdleConnTimeout`).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// A call whose caller sets no deadline ends after this (`defaultRequestTimeout`).
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// No more of a foreign error text than this (`maxUnstructuredResponseTextBytes`).
+const MAX_ERROR_TEXT: usize = 2048;
+
+/// How to reach a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClientConfig {
+    /// A URL or a Service.
+    pub target: Target,
+    /// PEM roots that may sign the webhook's certificate; empty = those of the system.
+    pub ca_bundle: Vec<u8>,
+}
+
+/// Where a webhook is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// `https://host[:port][/path]`
+    Url(String),
+    /// A Service of the cluster, reached at its cluster address; its certificate names `<name>.<namespace>.svc`.
+    Service {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// Path of the URL, or empty.
+        path: String,
+        /// Port of the Service; 0 = 443.
+        port: u16,
+    },
+}
+
+/// Why a call brought nothing. The text is what upstream's client says.
+#[derive(Debug, Error)]
+pub enum WebhookError {
+    /// The deadline passed.
+    #[error("Post {url:?}: context deadline exceeded")]
+    Timeout {
+        /// What was called.
+        url: String,
+    },
+    /// No connection, or it broke.
+    #[error("Post {url:?}: {why}")]
+    Transport {
+        /// What was called.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// The webhook answered with a failure.
+    #[error("{message}")]
+    Answered {
+        /// HTTP code.
+        code: u16,
+        /// What upstream's client makes of code and body.
+        message: String,
+    },
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Calls webhooks over connections that are kept. One per server.
+pub struct WebhookClient {
+    reader: Reader,
+    pools: Mutex<HashMap<ClientConfig, Arc<Pool>>>,
+}
+
+/// One webhook's trust and idle connections.
+struct Pool {
+    tls: Arc<TlsConfig>,
+    idle: Mutex<Vec<(Instant, SendRequest<Full<Bytes>>)>>,
+    used: Mutex<Instant>,
+}
+
+/// A config, read: what stands in the request, and what is dialled.
+struct Address {
+    url: String,
+    uri: Uri,
+    authority: String,
+    server_name: String,
+    dial: Dial,
+}
+
+enum Dial {
+    Host(String, u16),
+    Service { namespace: String, name: String, port: u16 },
+}
+
+/// How a try on one connection failed.
+enum Failure {
+    /// The other side had closed the kept connection: a new one may do.
+    Stale,
+    Why(String),
+}
+
+impl WebhookClient {
+    /// Services are looked up in `reader`.
+    pub fn new(reader: Reader) -> Self {
+        WebhookClient { reader, pools: Mutex::new(HashMap::new()) }
+    }
+
+    /// POSTs a JSON review and returns the body of a successful answer. A `timeout` is the call's deadline and is told to the
+    /// webhook as the query's `timeout`, as client-go does.
+    pub async fn post(
+        &self,
+        config: &ClientConfig,
+        timeout: Option<Duration>,
+        body: Bytes,
+    ) -> Result<Bytes, WebhookError> {
+        let address = Address::of(&config.target, timeout)?;
+        let pool = self.pool(config)?;
+        let call = self.call(&pool, &address, body);
+        match tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(WebhookError::Timeout { url: address.url }),
+        }
+    }
+
+    fn pool(&self, config: &ClientConfig) -> Result<Arc<Pool>, WebhookError> {
+        let now = Instant::now();
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.get(config) {
+            *pool.used.lock() = now;
+            return Ok(pool.clone());
+        }
+        if pools.len() >= MAX_WEBHOOKS {
+            let oldest = pools.iter().min_by_key(|(_, pool)| *pool.used.lock()).map(|(config, _)| config.clone());
+            oldest.and_then(|config| pools.remove(&config));
+        }
+        let tls = trust::client_config(&config.ca_bundle).map_err(WebhookError::Config)?;
+        let pool = Arc::new(Pool { tls, idle: Mutex::new(Vec::new()), used: Mutex::new(now) });
+        pools.insert(config.clone(), pool.clone());
+        Ok(pool)
+    }
+
+    async fn call(&self, pool: &Pool, address: &Address, body: Bytes) -> Result<Bytes, WebhookError> {
+        let failed = |why: String| WebhookError::Transport { url: address.url.clone(), why };
+        // Kept connections may have been closed by the other side; the last try is on a new one.
+        while let Some(sender) = pool.take() {
+            match exchange(pool, sender, address, body.clone()).await {
+                Ok(answer) => return read_answer(answer),
+                Err(Failure::Stale) => {}
+                Err(Failure::Why(why)) => return Err(failed(why)),
+            }
+        }
+        let sender = self.connect(pool, address).await.map_err(failed)?;
+        match exchange(pool, sender, address, body).await {
+            Ok(answer) => read_answer(answer),
+            Err(Failure::Stale) => Err(failed("EOF".into())),
+            Err(Failure::Why(why)) => Err(failed(why)),
+        }
+    }
+
+    async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
+        let (host, port) = match &address.dial {
+            Dial::Host(host, port) => (host.clone(), *port),
+            Dial::Service { namespace, name, port } => self.resolve(namespace, name, *port).await?,
+        };
+        let tcp = TcpStream::connect((host.as_str(), port))
+            .await
+            .map_err(|error| format!("dial tcp {}: connect: {}", join(&host, port), io_text(&error)))?;
+        // Reviews are small; a delayed segment is a delayed write of somebody.
+        tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
+        let name = ServerName::try_from(address.server_name.clone()).map_err(|error| error.to_string())?;
+        let tls = TlsConnector::from(pool.tls.clone())
+            .connect(name, tcp)
+            .await
+            .map_err(|error| trust::explain(&error, &address.server_name))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|error| base::chain(&error))?;
+        base::tasks::detach("webhook-connection", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %base::chain(&error), "connection to a webhook ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// The cluster address of a Service (`apiserver/pkg/util/proxy/proxy.go`, `ResolveCluster`).
+    async fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<(String, u16), String> {
+        let found = self.reader.get::<Service>(namespace, name).await.map_err(|error| base::chain(&error))?;
+        let spec = found.ok_or_else(|| format!("service {name:?} not found"))?.spec.unwrap_or_default();
+        let has_port = spec.ports.iter().flatten().any(|p| p.port == i32::from(port));
+        let no_port = || format!("no service port {port} found for service {name:?}");
+        match spec.type_.as_deref().unwrap_or("ClusterIP") {
+            "ExternalName" => Ok((spec.external_name.unwrap_or_default(), port)),
+            "ClusterIP" if spec.cluster_ip.as_deref() == Some("None") => {
+                Err("cannot route to service with ClusterIP \"None\"".into())
+            }
+            "ClusterIP" | "NodePort" | "LoadBalancer" if has_port => Ok((spec.cluster_ip.unwrap_or_default(), port)),
+            "ClusterIP" | "NodePort" | "LoadBalancer" => Err(no_port()),
+            other => Err(format!("unsupported service type {other:?}")),
+        }
+    }
+}
+
+impl Pool {
+    /// A kept connection that is still open.
+    fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock();
+        idle.retain(|(since, sender)| !sender.is_closed() && now.duration_since(*since) < IDLE_TIMEOUT);
+        idle.pop().map(|(_, sender)| sender)
+    }
+
+    fn keep(&self, sender: SendRequest<Full<Bytes>>) {
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE && !sender.is_closed() {
+            idle.push((Instant::now(), sender));
+        }
+    }
+}
+
+/// One request on one connection, which is kept afterwards.
+async fn exchange(
+    pool: &Pool,
+    mut sender: SendRequest<Full<Bytes>>,
+    address: &Address,
+    body: Bytes,
+) -> Result<(http::response::Parts, Bytes), Failure> {
+    if sender.ready().await.is_err() {
+        return Err(Failure::Stale);
+    }
+    let request = Request::post(address.uri.clone())
+        .header(header::HOST, &address.authority)
+        .header(header::ACCEPT, "application/json, */*")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, "dhow")
+        .body(Full::new(body))
+        .map_err(|error| Failure::Why(error.to_string()))?;
+    let answer: Response<Incoming> = match sender.send_request(request).await {
+        Ok(answer) => answer,
+        Err(error) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
+            return Err(Failure::Stale);
+        }
+        Err(error) => return Err(Failure::Why(base::chain(&error))),
+    };
+    let (head, mut incoming) = answer.into_parts();
+    let mut all = BytesMut::new();
+    while let Some(frame) = incoming.frame().await {
+        let broken = |why: String| {
+            Failure::Why(format!("unexpected error when reading response body. Please retry. Original error: {why}"))
+        };
+        let Ok(data) = frame.map_err(|error| broken(base::chain(&error)))?.into_data() else { continue };
+        if all.len() + data.len() > MAX_ANSWER {
+            return Err(broken(format!("the answer is larger than {MAX_ANSWER} bytes")));
+        }
+        all.extend_from_slice(&data);
+    }
+    pool.keep(sender);
+    Ok((head, all.freeze()))
+}
+
+/// The body of a success; of a failure, what client-go says (`rest/request.go`, `transformResponse`).
+fn read_answer((head, body): (http::response::Parts, Bytes)) -> Result<Bytes, WebhookError> {
+    let code = head.status.as_u16();
+    if (200..=206).contains(&code) {
+        return Ok(body);
+    }
+    let stated = serde_json::from_slice::<serde_json::Value>(&body).ok().filter(|v| v["kind"] == "Status");
+    if let Some(message) = stated.and_then(|v| v["message"].as_str().map(str::to_owned)) {
+        return Err(WebhookError::Answered { code, message });
+    }
+    let media = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = if media.is_empty() || media.starts_with("text/") {
+        String::from_utf8_lossy(&body[..body.len().min(MAX_ERROR_TEXT)]).trim().to_owned()
+    } else {
+        "unknown".to_owned()
+    };
+    Err(WebhookError::Answered { code, message: generic_message(code, text) })
+}
+
+/// `NewGenericServerResponse`
+fn generic_message(code: u16, text: String) -> String {
+    let fixed = match code {
+        400 => "the server rejected our request for an unknown reason",
+        401 => "the server has asked for the client to provide credentials",
+        403 | 415 => return text,
+        404 => "the server could not find the requested resource",
+        405 => "the server does not allow this method on the requested resource",
+        406 if text.is_empty() || text == "unknown" => {
+            "the server was unable to respond with a content type that the client supports"
+        }
+        406 => return text,
+        409 => "the server reported a conflict",
+        422 => "the server rejected our request due to an error in our request",
+        429 => "the server has received too many requests and has asked us to try again later",
+        503 => "the server is currently unable to handle the request",
+        504 => {
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+        }
+        500.. => return format!("an error on the server ({text:?}) has prevented the request from succeeding"),
+        _ => {
+            return format!("the server responded with the status code {code} but did not return more information");
+        }
+    };
+    fixed.to_owned()
+}
+
+impl Address {
+    fn of(target: &Target, timeout: Option<Duration>) -> Result<Self, WebhookError> {
+        let query = timeout.map(|t| format!("?timeout={}", go_duration(t))).unwrap_or_default();
+        let (authority, server_name, path, dial) = match target {
+            Target::Service { namespace, name, path, port } => {
+                let port = if *port == 0 { 443 } else { *port };
+                let server_name = format!("{name}.{namespace}.svc");
+                let dial = Dial::Service { namespace: namespace.clone(), name: name.clone(), port };
+                (format!("{server_name}:{port}"), server_name, path.clone(), dial)
+            }
+            Target::Url(text) => {
+                let url = Url::parse(text).map_err(|e| WebhookError::Config(format!("Unparsable URL: {e}")))?;
+                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let port = url.port().unwrap_or(443);
+                let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
+                (authority.to_owned(), host.clone(), url.path().to_owned(), Dial::Host(host, port))
+            }
+        };
+        let path = if path.starts_with('/') { path } else { format!("/{path}") };
+        let target = format!("{path}{query}");
+        let url = format!("https://{authority}{target}");
+        let uri = target.parse().map_err(|e| WebhookError::Config(format!("parse {url:?}: {e}")))?;
+        Ok(Address { url, uri, authority, server_name, dial })
+    }
+}
+
+/// `10s`, `1m30s`, `500ms`: whole numbers as Go prints them.
+fn go_duration(duration: Duration) -> String {
+    let (seconds, millis) = (duration.as_secs(), duration.subsec_millis());
+    match (seconds / 60, seconds % 60, millis) {
+        (0, 0, millis) => format!("{millis}ms"),
+        (0, seconds, 0) => format!("{seconds}s"),
+        (minutes, seconds, 0) => format!("{minutes}m{seconds}s"),
+        (_, _, millis) => format!("{seconds}.{millis:03}s"),
+    }
+}
+
+fn join(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// As Go names the same errors.
+fn io_text(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connection refused".into(),
+        std::io::ErrorKind::ConnectionReset => "connection reset by peer".into(),
+        std::io::ErrorKind::HostUnreachable => "no route to host".into(),
+        std::io::ErrorKind::NetworkUnreachable => "network is unreachable".into(),
+        std::io::ErrorKind::TimedOut => "connection timed out".into(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

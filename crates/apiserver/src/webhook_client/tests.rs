@@ -1,0 +1,149 @@
+//! Calls against a small TLS server on a port of its own.
+
+use super::*;
+use api::Codec;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+struct Hook {
+    port: u16,
+    ca: Vec<u8>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A webhook with a certificate that signs itself: answers `code` with the request line and the body it got; a body `hang` is never answered.
+async fn hook(names: &[&str], code: &'static str) -> Hook {
+    let mut params =
+        rcgen::CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("names");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let pem = params.self_signed(&key).expect("a certificate").pem().into_bytes();
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>().expect("PEM");
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("PEM");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("TLS")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("a pair");
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    base::tasks::detach("test-hook", async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
+            base::tasks::detach("test-hook-connection", async move {
+                let Ok(stream) = acceptor.accept(tcp).await else { return };
+                answer_all(BufReader::new(stream), code).await;
+            });
+        }
+    });
+    Hook { port, ca: pem, connections }
+}
+
+async fn answer_all<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut stream: BufReader<S>, code: &str) {
+    loop {
+        let (mut head, mut line) = (String::new(), String::new());
+        while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+            head.push_str(&std::mem::take(&mut line).to_lowercase());
+        }
+        let Some(length) = head.split("content-length: ").nth(1).and_then(|r| r.lines().next()?.parse().ok()) else {
+            return;
+        };
+        let mut body = vec![0u8; length];
+        if stream.read_exact(&mut body).await.is_err() || body == b"hang" {
+            return std::future::pending().await;
+        }
+        let text = format!("{} {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body));
+        let answer =
+            format!("HTTP/1.1 {code}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn client_with(service: Option<&str>) -> WebhookClient {
+    let store = Arc::new(store::MemoryStore::new(store::Limits::default()));
+    if let Some(json) = service {
+        let object = Service::decode(json.as_bytes()).expect("a service");
+        let value = store::Value { bytes: object.encode().into(), splice: None, derived: None };
+        let key = crate::reader::key_of("services", "ns", "hook");
+        let txn = store::Txn { ops: vec![store::Op::Create { key, value }] };
+        store::Store::commit(&*store, txn).await.expect("an empty store");
+    }
+    WebhookClient::new(Reader::new(store))
+}
+
+async fn ask(client: &WebhookClient, hook: &Hook, target: Target, body: &'static str) -> String {
+    let config = ClientConfig { target, ca_bundle: hook.ca.clone() };
+    let timeout = Some(Duration::from_secs(if body == "hang" { 0 } else { 10 }));
+    let text = match client.post(&config, timeout, Bytes::from(body)).await {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    text.replace(&hook.port.to_string(), "PORT")
+}
+
+#[tokio::test]
+async fn calls_reuse_their_connection() {
+    let hook = hook(&["127.0.0.1"], "200 OK").await;
+    let client = client_with(None).await;
+    let target = || Target::Url(format!("https://127.0.0.1:{}/convert", hook.port));
+    for body in ["a", "b"] {
+        let answer = ask(&client, &hook, target(), body).await;
+        assert_eq!(answer, format!("post /convert?timeout=10s http/1.1 {body}"));
+    }
+    assert_eq!(hook.connections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn services_are_called_by_their_name() {
+    let hook = hook(&["hook.ns.svc"], "200 OK").await;
+    let service = |port: u16| {
+        format!(
+            r#"{{"metadata":{{"name":"hook","namespace":"ns"}},"spec":{{"clusterIP":"127.0.0.1","ports":[{{"port":{port}}}]}}}}"#
+        )
+    };
+    let target =
+        |name: &str| Target::Service { namespace: "ns".into(), name: name.into(), path: "/p".into(), port: hook.port };
+    let client = client_with(Some(&service(hook.port))).await;
+    assert_eq!(ask(&client, &hook, target("hook"), "x").await, "post /p?timeout=10s http/1.1 x");
+    let answer = ask(&client, &hook, target("none"), "x").await;
+    assert_eq!(answer, r#"Post "https://none.ns.svc:PORT/p?timeout=10s": service "none" not found"#);
+    let client = client_with(Some(&service(1))).await;
+    let answer = ask(&client, &hook, target("hook"), "x").await;
+    let wanted = r#"Post "https://hook.ns.svc:PORT/p?timeout=10s": no service port PORT found for service "hook""#;
+    assert_eq!(answer, wanted);
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_said_as_upstream_says_it() {
+    let refusing = hook(&["127.0.0.1"], "500 Oops").await;
+    let client = client_with(None).await;
+    let target = |hook: &Hook| Target::Url(format!("https://127.0.0.1:{}/", hook.port));
+    let wanted =
+        r#"an error on the server ("post /?timeout=10s http/1.1 x") has prevented the request from succeeding"#;
+    assert_eq!(ask(&client, &refusing, target(&refusing), "x").await, wanted);
+
+    let other = hook(&["other.example"], "200 OK").await;
+    let wanted = r#"Post "https://127.0.0.1:PORT/?timeout=10s": tls: failed to verify certificate: x509: certificate is valid for other.example, not 127.0.0.1"#;
+    assert_eq!(ask(&client, &other, target(&other), "x").await, wanted);
+
+    let unknown = Hook { port: other.port, ca: refusing.ca.clone(), connections: other.connections.clone() };
+    let wanted = r#"Post "https://127.0.0.1:PORT/?timeout=10s": tls: failed to verify certificate: x509: certificate signed by unknown authority"#;
+    assert_eq!(ask(&client, &unknown, target(&unknown), "x").await, wanted);
+
+    let wanted = r#"Post "https://127.0.0.1:PORT/?timeout=0ms": context deadline exceeded"#;
+    assert_eq!(ask(&client, &refusing, target(&refusing), "hang").await, wanted);
+
+    let nonsense = Hook { port: 1, ca: b"nonsense".to_vec(), connections: refusing.connections.clone() };
+    let wanted = "unable to load root certificates: unable to parse bytes as PEM block";
+    assert_eq!(ask(&client, &nonsense, target(&nonsense), "x").await, wanted);
+}

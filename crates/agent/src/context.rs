@@ -39,6 +39,8 @@ pub struct Config {
     pub max_pods: u32,
     /// `spec.podCIDRs` of the Node, if this agent sets them.
     pub pod_cidrs: Vec<ipnet::IpNet>,
+    /// When the node has too little left.
+    pub eviction: crate::eviction::Thresholds,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
     /// `dhow://<version>` in the node's status.

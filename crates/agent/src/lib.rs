@@ -15,6 +15,7 @@ mod agent;
 pub mod cluster;
 mod context;
 pub mod engine;
+pub mod eviction;
 pub mod images;
 pub mod network;
 pub mod node;

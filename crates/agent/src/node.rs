@@ -6,6 +6,7 @@
 
 use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
+use crate::eviction::{self, Thresholds};
 use crate::images::Image;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
@@ -34,8 +35,6 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const STATUS_EVERY: SignedDuration = SignedDuration::from_secs(300);
 /// `nodeStatusMaxImages`.
 const IMAGES_MAX: usize = 50;
-/// Default hard eviction thresholds: `memory.available<100Mi`, `nodefs.available<10%`, `nodefs.inodesFree<5%`.
-const MEMORY_RESERVED: u64 = 100 << 20;
 /// What we are, to clients that look at versions.
 const KUBELET_VERSION: &str = "v1.36.2";
 
@@ -166,9 +165,9 @@ pub fn node_status(
     let capacity = capacity(config, machine);
     NodeStatus {
         addresses: Some(addresses(config)),
-        allocatable: Some(allocatable(machine, &capacity)),
+        allocatable: Some(allocatable(&config.eviction, machine, &capacity)),
         capacity: Some(capacity),
-        conditions: Some(conditions(machine, old, now)),
+        conditions: Some(conditions(&config.eviction, machine, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.port) }),
         }),
@@ -203,10 +202,16 @@ fn capacity(config: &Config, machine: &Machine) -> BTreeMap<String, Quantity> {
 }
 
 /// Capacity less what eviction keeps free.
-fn allocatable(machine: &Machine, capacity: &BTreeMap<String, Quantity>) -> BTreeMap<String, Quantity> {
+fn allocatable(
+    eviction: &Thresholds,
+    machine: &Machine,
+    capacity: &BTreeMap<String, Quantity>,
+) -> BTreeMap<String, Quantity> {
     let mut out = capacity.clone();
-    out.insert("memory".into(), kibibytes(machine.memory.saturating_sub(MEMORY_RESERVED)));
-    out.insert("ephemeral-storage".into(), Quantity((machine.disk - machine.disk / 10).to_string()));
+    let left =
+        |threshold: Option<eviction::Threshold>, all: u64| all.saturating_sub(threshold.map_or(0, |t| t.of(all)));
+    out.insert("memory".into(), kibibytes(left(eviction.memory, machine.memory)));
+    out.insert("ephemeral-storage".into(), Quantity(left(eviction.disk, machine.disk).to_string()));
     out
 }
 
@@ -243,10 +248,8 @@ struct Verdict {
     message: &'static str,
 }
 
-fn verdicts(machine: &Machine) -> [Verdict; 4] {
-    let memory = machine.memory_available < MEMORY_RESERVED;
-    let disk =
-        machine.disk_available < machine.disk / 10 || (machine.inodes > 0 && machine.inodes_free < machine.inodes / 20);
+fn verdicts(eviction: &Thresholds, machine: &Machine) -> [Verdict; 4] {
+    let eviction::Pressure { memory, disk } = eviction::pressure(eviction, machine);
     let pick =
         |bad: bool, no: (&'static str, &'static str), yes: (&'static str, &'static str)| if bad { yes } else { no };
     let (memory_reason, memory_message) = pick(
@@ -272,10 +275,10 @@ fn verdicts(machine: &Machine) -> [Verdict; 4] {
     ]
 }
 
-fn conditions(machine: &Machine, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(eviction: &Thresholds, machine: &Machine, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
     let before = old.conditions.as_deref().unwrap_or_default();
     let now = crate::pod::status::time(now);
-    let ours: Vec<NodeCondition> = verdicts(machine)
+    let ours: Vec<NodeCondition> = verdicts(eviction, machine)
         .into_iter()
         .map(|v| {
             let truth = if v.type_ == "Ready" { !v.bad } else { v.bad };
@@ -509,6 +512,7 @@ mod tests {
             port: 10250,
             max_pods: 110,
             pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
+            eviction: eviction::DEFAULT,
             labels: BTreeMap::new(),
             version: "0.1.0".into(),
         }

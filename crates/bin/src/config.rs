@@ -2,6 +2,7 @@
 //!
 //! Two steps, as ripgrep does: [`Settings`] is what was said (flags win over the file), [`Config`] what it means.
 
+use agent::eviction::Thresholds;
 use clap::Args;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -63,6 +64,10 @@ pub(crate) struct Settings {
     /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,
+    /// Below what the node is under pressure and takes no more pods
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%]
+    #[arg(long, global = true, value_name = "SIGNAL<VALUE,…")]
+    pub(crate) eviction_hard: Option<String>,
 }
 
 /// What it means: plain data, nothing left to look up.
@@ -83,6 +88,7 @@ pub(crate) struct Config {
     pub(crate) cluster_domain: String,
     pub(crate) bridge: String,
     pub(crate) registries: PathBuf,
+    pub(crate) eviction: Thresholds,
 }
 
 /// All mistakes of a configuration.
@@ -141,6 +147,7 @@ impl Settings {
             cluster_domain: self.cluster_domain.or(file.cluster_domain),
             bridge: self.bridge.or(file.bridge),
             registries: self.registries.or(file.registries),
+            eviction_hard: self.eviction_hard.or(file.eviction_hard),
         }
     }
 
@@ -167,6 +174,14 @@ impl Settings {
             mistakes
                 .push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
         }
+        let eviction = match self.eviction_hard.as_deref().map(str::parse::<Thresholds>) {
+            None => agent::eviction::DEFAULT,
+            Some(Ok(thresholds)) => thresholds,
+            Some(Err(error)) => {
+                mistakes.push(format!("eviction-hard: {error}"));
+                Thresholds::default()
+            }
+        };
         match (listen, cluster, service, dns) {
             (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns)) if mistakes.is_empty() => {
                 Ok(Config {
@@ -184,6 +199,7 @@ impl Settings {
                     cluster_domain,
                     bridge,
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
+                    eviction,
                 })
             }
             _ => Err(ConfigErrors(mistakes)),

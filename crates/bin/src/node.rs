@@ -216,6 +216,7 @@ fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
         port: config.agent_port,
         max_pods: MAX_PODS,
         pod_cidrs: vec![pod_cidr(config)],
+        eviction: config.eviction,
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
@@ -271,6 +272,14 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// What the node says it has too little of, in the node's words: it takes no pods then.
+    pub(crate) fn pressures(&self) -> Vec<String> {
+        let node = self.nodes.get("", &self.name);
+        let conditions = node.iter().flat_map(|n| n.status.iter()).flat_map(|s| s.conditions.iter().flatten());
+        let bad = conditions.filter(|c| c.type_.ends_with("Pressure") && c.status == "True");
+        bad.map(|c| c.message.clone().unwrap_or_else(|| c.type_.clone())).collect()
     }
 
     /// Ends the agent; containers go on.

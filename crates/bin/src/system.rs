@@ -71,6 +71,11 @@ impl System {
         "1.36"
     }
 
+    /// See [`Node::pressures`].
+    pub(crate) fn pressures(&self) -> Vec<String> {
+        self.node.pressures()
+    }
+
     /// Ends our own processes; containers go on.
     pub(crate) async fn stop(self) {
         self.node.stop().await;

@@ -81,6 +81,11 @@ fn tell(config: &Config, system: &System, started: Instant) -> Result<(), Comman
         config.node_name,
         started.elapsed().as_secs_f64()
     ));
+    for pressure in system.pressures() {
+        say(format_args!(
+            "Warning: {pressure}: no new pods will run here until there is more, or --eviction-hard allows less."
+        ));
+    }
     say(format_args!("Kubeconfig: {}", config.kubeconfig.display()));
     say(format_args!("Next: {uses}"));
     Ok(())

@@ -372,16 +372,18 @@ async fn follow(source: Source, graph: Arc<Shared>, resource: Arc<Resource>, lis
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30));
     let mut from: Option<String> = None;
     loop {
-        if let Err(error) = follow_once(&source, &graph, &resource, &listed, &mut from, &mut backoff).await {
+        let ended = follow_once(&source, &graph, &resource, &listed, &mut from, &mut backoff).await;
+        // A server that ends watches at once (it is stopping) must not make us spin.
+        let wait = backoff.fail();
+        if let Err(error) = ended {
             if error.is_gone() {
                 from = None;
             }
             // What cannot be listed must not hold up the rest.
             listed.send_replace(true);
-            let wait = backoff.fail();
             tracing::debug!(resource = resource.plural, error = %base::chain(&error), ?wait, "metadata watch failed");
-            tokio::time::sleep(wait).await;
         }
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -405,8 +407,8 @@ async fn follow_once(
         }
     };
     let mut watch = raw::MetaWatch::start(source.client(), resource, &start).await?;
-    backoff.reset();
     while let Some(event) = watch.next().await? {
+        backoff.reset();
         *from = Some(match event {
             MetaEvent::Present(meta) => {
                 let revision = meta.resource_version.clone().unwrap_or_default();
@@ -427,6 +429,35 @@ async fn follow_once(
 mod tests {
     use super::*;
     use expect_test::{Expect, expect};
+
+    /// A server that is stopping: lists are empty, watches end at once. More requests than anybody may make are a panic.
+    struct Stopping(std::sync::atomic::AtomicUsize);
+
+    #[async_trait::async_trait]
+    impl client::Transport for Stopping {
+        async fn send(
+            &self,
+            _: http::Request<bytes::Bytes>,
+        ) -> Result<http::Response<client::Body>, client::TransportError> {
+            let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(before < 1000, "the watch spins");
+            tokio::task::yield_now().await;
+            let list = r#"{"metadata":{"resourceVersion":"1"},"items":[]}"#;
+            Ok(http::Response::new(client::body_from(if before == 0 { list } else { "" })))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_ends_watches_at_once_is_asked_ever_less() {
+        let transport = Arc::new(Stopping(Default::default()));
+        let client = client::Client::new(transport.clone(), "test");
+        let source = Source::for_test(client);
+        let (listed, _) = watch::channel(false);
+        let work = follow(source, Arc::default(), resource("Pod"), listed);
+        tokio::time::timeout(Duration::from_secs(10), work).await.expect_err("follows for ever");
+        let asked = transport.0.load(std::sync::atomic::Ordering::Relaxed);
+        assert!((3..30).contains(&asked), "{asked}");
+    }
 
     fn resource(kind: &str) -> Arc<Resource> {
         Arc::new(Resource {

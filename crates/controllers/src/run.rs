@@ -152,6 +152,12 @@ pub struct Source {
 }
 
 impl Source {
+    /// One whose keys nobody takes.
+    #[cfg(test)]
+    pub(crate) fn for_test(client: Client) -> Self {
+        let facts = Arc::new(Facts { root_ca_pem: "".into() });
+        Source { ctx: Context::new(client, facts), queue: Arc::default(), ready: Arc::new(watch::channel(false).0) }
+    }
     /// What the controller's views read.
     pub fn ctx(&self) -> &Context {
         &self.ctx

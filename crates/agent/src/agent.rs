@@ -4,16 +4,18 @@
 //! Start, in this order: what the engine and the checkpoints know is put together; pods that the API no longer has are
 //! stopped; sandboxes, addresses and root file systems that belong to nothing are removed. Nothing that runs is touched.
 
-use crate::cluster::{Cluster, ObjectReference};
+use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
 use crate::engine::{Engine, EngineError, EngineEvent, SandboxSnapshot, Session, StreamRequest};
 use crate::images::Images;
 use crate::network::PodNetwork;
+use crate::pod::admission::{self, Rejection};
+use crate::pod::allocation::{Allocation, Demand, Ledger};
 use crate::pod::checkpoint;
 use crate::pod::execute::Message;
 use crate::pod::observe::Observation;
 use crate::pod::recover::recover;
-use crate::pod::seen::{Run, Seen};
+use crate::pod::seen::{Ending, Run, Seen};
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
 use crate::volumes::{self, VolumeManager};
@@ -93,6 +95,7 @@ impl Agent {
             random,
             allocatable: RwLock::default(),
             memory,
+            ledger: Ledger::default(),
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
     }
@@ -117,6 +120,7 @@ impl Agent {
                     Some(change) => self.take(change),
                     None => break,
                 },
+                () = self.context.ledger.room_made() => self.tell_of_room(),
                 event = self.context.engine.next_event() => match event {
                     Some(event) => self.engine_event(event),
                     None => break,
@@ -140,7 +144,7 @@ impl Agent {
             self.resume(pod, seen, pods, &snapshots);
         }
         for pod in pods.iter().filter(|p| !known.contains(p.uid())) {
-            self.begin(pod.clone(), Seen::default());
+            self.begin_new(pod.clone());
         }
     }
 
@@ -184,11 +188,36 @@ impl Agent {
         let pod = newest.unwrap_or_else(|| Arc::new(kept));
         let snapshot = sandbox_id(&seen).and_then(|id| snapshots.iter().find(|s| s.id == id));
         let message = |name: &str, restarts: u32, exit: &_| last_words(&self.context, &pod, name, restarts, exit);
-        let seen = recover(&pod, seen, snapshot, message, now);
+        let mut seen = recover(&pod, seen, snapshot, message, now);
+        let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
+        if seen.ending.is_none() {
+            self.context.ledger.record(pod.uid(), Demand::of(&granted.apply(&pod)));
+        }
         let handle = self.begin(pod, seen);
         if gone {
             handle.tell(Message::Observed(Observation::ObjectGone));
         }
+    }
+
+    /// A pod that the node has not seen before: taken or rejected (`HandlePodAdditions`).
+    fn begin_new(&self, pod: Arc<Pod>) {
+        let over = pod.metadata.deletion_timestamp.is_some()
+            || matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let admitted = if over { Ok(()) } else { self.admit(&pod) };
+        let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), ..Seen::default() };
+        if let Err(Rejection { reason, message }) = admitted {
+            let event =
+                ClusterEvent { pod: Some(&pod), field_path: None, warning: true, reason: &reason, message: &message };
+            self.context.cluster.event(event);
+            seen.ending = Some(Ending::Failed { reason, message: format!("Pod was rejected: {message}") });
+        }
+        self.begin(pod, seen);
+    }
+
+    fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
+        admission::admit(pod)?;
+        let allocatable = self.context.allocatable.read();
+        Ok(self.context.ledger.grant(pod.uid(), Demand::of(pod), &allocatable)?)
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {
@@ -218,7 +247,7 @@ impl Agent {
                 let worker = self.workers.read().get(pod.uid()).cloned();
                 match worker {
                     Some(worker) => worker.tell(Message::Pod(pod)),
-                    None => drop(self.begin(pod, Seen::default())),
+                    None => self.begin_new(pod),
                 }
             }
             Feed::Gone(pod) => {
@@ -233,6 +262,12 @@ impl Agent {
                 concerned.for_each(|w| w.tell(Message::Observed(Observation::ReferencesChanged)));
             }
         }
+    }
+
+    fn tell_of_room(&self) {
+        let workers = self.workers.read();
+        let waiting = workers.values().filter(|w| w.view().seen.resize.pending.is_some());
+        waiting.for_each(|w| w.tell(Message::Observed(Observation::RoomMade)));
     }
 
     fn engine_event(&self, event: EngineEvent) {

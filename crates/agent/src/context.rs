@@ -4,6 +4,7 @@ use crate::cluster::Cluster;
 use crate::engine::Engine;
 use crate::images::Images;
 use crate::network::PodNetwork;
+use crate::pod::allocation::Ledger;
 use crate::pod::spec::dns::{ClusterDns, Resolver};
 use crate::volumes::VolumeManager;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -69,6 +70,8 @@ pub struct Context {
     pub allocatable: RwLock<BTreeMap<String, Quantity>>,
     /// Bytes of memory of the machine.
     pub memory: i64,
+    /// What the pods have been granted of it.
+    pub ledger: Ledger,
 }
 
 impl Context {

@@ -52,6 +52,8 @@ pub trait Engine: Send + Sync {
     async fn remove(&self, sandbox: &str, container: &str) -> Result<(), EngineError>;
     /// Changes limits of a cgroup in place.
     async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError>;
+    /// What the kernel has counted in a cgroup; zeros if there is none.
+    fn usage(&self, cgroup: &str) -> Usage;
     /// Runs a command in a container to its end and returns the beginning of what it wrote.
     async fn exec(
         &self,
@@ -294,6 +296,27 @@ pub struct Resources {
     pub memory_bytes: Option<i64>,
     /// `pids.max`
     pub pids: Option<i64>,
+}
+
+/// What the kernel has counted in a cgroup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, ever.
+    pub cpu_ns: u64,
+    /// Bytes charged now, page cache included.
+    pub memory_usage: u64,
+    /// Without inactive file pages.
+    pub memory_working_set: u64,
+    /// Anonymous memory.
+    pub memory_rss: u64,
+    /// Page faults, ever.
+    pub page_faults: u64,
+    /// Those that read from disk.
+    pub major_page_faults: u64,
+    /// Tasks now.
+    pub pids: u64,
+    /// Tasks killed for want of memory, ever.
+    pub oom_kills: u64,
 }
 
 /// What a command left behind.

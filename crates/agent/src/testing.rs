@@ -188,8 +188,19 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn update(&self, _: &str, _: &Resources) -> Result<(), EngineError> {
+    async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError> {
+        let limits = [
+            resources.memory_bytes.map(|n| format!(" memory={n}")),
+            resources.cpu_quota_us.map(|n| format!(" quota={n}")),
+        ];
+        let place =
+            if cgroup.rsplit('/').next().is_some_and(|last| last.starts_with("pod")) { "pod" } else { "container" };
+        self.call(format!("update {place}{}", limits.into_iter().flatten().collect::<String>()));
         Ok(())
+    }
+
+    fn usage(&self, _: &str) -> Usage {
+        Usage::default()
     }
 
     async fn exec(

@@ -168,6 +168,20 @@ impl Engine for RuntimeEngine {
             .map_err(translate)
     }
 
+    fn usage(&self, cgroup: &str) -> Usage {
+        let stats = self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root));
+        Usage {
+            cpu_ns: stats.cpu_usage_ns,
+            memory_usage: stats.memory_usage,
+            memory_working_set: stats.memory_working_set,
+            memory_rss: stats.memory_rss,
+            page_faults: stats.page_faults,
+            major_page_faults: stats.major_page_faults,
+            pids: stats.pids,
+            oom_kills: stats.oom_kills,
+        }
+    }
+
     async fn exec(
         &self,
         sandbox: &str,

@@ -3,6 +3,7 @@
 //! Every action can be repeated: after a crash the plan asks for it again. Event texts are upstream's
 //! (`images/image_manager.go`, `kuberuntime_container.go`, `prober/prober.go`).
 
+use super::allocation::{self, Allocation, Demand};
 use super::events::{PodEvents, go_millis};
 use super::observe::{Observation, StartFailure, unknown_exit};
 use super::plan::{PodAction, ProbeKind, PullPolicy};
@@ -104,6 +105,8 @@ impl Executor {
             PodAction::StartContainer { container, restarts, image } => self.start(container, restarts, image).await,
             PodAction::RunPreStop { container, id, timeout } => self.pre_stop(container, id, timeout).await,
             PodAction::Signal { container, id, signal } => self.signal(container, id, signal).await,
+            PodAction::AskForResources { wanted } => self.ask_for_resources(*wanted),
+            PodAction::Resize { from, to, running } => self.resize(&from, *to, running).await,
             PodAction::RemoveRun { id } => self.remove_run(&id).await,
             PodAction::Probe { container, id, kind } => self.probe(container, id, kind).await,
             PodAction::DeleteObject => self.delete_object().await,
@@ -383,6 +386,7 @@ impl Executor {
                 None => PostStart::Done,
             },
             stop: None,
+            resources: c.resources.clone().unwrap_or_default(),
         };
         let input = ContainerInput {
             sandbox: &self.sandbox(),
@@ -520,6 +524,50 @@ impl Executor {
         }
     }
 
+    // === resize ===
+
+    fn ask_for_resources(&self, wanted: Allocation) {
+        let (context, pod, generation) = (&self.context, &self.pod, self.pod.metadata.generation);
+        let wanted_pod = wanted.apply(pod);
+        let answer = context.ledger.grant(pod.uid(), Demand::of(&wanted_pod), &context.allocatable.read());
+        let refused = answer.err().map(|shortage| shortage.to_string());
+        match &refused {
+            None => {
+                let text = allocation::event_text("Pod resize started", &wanted_pod, generation, "");
+                self.events.record(pod, None, false, "ResizeStarted", &text);
+            }
+            // Told once per generation, as the plan keeps what was told.
+            Some(why) if self.seen.resize.pending.as_ref().is_none_or(|p| p.generation != generation) => {
+                let text = allocation::event_text("Pod resize Deferred", &wanted_pod, generation, why);
+                self.events.record(pod, None, true, "ResizeDeferred", &text);
+            }
+            Some(_) => {}
+        }
+        self.tell(Observation::ResourcesAnswered { wanted: Box::new(wanted), generation, refused });
+    }
+
+    async fn resize(&self, from: &Allocation, to: Allocation, running: Vec<(String, String)>) {
+        let changes = allocation::cgroup_changes(&self.pod, from, &to, &running);
+        let usage = |cgroup: &str| self.context.engine.usage(cgroup).memory_usage;
+        let mut result = allocation::check_memory(&changes, usage);
+        if result.is_ok() {
+            for (cgroup, limits) in allocation::cgroup_steps(&changes) {
+                result = self.context.engine.update(&cgroup, &limits).await.map_err(|e| base::chain(&e));
+                if result.is_err() {
+                    break;
+                }
+            }
+        }
+        let error = result.err();
+        let before = self.seen.resize.progress.as_ref().and_then(|p| p.error.as_ref());
+        if let Some(error) = error.as_ref().filter(|e| before != Some(*e)) {
+            let generation = self.seen.resize.progress.as_ref().and_then(|p| p.generation);
+            let text = allocation::event_text("Pod resize error", &to.apply(&self.pod), generation, error);
+            self.events.record(&self.pod, None, true, "ResizeError", &text);
+        }
+        self.tell(Observation::Resized { to: Box::new(to), running, error });
+    }
+
     // === probes ===
 
     fn asked<'a>(&'a self, sandbox: &'a str, id: &'a str, container: &'a Container) -> Target<'a> {
@@ -592,6 +640,12 @@ pub fn broken_off(action: &PodAction) -> Option<Observation> {
             Observation::Probed { container: container(c), id: id.clone(), kind: *kind, answer: None }
         }
         PodAction::DeleteObject => Observation::DeleteFailed,
+        PodAction::AskForResources { wanted } => {
+            Observation::ResourcesAnswered { wanted: wanted.clone(), generation: None, refused: Some(TEXT.into()) }
+        }
+        PodAction::Resize { to, running, .. } => {
+            Observation::Resized { to: to.clone(), running: running.clone(), error: Some(TEXT.into()) }
+        }
         PodAction::UnmountVolumes
         | PodAction::StopSandbox { .. }
         | PodAction::RemoveSandbox { .. }

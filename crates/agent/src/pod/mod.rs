@@ -1,6 +1,8 @@
 //! One pod: what is known ([`seen`]), what to do ([`plan`]), what happened ([`observe`]), what the API is told
 //! ([`status`]), what the engine is told ([`spec`]); and the task that does it ([`worker`]).
 
+pub mod admission;
+pub mod allocation;
 pub mod checkpoint;
 pub mod events;
 pub mod execute;

@@ -3,6 +3,7 @@
 //! Pure: the time is an argument. An observation about a run that is no longer the newest changes nothing, so a late
 //! message cannot undo a newer fact.
 
+use super::allocation::{Allocation, Pending, Progress};
 use super::plan::ProbeKind;
 use super::seen::{ContainerSeen, Doing, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage};
 use super::seen::{Run, Running, Sandbox, Seen, StopStage, Volumes, Waiting, signed};
@@ -111,6 +112,26 @@ pub enum Observation {
     DeleteFailed,
     /// The object is gone from the API.
     ObjectGone,
+    /// The node has answered whether the pod may have other resources.
+    ResourcesAnswered {
+        /// What was asked for.
+        wanted: Box<Allocation>,
+        /// `metadata.generation` that asked.
+        generation: Option<i64>,
+        /// Why not.
+        refused: Option<String>,
+    },
+    /// Limits of cgroups have been changed, or not.
+    Resized {
+        /// What was granted.
+        to: Box<Allocation>,
+        /// Names and run ids of the containers that were asked to.
+        running: Vec<(String, String)>,
+        /// Why it did not work.
+        error: Option<String>,
+    },
+    /// Another pod has given resources of the node back.
+    RoomMade,
     /// A ConfigMap, Secret or Service that the pod refers to has changed: what failed for want of it is tried at once.
     ReferencesChanged,
 }
@@ -144,6 +165,9 @@ pub struct ExitFacts {
 /// After a start that failed before anything ran (`backOffPeriod`).
 const START_RETRY: Duration = FIRST_PAUSE;
 
+/// A resize whose cgroups could not be written is tried again after this.
+const RESIZE_RETRY: Duration = FIRST_PAUSE;
+
 /// Applies one observation.
 pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp) {
     match happened {
@@ -169,6 +193,15 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
         }
         Observation::ObjectGone => seen.object_gone = true,
         Observation::ReferencesChanged => references_changed(seen, now),
+        Observation::ResourcesAnswered { wanted, generation, refused } => {
+            resources_answered(seen, *wanted, generation, refused);
+        }
+        Observation::Resized { to, running, error } => resized(seen, *to, &running, error, now),
+        Observation::RoomMade => {
+            if let Some(pending) = &mut seen.resize.pending {
+                pending.again = true;
+            }
+        }
         Observation::ImagePulled { container, image } => {
             let c = seen.containers.entry(container).or_default();
             c.doing = Doing::Nothing;
@@ -201,6 +234,34 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
     }
 }
 
+fn resources_answered(seen: &mut Seen, wanted: Allocation, generation: Option<i64>, refused: Option<String>) {
+    seen.resize.asking = false;
+    match refused {
+        Some(message) => seen.resize.pending = Some(Pending { message, generation, again: false }),
+        None => {
+            seen.allocated = Some(wanted);
+            seen.resize.pending = None;
+            seen.resize.progress = Some(Progress { generation, error: None, retry_at: None });
+        }
+    }
+}
+
+fn resized(seen: &mut Seen, to: Allocation, running: &[(String, String)], error: Option<String>, now: Timestamp) {
+    seen.resize.acting = false;
+    if let Some(error) = error {
+        let generation = seen.resize.progress.as_ref().and_then(|p| p.generation);
+        let retry_at = Some(now + signed(RESIZE_RETRY));
+        seen.resize.progress = Some(Progress { generation, error: Some(error), retry_at });
+        return;
+    }
+    for (name, id) in running {
+        if let Some(run) = running_as(seen, name, id) {
+            run.resources = to.of(name);
+        }
+    }
+    seen.actuated = Some(to);
+}
+
 fn next_pause(last: Duration) -> Duration {
     /// Upstream's first pause of a failed mount (`exponentialbackoff`).
     const FIRST: Duration = Duration::from_millis(500);
@@ -213,6 +274,7 @@ fn next_pause(last: Duration) -> Duration {
 fn sandbox_created(pod: &Pod, seen: &mut Seen, id: String, ips: Vec<IpAddr>) {
     seen.sandbox = Sandbox::Ready { id };
     seen.ips = ips;
+    seen.actuated = seen.allocated.clone();
     if seen.attempts <= 1 {
         return;
     }

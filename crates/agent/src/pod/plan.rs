@@ -14,6 +14,7 @@
 //! stop of one container never blocks the pod, so deletion is seen at once; timers replace the periodic sync; a
 //! restart rule with the action RestartAllContainers restarts only its own container.
 
+use super::allocation::{self, Allocation};
 use super::observe::next_restart;
 use super::seen::{
     ContainerSeen, Doing, Ending, PostStart, ProbeSeen, Run, Sandbox, Seen, Stop, StopStage, Volumes, Waiting, signed,
@@ -80,6 +81,20 @@ pub enum PodAction {
         id: String,
         /// `SIGTERM`, `SIGKILL`, …
         signal: String,
+    },
+    /// Ask the node whether the pod may have these resources.
+    AskForResources {
+        /// What the spec says.
+        wanted: Box<Allocation>,
+    },
+    /// Change limits of the pod's cgroup and of those of its running containers to what is granted.
+    Resize {
+        /// What they were made for.
+        from: Box<Allocation>,
+        /// What is granted.
+        to: Box<Allocation>,
+        /// Names and run ids.
+        running: Vec<(String, String)>,
     },
     /// Remove an old run's files.
     RemoveRun {
@@ -256,9 +271,11 @@ impl Planner<'_> {
     // === a pod that goes on ===
 
     fn active(&mut self) {
+        self.ask_for_resources();
         if !self.volumes_ready() || !self.sandbox_ready() {
             return;
         }
+        self.resize();
         for ephemeral in view::all_containers(self.pod).into_iter().filter(|(role, _)| *role == Role::Ephemeral) {
             if matches!(self.container(&ephemeral.1.name).run, Run::None) {
                 self.bring_up(&ephemeral.1);
@@ -612,6 +629,87 @@ impl Planner<'_> {
             self.actions.push(PodAction::Signal { container: name.to_owned(), id, signal });
         }
         self.wake(at);
+    }
+
+    // === resize ===
+
+    /// The spec asks for other resources than are granted.
+    fn ask_for_resources(&mut self) {
+        let wanted = Allocation::wanted(self.pod);
+        let Some(allocated) = &self.seen.allocated else {
+            self.seen.allocated = Some(wanted);
+            return;
+        };
+        if *allocated == wanted {
+            self.seen.resize.pending = None;
+            return;
+        }
+        if self.seen.sandbox == Sandbox::Creating {
+            // It is being made for what was granted before.
+            return;
+        }
+        let generation = self.pod.metadata.generation;
+        let told = self.seen.resize.pending.as_ref().is_some_and(|p| p.generation == generation && !p.again);
+        if !told && !self.seen.resize.asking {
+            self.seen.resize.asking = true;
+            self.actions.push(PodAction::AskForResources { wanted: Box::new(wanted) });
+        }
+    }
+
+    /// What runs was made for other resources than are granted.
+    fn resize(&mut self) {
+        let Some(to) = self.seen.allocated.clone() else { return };
+        let from = self.actuated(&to);
+        if from == to {
+            self.resize_completed(&to);
+            return;
+        }
+        let granted = to.apply(self.pod).into_owned();
+        for (role, c) in view::all_containers(&granted) {
+            let run = self.container(&c.name).running();
+            if role != Role::Ephemeral
+                && run.is_some_and(|r| r.stop.is_none())
+                && allocation::needs_restart(&c, &from, &to)
+            {
+                let message = format!("Container {} resize requires restart", c.name);
+                self.begin_stop(&c, message, view::grace_period(self.pod, None), true);
+            }
+        }
+        if let Some(at) = self.seen.resize.progress.as_ref().and_then(|p| p.retry_at).filter(|at| self.now < *at) {
+            return self.wake(at);
+        }
+        if self.seen.resize.acting {
+            return;
+        }
+        self.seen.resize.acting = true;
+        let running = self.seen.containers.iter().filter_map(|(name, c)| {
+            let run = c.running().filter(|r| r.stop.is_none() && to.containers.contains_key(name))?;
+            Some((name.clone(), run.id.clone()))
+        });
+        let running = running.collect();
+        self.actions.push(PodAction::Resize { from: Box::new(from), to: Box::new(to), running });
+    }
+
+    /// What the pod's cgroups are made for; what does not run has no cgroup to change, and what is being stopped gets a new
+    /// one.
+    fn actuated(&self, granted: &Allocation) -> Allocation {
+        let mut out = Allocation {
+            pod: self.seen.actuated.as_ref().map_or_else(|| granted.pod.clone(), |a| a.pod.clone()),
+            containers: self.seen.actuated.as_ref().unwrap_or(granted).containers.clone(),
+        };
+        for (name, c) in &self.seen.containers {
+            if let Some(run) = c.running().filter(|r| r.stop.is_none() && granted.containers.contains_key(name)) {
+                out.containers.insert(name.clone(), run.resources.clone());
+            }
+        }
+        out
+    }
+
+    fn resize_completed(&mut self, granted: &Allocation) {
+        if let Some(done) = self.seen.resize.progress.take() {
+            let text = allocation::event_text("Pod resize completed", &granted.apply(self.pod), done.generation, "");
+            self.event(None, false, "ResizeCompleted", text);
+        }
     }
 
     // === a pod that ends ===

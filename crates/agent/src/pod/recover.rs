@@ -43,6 +43,8 @@ fn from_labels(snapshot: &ContainerSnapshot) -> Option<(String, Running)> {
         stop_signal: label(STOP_SIGNAL),
         post_start: PostStart::Done,
         stop: None,
+        // Filled in from the checkpoint.
+        resources: Default::default(),
     };
     Some((name, run))
 }
@@ -71,7 +73,8 @@ pub fn recover(
     for found in &snapshot.containers {
         let Some((name, running)) = from_labels(found) else { continue };
         if starting.contains(&name) && seen.container(&name).is_none_or(|c| c.running().is_none()) {
-            let running = Box::new(running);
+            let resources = seen.allocated.as_ref().map(|a| a.of(&name)).unwrap_or_default();
+            let running = Box::new(Running { resources, ..running });
             observe(pod, &mut seen, Observation::Started { container: name, running }, now);
         }
     }
@@ -111,6 +114,7 @@ mod tests {
             stop_signal: "SIGTERM".into(),
             post_start: PostStart::Done,
             stop: None,
+            resources: Default::default(),
         }
     }
 

@@ -23,6 +23,10 @@ pub(crate) struct Script {
     status_line: String,
     /// Answers mounts, sandboxes, pulls and starts at once.
     pub(crate) smooth: bool,
+    /// The node has no room for a resize.
+    full: bool,
+    /// Cgroups cannot be changed.
+    tight: bool,
 }
 
 const BEGIN: i64 = 1_000_000;
@@ -37,6 +41,8 @@ impl Script {
             out: String::new(),
             status_line: String::new(),
             smooth: true,
+            full: false,
+            tight: false,
         }
     }
 
@@ -126,6 +132,28 @@ impl Script {
                 lists.filter(|c| c.name == container).for_each(|c| c.image = Some(rest.clone()));
                 return;
             }
+            "cpu" => {
+                self.pod.metadata.generation = Some(self.pod.metadata.generation.unwrap_or(1) + 1);
+                let spec = self.pod.spec.as_mut().expect("fixture has one");
+                let amounts = [("cpu".to_owned(), api::k8s::apimachinery::pkg::api::resource::Quantity(rest.clone()))];
+                let wanted = api::k8s::api::core::v1::ResourceRequirements {
+                    requests: Some(amounts.into()),
+                    ..Default::default()
+                };
+                spec.containers
+                    .iter_mut()
+                    .filter(|c| c.name == container)
+                    .for_each(|c| c.resources = Some(wanted.clone()));
+                return;
+            }
+            "node" => {
+                self.full = container == "full";
+                self.tight = container == "tight";
+                if self.full || self.tight {
+                    return;
+                }
+                Observation::RoomMade
+            }
             "restart-agent" => {
                 self.seen = std::mem::take(&mut self.seen).recovered();
                 return;
@@ -182,6 +210,15 @@ impl Script {
                 let running = self.running(container, image);
                 Observation::Started { container: container.clone(), running: Box::new(running) }
             }
+            PodAction::AskForResources { wanted } => {
+                let refused = self.full.then(|| "no room".to_owned());
+                let generation = self.pod.metadata.generation;
+                Observation::ResourcesAnswered { wanted: wanted.clone(), generation, refused }
+            }
+            PodAction::Resize { to, running, .. } => {
+                let error = self.tight.then(|| "in use".to_owned());
+                Observation::Resized { to: to.clone(), running: running.clone(), error }
+            }
             _ => return None,
         })
     }
@@ -201,6 +238,7 @@ impl Script {
                 PostStart::Done
             },
             stop: None,
+            resources: self.seen.allocated.as_ref().map(|a| a.of(name)).unwrap_or_default(),
         }
     }
 
@@ -257,6 +295,11 @@ fn describe(action: &PodAction) -> String {
         PodAction::StartContainer { container, restarts, .. } => format!("start {container} #{restarts}"),
         PodAction::RunPreStop { id, timeout, .. } => format!("preStop {id} within {}", go_duration(*timeout)),
         PodAction::Signal { id, signal, .. } => format!("{signal} to {id}"),
+        PodAction::AskForResources { .. } => "ask for resources".into(),
+        PodAction::Resize { running, .. } => {
+            let ids: Vec<&str> = running.iter().map(|(_, id)| id.as_str()).collect();
+            format!("resize {}", ids.join(","))
+        }
         PodAction::RemoveRun { id } => format!("remove {id}"),
         PodAction::Probe { id, kind, .. } => format!("probe {id} {kind:?}"),
         PodAction::DeleteObject => "delete object".into(),

@@ -6,6 +6,8 @@
 //!
 //! Always holds: a container's newest finished run is never forgotten before the pod is.
 
+use super::allocation::{Allocation, Resize};
+use api::k8s::api::core::v1::ResourceRequirements;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,6 +46,12 @@ pub struct Seen {
     pub leftovers: Vec<String>,
     /// Exits that were reported before the start.
     pub early_exits: Vec<EarlyExit>,
+    /// What the node has granted the pod.
+    pub allocated: Option<Allocation>,
+    /// What the pod's own cgroup was made for.
+    pub actuated: Option<Allocation>,
+    /// A resize under way.
+    pub resize: Resize,
 }
 
 /// A run that ended before its start was reported.
@@ -200,6 +208,9 @@ pub struct Running {
     pub post_start: PostStart,
     /// Set when it must stop.
     pub stop: Option<Stop>,
+    /// What its cgroup was made for.
+    #[serde(default)]
+    pub resources: ResourceRequirements,
 }
 
 /// How far the postStart hook is.
@@ -421,7 +432,12 @@ impl Seen {
         self.containers.get(name)
     }
 
-    /// Whether any process of the pod may run.
+    /// Whether a process of the pod may still run (`PodCouldHaveRunningContainers`).
+    pub fn may_run(&self) -> bool {
+        self.anything_runs() || self.containers.values().any(|c| c.running().is_some())
+    }
+
+    /// Whether there is or may be a sandbox.
     pub fn anything_runs(&self) -> bool {
         matches!(
             self.sandbox,

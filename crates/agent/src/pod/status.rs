@@ -46,7 +46,7 @@ pub fn status(pod: &Pod, seen: &Seen, host_ips: &[IpAddr], now: Timestamp) -> Po
     if seen.ending == Some(Ending::AlreadyTerminal) {
         return old;
     }
-    let finished = seen.ending.is_some() && !may_run(seen);
+    let finished = seen.ending.is_some() && !seen.may_run();
     let mut new = PodStatus {
         container_statuses: statuses(pod, seen, &old, Role::App, finished),
         init_container_statuses: statuses(pod, seen, &old, Role::Init, finished),
@@ -64,17 +64,18 @@ pub fn status(pod: &Pod, seen: &Seen, host_ips: &[IpAddr], now: Timestamp) -> Po
         allocated_resources: old.allocated_resources.clone(),
         ..PodStatus::default()
     };
+    // `convertToAPIPodLevelResourcesStatus`
+    if let Some(granted) = seen.allocated.as_ref().and_then(|a| a.pod.clone()) {
+        new.allocated_resources = granted.requests.clone();
+        let actuated = seen.actuated.as_ref().and_then(|a| a.pod.clone());
+        new.resources = Some(actuated.filter(|_| seen.may_run()).unwrap_or(granted));
+    }
     let wanted = wanted_phase(pod, seen, &old, &new, finished);
     new.conditions = Some(conditions(pod, seen, &old, &new, wanted, now));
     let meanwhile = phase(pod, seen, &new, finished);
     set_phase(&mut new, &old, seen, wanted, if finished { wanted } else { meanwhile });
     set_addresses(pod, seen, &old, &mut new, host_ips);
     new
-}
-
-/// Whether a process of the pod may still run (`PodCouldHaveRunningContainers`).
-fn may_run(seen: &Seen) -> bool {
-    seen.anything_runs() || seen.containers.values().any(|c| c.running().is_some())
 }
 
 // === containers ===
@@ -139,8 +140,12 @@ fn container_status(
         Run::None => never_ran(pod, &mut out, s, old),
     }
     if !matches!(s.run, Run::None) {
-        out.resources = c.resources.clone();
-        out.allocated_resources = c.resources.as_ref().and_then(|r| r.requests.clone());
+        let granted = seen.allocated.as_ref().and_then(|a| a.containers.get(&c.name));
+        let granted = granted.cloned().or_else(|| c.resources.clone()).unwrap_or_default();
+        out.allocated_resources = granted.requests.clone();
+        // What its cgroup was made for; what does not run will be made for what is granted.
+        let actual = s.running().map(|r| r.resources.clone()).filter(|_| role != Role::Ephemeral);
+        out.resources = Some(actual.unwrap_or(granted));
     }
     explain_waiting(pod, &mut out, s, c, role);
     set_readiness(&mut out, s, c, role);
@@ -470,7 +475,7 @@ impl AppCount {
 /// A terminal phase waits until nothing can run any more (`mergePodStatus`).
 fn set_phase(new: &mut PodStatus, old: &PodStatus, seen: &Seen, wanted: Phase, meanwhile: Phase) {
     let before = Phase::parse(old.phase.as_deref());
-    let finished = meanwhile == wanted && !may_run(seen);
+    let finished = meanwhile == wanted && !seen.may_run();
     let phase = match (wanted.is_terminal() && !before.is_terminal() && !finished, meanwhile.is_terminal()) {
         (false, _) => wanted,
         (true, true) => before,
@@ -519,7 +524,33 @@ fn conditions(
             observed_generation: pod.metadata.generation,
         }
     }));
+    out.extend(resize_conditions(seen, before, now));
     out
+}
+
+/// `PodResizePending` and `PodResizeInProgress` are there only while they are true.
+fn resize_conditions(seen: &Seen, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
+    let condition =
+        |type_: &str, reason: Option<&str>, message: Option<String>, generation: Option<i64>| PodCondition {
+            type_: type_.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message,
+            last_probe_time: None,
+            last_transition_time: before
+                .iter()
+                .find(|c| c.type_ == type_ && c.status == "True")
+                .and_then(|c| c.last_transition_time.clone())
+                .or_else(|| Some(time(now))),
+            observed_generation: generation,
+        };
+    let pending = seen.resize.pending.as_ref();
+    let pending =
+        pending.map(|p| condition("PodResizePending", Some("Deferred"), Some(p.message.clone()), p.generation));
+    let progress = seen.resize.progress.as_ref().filter(|_| seen.ending.is_none());
+    let progress = progress
+        .map(|p| condition("PodResizeInProgress", p.error.as_ref().map(|_| "Error"), p.error.clone(), p.generation));
+    pending.into_iter().chain(progress).collect()
 }
 
 #[derive(Clone)]

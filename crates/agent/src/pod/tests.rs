@@ -723,3 +723,79 @@ fn the_same_question_gets_no_second_action() {
     assert!(!first.actions.is_empty());
     assert_eq!(super::plan::plan(&s.pod, &first.seen, at).actions, []);
 }
+
+#[test]
+fn a_resize_is_asked_for_granted_and_done() {
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"i","resources":{"requests":{"cpu":"1"}}},
+            {"name":"b","image":"i","resizePolicy":[{"resourceName":"cpu","restartPolicy":"RestartContainer"}]}]}"#,
+        "+1 cpu a 2\n+1 cpu b 1\nexit b 143\n+10",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull i for a (IfNotPresent)
+                  pull i for b (IfNotPresent)
+                  start a #0
+                  start b #0
+                  = Running | a running ready | b running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [  1] cpu a 2
+                  ask for resources
+                  resize a1,b1
+                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}},{"name":"b","resources":{}}],"generation":2}"
+            [  2] cpu b 1
+                  ask for resources
+                  event Normal Killing b "Container b resize requires restart"
+                  resize a1
+                  SIGTERM to b1
+                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}},{"name":"b","resources":{"requests":{"cpu":"1"}}}],"generation":3}"
+                  wake at 32
+            [  2] exit b 143
+                  pull i for b (IfNotPresent)
+                  remove b1
+                  start b #1
+                  = Running | a running ready | b running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [ 12] (time)
+        "#]],
+    );
+}
+
+#[test]
+fn a_resize_waits_for_room_and_for_memory() {
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"i","resources":{"requests":{"cpu":"1"}}}]}"#,
+        "node full\n+1 cpu a 2\n+1\nnode roomy\nnode tight\n+1 cpu a 3\n+1\nnode roomy\n+9",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull i for a (IfNotPresent)
+                  start a #0
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [  0] node full
+            [  1] cpu a 2
+                  ask for resources
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady,PodResizePending
+            [  2] (time)
+            [  2] node roomy
+                  ask for resources
+                  resize a1
+                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}}],"generation":2}"
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [  2] node tight
+            [  3] cpu a 3
+                  ask for resources
+                  resize a1
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady,PodResizeInProgress
+                  wake at 13
+            [  4] (time)
+                  wake at 13
+            [  4] node roomy
+                  wake at 13
+            [ 13] (time)
+                  resize a1
+                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"3"}}}],"generation":3}"
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        "#]],
+    );
+}

@@ -122,6 +122,9 @@ impl Worker {
                 tracing::error!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to save a checkpoint");
             }
             if self.seen.ending.is_some() {
+                if !self.seen.may_run() {
+                    self.context.ledger.release(self.pod.uid());
+                }
                 self.pulls.retain(|_, pull| {
                     pull.abort();
                     false
@@ -224,7 +227,7 @@ impl Worker {
     fn begin(&mut self, action: PodAction) {
         let executor = Executor {
             context: self.context.clone(),
-            pod: self.pod.clone(),
+            pod: self.granted_pod(),
             seen: self.seen.clone(),
             events: self.events.clone(),
             outbox: self.outbox.clone(),
@@ -254,9 +257,17 @@ impl Worker {
         }
     }
 
+    /// The pod with the resources that the node has granted, which everything of it is made from.
+    fn granted_pod(&self) -> Arc<Pod> {
+        match self.seen.allocated.as_ref().map(|a| a.apply(&self.pod)) {
+            Some(std::borrow::Cow::Owned(pod)) => Arc::new(pod),
+            _ => self.pod.clone(),
+        }
+    }
+
     fn refresh_volumes(&mut self) {
         let (context, pod, events, outbox) =
-            (self.context.clone(), self.pod.clone(), self.events.clone(), self.outbox.clone());
+            (self.context.clone(), self.granted_pod(), self.events.clone(), self.outbox.clone());
         let ips = self.seen.ips.clone();
         base::tasks::detach("refresh volumes", async move {
             let now = context.clock.now();

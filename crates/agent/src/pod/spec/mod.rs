@@ -71,7 +71,7 @@ pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -
 }
 
 /// `net/ipv4/ip_forward` → `net.ipv4.ip_forward`; with a first separator `.` nothing changes (`sysctl.NormalizeName`).
-fn dotted(name: &str) -> String {
+pub fn dotted(name: &str) -> String {
     match name.find(['.', '/']) {
         Some(at) if name.as_bytes()[at] == b'/' => name
             .chars()

@@ -47,7 +47,8 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    fn of(list: Option<&BTreeMap<String, ApiQuantity>>) -> Self {
+    /// Those of a list.
+    pub fn of(list: Option<&BTreeMap<String, ApiQuantity>>) -> Self {
         Amounts { cpu_milli: amount(list, "cpu", true), memory: amount(list, "memory", false) }
     }
     fn plus(self, other: Amounts) -> Amounts {
@@ -131,17 +132,35 @@ fn total(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
     sum.max(init_max)
 }
 
+/// The pod's own amounts win over the sum of its containers'.
+fn over(sum: Amounts, own: Amounts) -> Amounts {
+    Amounts {
+        cpu_milli: if own.cpu_milli > 0 { own.cpu_milli } else { sum.cpu_milli },
+        memory: if own.memory > 0 { own.memory } else { sum.memory },
+    }
+}
+
+/// What the pod takes of the node, with its overhead (`PodRequests`).
+pub fn pod_requests(pod: &Pod) -> Amounts {
+    let own = view::spec(pod).resources.as_ref().and_then(|r| r.requests.as_ref());
+    let overhead = Amounts::of(view::spec(pod).overhead.as_ref());
+    over(total(pod, |c| Amounts::of(requests(c))), Amounts::of(own)).plus(overhead)
+}
+
+/// The pod's request of `ephemeral-storage`, in bytes.
+pub fn storage_request(pod: &Pod) -> i64 {
+    // Stands in the place of memory, which adds up in the same way.
+    let of = |c: &Container| Amounts { cpu_milli: 0, memory: amount(requests(c), "ephemeral-storage", false) };
+    let overhead = amount(view::spec(pod).overhead.as_ref(), "ephemeral-storage", false);
+    total(pod, of).memory.saturating_add(overhead)
+}
+
 /// `ResourceConfigForPod`: the pod's own cgroup.
 pub fn pod_cgroup(pod: &Pod) -> Resources {
     let own = view::spec(pod).resources.as_ref();
     let overhead = Amounts::of(view::spec(pod).overhead.as_ref());
-    let over = |sum: Amounts, own: Amounts| Amounts {
-        cpu_milli: if own.cpu_milli > 0 { own.cpu_milli } else { sum.cpu_milli },
-        memory: if own.memory > 0 { own.memory } else { sum.memory },
-    };
     let own_limits = Amounts::of(own.and_then(|r| r.limits.as_ref()));
-    let own_requests = Amounts::of(own.and_then(|r| r.requests.as_ref()));
-    let request = over(total(pod, |c| Amounts::of(requests(c))), own_requests).plus(overhead);
+    let request = pod_requests(pod);
     let limit = over(total(pod, |c| Amounts::of(limits(c))), own_limits);
     let every = |pick: fn(Amounts) -> i64, own: i64| {
         own > 0

@@ -1,0 +1,100 @@
+//! [`admit`]: whether the node takes a pod that is bound to it. Pure.
+//!
+//! Follows `pkg/kubelet/lifecycle/predicate.go`, `sysctl/allowlist.go` and `kubelet.go` (rejectPod). Differs: node selectors
+//! and affinity are left to the scheduler; a critical pod makes no room by evicting others.
+
+use super::allocation::Shortage;
+use super::view;
+use api::k8s::api::core::v1::Pod;
+
+/// Why the node does not take a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// `status.reason`
+    pub reason: String,
+    /// Of the event; `status.message` has `Pod was rejected: ` before it.
+    pub message: String,
+}
+
+impl From<Shortage> for Rejection {
+    fn from(shortage: Shortage) -> Self {
+        Rejection { reason: format!("OutOf{}", shortage.resource), message: shortage.to_string() }
+    }
+}
+
+/// Sysctls that every pod may set (`SafeSysctlAllowlist`).
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Everything but what the node has left, which [`super::allocation::Ledger`] knows.
+pub fn admit(pod: &Pod) -> Result<(), Rejection> {
+    if view::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(Rejection {
+            reason: "PodOSNotSupported".into(),
+            message: "Failed to admit pod as the OS field doesn't match node OS".into(),
+        });
+    }
+    sysctls(pod)
+}
+
+fn sysctls(pod: &Pod) -> Result<(), Rejection> {
+    let spec = view::spec(pod);
+    for sysctl in spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
+        let name = super::spec::dotted(&sysctl.name);
+        let forbidden = |why: String| Err(Rejection { reason: "SysctlForbidden".into(), message: why });
+        if !SAFE_SYSCTLS.contains(&name.as_str()) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowlisted"));
+        }
+        if name.starts_with("net.") && spec.host_network == Some(true) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowed with host Net enabled"));
+        }
+        if name.starts_with("kernel.") && spec.host_ipc == Some(true) {
+            return forbidden(format!("forbidden sysctl: {name:?} not allowed with host IPC enabled"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::fixture::pod;
+
+    fn check(spec: &str, want: &str) {
+        let got = admit(&pod(spec)).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
+        assert_eq!(got, want, "{spec}");
+    }
+
+    #[test]
+    fn pods_that_the_node_does_not_take() {
+        let sysctl = |name: &str, more: &str| {
+            format!(
+                r#"{{"securityContext":{{"sysctls":[{{"name":"{name}","value":"1"}}]}}{more},"containers":[{{"name":"a"}}]}}"#
+            )
+        };
+        check(r#"{"containers":[{"name":"a"}]}"#, "");
+        check(&sysctl("kernel.shm_rmid_forced", ""), "");
+        check(&sysctl("net/ipv4/tcp_wmem", ""), "");
+        check(&sysctl("kernel.msgmax", ""), "SysctlForbidden: forbidden sysctl: \"kernel.msgmax\" not allowlisted");
+        check(
+            &sysctl("net.ipv4.tcp_rmem", r#","hostNetwork":true"#),
+            "SysctlForbidden: forbidden sysctl: \"net.ipv4.tcp_rmem\" not allowed with host Net enabled",
+        );
+        check(
+            r#"{"os":{"name":"windows"},"containers":[{"name":"a"}]}"#,
+            "PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS",
+        );
+    }
+}

@@ -240,11 +240,13 @@ pub struct Rootfs {
     pub work: PathBuf,
 }
 
-/// A bind mount.
+/// A bind mount, or the files of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
     /// File or directory on the node.
     pub source: PathBuf,
+    /// Instead of `source`: read-only layers of an image, topmost first; nothing of them can be executed.
+    pub layers: Vec<PathBuf>,
     /// A path below `source`, which no link may lead out of.
     pub sub_path: Option<PathBuf>,
     /// Where in the container.

@@ -31,7 +31,10 @@ pub trait Images: Send + Sync {
     async fn pull(&self, reference: &str, credentials: &[Credential]) -> Result<Image, ImageError>;
     /// A writable root file system for container `container` from the image with this id.
     async fn prepare(&self, image: &str, container: &str) -> Result<Rootfs, ImageError>;
-    /// Gives up what [`Self::prepare`] made. Fine if there is nothing.
+    /// The read-only layers of an image for a volume of container `container`, topmost first; kept until
+    /// [`Self::release`].
+    async fn layers(&self, image: &str, container: &str, volume: &str) -> Result<Vec<PathBuf>, ImageError>;
+    /// Gives up what [`Self::prepare`] and [`Self::layers`] made. Fine if there is nothing.
     async fn release(&self, container: &str) -> Result<(), ImageError>;
     /// Gives up what was made for other containers than these. Called once, at start.
     async fn retain(&self, containers: &[String]) -> Result<(), ImageError>;

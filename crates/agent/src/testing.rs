@@ -273,6 +273,9 @@ impl Images for FakeImages {
         self.roots.lock().push(container.to_owned());
         Ok(Rootfs::default())
     }
+    async fn layers(&self, image: &str, _: &str, _: &str) -> Result<Vec<std::path::PathBuf>, ImageError> {
+        Ok(vec![format!("/layers/{image}").into()])
+    }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         self.roots.lock().retain(|r| r != container);
         Ok(())

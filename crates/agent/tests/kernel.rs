@@ -52,6 +52,9 @@ impl Images for DirImages {
         }
         Ok(Rootfs { lower: vec![self.layer.clone()], upper: at("upper"), work: at("work") })
     }
+    async fn layers(&self, _: &str, _: &str, _: &str) -> Result<Vec<PathBuf>, ImageError> {
+        Ok(vec![self.layer.clone()])
+    }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         match std::fs::remove_dir_all(self.roots.join(container)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ImageError::Failed(e.to_string())),

@@ -288,9 +288,12 @@ fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: O
     };
     match &mount.kind {
         MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(mount), Ok)?),
-        MountKind::Overlay { lower } => {
+        MountKind::Overlay { lower, sub_path } => {
             let tree = overlay_readonly(lower, launch.scratch)?;
-            bind(root, mount, tree)
+            match sub_path {
+                None => bind(root, mount, tree),
+                Some(sub) => bind(root, mount, part_of(tree, sub, launch.scratch)?),
+            }
         }
         MountKind::Tmpfs { options } => at("tmpfs", attr, options),
         MountKind::Proc => at("proc", attr, ""),
@@ -328,6 +331,17 @@ fn overlay_readonly(lower: &[PathBuf], scratch: &Path) -> Result<Detached> {
             .mount(scratch)
             .step(|| format!("failed to mount overlay of {lower:?}")),
     }
+}
+
+/// A part of a tree that is mounted nowhere: the kernel clones only what is mounted somewhere, so for a moment it is.
+fn part_of(tree: Detached, sub: &Path, scratch: &Path) -> Result<Detached> {
+    let open = || sys::fd::open_path(scratch).step(|| format!("failed to open {scratch:?}"));
+    tree.attach(open()?.as_fd()).step(|| format!("failed to attach at {scratch:?}"))?;
+    let part = sys::mount::open_below(open()?.as_fd(), sub, Resolve::Beneath)
+        .and_then(|below| Detached::clone_fd(below.as_fd(), false))
+        .step(|| format!("failed to open {sub:?} of the image"));
+    sys::mount::unmount_lazily(scratch).step(|| format!("failed to unmount {scratch:?}"))?;
+    part
 }
 
 fn bind(root: BorrowedFd<'_>, mount: &Mount, tree: Detached) -> Result<()> {
@@ -423,7 +437,8 @@ fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: 
         sys::mount::mount_at("cgroup", "cgroup", dir(&to.join(name))?.as_fd(), attr, options)
             .step(|| format!("failed to mount cgroup {options}"))?;
     }
-    if launch.cgroup_mode == Mode::Hybrid {
+    // Other engines show only the v1 hierarchies here, and software takes a v2 mount for a sign of v2 alone.
+    if launch.cgroup_mode == Mode::Hybrid && mount.readonly == ReadOnly::No {
         sys::mount::mount_at("cgroup2", "cgroup", dir(&to.join("unified"))?.as_fd(), attr, "")
             .step(|| "failed to mount cgroup2".into())?;
     }

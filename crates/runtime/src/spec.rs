@@ -188,6 +188,8 @@ pub enum MountKind {
     Overlay {
         /// Topmost first.
         lower: Vec<PathBuf>,
+        /// Relative path below their root; must not leave it.
+        sub_path: Option<PathBuf>,
     },
     /// `/proc`.
     Proc,

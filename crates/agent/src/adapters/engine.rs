@@ -468,11 +468,16 @@ fn process(spec: &ContainerSpec) -> runtime::Process {
 }
 
 fn mount(mount: &Mount) -> runtime::Mount {
-    let kind =
-        runtime::MountKind::Bind { source: mount.source.clone(), sub_path: mount.sub_path.clone(), recursive: true };
+    let sub_path = mount.sub_path.clone();
+    let kind = if mount.layers.is_empty() {
+        runtime::MountKind::Bind { source: mount.source.clone(), sub_path, recursive: true }
+    } else {
+        runtime::MountKind::Overlay { lower: mount.layers.clone(), sub_path }
+    };
     runtime::Mount {
         destination: mount.target.clone(),
         kind,
+        noexec: !mount.layers.is_empty(),
         readonly: match (mount.read_only, mount.recursive_read_only) {
             (_, true) => runtime::ReadOnly::Recursive,
             (true, false) => runtime::ReadOnly::Yes,

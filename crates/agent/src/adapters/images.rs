@@ -26,6 +26,11 @@ impl StoreImages {
     }
 }
 
+/// The container that a root file system or an image volume (`pod-<container id>.<volume>`) was made for.
+fn container_of(snapshot: &str) -> Option<&str> {
+    snapshot.strip_prefix(PREFIX)?.split('.').next()
+}
+
 fn failed(error: image::ImageError) -> ImageError {
     ImageError::Failed(base::chain(&error))
 }
@@ -85,13 +90,21 @@ impl Images for StoreImages {
         Ok(Rootfs { lower: root.lower, upper: root.upper, work: root.work })
     }
 
+    async fn layers(&self, id: &str, container: &str, volume: &str) -> Result<Vec<PathBuf>, ImageError> {
+        Ok(self.prepare(id, &format!("{container}.{volume}")).await?.lower)
+    }
+
     async fn release(&self, container: &str) -> Result<(), ImageError> {
-        self.store.remove_snapshot(&format!("{PREFIX}{container}")).await.map_err(failed)
+        let roots = self.store.snapshots().into_iter().filter(|(id, _)| container_of(id) == Some(container));
+        for (id, _) in roots {
+            self.store.remove_snapshot(&id).await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     async fn retain(&self, containers: &[String]) -> Result<(), ImageError> {
         for (id, _) in self.store.snapshots() {
-            if let Some(container) = id.strip_prefix(PREFIX)
+            if let Some(container) = container_of(&id)
                 && !containers.iter().any(|c| c == container)
             {
                 self.store.remove_snapshot(&id).await.map_err(failed)?;

@@ -226,9 +226,8 @@ impl Executor {
     // === images ===
 
     async fn pull(&self, container: String, image: String, policy: PullPolicy) {
-        match self.ensure_image(&container, &image, policy).await {
-            Ok(found) => {
-                let image = PulledImage { id: found.id };
+        match self.ensure_images(&container, &image, policy).await {
+            Ok(image) => {
                 self.tell(Observation::ImagePulled { container, image });
             }
             Err((reason, message)) => {
@@ -238,8 +237,36 @@ impl Executor {
         }
     }
 
+    /// The container's image, and those of the image volumes that it mounts.
+    async fn ensure_images(
+        &self,
+        container: &str,
+        image: &str,
+        policy: PullPolicy,
+    ) -> Result<PulledImage, (&'static str, String)> {
+        let mut out = PulledImage::default();
+        let found = view::find_container(&self.pod, container);
+        let mounts = found.iter().flat_map(|(_, c)| c.volume_mounts.iter().flatten());
+        for volume in mounts.filter_map(|m| view::volume(&self.pod, &m.name)) {
+            let Some(source) = volume.image.as_ref().filter(|_| !out.volumes.contains_key(&volume.name)) else {
+                continue;
+            };
+            let reference = source.reference.as_deref().unwrap_or_default();
+            let policy = PullPolicy::of(source.pull_policy.as_deref());
+            let found = self.ensure_image(None, reference, policy).await?;
+            out.volumes.insert(volume.name.clone(), found.id);
+        }
+        out.id = self.ensure_image(Some(container), image, policy).await?.id;
+        Ok(out)
+    }
+
     /// `EnsureImageExists`. The error is a waiting reason and its message.
-    async fn ensure_image(&self, c: &str, image: &str, policy: PullPolicy) -> Result<Image, (&'static str, String)> {
+    async fn ensure_image(
+        &self,
+        c: Option<&str>,
+        image: &str,
+        policy: PullPolicy,
+    ) -> Result<Image, (&'static str, String)> {
         let pod = &*self.pod;
         if policy != PullPolicy::Always {
             match self.context.images.find(image).await {
@@ -247,7 +274,7 @@ impl Executor {
                     let text = format!(
                         "Container image \"{image}\" already present on machine and can be accessed by the pod"
                     );
-                    self.events.normal(pod, c, "Pulled", &text);
+                    self.events.record(pod, c, false, "Pulled", &text);
                     return Ok(found);
                 }
                 Ok(None) => {}
@@ -256,11 +283,11 @@ impl Executor {
         }
         if policy == PullPolicy::Never {
             let text = format!("Container image \"{image}\" is not present with pull policy of Never");
-            self.events.warning(pod, c, "ErrImageNeverPull", &text);
+            self.events.record(pod, c, true, "ErrImageNeverPull", &text);
             return Err(("ErrImageNeverPull", text));
         }
         let credentials = self.credentials().await;
-        self.events.normal(pod, c, "Pulling", &format!("Pulling image \"{image}\""));
+        self.events.record(pod, c, false, "Pulling", &format!("Pulling image \"{image}\""));
         let begun = Instant::now();
         match self.context.images.pull(image, &credentials).await {
             Ok(pulled) => {
@@ -271,19 +298,19 @@ impl Executor {
                     go_millis(took),
                     pulled.size
                 );
-                self.events.normal(pod, c, "Pulled", &text);
+                self.events.record(pod, c, false, "Pulled", &text);
                 Ok(pulled)
             }
             Err(e @ ImageError::InvalidName { .. }) => Err(self.inspect_failed(c, image, &e)),
             Err(e) => {
                 let error = base::chain(&e);
-                self.events.warning(pod, c, "Failed", &format!("Failed to pull image \"{image}\": {error}"));
+                self.events.record(pod, c, true, "Failed", &format!("Failed to pull image \"{image}\": {error}"));
                 Err(("ErrImagePull", error))
             }
         }
     }
 
-    fn inspect_failed(&self, c: &str, image: &str, error: &ImageError) -> (&'static str, String) {
+    fn inspect_failed(&self, c: Option<&str>, image: &str, error: &ImageError) -> (&'static str, String) {
         let (reason, text) = match error {
             ImageError::InvalidName { .. } => {
                 ("InvalidImageName", format!("Failed to apply default image tag \"{image}\": {error}"))
@@ -292,7 +319,7 @@ impl Executor {
                 ("ImageInspectError", format!("Failed to inspect image \"{image}\": {}", base::chain(error)))
             }
         };
-        self.events.warning(&self.pod, c, "InspectFailed", &text);
+        self.events.record(&self.pod, c, true, "InspectFailed", &text);
         (reason, text)
     }
 
@@ -318,7 +345,7 @@ impl Executor {
 
     // === containers ===
 
-    async fn start(&self, name: String, restarts: u32, image: String) {
+    async fn start(&self, name: String, restarts: u32, image: PulledImage) {
         let Some((role, c)) = view::find_container(&self.pod, &name) else {
             // The spec lost an ephemeral container, which the API does not allow.
             let message = format!("container {name} is not in the pod");
@@ -360,9 +387,10 @@ impl Executor {
         c: &Container,
         role: Role,
         restarts: u32,
-        image: &str,
+        pulled: &PulledImage,
     ) -> Result<(ContainerSpec, Running), String> {
         let (context, pod) = (&self.context, &*self.pod);
+        let image = &pulled.id;
         let found = context.images.find(image).await.map_err(|e| base::chain(&e))?;
         let found = found.ok_or_else(|| format!("image {image} is gone"))?;
         let sources = volumes::sources(&*context.cluster, pod, c).await.map_err(|e| base::chain(&e))?;
@@ -410,6 +438,12 @@ impl Executor {
             spec.seccomp = Seccomp::Profile(json);
         }
         // Last, so that nothing is left behind by a spec that cannot be formed.
+        for mount in c.volume_mounts.iter().flatten() {
+            let Some(image) = pulled.volumes.get(&mount.name) else { continue };
+            let layers = context.images.layers(image, &id, &mount.name).await.map_err(|e| base::chain(&e))?;
+            let target = volumes::target_of(mount);
+            spec.mounts.iter_mut().filter(|m| m.target == target).for_each(|m| m.layers = layers.clone());
+        }
         spec.rootfs = context.images.prepare(&found.id, &id).await.map_err(|e| base::chain(&e))?;
         Ok((spec, running))
     }

@@ -17,7 +17,8 @@
 use super::allocation::{self, Allocation};
 use super::observe::next_restart;
 use super::seen::{
-    ContainerSeen, Doing, Ending, PostStart, ProbeSeen, Run, Sandbox, Seen, Stop, StopStage, Volumes, Waiting, signed,
+    ContainerSeen, Doing, Ending, PostStart, ProbeSeen, PulledImage, Run, Sandbox, Seen, Stop, StopStage, Volumes,
+    Waiting, signed,
 };
 use super::view::{self, Role};
 use api::k8s::api::core::v1::{Container, Pod, Probe};
@@ -61,8 +62,8 @@ pub enum PodAction {
         container: String,
         /// `restartCount` of the new run.
         restarts: u32,
-        /// The image's id in the image store.
-        image: String,
+        /// Its image and those of its volumes.
+        image: PulledImage,
     },
     /// Run the preStop hook.
     RunPreStop {
@@ -140,6 +141,17 @@ pub enum PullPolicy {
     IfNotPresent,
     /// Never ask the registry.
     Never,
+}
+
+impl PullPolicy {
+    /// As it stands in the API; the API server has filled in the default.
+    pub fn of(text: Option<&str>) -> Self {
+        match text {
+            Some("Always") => PullPolicy::Always,
+            Some("Never") => PullPolicy::Never,
+            _ => PullPolicy::IfNotPresent,
+        }
+    }
 }
 
 /// The three probes.
@@ -486,7 +498,11 @@ impl Planner<'_> {
             if self.pull_back_off(c, &s) {
                 return;
             }
-            let action = PodAction::PullImage { container: c.name.clone(), image, policy: pull_policy(c) };
+            let action = PodAction::PullImage {
+                container: c.name.clone(),
+                image,
+                policy: PullPolicy::of(c.image_pull_policy.as_deref()),
+            };
             self.actions.push(action);
             self.container(&c.name).doing = Doing::Pulling;
             return;
@@ -507,7 +523,7 @@ impl Planner<'_> {
         }
         record.doing = Doing::Starting;
         let restarts = next_restart(record);
-        self.actions.push(PodAction::StartContainer { container: c.name.clone(), restarts, image: pulled.id });
+        self.actions.push(PodAction::StartContainer { container: c.name.clone(), restarts, image: pulled });
     }
 
     /// `doBackOff`: whether the restart must wait.
@@ -834,15 +850,6 @@ impl super::seen::Probes {
 /// What starts the restart back-off over when it changes (`GetBackoffKey`).
 fn crash_key(c: &Container) -> String {
     c.image.clone().unwrap_or_default()
-}
-
-/// `imagePullPolicy`; the API server has filled in the default.
-fn pull_policy(c: &Container) -> PullPolicy {
-    match c.image_pull_policy.as_deref() {
-        Some("Always") => PullPolicy::Always,
-        Some("Never") => PullPolicy::Never,
-        _ => PullPolicy::IfNotPresent,
-    }
 }
 
 /// As Go prints a whole number of seconds: `10s`, `1m20s`, `5m0s`.

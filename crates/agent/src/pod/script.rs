@@ -200,9 +200,13 @@ impl Script {
                 if image.starts_with("bad") {
                     return None;
                 }
-                Observation::ImagePulled { container: container.clone(), image: PulledImage { id: image.clone() } }
+                Observation::ImagePulled {
+                    container: container.clone(),
+                    image: PulledImage { id: image.clone(), ..PulledImage::default() },
+                }
             }
             PodAction::StartContainer { container, image, .. } => {
+                let image = &image.id;
                 if image.starts_with("odd") {
                     return None;
                 }

@@ -284,10 +284,13 @@ pub struct Waiting {
 }
 
 /// An image that is on the node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PulledImage {
     /// The image's id in the image store.
     pub id: String,
+    /// Ids of the images that are volumes of the container, by the volume's name.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, String>,
 }
 
 /// Upstream's `flowcontrol.Backoff` for one key: doubles, forgets after twice the maximum.

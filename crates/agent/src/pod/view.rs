@@ -2,7 +2,7 @@
 //!
 //! Invariant: no decision is taken here that depends on what the node has seen.
 
-use api::k8s::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec, Probe};
+use api::k8s::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec, Probe, Volume};
 use std::borrow::Cow;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -38,6 +38,11 @@ pub fn init_containers(pod: &Pod) -> &[Container] {
 /// Regular containers.
 pub fn app_containers(pod: &Pod) -> &[Container] {
     &spec(pod).containers
+}
+
+/// The volume called `name`.
+pub fn volume<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
+    spec(pod).volumes.iter().flatten().find(|v| v.name == name)
 }
 
 /// Ephemeral containers.

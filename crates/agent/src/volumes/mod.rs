@@ -166,6 +166,10 @@ impl VolumeManager {
         if let Some(kind) = unsupported_kind(volume) {
             return Err(VolumeError::Unsupported(format!("volume kind {kind}")));
         }
+        if volume.image.is_some() {
+            // Pulled with the images of the containers, mounted by the engine.
+            return Ok(None);
+        }
         let group = fs_group(pod);
         if let Some(source) = &volume.host_path {
             return host_path::set_up(source).map(|_| None);
@@ -257,7 +261,11 @@ impl VolumeManager {
     ) -> Result<Vec<Mount>, VolumeError> {
         let mount = |mount: &VolumeMount| {
             let missing = || VolumeError::NoVolume { volume: mount.name.clone(), container: c.name.clone() };
-            let volume = view::spec(pod).volumes.iter().flatten().find(|v| v.name == mount.name).ok_or_else(missing)?;
+            let volume = view::volume(pod, &mount.name).ok_or_else(missing)?;
+            if volume.image.is_some() {
+                // Its layers are filled in when everything else is known to be right.
+                return Ok(make_mount(mount, PathBuf::new(), sub_path_of(mount, environment)?, true));
+            }
             let source = self.path_of(pod, volume).ok_or_else(missing)?;
             let sub = sub_path_of(mount, environment)?;
             if !sub.is_empty() {
@@ -289,14 +297,18 @@ fn is_api_volume(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
+/// Where a mount is in the container.
+pub fn target_of(mount: &VolumeMount) -> PathBuf {
+    if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) }.into()
+}
+
 fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_only: bool) -> Mount {
-    let target =
-        if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
     let read_only = mount.read_only == Some(true) || must_be_read_only;
     Mount {
         source,
+        layers: Vec::new(),
         sub_path: (!sub.is_empty()).then(|| sub.into()),
-        target: target.into(),
+        target: target_of(mount),
         read_only,
         recursive_read_only: mount.read_only == Some(true)
             && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
@@ -345,7 +357,6 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
 fn unsupported_kind(v: &Volume) -> Option<&'static str> {
     let kinds = [
         ("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
-        ("image", v.image.is_some()),
         ("csi", v.csi.is_some()),
         ("ephemeral", v.ephemeral.is_some()),
         ("nfs", v.nfs.is_some()),

@@ -5,7 +5,10 @@ use crate::kinds::common::{spec_changed, str_of};
 use crate::validation::{
     IMMUTABLE, inclusive_range_error, invalid_each, is_dns1123_subdomain, is_label_key, is_valid_ip,
 };
-use api::k8s::api::core::v1::{Container, ContainerStatus, PodCondition, PodSpec, PodStatus, Toleration};
+use api::k8s::api::core::v1::{
+    Container, ContainerStatus, PodCondition, PodSpec, PodStatus, ResourceRequirements, Toleration,
+};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::Pod;
 use std::collections::BTreeMap;
 
@@ -290,19 +293,163 @@ pub(in crate::kinds::pod) fn validate_ephemeral_update(new: &Pod, old: &Pod) -> 
     errors
 }
 
-/// Errors of a change through `resize`: the QoS class stays, containers stay.
+/// Errors of a change through `resize` (`ValidatePodResize`): the QoS class and the containers stay, nothing that is set can be
+/// taken away, and only CPU and memory change.
 pub(in crate::kinds::pod) fn validate_resize(new: &Pod, old: &Pod) -> Errors {
+    let none = Path::new("");
     let path = Path::new("spec");
-    let mut errors = Vec::new();
-    let names = |pod: &Pod| -> Vec<String> {
-        pod.spec.iter().flat_map(|s| s.containers.iter().map(|c| c.name.clone())).collect()
-    };
-    if names(new) != names(old) {
-        let detail = "containers may not be renamed or reordered on resize";
-        errors.push(FieldError::forbidden(&path.child("containers"), detail));
+    let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return Vec::new() };
+    if old.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.mirror")) {
+        return vec![FieldError::forbidden(&none, "static pods cannot be resized")];
     }
-    if super::super::qos::qos_class(new) != super::super::qos::qos_class(old) {
-        errors.push(FieldError::invalid(&path, "", "Pod QOS Class may not change as a result of resizing"));
+    if old_spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return vec![FieldError::forbidden(&none, "windows pods cannot be resized")];
+    }
+    let mut errors = Vec::new();
+    let before = old.status.as_ref().and_then(|s| s.qos_class.as_deref());
+    if before.unwrap_or(super::super::qos::qos_class(old)) != super::super::qos::qos_class(new) {
+        let class = new.status.as_ref().map(|s| str_of(&s.qos_class)).unwrap_or_default();
+        errors.push(FieldError::invalid(&path, class, "Pod QOS Class may not change as a result of resizing"));
+    }
+    let statuses = old.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
+    let mut running = statuses.filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
+    if running.next().is_some_and(|s| s.resources.is_none()) {
+        errors.push(FieldError::forbidden(&path, "Pod running on node without support for resize"));
+    }
+    errors.extend(validate_pod_level_resize(new_spec, old_spec, &path));
+    let order = validate_resize_order(new_spec, old_spec, &path);
+    if !order.is_empty() {
+        errors.extend(order);
+        return errors;
+    }
+    let new_init = new_spec.init_containers.as_deref().unwrap_or_default();
+    let old_init = old_spec.init_containers.as_deref().unwrap_or_default();
+    for (field, new, old) in
+        [("initContainers", new_init, old_init), ("containers", &new_spec.containers[..], &old_spec.containers[..])]
+    {
+        for (i, (new, old)) in new.iter().zip(old).enumerate() {
+            let path = path.child(field).index(i).child("resources");
+            errors.extend(validate_removed(new.resources.as_ref(), old.resources.as_ref(), &path, "resource"));
+        }
+    }
+    for (new, old) in new_spec.containers.iter().zip(&old_spec.containers) {
+        if without_cpu_and_memory(new, old) != *old {
+            errors.push(FieldError::forbidden(&path, "only cpu and memory resources are mutable"));
+        }
+    }
+    for (i, (new, old)) in new_init.iter().zip(old_init).enumerate() {
+        let path = path.child("initContainers").index(i);
+        if without_cpu_and_memory(new, old) != *old {
+            let detail = "only cpu and memory resources for init or sidecar containers are mutable";
+            errors.push(FieldError::forbidden(&path, detail));
+        }
+        let restarts = new.resize_policy.iter().flatten().filter(|p| p.restart_policy == "RestartContainer");
+        if new != old && !super::super::is_sidecar(new) {
+            let detail = "non-sidecar init containers with a resize policy of RestartContainer cannot be resized";
+            errors.extend(restarts.map(|_| FieldError::forbidden(&path, detail)));
+        }
     }
     errors
+}
+
+fn validate_pod_level_resize(new: &PodSpec, old: &PodSpec, path: &Path) -> Errors {
+    let resources = path.child("resources");
+    let (Some(after), before) = (&new.resources, &old.resources) else {
+        let removed = old.resources.is_some();
+        return removed
+            .then(|| FieldError::forbidden(&resources, "pod-level resources cannot be removed"))
+            .into_iter()
+            .collect();
+    };
+    let mut errors = Vec::new();
+    if before.is_some() {
+        errors.extend(validate_removed(Some(after), before.as_ref(), &resources, "pod-level resource"));
+    }
+    let nothing = ResourceRequirements::default();
+    let munged = kept_cpu_and_memory(after, before.as_ref().unwrap_or(&nothing));
+    let same = match before {
+        Some(before) => munged == *before,
+        None => munged == nothing,
+    };
+    if !same {
+        errors.push(FieldError::forbidden(path, "only cpu and memory resources are mutable at pod-level"));
+    }
+    errors
+}
+
+fn validate_resize_order(new: &PodSpec, old: &PodSpec, path: &Path) -> Errors {
+    let lists = [
+        ("containers", &new.containers[..], &old.containers[..]),
+        (
+            "initContainers",
+            new.init_containers.as_deref().unwrap_or_default(),
+            old.init_containers.as_deref().unwrap_or_default(),
+        ),
+    ];
+    let mut errors = Vec::new();
+    for (field, new, old) in lists {
+        let path = path.child(field);
+        if new.len() != old.len() {
+            errors.push(FieldError::forbidden(&path, &format!("{field} may not be added or removed on resize")));
+            continue;
+        }
+        for (i, _) in new.iter().zip(old).enumerate().filter(|(_, (n, o))| n.name != o.name) {
+            let detail = format!("{field} may not be renamed or reordered on resize");
+            errors.push(FieldError::forbidden(&path.index(i).child("name"), &detail));
+        }
+    }
+    errors
+}
+
+fn validate_removed(
+    new: Option<&ResourceRequirements>,
+    old: Option<&ResourceRequirements>,
+    path: &Path,
+    what: &str,
+) -> Errors {
+    let removed = |pick: fn(&ResourceRequirements) -> &Option<BTreeMap<String, Quantity>>| {
+        let names = |r: Option<&ResourceRequirements>| -> Vec<String> {
+            r.and_then(|r| pick(r).as_ref()).map(|m| m.keys().cloned().collect()).unwrap_or_default()
+        };
+        let new = names(new);
+        names(old).iter().any(|name| !new.contains(name))
+    };
+    let mut errors = Vec::new();
+    if removed(|r| &r.requests) {
+        errors.push(FieldError::forbidden(&path.child("requests"), &format!("{what} requests cannot be removed")));
+    }
+    if removed(|r| &r.limits) {
+        errors.push(FieldError::forbidden(&path.child("limits"), &format!("{what} limits cannot be removed")));
+    }
+    errors
+}
+
+/// `new` with the CPU and memory of `old` (`dropCPUMemoryResourcesFromContainer`).
+fn without_cpu_and_memory(new: &Container, old: &Container) -> Container {
+    let nothing = ResourceRequirements::default();
+    let before = old.resources.as_ref().unwrap_or(&nothing);
+    let resources = new.resources.as_ref().map(|r| kept_cpu_and_memory(r, before));
+    // Absent and empty are the same to upstream.
+    let resources = if resources.as_ref() == Some(&nothing) { old.resources.clone() } else { resources };
+    Container { resources, ..new.clone() }
+}
+
+fn kept_cpu_and_memory(new: &ResourceRequirements, old: &ResourceRequirements) -> ResourceRequirements {
+    let list = |new: &Option<BTreeMap<String, Quantity>>, old: &Option<BTreeMap<String, Quantity>>| {
+        let mut out = new.clone().unwrap_or_default();
+        for name in ["cpu", "memory"] {
+            out.remove(name);
+            if let Some(quantity) = old.as_ref().and_then(|o| o.get(name)) {
+                out.insert(name.to_owned(), quantity.clone());
+            }
+        }
+        (!out.is_empty()).then_some(out)
+    };
+    let empty = |list: &Option<BTreeMap<String, Quantity>>| list.clone().filter(|l| !l.is_empty());
+    let (limits, requests) = (list(&new.limits, &old.limits), list(&new.requests, &old.requests));
+    ResourceRequirements {
+        limits: if limits == empty(&old.limits) { old.limits.clone() } else { limits },
+        requests: if requests == empty(&old.requests) { old.requests.clone() } else { requests },
+        claims: new.claims.clone(),
+    }
 }

@@ -1,6 +1,6 @@
 //! [`Cluster`]: what the agent wants of the API server. The adapter to crate `client` is `adapters/cluster.rs`.
 
-use api::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -39,6 +39,10 @@ pub trait Cluster: Send + Sync {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, ClusterError>;
     /// A Secret, likewise.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, ClusterError>;
+    /// A claim, as the server has it now.
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError>;
+    /// A volume, likewise.
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError>;
     /// Services of this namespace and `default/kubernetes`; waits until they have been listed once.
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError>;
     /// A token for a service account, bound to a pod.

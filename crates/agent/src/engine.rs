@@ -69,7 +69,10 @@ pub trait Engine: Send + Sync {
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
     /// Mounts a tmpfs at `path` (an existing directory), idempotent; survives the agent.
     async fn mount_tmpfs(&self, path: &std::path::Path, size_bytes: Option<u64>) -> Result<(), EngineError>;
-    /// Undoes [`Self::mount_tmpfs`]; fine if nothing is mounted.
+    /// Mounts a directory of an NFS server at `path` (an existing directory), likewise.
+    async fn mount_nfs(&self, path: &std::path::Path, nfs: &crate::volumes::persistent::Nfs)
+    -> Result<(), EngineError>;
+    /// Undoes [`Self::mount_tmpfs`] and [`Self::mount_nfs`]; fine if nothing is mounted.
     async fn unmount(&self, path: &std::path::Path) -> Result<(), EngineError>;
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;
@@ -198,6 +201,21 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// Whose processes it sees.
     pub processes: Processes,
+    /// Block devices of the node that it may use.
+    pub devices: Vec<Device>,
+}
+
+/// A block device in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Where in the container.
+    pub target: PathBuf,
+    /// Its numbers.
+    pub major: u32,
+    /// Its numbers.
+    pub minor: u32,
+    /// Cannot be written.
+    pub read_only: bool,
 }
 
 /// Whose processes a container sees.

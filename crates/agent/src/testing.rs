@@ -6,8 +6,8 @@ use crate::engine::*;
 use crate::images::{Credential, Image, ImageError, Images};
 use crate::network::{AttachRequest, NetworkError, PodNetwork};
 use api::Codec;
-use api::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use api::meta::MetaExt;
+use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use base::Clock;
 use jiff::Timestamp;
@@ -230,6 +230,11 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    async fn mount_nfs(&self, path: &Path, _: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
+        self.call(format!("nfs {}", path.file_name().unwrap_or_default().to_string_lossy()));
+        Ok(())
+    }
+
     async fn unmount(&self, _: &Path) -> Result<(), EngineError> {
         Ok(())
     }
@@ -410,6 +415,14 @@ impl Cluster for FakeCluster {
     }
 
     async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn persistent_volume(&self, _: &str) -> Result<Option<PersistentVolume>, ClusterError> {
         Ok(None)
     }
 

@@ -8,8 +8,8 @@ use agent::network::{AttachRequest, NetworkError, PodNetwork};
 use agent::pod::spec::dns::ClusterDns;
 use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::RuntimeEngine};
 use api::Codec;
-use api::k8s::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use api::meta::MetaExt;
+use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use base::{SystemClock, SystemRandom};
 use parking_lot::Mutex;
@@ -97,6 +97,7 @@ impl PodNetwork for NoNetwork {
 struct OneCluster {
     pods: Mutex<BTreeMap<String, Pod>>,
     config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    claims: Mutex<BTreeMap<String, (PersistentVolumeClaim, PersistentVolume)>>,
     events: Mutex<Vec<String>>,
     feed: Mutex<Option<mpsc::UnboundedSender<Feed>>>,
     revision: AtomicU64,
@@ -142,6 +143,12 @@ impl Cluster for OneCluster {
     }
     async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
         Ok(None)
+    }
+    async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        Ok(self.claims.lock().get(name).map(|(claim, _)| claim.clone()))
+    }
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        Ok(self.claims.lock().values().find(|(_, volume)| volume.name() == name).map(|(_, volume)| volume.clone()))
     }
     async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         Ok(Vec::new())
@@ -427,6 +434,115 @@ async fn failures_are_named_and_a_memory_limit_is_told() {
         };
         assert_eq!(reason("nope"), "StartError 128");
         assert_eq!(reason("big"), "OOMKilled 137");
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        agent.stop().await;
+    })
+    .await;
+}
+
+/// A claim and the volume it is bound to.
+fn bound(name: &str, source: &Value) -> (PersistentVolumeClaim, PersistentVolume) {
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": "default", "uid": "u"},
+        "spec": {"volumeName": format!("{name}-volume")}, "status": {"phase": "Bound"}});
+    let mut spec = json!({"claimRef": {"uid": "u"}});
+    merge(&mut spec, source);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "spec": spec,
+        "metadata": {"name": format!("{name}-volume"), "annotations": {"pv.kubernetes.io/provisioned-by": "dhow.dev/local"}}});
+    let claim = PersistentVolumeClaim::decode(claim.to_string().as_bytes()).expect("a claim");
+    (claim, PersistentVolume::decode(volume.to_string().as_bytes()).expect("a volume"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
+    in_world(|world| async move {
+        let made = world.path("made");
+        let claim = bound("data", &json!({"local": {"path": made}}));
+        world.cluster.claims.lock().insert("data".into(), claim);
+        let agent = world.start();
+        let script = "id -G; ls -ld /data | while read m l u g r; do echo $m $g; done; echo kept > /data/sub/file; \
+            ls /image/bin/busybox; cat /passwd/passwd; touch /image/x 2>/dev/null || echo read-only; /image/bin/busybox true || echo noexec";
+        world.cluster.put(pod(&json!({
+            "restartPolicy": "Never",
+            "securityContext": {"runAsUser": 1234, "fsGroup": 77},
+            "volumes": [
+                {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "image", "image": {"reference": "anything"}}],
+            "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+                "volumeMounts": [
+                    {"name": "data", "mountPath": "/data"},
+                    {"name": "data", "mountPath": "/data/sub", "subPath": "sub"},
+                    {"name": "image", "mountPath": "/image"},
+                    {"name": "image", "mountPath": "/passwd", "subPath": "etc"}]}],
+        })));
+        until(&world, "it is over", || matches!(world.phase().as_str(), "Succeeded" | "Failed")).await;
+        let log = world.log("main", 0);
+        let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+        let want = [
+            "0 77",
+            "drwxrwsrwx 77",
+            "/image/bin/busybox",
+            "root:x:0:0::/root:/bin/sh",
+            "read-only",
+            "sh: /image/bin/busybox: Permission denied",
+            "noexec",
+        ];
+        assert_eq!(lines, want, "{log}");
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        assert_eq!(std::fs::read_to_string(made.join("sub/file")).expect("kept"), "kept\n");
+        agent.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resize_reaches_the_running_processes() {
+    in_world(|world| async move {
+        let agent = world.start();
+        let sized = |cpu: &str, memory: &str| {
+            let amounts = json!({"cpu": cpu, "memory": memory});
+            pod(&json!({
+                "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", "while true; do sleep 0.1; done"],
+                    "resources": {"requests": amounts, "limits": amounts}}],
+            }))
+        };
+        world.cluster.put(sized("500m", "64Mi"));
+        until(&world, "it runs", || world.phase() == "Running").await;
+        let mut larger = sized("1", "128Mi");
+        larger.status = world.cluster.get("web").and_then(|p| p.status);
+        world.cluster.put(larger);
+        let resources = || {
+            let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).unwrap_or_default();
+            statuses.first().and_then(|s| s.resources.clone()?.limits).unwrap_or_default()
+        };
+        until(&world, "the status tells", || resources().get("cpu").is_some_and(|q| q.0 == "1")).await;
+        let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there");
+        let id = statuses[0].container_id.clone().expect("it runs").replace("dhow://", "");
+        let pod_cgroup = format!("{}/kubepods/pod1-2-3", world.cgroup);
+        let limits = |cgroup: &str| {
+            let first =
+                |paths: [String; 2]| paths.iter().find_map(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();
+            let memory = first([
+                format!("/sys/fs/cgroup/memory{cgroup}/memory.limit_in_bytes"),
+                format!("/sys/fs/cgroup{cgroup}/memory.max"),
+            ]);
+            let cpu = first([
+                format!("/sys/fs/cgroup/cpu{cgroup}/cpu.cfs_quota_us"),
+                format!("/sys/fs/cgroup{cgroup}/cpu.max"),
+            ]);
+            format!("{} {}", memory.trim(), cpu.split_whitespace().next().unwrap_or_default())
+        };
+        for cgroup in [pod_cgroup.clone(), format!("{pod_cgroup}/{id}")] {
+            assert_eq!(limits(&cgroup), format!("{} 100000", 128 << 20), "{cgroup}");
+        }
+        assert_eq!(statuses[0].restart_count, 0);
+        let told = world.cluster.events.lock().clone();
+        assert!(told.iter().any(|e| e.starts_with("ResizeCompleted Pod resize completed: {")), "{told:#?}");
         world.delete(0);
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
         world.assert_nothing_left(&agent).await;

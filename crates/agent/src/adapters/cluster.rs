@@ -8,7 +8,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Refer
 use api::k8s::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
 use api::k8s::api::core::v1::ObjectReference as EventTarget;
 use api::meta::MetaExt;
-use api::prelude::{ConfigMap, Node, Pod, Secret, Service, ServiceAccount};
+use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use api::{Codec, Object};
 use async_trait::async_trait;
 use client::{Cache, Client, ClientError, DeleteParams, EventKind, ListParams, Patch, Recorder};
@@ -153,6 +153,14 @@ impl Cluster for ApiCluster {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
         let r = reference(ReferenceKind::Secret, namespace, name);
         first(self.secrets(&r), &r).await
+    }
+
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        self.options.client.api::<PersistentVolumeClaim>().find(namespace, name).await.map_err(failed)
+    }
+
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        self.options.client.api::<PersistentVolume>().find("", name).await.map_err(failed)
     }
 
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError> {

@@ -259,6 +259,16 @@ impl Engine for RuntimeEngine {
             .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
     }
 
+    async fn mount_nfs(&self, path: &Path, nfs: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
+        if is_mount_point(path) {
+            return Ok(());
+        }
+        let (at, what) = (path.to_owned(), nfs.clone());
+        let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
+        let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
+        mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
+    }
+
     async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
         if !is_mount_point(path) {
             return Ok(());
@@ -436,6 +446,7 @@ fn container_spec(spec: &ContainerSpec, cgroup_root: &str) -> runtime::Container
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
         labels: spec.labels.clone(),
+        devices: spec.devices.iter().map(device).collect(),
         ..runtime::ContainerSpec::default()
     }
 }
@@ -464,6 +475,19 @@ fn process(spec: &ContainerSpec) -> runtime::Process {
         oom_score_adj: Some(spec.oom_score_adj),
         tty: spec.tty,
         ..runtime::Process::default()
+    }
+}
+
+fn device(device: &Device) -> runtime::Device {
+    runtime::Device {
+        path: device.target.clone(),
+        kind: 'b',
+        major: device.major,
+        minor: device.minor,
+        mode: 0o660,
+        uid: 0,
+        gid: 0,
+        access: if device.read_only { "rm" } else { "rwm" }.to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod cluster;
 mod engine;
 mod images;
 mod network;
+mod nfs;
 
 pub use cluster::{ApiCluster, ClusterOptions};
 pub use engine::RuntimeEngine;

@@ -425,6 +425,7 @@ impl Executor {
             sources: &sources,
             facts: &facts,
             mounts,
+            devices: context.volumes.devices(pod, c).map_err(|e| e.to_string())?,
             hostname: &hostname,
             log_path: context.log_path(pod.namespace(), pod.name(), pod.uid(), &c.name, restarts),
             target: self.target(c, role)?,

@@ -12,13 +12,14 @@ pub mod config_map;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
+pub mod persistent;
 pub mod projected;
 pub mod secret;
 pub mod sub_path;
 pub mod tokens;
 
 use crate::cluster::{Cluster, ObjectReference, ReferenceKind};
-use crate::engine::{Engine, Mount, Propagation};
+use crate::engine::{Device, Engine, Mount, Propagation};
 use crate::pod::spec::fields::{Facts, FieldError};
 use crate::pod::spec::{env, expand};
 use crate::pod::view;
@@ -26,6 +27,7 @@ use api::k8s::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use api::meta::MetaExt;
 use atomic::Payload;
 use jiff::Timestamp;
+use persistent::{Backing, Kind, Nfs, Place, Places};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,9 @@ pub enum VolumeError {
         /// The container's name.
         container: String,
     },
+    /// A claim that cannot be used, or whose volume cannot.
+    #[error("{0}")]
+    Claim(String),
     /// Not built.
     #[error("{0} is not supported by dhow")]
     Unsupported(String),
@@ -137,9 +142,21 @@ impl VolumeManager {
         self.run_dir.join("pods").join(uid).join("volumes")
     }
 
-    fn path_of(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+    fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.data_dir.join("pods").join(uid)
+    }
+
+    /// Where file systems of servers are mounted: apart from everything that is ever removed with its content.
+    fn remote_dir(&self, uid: &str) -> PathBuf {
+        self.pod_dir(uid).join("mounts")
+    }
+
+    fn path_of(&self, pod: &Pod, volume: &Volume, places: &Places) -> Option<PathBuf> {
         if let Some(host) = &volume.host_path {
             return Some(PathBuf::from(&host.path));
+        }
+        if needs_place(volume) {
+            return places.get(&volume.name).filter(|p| !p.block).map(|p| p.path.clone());
         }
         let base = if volume.empty_dir.is_some() { self.disk_dir(pod.uid()) } else { self.memory_dir(pod.uid()) };
         unsupported_kind(volume).is_none().then(|| base.join(&volume.name))
@@ -148,12 +165,60 @@ impl VolumeManager {
     /// Sets up all volumes, or brings them up to date. Returns when a token is to be renewed.
     pub async fn set_up(&self, pod: &Pod, facts: &Facts, now: Timestamp) -> Result<Option<Timestamp>, MountError> {
         let mut renew = None;
+        let mut places = Places::new();
         for volume in view::spec(pod).volumes.iter().flatten() {
-            let at = self.set_up_one(pod, volume, facts, now).await;
-            let at = at.map_err(|source| MountError { volume: volume.name.clone(), source })?;
+            let failed = |source| MountError { volume: volume.name.clone(), source };
+            if needs_place(volume) {
+                places.insert(volume.name.clone(), self.find_place(pod, volume).await.map_err(failed)?);
+                continue;
+            }
+            let at = self.set_up_one(pod, volume, facts, now).await.map_err(failed)?;
             renew = [renew, at].into_iter().flatten().min();
         }
+        persistent::save(&self.pod_dir(pod.uid()), &places)
+            .map_err(|source| MountError { volume: places.keys().cloned().collect::<Vec<_>>().join(", "), source })?;
         Ok(renew)
+    }
+
+    /// Makes a claim's volume or a server's directory usable and tells where it is.
+    async fn find_place(&self, pod: &Pod, volume: &Volume) -> Result<Place, VolumeError> {
+        let backing = self.backing(pod, volume).await?;
+        let path = match &backing.kind {
+            Kind::HostPath(source) => host_path::set_up(source)?,
+            Kind::Local(path) => {
+                persistent::set_up_local(pod, path, &backing, fs_group(pod))?;
+                path.clone()
+            }
+            Kind::Nfs(nfs) => {
+                let dir = self.remote_dir(pod.uid()).join(&volume.name);
+                std::fs::create_dir_all(&dir).map_err(|e| VolumeError::io("create", &dir, e))?;
+                self.engine.mount_nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
+                dir
+            }
+        };
+        Ok(Place { path, read_only: backing.read_only, block: backing.block })
+    }
+
+    async fn backing(&self, pod: &Pod, volume: &Volume) -> Result<Backing, VolumeError> {
+        if let Some(source) = &volume.nfs {
+            let kind = Kind::Nfs(Nfs::new(source, &[]));
+            return Ok(Backing { kind, block: false, read_only: source.read_only == Some(true), ours: false });
+        }
+        let missing = || VolumeError::Unsupported("a volume without a source".into());
+        let (name, own) = persistent::claim_of(pod, volume).ok_or_else(missing)?;
+        let failed = |e: crate::cluster::ClusterError| VolumeError::Cluster(e.to_string());
+        let claim = self.cluster.claim(pod.namespace(), &name).await.map_err(failed)?;
+        let bound_to = persistent::volume_of(pod, &name, own, claim.as_ref())?;
+        let found = self.cluster.persistent_volume(&bound_to).await.map_err(failed)?;
+        persistent::resolve(pod, volume, &claim.unwrap_or_default(), found.as_ref())
+    }
+
+    /// The devices of one container.
+    pub fn devices(&self, pod: &Pod, c: &Container) -> Result<Vec<Device>, VolumeError> {
+        if c.volume_devices.as_ref().is_none_or(Vec::is_empty) {
+            return Ok(Vec::new());
+        }
+        persistent::devices(pod, c, &persistent::load(&self.pod_dir(pod.uid())))
     }
 
     async fn set_up_one(
@@ -247,6 +312,12 @@ impl VolumeManager {
         for entry in std::fs::read_dir(&disk).into_iter().flatten().flatten() {
             self.engine.unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
         }
+        let remote = self.remote_dir(uid);
+        for entry in std::fs::read_dir(&remote).into_iter().flatten().flatten() {
+            self.engine.unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+            // Never with its content: that would be the server's.
+            std::fs::remove_dir(entry.path()).map_err(|e| VolumeError::io("remove", &entry.path(), e))?;
+        }
         let dirs = [disk, self.memory_dir(uid)];
         let remove = move || dirs.iter().try_for_each(|dir| remove_dir(dir));
         tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
@@ -259,6 +330,11 @@ impl VolumeManager {
         c: &Container,
         environment: &[(String, String)],
     ) -> Result<Vec<Mount>, VolumeError> {
+        let places = if view::spec(pod).volumes.iter().flatten().any(needs_place) {
+            persistent::load(&self.pod_dir(pod.uid()))
+        } else {
+            Places::new()
+        };
         let mount = |mount: &VolumeMount| {
             let missing = || VolumeError::NoVolume { volume: mount.name.clone(), container: c.name.clone() };
             let volume = view::volume(pod, &mount.name).ok_or_else(missing)?;
@@ -266,15 +342,21 @@ impl VolumeManager {
                 // Its layers are filled in when everything else is known to be right.
                 return Ok(make_mount(mount, PathBuf::new(), sub_path_of(mount, environment)?, true));
             }
-            let source = self.path_of(pod, volume).ok_or_else(missing)?;
+            let source = self.path_of(pod, volume, &places).ok_or_else(missing)?;
             let sub = sub_path_of(mount, environment)?;
             if !sub.is_empty() {
                 sub_path::ensure(&source, &sub)?;
             }
-            Ok(make_mount(mount, source, sub, is_api_volume(volume)))
+            let read_only = is_api_volume(volume) || places.get(&volume.name).is_some_and(|p| p.read_only);
+            Ok(make_mount(mount, source, sub, read_only))
         };
         c.volume_mounts.iter().flatten().map(mount).collect()
     }
+}
+
+/// Whether where its data are is looked up, and written down.
+fn needs_place(volume: &Volume) -> bool {
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.nfs.is_some()
 }
 
 fn remove_dir(dir: &Path) -> Result<(), VolumeError> {
@@ -356,10 +438,7 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
 /// The name of the kind, if it is not built.
 fn unsupported_kind(v: &Volume) -> Option<&'static str> {
     let kinds = [
-        ("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
         ("csi", v.csi.is_some()),
-        ("ephemeral", v.ephemeral.is_some()),
-        ("nfs", v.nfs.is_some()),
         ("iscsi", v.iscsi.is_some()),
         ("fc", v.fc.is_some()),
         ("gitRepo", v.git_repo.is_some()),

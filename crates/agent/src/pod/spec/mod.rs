@@ -12,7 +12,7 @@ pub mod resources;
 pub mod security;
 
 use super::view;
-use crate::engine::{ContainerSpec, Mount, Processes, Rootfs, SandboxSpec};
+use crate::engine::{ContainerSpec, Device, Mount, Processes, Rootfs, SandboxSpec};
 use crate::images::ImageConfig;
 use crate::network::HostPort;
 use api::k8s::api::core::v1::{Container, Pod};
@@ -128,6 +128,8 @@ pub struct ContainerInput<'a> {
     pub facts: &'a fields::Facts,
     /// Volumes, `/etc/hosts`, … in order.
     pub mounts: Vec<Mount>,
+    /// Raw block volumes.
+    pub devices: Vec<Device>,
     /// What `uname -n` says in the pod.
     pub hostname: &'a str,
     /// Log file.
@@ -142,9 +144,6 @@ pub struct ContainerInput<'a> {
 pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Result<ContainerSpec, SpecError> {
     let context = security::effective(pod, c);
     security::check_app_armor(&context)?;
-    if c.volume_devices.iter().flatten().next().is_some() {
-        return Err(SpecError::Unsupported("volumeDevices (raw block volumes)"));
-    }
     let user = security::user(pod, c, &input.image.user)?;
     let declared = env::environment(pod, c, input.sources, input.facts)?;
     let args = command(c, input.image, &declared)?;
@@ -175,6 +174,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         stdin_once: c.stdin_once == Some(true),
         log_path: input.log_path,
         processes: processes(pod, input.target),
+        devices: input.devices,
         cgroup: resources::pod_cgroup_path(pod),
     })
 }
@@ -258,6 +258,7 @@ mod tests {
             sources: &env::Sources::default(),
             facts: &fields::Facts::default(),
             mounts: Vec::new(),
+            devices: Vec::new(),
             hostname: "web",
             log_path: PathBuf::new(),
             target: None,

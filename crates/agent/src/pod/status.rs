@@ -52,7 +52,7 @@ pub fn status(pod: &Pod, seen: &Seen, host_ips: &[IpAddr], now: Timestamp) -> Po
         init_container_statuses: statuses(pod, seen, &old, Role::Init, finished),
         ephemeral_container_statuses: statuses(pod, seen, &old, Role::Ephemeral, finished),
         qos_class: Some(old.qos_class.clone().unwrap_or_else(|| resources::qos_class(pod).as_str().to_owned())),
-        observed_generation: pod.metadata.generation,
+        observed_generation: observed_generation(pod, seen, &old),
         start_time: old.start_time.clone().or_else(|| Some(time(seen.first_seen.unwrap_or(now)))),
         // Not ours.
         nominated_node_name: old.nominated_node_name.clone(),
@@ -76,6 +76,12 @@ pub fn status(pod: &Pod, seen: &Seen, host_ips: &[IpAddr], now: Timestamp) -> Po
     set_phase(&mut new, &old, seen, wanted, if finished { wanted } else { meanwhile });
     set_addresses(pod, seen, &old, &mut new, host_ips);
     new
+}
+
+/// Resources that the node has not been asked for yet have not been observed: whoever waits for a resize looks at this
+/// first, and only then for the conditions of one that goes on.
+fn observed_generation(pod: &Pod, seen: &Seen, old: &PodStatus) -> Option<i64> {
+    if seen.resize.asking { old.observed_generation } else { pod.metadata.generation }
 }
 
 // === containers ===
@@ -521,7 +527,7 @@ fn conditions(
             message: verdict.message,
             last_probe_time: None,
             last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(time(now))),
-            observed_generation: pod.metadata.generation,
+            observed_generation: new.observed_generation,
         }
     }));
     out.extend(resize_conditions(seen, before, now));

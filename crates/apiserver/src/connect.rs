@@ -1,15 +1,16 @@
 //! Connections through the API server: log, exec, attach and port-forward to the node agent; proxy to nodes, pods and Services.
 //!
 //! Bytes are tunnelled as they are, also after an HTTP/1.1 Upgrade (WebSocket, SPDY): the agent speaks both, so nothing is
-//! translated here. Follows `pkg/registry/core/pod/strategy.go` (locations and parameters), `…/service/storage/storage.go`,
-//! `…/node/strategy.go`, `apimachinery/pkg/util/proxy/upgradeaware.go`.
+//! translated here but logs, which the agent knows only as a stream. Follows `pkg/registry/core/pod/strategy.go`
+//! (locations and parameters), `…/service/storage/storage.go`, `…/node/strategy.go`,
+//! `apimachinery/pkg/util/proxy/upgradeaware.go`.
 
 use crate::admission::{Operation, Request as Admitted};
 use crate::api_server::{ApiServer, Call};
 use crate::reader::{KindRef, Stored};
 use crate::request_info::Query;
 use crate::response::{Answer, plain};
-use crate::{Body, BoxError, status};
+use crate::{Body, BoxError, status, websocket};
 use api::Status;
 use api::k8s::api::core::v1::Pod;
 use api::k8s::api::discovery::v1::EndpointSlice;
@@ -348,7 +349,12 @@ async fn tunnel(server: &ApiServer, call: &Call, target: &Target, body: Body) ->
             tracing::debug!(%error, "proxied connection ended");
         }
     });
-    let request = request_to(call, target, body)?;
+    let mut request = request_to(call, target, body)?;
+    // The agent knows logs only as a stream.
+    let over_websocket = call.info.subresource == "log" && websocket::is_request(&call.head.headers);
+    if over_websocket {
+        remove_hop_headers(request.headers_mut());
+    }
     let wants_upgrade = is_upgrade(&call.head.headers);
     let response = sender.send_request(request).await.map_err(|e| failed("request to", &e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && wants_upgrade {
@@ -357,6 +363,9 @@ async fn tunnel(server: &ApiServer, call: &Call, target: &Target, body: Body) ->
     let (mut head, body) = response.into_parts();
     remove_hop_headers(&mut head.headers);
     let body = body.map_err(|e| Box::new(e) as BoxError).boxed_unsync();
+    if over_websocket && head.status.is_success() {
+        return websocket::answer(call, body).map(Answer::Raw);
+    }
     Ok(Answer::Raw(Response::from_parts(head, body)))
 }
 

@@ -46,6 +46,7 @@ mod table;
 mod tests;
 mod watch;
 pub mod webhook_client;
+mod websocket;
 mod write;
 
 pub use api_server::{ApiServer, Deps, HealthCheck};

@@ -18,6 +18,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a cluster on this machine; returns when its node is ready
     Up(Up),
+    /// Start the server without a node; nodes join with `dhow agent`
+    Server(Up),
+    /// Make this machine a node of a cluster whose server is elsewhere
+    Agent(Agent),
+    /// Create, list and delete tokens by which machines join
+    Token(Token),
     /// Stop the cluster on this machine and all its containers; keeps all data
     Down(Settings),
     /// Tell what runs and how it is
@@ -25,7 +31,7 @@ pub(crate) enum Command {
     /// Stop the cluster and remove every trace: containers, network, images, data
     Reset(Reset),
     /// Install a systemd unit that starts dhow at boot
-    Install(Settings),
+    Install(Install),
     /// Pull, push, import, export, list and remove images
     Image(Image),
     /// Print a completion script for a shell
@@ -35,17 +41,84 @@ pub(crate) enum Command {
     },
 }
 
-/// Arguments of `up`.
+/// Arguments of `up` and `server`.
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// Stay in the foreground and log to the terminal
     #[arg(long)]
     pub(crate) foreground: bool,
-    /// Started by `dhow up` itself.
+    /// Started by itself.
     #[arg(long, hide = true)]
     pub(crate) detached: bool,
     #[command(flatten)]
     pub(crate) settings: Settings,
+}
+
+/// Arguments of `agent`.
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    /// The server, https://HOST:6443; needed once
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// A token of `dhow token create`; needed once
+    #[arg(long, value_name = "ID.SECRET")]
+    pub(crate) token: Option<String>,
+    /// The hash of the cluster's CA that was printed with the token; needed once
+    #[arg(long, value_name = "sha256:HEX")]
+    pub(crate) ca_hash: Option<String>,
+    #[command(flatten)]
+    pub(crate) up: Up,
+}
+
+/// Arguments of `token`.
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    #[command(subcommand)]
+    pub(crate) command: TokenCommand,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print the command by which another machine joins
+    Create {
+        /// How long the token lives: 30m, 24h, 7d; 0 = for ever
+        #[arg(long, default_value = "24h")]
+        ttl: String,
+        /// A note for people
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List tokens, without their secrets
+    List,
+    /// Delete a token
+    Delete {
+        /// Its id
+        id: String,
+    },
+}
+
+/// Arguments of `install`.
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    /// What the unit starts
+    #[arg(value_enum, default_value = "up")]
+    pub(crate) role: InstallRole,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// A command that a unit can start.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum InstallRole {
+    /// Server and node
+    Up,
+    /// The server alone
+    Server,
+    /// A node; join first, with `dhow agent`
+    Agent,
 }
 
 /// Arguments of `reset`.

@@ -5,6 +5,7 @@
 use agent::eviction::Thresholds;
 use clap::Args;
 use ipnet::IpNet;
+use net::overlay::Mode;
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -61,6 +62,12 @@ pub(crate) struct Settings {
     /// Name of the pods' bridge [default: dhow0]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) bridge: Option<String>,
+    /// How packets travel between nodes: auto (plain routes on one link, VXLAN elsewhere), routes or vxlan [default: auto]
+    #[arg(long, global = true, value_name = "MODE")]
+    pub(crate) overlay: Option<String>,
+    /// The cgroup under which kubepods and dhow are made [default: the root]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) cgroup_root: Option<String>,
     /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,
@@ -87,6 +94,9 @@ pub(crate) struct Config {
     pub(crate) cluster_dns: IpAddr,
     pub(crate) cluster_domain: String,
     pub(crate) bridge: String,
+    pub(crate) overlay: Mode,
+    /// Empty, or `/path`.
+    pub(crate) cgroup_root: String,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Thresholds,
 }
@@ -146,6 +156,8 @@ impl Settings {
             cluster_dns: self.cluster_dns.or(file.cluster_dns),
             cluster_domain: self.cluster_domain.or(file.cluster_domain),
             bridge: self.bridge.or(file.bridge),
+            overlay: self.overlay.or(file.overlay),
+            cgroup_root: self.cgroup_root.or(file.cgroup_root),
             registries: self.registries.or(file.registries),
             eviction_hard: self.eviction_hard.or(file.eviction_hard),
         }
@@ -182,8 +194,16 @@ impl Settings {
                 Thresholds::default()
             }
         };
-        match (listen, cluster, service, dns) {
-            (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns)) if mistakes.is_empty() => {
+        let overlay = parse::<Mode>(&self.overlay, "auto", "overlay", "auto, routes or vxlan", &mut mistakes);
+        let cgroup_root = self.cgroup_root.unwrap_or_default();
+        let cgroup_root = cgroup_root.trim_end_matches('/');
+        if !(cgroup_root.is_empty() || cgroup_root.starts_with('/')) || cgroup_root.split('/').any(|p| p == "..") {
+            mistakes.push(format!("cgroup-root {cgroup_root:?} is not a path like /dhow-a"));
+        }
+        match (listen, cluster, service, dns, overlay) {
+            (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns), Some(overlay))
+                if mistakes.is_empty() =>
+            {
                 Ok(Config {
                     data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/dhow".into()),
                     run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
@@ -198,6 +218,8 @@ impl Settings {
                     cluster_dns,
                     cluster_domain,
                     bridge,
+                    overlay,
+                    cgroup_root: cgroup_root.to_owned(),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
                 })
@@ -227,7 +249,7 @@ fn parse<T: std::str::FromStr>(
 }
 
 /// A node gets a /24 of the cluster's range.
-const NODE_PREFIX: u8 = 24;
+pub(crate) const NODE_PREFIX: u8 = 24;
 
 fn check_ranges(cluster: IpNet, service: IpNet, dns: Option<IpAddr>) -> Vec<String> {
     let mut mistakes = Vec::new();

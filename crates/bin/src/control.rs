@@ -4,6 +4,7 @@
 //! the running process, and commands go through here. Otherwise they open the store themselves ([`crate::images`]).
 
 use crate::images::{self, ImageRequest};
+use crate::tokens::{TokenRequest, Tokens};
 use image::ImageStore;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +27,8 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub(crate) enum Request {
     /// Something about images.
     Image(ImageRequest),
+    /// Something about tokens, if the server runs here.
+    Token(TokenRequest),
     /// How things are.
     Status,
 }
@@ -65,6 +68,9 @@ pub(crate) enum ControlError {
         #[source]
         source: io::Error,
     },
+    /// There is a process, but nobody listens.
+    #[error("dhow has not started completely yet; its log tells what it waits for")]
+    Starting,
     /// The other side said no.
     #[error("{0}")]
     Refused(String),
@@ -81,7 +87,10 @@ pub(crate) fn path(run_dir: &Path) -> PathBuf {
 /// What the running process answers with.
 #[derive(Clone)]
 pub(crate) struct Answers {
-    pub(crate) images: ImageStore,
+    /// If a node runs here.
+    pub(crate) images: Option<ImageStore>,
+    /// If the server runs here.
+    pub(crate) tokens: Option<Tokens>,
     pub(crate) status: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
@@ -127,7 +136,14 @@ async fn answer(stream: UnixStream, answers: Answers) {
     let work = async move {
         let result = match serde_json::from_slice(&line) {
             Ok(Request::Status) => Ok((answers.status)()),
-            Ok(Request::Image(request)) => images::run(&answers.images, request, sender.clone()).await,
+            Ok(Request::Image(request)) => match &answers.images {
+                Some(images) => images::run(images, request, sender.clone()).await,
+                None => Err("this dhow runs no node, so it has no images".to_owned()),
+            },
+            Ok(Request::Token(request)) => match &answers.tokens {
+                Some(tokens) => tokens.run(request).await,
+                None => Err("this dhow runs no server; ask where the server runs".to_owned()),
+            },
             Err(error) => Err(format!("not a request of this dhow: {error}")),
         };
         // The asker may have gone; the work is done all the same.
@@ -159,7 +175,11 @@ pub(crate) async fn ask(
         let path = path.clone();
         move |source| ControlError::Io { verb, path, source }
     };
-    let stream = UnixStream::connect(&path).await.map_err(failed("connect to"))?;
+    let stream = UnixStream::connect(&path).await.map_err(|source| match source.kind() {
+        // The socket is made last, and an old one is nobody's.
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::Starting,
+        _ => failed("connect to")(source),
+    })?;
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(request).unwrap_or_default();
     line.push(b'\n');

@@ -7,18 +7,22 @@ mod commands;
 mod config;
 mod control;
 mod images;
+mod join;
 mod local;
 mod logging;
+mod membership;
 mod node;
 mod process;
 mod server;
 mod system;
+mod tokens;
 mod traces;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use commands::CommandError;
 use std::process::ExitCode;
+use system::Role;
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -40,11 +44,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli, args: &[String]) -> Result<(), CommandError> {
     match cli.command {
-        Command::Up(up) => commands::up::run(up, args),
+        Command::Up(up) => commands::up::run(up, Role::Up, args),
+        Command::Server(up) => commands::up::run(up, Role::Server, args),
+        Command::Agent(agent) => commands::agent::run(agent, args),
+        Command::Token(token) => commands::token::run(token),
         Command::Down(settings) => commands::down::run(settings),
         Command::Status(settings) => commands::status::run(settings),
         Command::Reset(reset) => commands::reset::run(reset),
-        Command::Install(settings) => commands::install::run(settings),
+        Command::Install(install) => commands::install::run(install),
         Command::Image(image) => commands::image::run(image),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dhow", &mut std::io::stdout());

@@ -1,65 +1,77 @@
 //! The node half, assembled: network, Service proxy, DNS, engine, images, agent and the node's API.
 
-use crate::bootstrap::pki::{Authority, Leaf};
 use crate::commands::CommandError;
-use crate::config::Config;
-use crate::control::{self, Answers};
+use crate::config::{Config, NODE_PREFIX};
 use crate::images;
-use crate::local::LocalTransport;
-use crate::server::{self, Server};
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
-use agent::node::NodeKeeper;
-use agent::server::{AgentPods, ClientAuth, NodeApi, Tls, TlsMaterial};
+use agent::node::{Machine, NodeKeeper, node_status};
+use agent::server::{AgentPods, ClientAuth, NodeApi, Tls};
 use agent::{Agent, AgentHandle, Parts};
+use api::k8s::api::core::v1::NodeStatus;
 use api::prelude::{EndpointSlice, Node as ApiNode, Service};
 use base::{Clock, Random};
 use client::{Cache, Client, ListParams, Recorder};
 use ipnet::IpNet;
 use net::dns::{DnsConfig, DnsServer};
+use net::overlay::{Overlay, Underlay};
 use net::pod::PodNetwork;
 use net::service::ServiceProxy;
 use net::{Change, NetConfig};
 use runtime::Engine;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// The cgroups that we make, below every hierarchy's root.
-pub(crate) const CGROUPS: &[&str] = &["/kubepods", "/dhow"];
-/// Where the zygote and the supervisors live.
-const SUPERVISORS: &str = "/dhow/supervisors";
 /// The kubelet's default (`maxPods`).
 const MAX_PODS: u32 = 110;
 
-/// The pods' network, set up.
-pub(crate) struct Prepared {
-    pods: Arc<PodNetwork>,
-    config: NetConfig,
+/// The cgroups that we make, below every hierarchy's root.
+pub(crate) fn cgroups(config: &Config) -> [String; 2] {
+    ["kubepods", "dhow"].map(|name| format!("{}/{name}", config.cgroup_root))
+}
+
+/// The node's place in the cluster.
+pub(crate) struct Seat {
+    /// Acts as this node.
+    pub(crate) client: Client,
+    /// `https://host:port`
+    pub(crate) server_url: String,
+    /// By which others reach the node.
+    pub(crate) node_ip: IpAddr,
+    /// Addresses for the node's pods.
+    pub(crate) pod_cidrs: Vec<IpNet>,
+    /// For the node's API, as soon as there is a certificate; `None` if we are stopped before.
+    pub(crate) tls: Pin<Box<dyn Future<Output = Option<Arc<Tls>>> + Send>>,
 }
 
 /// A running node half.
 pub(crate) struct Node {
     name: String,
     nodes: Cache<ApiNode>,
+    /// For `dhow image`.
+    pub(crate) images: image::ImageStore,
+    /// For `dhow status`.
+    pub(crate) status: Arc<dyn Fn() -> Value + Send + Sync>,
     tasks: Vec<JoinHandle<()>>,
     shutdown: CancellationToken,
 }
 
-/// This node's share of the pods' addresses: the first /24.
-pub(crate) fn pod_cidr(config: &Config) -> IpNet {
-    config.cluster_cidr.subnets(24).ok().and_then(|mut s| s.next()).unwrap_or(config.cluster_cidr)
+/// The part of the pods' addresses that the cluster's first node has: the first /24.
+pub(crate) fn first_pod_cidr(config: &Config) -> IpNet {
+    config.cluster_cidr.subnets(NODE_PREFIX).ok().and_then(|mut s| s.next()).unwrap_or(config.cluster_cidr)
 }
 
 /// The network as `net` wants it.
-pub(crate) fn net_config(config: &Config) -> NetConfig {
+pub(crate) fn net_config(config: &Config, pod_cidrs: &[IpNet]) -> NetConfig {
     NetConfig {
         node_name: config.node_name.clone(),
         bridge: config.bridge.clone(),
-        pod_cidrs: vec![pod_cidr(config)],
+        pod_cidrs: pod_cidrs.to_vec(),
         cluster_cidrs: vec![config.cluster_cidr],
         service_cidrs: vec![config.service_cidr],
         dns_ips: vec![config.cluster_dns],
@@ -74,16 +86,9 @@ pub(crate) fn engine_config(config: &Config) -> runtime::Config {
         run_dir: config.run_dir.join("runtime"),
         state_dir: config.data_dir.join("runtime"),
         exe: "/proc/self/exe".into(),
-        supervisor_cgroup: Some(SUPERVISORS.into()),
+        // Where the zygote and the supervisors live.
+        supervisor_cgroup: Some(format!("{}/dhow/supervisors", config.cgroup_root)),
     }
-}
-
-/// Sets the pods' network up.
-pub(crate) fn prepare(config: &Config, random: Arc<dyn Random>) -> Result<Prepared, CommandError> {
-    let net = net_config(config);
-    let pods = PodNetwork::new(net.clone(), random)?;
-    pods.setup()?;
-    Ok(Prepared { pods: Arc::new(pods), config: net })
 }
 
 /// Feeds every change of a cache to something of `net`.
@@ -97,30 +102,33 @@ fn follow<K: api::Object>(cache: &Cache<K>, apply: impl Fn(Change<'_, K>) + Send
 
 /// Starts the node; it registers itself and becomes Ready in its own time.
 pub(crate) async fn start(
-    prepared: Prepared,
+    seat: Seat,
     config: &Config,
-    authority: &Authority,
-    server: &Server,
-    node_ip: IpAddr,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     shutdown: CancellationToken,
 ) -> Result<Node, CommandError> {
-    let Prepared { pods: pod_network, config: net_config } = prepared;
-    let user = format!("system:node:{}", config.node_name);
-    let transport = LocalTransport::new(&server.api, &user, &["system:nodes", "system:authenticated"]);
-    let client = Client::new(transport, "dhow-agent");
+    let Seat { client, server_url, node_ip, pod_cidrs, tls } = seat;
+    let mtu = config.overlay.pod_mtu(&Underlay::read(node_ip)?);
+    let net_config = NetConfig { mtu, ..net_config(config, &pod_cidrs) };
+    let pod_network = Arc::new(PodNetwork::new(net_config.clone(), random.clone())?);
+    pod_network.setup()?;
     let (services, slices) = (client.cache::<Service>(), client.cache::<EndpointSlice>());
     let nodes = client.cache_of::<ApiNode>(ListParams::all());
 
     let proxy = Arc::new(ServiceProxy::new(net_config.clone()));
+    let overlay = Arc::new(Overlay::new(net_config, config.overlay, node_ip));
     let dns = Arc::new(DnsServer::new(dns_config(config), random.clone()));
     let sockets = dns.bind().await?;
     feed(&services, &slices, &nodes, &proxy, &dns);
+    let o = overlay.clone();
+    follow(&nodes, move |change| o.apply(change));
     services.synced().await;
     slices.synced().await;
+    nodes.synced().await;
     let mut tasks = vec![
         base::tasks::spawn("service-proxy", proxy.clone().run(shutdown.clone())),
+        base::tasks::spawn("overlay", overlay.run(shutdown.clone())),
         base::tasks::spawn("dns", dns.run(sockets, shutdown.clone())),
     ];
 
@@ -134,8 +142,12 @@ pub(crate) async fn start(
         let proxy = proxy.clone();
         Arc::new(move |ports| proxy.set_host_ports(ports))
     };
+    let mut engine = RuntimeEngine::new(engine, events);
+    if !config.cgroup_root.is_empty() {
+        engine = engine.below_cgroup(&config.cgroup_root);
+    }
     let parts = Parts {
-        engine: Arc::new(RuntimeEngine::new(engine, events)),
+        engine: Arc::new(engine),
         images: Arc::new(StoreImages::new(store.clone(), config.data_dir.join("images"))),
         network: Arc::new(NodePodNetwork::new(pod_network, host_ports)),
         cluster,
@@ -143,7 +155,7 @@ pub(crate) async fn start(
         random,
         memory: total_memory()?,
     };
-    let agent = Agent::new(agent_config(config, node_ip), parts);
+    let agent = Agent::new(agent_config(config, node_ip, &pod_cidrs), parts);
     let handle = agent.handle();
     let keeper = NodeKeeper::new(agent.context(), &client);
     tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
@@ -154,21 +166,20 @@ pub(crate) async fn start(
             config.agent_port
         )
     })?;
-    let names = vec![config.node_name.clone()];
-    let ips = vec![node_ip, IpAddr::from([127, 0, 0, 1])];
-    let leaf = Leaf::server("node", &format!("system:node:{}", config.node_name), names, ips);
-    let own = server::material(authority.ca_pem(), &authority.leaf(&leaf)?)?;
-    let tls = Tls::new(TlsMaterial { chain: own.chain, key: own.key, client_ca: own.client_ca })?;
     let node_api = NodeApi {
         node_name: config.node_name.as_str().into(),
         pods: Arc::new(AgentPods::new(handle.clone())),
         auth: Arc::new(ClientAuth::new(client.clone())),
         clock,
     };
-    tasks.push(base::tasks::spawn("node-api", agent::server::serve(node_api, listener, tls, shutdown.clone())));
-    let status = status_of(config, server, &handle, &store, nodes.clone());
-    control::serve(&config.run_dir, Answers { images: store, status }, shutdown.clone()).await?;
-    Ok(Node { name: config.node_name.clone(), nodes, tasks, shutdown })
+    let stop = shutdown.clone();
+    tasks.push(base::tasks::spawn("node-api", async move {
+        if let Some(tls) = tls.await {
+            agent::server::serve(node_api, listener, tls, stop).await;
+        }
+    }));
+    let status = status_of(config, server_url, &handle, &store, nodes.clone());
+    Ok(Node { name: config.node_name.clone(), nodes, images: store, status, tasks, shutdown })
 }
 
 fn feed(
@@ -200,7 +211,20 @@ fn dns_config(config: &Config) -> DnsConfig {
     }
 }
 
-fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
+/// The Node as a node registers itself before anything of it runs: known by its addresses, and not ready.
+pub(crate) fn new_node(
+    config: &Config,
+    node_ip: IpAddr,
+    pod_cidrs: &[IpNet],
+    now: jiff::Timestamp,
+) -> std::io::Result<ApiNode> {
+    let config = agent_config(config, node_ip, pod_cidrs);
+    let machine = Machine::read(std::path::Path::new("/"))?;
+    let status = node_status(&config, &machine, &[], &NodeStatus::default(), now);
+    Ok(agent::node::new_node(&config, NodeStatus { conditions: None, ..status }))
+}
+
+fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent::Config {
     agent::Config {
         node_name: config.node_name.clone(),
         node_ips: vec![node_ip],
@@ -215,7 +239,7 @@ fn agent_config(config: &Config, node_ip: IpAddr) -> agent::Config {
         resolv_conf: "/etc/resolv.conf".into(),
         port: config.agent_port,
         max_pods: MAX_PODS,
-        pod_cidrs: vec![pod_cidr(config)],
+        pod_cidrs: pod_cidrs.to_vec(),
         eviction: config.eviction,
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -231,17 +255,17 @@ fn total_memory() -> Result<i64, CommandError> {
 /// What `dhow status` shows.
 fn status_of(
     config: &Config,
-    server: &Server,
+    server: String,
     handle: &AgentHandle,
     store: &image::ImageStore,
     nodes: Cache<ApiNode>,
 ) -> Arc<dyn Fn() -> serde_json::Value + Send + Sync> {
-    let (name, address, handle, store) = (config.node_name.clone(), server.address, handle.clone(), store.clone());
+    let (name, handle, store) = (config.node_name.clone(), handle.clone(), store.clone());
     Arc::new(move || {
         let node = nodes.get("", &name);
         let ready = node.as_deref().is_some_and(is_ready);
         json!({
-            "server": format!("https://{address}"),
+            "server": server,
             "version": "1.36",
             "node": name,
             "nodeState": if ready { "Ready" } else { "NotReady" },
@@ -250,6 +274,11 @@ fn status_of(
             "residentMib": resident_mib(),
         })
     })
+}
+
+/// What `dhow status` shows where no node runs.
+pub(crate) fn status_without_node(server: &str) -> Value {
+    json!({"server": server, "version": "1.36", "residentMib": resident_mib()})
 }
 
 fn resident_mib() -> Option<u64> {

@@ -2,13 +2,14 @@
 
 use crate::bootstrap::objects::{self, ApiAddress};
 use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
-use crate::config::Config;
+use crate::config::{Config, NODE_PREFIX};
 use crate::local::LocalTransport;
+use crate::membership::Network;
 use apiserver::auth::{Authenticators, Authorizers, ClientCertificates, Masters, NodeAuthorizer, Rbac, Tokens};
 use apiserver::{ApiServer, Deps, Reader, ServiceNetwork, Tls, TlsMaterial};
 use base::{Clock, Random};
 use client::{Client, ClientError};
-use controllers::Facts;
+use controllers::{Facts, PodRange};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -90,6 +91,13 @@ pub(crate) fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, Serv
     Ok(TlsMaterial { chain: chain(&pair.cert_pem)?, key, client_ca: chain(ca_pem)? })
 }
 
+/// The API server shows its CA, too: machines that join know it by its hash only.
+fn serving_material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, ServerError> {
+    let mut material = material(ca_pem, pair)?;
+    material.chain.extend(material.client_ca.iter().cloned());
+    Ok(material)
+}
+
 /// TLS towards node agents: we show the API server's client certificate, they one of the cluster's CA.
 fn node_client(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, ServerError> {
     let pair = authority.leaf(&Leaf::client(
@@ -144,11 +152,12 @@ pub(crate) async fn start(
         .map_err(|source| ServerError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
     let leaf = serving_leaf(config, node_ip);
-    let tls = Tls::new(material(authority.ca_pem(), &authority.leaf(&leaf)?)?).map_err(|e| api_error(&e))?;
+    let tls = Tls::new(serving_material(authority.ca_pem(), &authority.leaf(&leaf)?)?).map_err(|e| api_error(&e))?;
 
     let client = Client::new(LocalTransport::new(&api, "system:apiserver", &["system:masters"]), "dhow");
+    let network = Network::of(config).config_map();
     let at = ApiAddress { service_ip: api_service_ip(config), node_ip, port: address.port() };
-    objects::ensure(&client, &at).await.map_err(ServerError::Bootstrap)?;
+    objects::ensure(&client, &at, network).await.map_err(ServerError::Bootstrap)?;
 
     let mut tasks = vec![
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
@@ -156,12 +165,13 @@ pub(crate) async fn start(
     ];
     // One server on its own store leads without asking anybody.
     let (leadership, leading) = watch::channel(true);
-    tasks.extend(start_loops(&api, &authority, clock, random, &leading, &shutdown));
+    tasks.extend(start_loops(config, &api, &authority, clock, random, &leading, &shutdown));
     Ok(Server { api, client, address, tasks, shutdown, _leadership: leadership })
 }
 
 /// Controllers, each as its own service account, and the scheduler. All read through one set of caches.
 fn start_loops(
+    config: &Config,
     api: &ApiServer,
     authority: &Authority,
     clock: Arc<dyn Clock>,
@@ -171,11 +181,12 @@ fn start_loops(
 ) -> Vec<JoinHandle<()>> {
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
     let shared = Client::new(reader, "dhow-controllers");
-    let facts = Arc::new(Facts { root_ca_pem: authority.ca_pem().into() });
+    let range = PodRange { cluster: config.cluster_cidr, node_prefix: NODE_PREFIX };
+    let facts = Arc::new(Facts { root_ca_pem: authority.ca_pem().into(), pod_ranges: vec![range] });
     let mut tasks: Vec<JoinHandle<()>> = controllers::all()
         .iter()
         .map(|runner| {
-            let user = format!("system:serviceaccount:kube-system:{}", runner.name);
+            let user = format!("system:serviceaccount:kube-system:{}", runner.account);
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let client = shared.acting(LocalTransport::new(api, &user, &groups), runner.name);
             runner.start(client, &facts, &clock, leading.clone(), shutdown)
@@ -197,8 +208,8 @@ async fn renew(authority: Arc<Authority>, leaf: Leaf, tls: Arc<Tls>, shutdown: C
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RENEWAL_CHECK) => {}
         }
-        let renewed =
-            authority.leaf(&leaf).map_err(ServerError::from).and_then(|pair| material(authority.ca_pem(), &pair));
+        let renewed = authority.leaf(&leaf).map_err(ServerError::from);
+        let renewed = renewed.and_then(|pair| serving_material(authority.ca_pem(), &pair));
         match renewed.map(|m| tls.reload(m)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %base::chain(&error), "failed to use the renewed certificate"),

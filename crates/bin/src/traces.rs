@@ -69,8 +69,10 @@ pub(crate) async fn stop_containers(config: &Config) -> Result<usize, TraceError
 pub(crate) fn remove_all(config: &Config) -> Result<(), TraceError> {
     unmount_below(&config.data_dir)?;
     unmount_below(&config.run_dir)?;
-    net::teardown(&node::net_config(config))?;
-    remove_cgroups(node::CGROUPS)?;
+    // Whatever addresses its pods had: everything is found by name.
+    net::teardown(&node::net_config(config, &[node::first_pod_cidr(config)]))?;
+    remove_cgroups(&node::cgroups(config))?;
+    remove_cgroup_root(&config.cgroup_root)?;
     for path in [&config.data_dir, &config.run_dir] {
         match std::fs::remove_dir_all(path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
@@ -94,10 +96,24 @@ fn unmount_below(dir: &Path) -> Result<(), TraceError> {
     Ok(())
 }
 
-fn remove_cgroups(roots: &[&str]) -> Result<(), TraceError> {
+/// The cgroup that ours were in, if nobody else is in it.
+fn remove_cgroup_root(path: &str) -> Result<(), TraceError> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let cgroups = sys::cgroup::Cgroups::detect().map_err(|source| TraceError::Cgroup { path: "/".into(), source })?;
+    if cgroups.children(path).is_empty()
+        && let Err(error) = cgroups.cgroup(path).delete()
+    {
+        tracing::debug!(error = %base::chain(&error), path, "the cgroup stays");
+    }
+    Ok(())
+}
+
+fn remove_cgroups(roots: &[String]) -> Result<(), TraceError> {
     let cgroups = sys::cgroup::Cgroups::detect().map_err(|source| TraceError::Cgroup { path: "/".into(), source })?;
     for root in roots {
-        let mut all = vec![(*root).to_owned()];
+        let mut all = vec![root.clone()];
         let mut next = 0;
         while next < all.len() {
             let parent = all[next].clone();

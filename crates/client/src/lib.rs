@@ -4,6 +4,7 @@
 //! Start reading at [`Client`], then [`Api`], then [`Cache`].
 
 mod api_handle;
+mod ca_pin;
 mod cache;
 mod error;
 mod events;
@@ -14,6 +15,7 @@ mod transport;
 mod watch;
 
 pub use api_handle::Api;
+pub use ca_pin::{CaPin, PinnedCa};
 pub use cache::{Cache, Caches, Change};
 pub use error::ClientError;
 pub use events::{EventKind, Recorder};

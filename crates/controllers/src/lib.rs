@@ -14,6 +14,7 @@ mod garbage_graph;
 mod history;
 mod job;
 mod namespace;
+mod node_ipam;
 mod node_lifecycle;
 mod plan;
 mod pod_gc;
@@ -31,7 +32,7 @@ mod testing;
 mod ttl_after_finished;
 
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
-pub use run::{Context, Controller, Facts, Runner, Source, Watches};
+pub use run::{Context, Controller, Facts, PodRange, Runner, Source, Watches};
 
 /// Every controller, in the order they are started.
 pub fn all() -> Vec<Runner> {
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<ttl_after_finished::TtlAfterFinished>(),
         Runner::of::<pod_gc::PodGc>(),
         Runner::of::<node_lifecycle::NodeLifecycle>(),
+        Runner::of::<node_ipam::NodeIpam>(),
         Runner::of::<clusterrole_aggregation::ClusterRoleAggregation>(),
         Runner::of::<replication_controller::ReplicationControllers>(),
         Runner::of::<daemonset::DaemonSets>(),

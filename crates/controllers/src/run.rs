@@ -9,6 +9,7 @@ use crate::plan::{Done, Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb
 use api::{Object, meta::MetaExt};
 use base::{Clock, backoff::Backoff};
 use client::{Cache, Change, Client, ClientError, Recorder};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::any::{Any, TypeId};
@@ -33,6 +34,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 pub trait Controller: Send + Sync + 'static {
     /// Name in logs, metrics and as the events' component, e.g. `replicaset-controller`.
     const NAME: &'static str;
+    /// The service account of `kube-system` that it acts as, where upstream gives several controllers one.
+    const ACCOUNT: &'static str = Self::NAME;
     /// Everything a plan needs, gathered from the caches.
     type View: Send;
 
@@ -49,6 +52,17 @@ pub trait Controller: Send + Sync + 'static {
 pub struct Facts {
     /// The CA that signs the API server's certificate, PEM.
     pub root_ca_pem: Arc<str>,
+    /// Addresses of pods, a range per IP family.
+    pub pod_ranges: Vec<PodRange>,
+}
+
+/// Addresses of pods of one IP family.
+#[derive(Debug, Clone, Copy)]
+pub struct PodRange {
+    /// Those of the whole cluster.
+    pub cluster: IpNet,
+    /// A node gets a part with a prefix of this length.
+    pub node_prefix: u8,
 }
 
 /// What controllers read from: the shared caches, and facts of the cluster.
@@ -155,7 +169,7 @@ impl Source {
     /// One whose keys nobody takes.
     #[cfg(test)]
     pub(crate) fn for_test(client: Client) -> Self {
-        let facts = Arc::new(Facts { root_ca_pem: "".into() });
+        let facts = Arc::new(Facts { root_ca_pem: "".into(), pod_ranges: Vec::new() });
         Source { ctx: Context::new(client, facts), queue: Arc::default(), ready: Arc::new(watch::channel(false).0) }
     }
     /// What the controller's views read.
@@ -180,6 +194,8 @@ impl Source {
 pub struct Runner {
     /// [`Controller::NAME`]
     pub name: &'static str,
+    /// [`Controller::ACCOUNT`]
+    pub account: &'static str,
     start: fn(Context, Arc<dyn Clock>, watch::Receiver<bool>, CancellationToken) -> tokio::task::JoinHandle<()>,
 }
 
@@ -188,6 +204,7 @@ impl Runner {
     pub fn of<C: Controller>() -> Self {
         Runner {
             name: C::NAME,
+            account: C::ACCOUNT,
             start: |ctx, clock, leading, shutdown| {
                 base::tasks::spawn(C::NAME, lead::<C>(ctx, clock, leading, shutdown))
             },

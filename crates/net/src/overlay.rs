@@ -1,17 +1,26 @@
-//! Ways to the pods of other nodes, as a plan from Node objects.
+//! Ways to the pods of other nodes: [`OverlayIndex`] makes a plan of Node objects, [`Overlay`] keeps the kernel as it says.
 //!
-//! On one link a plain route per node is enough (upstream's cloud routes, flannel's host-gw); otherwise packets travel in VXLAN. One
-//! rule decides for all: [`Mode::Vxlan`] unless the configuration says that all nodes share a link.
+//! To a node on a link of ours a plain route is enough (upstream's cloud routes, flannel's host-gw); to others packets travel in
+//! VXLAN. [`Mode`] says whether both are used or only one. What a Node says of its pods' addresses is believed only where it
+//! takes nothing from us or from outside the cluster's range.
 
 use crate::config::offset;
 use crate::{Apply, Change, NetConfig};
 use api::meta::MetaExt;
 use api::prelude::Node;
+use base::backoff::Backoff;
 use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 use sys::netlink::{LinkDetails, Neighbour, NetlinkError, NewAddress, NewLink, Nexthop, Route, RouteEntry};
 use thiserror::Error;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// The tunnel's link is the link prefix and this.
 pub(crate) const VXLAN_LINK_SUFFIX: &str = ".vx";
@@ -20,13 +29,72 @@ const VXLAN_ID: u32 = 42;
 /// What the outer headers take from the MTU.
 const VXLAN_OVERHEAD: u32 = 50;
 
+/// Changes that come together are made together.
+const SETTLE: Duration = Duration::from_millis(20);
+/// While there are other nodes, routes and neighbours are looked at this often: network managers like to clean up.
+const RESYNC: Duration = Duration::from_secs(60);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
 /// How packets travel between nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
+    /// Plain routes to nodes on a link of ours, VXLAN to all others.
+    #[default]
+    Auto,
     /// Plain routes; all nodes are on one link.
     Routes,
-    /// In VXLAN packets over whatever connects the nodes.
+    /// In VXLAN packets over whatever connects the nodes: for networks that drop packets with addresses they do not know.
     Vxlan,
+}
+
+impl FromStr for Mode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Mode::Auto),
+            "routes" => Ok(Mode::Routes),
+            "vxlan" => Ok(Mode::Vxlan),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Mode {
+    /// What pods may send at once; 0 = as much as the link of the default route. With [`Mode::Auto`] pods have the link's own MTU, and
+    /// learn of the tunnel's smaller one from the kernel (path MTU discovery).
+    pub fn pod_mtu(self, underlay: &Underlay) -> u32 {
+        match self {
+            Mode::Vxlan => underlay.mtu.saturating_sub(VXLAN_OVERHEAD),
+            Mode::Auto | Mode::Routes => 0,
+        }
+    }
+}
+
+/// What connects the nodes, as this one sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// MTU of the link with the node's address.
+    pub mtu: u32,
+    /// The networks on that link.
+    pub networks: Vec<IpNet>,
+}
+
+impl Underlay {
+    /// Asks the kernel. A node whose address is on no link has no network, and Ethernet's MTU.
+    pub fn read(node_ip: IpAddr) -> Result<Underlay, OverlayError> {
+        const ETHERNET: u32 = 1500;
+        let mut route = Route::open()?;
+        let addresses = route.addresses()?;
+        let Some(link) = addresses.iter().find(|a| a.ip == node_ip).map(|a| a.link) else {
+            return Ok(Underlay { mtu: ETHERNET, networks: Vec::new() });
+        };
+        let mtu = route.links()?.into_iter().find(|l| l.index == link).map_or(ETHERNET, |l| l.mtu);
+        let of_link = addresses.iter().filter(|a| a.link == link);
+        Ok(Underlay { mtu, networks: of_link.filter_map(|a| IpNet::new(a.ip, a.prefix).ok()).collect() })
+    }
 }
 
 /// Another node, as far as packets care.
@@ -43,10 +111,19 @@ pub struct Peer {
 pub struct OverlayPlan {
     /// The tunnel; `None` = plain routes, or nobody to talk to.
     pub tunnel: Option<Tunnel>,
-    /// Network, gateway.
-    pub routes: BTreeMap<IpNet, IpAddr>,
+    /// The pods' networks.
+    pub routes: BTreeMap<IpNet, Way>,
     /// With a tunnel: gateway address to hardware address and node address.
     pub neighbours: BTreeMap<IpAddr, ([u8; 6], IpAddr)>,
+}
+
+/// The way to a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By a neighbour.
+    Direct(IpAddr),
+    /// Through the tunnel, to this address inside it.
+    Tunnel(IpAddr),
 }
 
 /// This node's end of the tunnel.
@@ -84,36 +161,53 @@ impl OverlayIndex {
         OverlayIndex { config, mode, node_ip, peers: BTreeMap::new() }
     }
 
-    /// What the kernel should know. `mtu` is that of the link between nodes.
-    pub fn plan(&self, mtu: u32) -> OverlayPlan {
+    /// Whether there is anybody else.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// What the kernel should know.
+    pub fn plan(&self, underlay: &Underlay) -> OverlayPlan {
         let mut plan = OverlayPlan { tunnel: None, routes: BTreeMap::new(), neighbours: BTreeMap::new() };
         for peer in self.peers.values() {
-            for cidr in &peer.pod_cidrs {
+            for cidr in peer.pod_cidrs.iter().filter(|c| self.may_have(c)) {
+                // A plain route needs a gateway of its own family.
                 let same_family = cidr.addr().is_ipv4() == peer.node_ip.is_ipv4();
-                match self.mode {
-                    // A plain route needs a gateway of its own family.
-                    Mode::Routes if same_family => {
-                        plan.routes.insert(cidr.trunc(), peer.node_ip);
-                    }
-                    Mode::Routes => {}
-                    Mode::Vxlan => {
-                        let gateway = offset(cidr.network(), 0);
-                        plan.routes.insert(cidr.trunc(), gateway);
-                        plan.neighbours.insert(gateway, (tunnel_mac(&peer.pod_cidrs), peer.node_ip));
-                    }
+                let near = underlay.networks.iter().any(|n| n.contains(&peer.node_ip));
+                let direct = match self.mode {
+                    Mode::Auto => same_family && near,
+                    Mode::Routes if !same_family => continue,
+                    Mode::Routes => true,
+                    Mode::Vxlan => false,
+                };
+                let way = if direct { Way::Direct(peer.node_ip) } else { Way::Tunnel(offset(cidr.network(), 0)) };
+                // Of two nodes that claim one network, the first has it.
+                if *plan.routes.entry(cidr.trunc()).or_insert(way) != way {
+                    continue;
+                }
+                if let Way::Tunnel(gateway) = way {
+                    plan.neighbours.insert(gateway, (tunnel_mac(&peer.pod_cidrs), peer.node_ip));
                 }
             }
         }
-        if self.mode == Mode::Vxlan && !plan.routes.is_empty() {
+        if plan.routes.values().any(|way| matches!(way, Way::Tunnel(_))) {
             plan.tunnel = Some(Tunnel {
                 link: format!("{}{VXLAN_LINK_SUFFIX}", self.config.link_prefix),
                 mac: tunnel_mac(&self.config.pod_cidrs),
                 addresses: self.config.pod_cidrs.iter().map(IpNet::network).collect(),
                 local: self.node_ip,
-                mtu: mtu.saturating_sub(VXLAN_OVERHEAD),
+                mtu: underlay.mtu.saturating_sub(VXLAN_OVERHEAD),
             });
         }
         plan
+    }
+
+    /// A node has a part of the cluster's range that is as large as ours and not ours. (Of a smaller one inside another's, the kernel
+    /// would think that it is the better way.)
+    fn may_have(&self, cidr: &IpNet) -> bool {
+        let own = self.config.pod_cidrs.iter().find(|own| own.addr().is_ipv4() == cidr.addr().is_ipv4());
+        own.is_some_and(|own| own.prefix_len() == cidr.prefix_len() && own.trunc() != cidr.trunc())
+            && self.config.cluster_cidrs.iter().any(|cluster| cluster.contains(cidr))
     }
 }
 
@@ -153,6 +247,69 @@ fn tunnel_mac(cidrs: &[IpNet]) -> [u8; 6] {
     [0x02, 0xd5, a, b, c, d]
 }
 
+/// Keeps the kernel as the index says. Feed it changes, and [`Overlay::run`] it.
+#[derive(Debug)]
+pub struct Overlay {
+    config: NetConfig,
+    node_ip: IpAddr,
+    index: Mutex<OverlayIndex>,
+    changed: Notify,
+}
+
+impl Overlay {
+    /// For a node with this address, that knows no other yet.
+    pub fn new(config: NetConfig, mode: Mode, node_ip: IpAddr) -> Self {
+        let index = Mutex::new(OverlayIndex::new(config.clone(), mode, node_ip));
+        Overlay { config, node_ip, index, changed: Notify::new() }
+    }
+
+    /// Takes in a change of a Node.
+    pub fn apply(&self, change: Change<'_, Node>) {
+        if self.index.lock().apply(change) {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Syncs now, after every change and now and then, until cancelled. Start it when the first list is in: it removes the ways to
+    /// nodes that it does not know.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            let overlay = Arc::clone(&self);
+            let outcome = tokio::task::spawn_blocking(move || overlay.sync()).await;
+            let pause = match outcome {
+                Ok(Ok(())) => {
+                    backoff.reset();
+                    RESYNC
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(
+                        error = base::chain(&error),
+                        "the ways to other nodes are not up to date; trying again"
+                    );
+                    backoff.fail()
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the task that makes the ways to other nodes failed; trying again");
+                    backoff.fail()
+                }
+            };
+            let idle = backoff.failures() == 0 && self.index.lock().is_empty();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.changed.notified() => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(pause), if !idle => {}
+            }
+        }
+    }
+
+    /// Makes the kernel as the index says. Blocks for milliseconds.
+    pub fn sync(&self) -> Result<(), OverlayError> {
+        let plan = self.index.lock().plan(&Underlay::read(self.node_ip)?);
+        apply(&plan, &self.config)
+    }
+}
+
 /// Makes it so: adds what is missing, removes our routes and neighbours that are not in the plan.
 pub fn apply(plan: &OverlayPlan, config: &NetConfig) -> Result<(), OverlayError> {
     let mut route = Route::open()?;
@@ -171,10 +328,13 @@ pub fn apply(plan: &OverlayPlan, config: &NetConfig) -> Result<(), OverlayError>
     let wanted: Vec<RouteEntry> = plan
         .routes
         .iter()
-        .map(|(net, via)| RouteEntry {
+        .map(|(net, way)| RouteEntry {
             destination: net.addr(),
             prefix: net.prefix_len(),
-            nexthop: Nexthop::Gateway { via: *via, link: link.unwrap_or(0), onlink: link.is_some() },
+            nexthop: match way {
+                Way::Direct(via) => Nexthop::Gateway { via: *via, link: 0, onlink: false },
+                Way::Tunnel(via) => Nexthop::Gateway { via: *via, link: link.unwrap_or(0), onlink: true },
+            },
             source: None,
             protocol: RouteEntry::OURS,
         })
@@ -242,23 +402,34 @@ mod tests {
         api::Codec::decode(json.as_bytes()).expect("a literal Node")
     }
 
-    fn check(mode: Mode, expected: Expect) {
+    fn underlay() -> Underlay {
+        Underlay { mtu: 1500, networks: vec!["192.0.2.1/24".parse().expect("net")] }
+    }
+
+    fn index(mode: Mode) -> OverlayIndex {
         let config = NetConfig { node_name: "n1".into(), ..NetConfig::default() };
-        let mut index = OverlayIndex::new(config, mode, "192.0.2.1".parse().expect("ip"));
+        OverlayIndex::new(config, mode, "192.0.2.1".parse().expect("ip"))
+    }
+
+    fn check(mode: Mode, expected: Expect) {
+        let mut index = index(mode);
         assert!(!index.apply(Change::Set(&node("n1", "192.0.2.1", "10.42.0.0/24"))), "ourselves");
         assert!(index.apply(Change::Set(&node("n2", "192.0.2.2", "10.42.1.0/24"))));
         assert!(!index.apply(Change::Set(&node("n2", "192.0.2.2", "10.42.1.0/24"))), "the same again");
-        expected.assert_eq(&format!("{:?}", index.plan(1500)));
+        expected.assert_eq(&format!("{:?}", index.plan(&underlay())));
         assert!({
             let gone: Change<'_, Node> = Change::Gone { namespace: "", name: "n2" };
             index.apply(gone)
         });
-        assert_eq!(index.plan(1500).routes.len(), 0);
+        assert_eq!(index.plan(&underlay()).routes.len(), 0);
     }
 
     #[test]
     fn plain_routes() {
-        check(Mode::Routes, expect!["OverlayPlan { tunnel: None, routes: {10.42.1.0/24: 192.0.2.2}, neighbours: {} }"]);
+        check(
+            Mode::Routes,
+            expect!["OverlayPlan { tunnel: None, routes: {10.42.1.0/24: Direct(192.0.2.2)}, neighbours: {} }"],
+        );
     }
 
     #[test]
@@ -266,8 +437,33 @@ mod tests {
         check(
             Mode::Vxlan,
             expect![[
-                r#"OverlayPlan { tunnel: Some(Tunnel { link: "dhow.vx", mac: [2, 213, 208, 190, 161, 93], addresses: [10.42.0.0], local: 192.0.2.1, mtu: 1450 }), routes: {10.42.1.0/24: 10.42.1.0}, neighbours: {10.42.1.0: ([2, 213, 170, 188, 38, 244], 192.0.2.2)} }"#
+                r#"OverlayPlan { tunnel: Some(Tunnel { link: "dhow.vx", mac: [2, 213, 208, 190, 161, 93], addresses: [10.42.0.0], local: 192.0.2.1, mtu: 1450 }), routes: {10.42.1.0/24: Tunnel(10.42.1.0)}, neighbours: {10.42.1.0: ([2, 213, 170, 188, 38, 244], 192.0.2.2)} }"#
             ]],
         );
+    }
+
+    #[test]
+    fn near_nodes_are_routed_to_and_far_ones_tunnelled_to() {
+        let mut index = index(Mode::Auto);
+        index.apply(Change::Set(&node("near", "192.0.2.9", "10.42.1.0/24")));
+        index.apply(Change::Set(&node("far", "198.51.100.1", "10.42.2.0/24")));
+        let plan = index.plan(&underlay());
+        let routes: Vec<String> = plan.routes.iter().map(|(net, way)| format!("{net} {way:?}")).collect();
+        assert_eq!(routes, ["10.42.1.0/24 Direct(192.0.2.9)", "10.42.2.0/24 Tunnel(10.42.2.0)"]);
+        assert_eq!(plan.neighbours.len(), 1);
+        assert!(plan.tunnel.is_some());
+    }
+
+    #[test]
+    fn a_node_cannot_take_what_is_not_its_own() {
+        let mut index = index(Mode::Routes);
+        index.apply(Change::Set(&node("ours", "192.0.2.3", "10.42.0.128/25")));
+        index.apply(Change::Set(&node("all", "192.0.2.4", "10.42.0.0/16")));
+        index.apply(Change::Set(&node("half", "192.0.2.4", "10.42.1.0/25")));
+        index.apply(Change::Set(&node("world", "192.0.2.5", "8.8.8.0/24")));
+        index.apply(Change::Set(&node("b", "192.0.2.6", "10.42.1.0/24")));
+        index.apply(Change::Set(&node("late", "192.0.2.7", "10.42.1.0/24")));
+        let routes: Vec<_> = index.plan(&underlay()).routes.into_iter().collect();
+        assert_eq!(routes, [("10.42.1.0/24".parse().expect("net"), Way::Direct("192.0.2.6".parse().expect("ip")))]);
     }
 }

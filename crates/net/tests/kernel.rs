@@ -529,7 +529,7 @@ fn dns_answers_pods_and_the_host_at_the_cluster_address() {
 
 #[test]
 fn tunnels_to_other_nodes_come_and_go() {
-    use net::overlay::{Mode, OverlayIndex, apply};
+    use net::overlay::{Mode, OverlayIndex, Underlay, apply};
     use net::{Apply, Change};
     let host = Host::new();
     let _neighbour = host.neighbour();
@@ -538,6 +538,7 @@ fn tunnels_to_other_nodes_come_and_go() {
     let node: api::prelude::Node = api::Codec::decode(json.as_bytes()).expect("a literal Node");
     let mut index = OverlayIndex::new(host.config.clone(), Mode::Vxlan, ip("192.0.2.1"));
     index.apply(Change::Set(&node));
+    let underlay = host.run(|| Underlay::read(ip("192.0.2.1"))).expect("addresses");
     // IPv6 link-local routes come when the kernel feels like it.
     let routes = || {
         let all = host.run(|| Route::open().and_then(|mut r| r.routes())).expect("routes");
@@ -545,13 +546,13 @@ fn tunnels_to_other_nodes_come_and_go() {
     };
     let before = routes();
     for _ in 0..2 {
-        host.run(|| apply(&index.plan(1500), &host.config)).unwrap_or_else(|e| panic!("{}", base::chain(&e)));
+        host.run(|| apply(&index.plan(&underlay), &host.config)).unwrap_or_else(|e| panic!("{}", base::chain(&e)));
     }
     assert!(host.links().contains(&"dhow.vx".to_owned()));
     assert!(routes().iter().any(|r| r.destination == ip("10.42.1.0")));
     let gone: Change<'_, api::prelude::Node> = Change::Gone { namespace: "", name: "n2" };
     index.apply(gone);
-    host.run(|| apply(&index.plan(1500), &host.config)).expect("nobody left");
+    host.run(|| apply(&index.plan(&underlay), &host.config)).expect("nobody left");
     assert!(!host.links().contains(&"dhow.vx".to_owned()));
     assert_eq!(routes(), before, "pods' and Services' routes stay");
 }

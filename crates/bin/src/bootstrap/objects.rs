@@ -25,7 +25,7 @@ pub(crate) struct ApiAddress {
 }
 
 /// Makes sure that they are all there.
-pub(crate) async fn ensure(client: &Client, api: &ApiAddress) -> Result<(), ClientError> {
+pub(crate) async fn ensure(client: &Client, api: &ApiAddress, network: ConfigMap) -> Result<(), ClientError> {
     for name in NAMESPACES {
         let labels = Some(BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())]));
         let metadata = ObjectMeta { name: Some(name.into()), labels, ..ObjectMeta::default() };
@@ -59,6 +59,7 @@ pub(crate) async fn ensure(client: &Client, api: &ApiAddress) -> Result<(), Clie
         };
         create_missing(client, &class).await?;
     }
+    put(client, network, |map| &map.data).await?;
     kubernetes_service(client, api).await
 }
 

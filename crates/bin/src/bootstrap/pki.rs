@@ -159,9 +159,7 @@ impl Authority {
             .map_err(|e| PkiError::Damaged { path: self.dir.join("ca.key"), why: e.to_string() })?;
         let issuer = Issuer::from_ca_cert_pem(&self.ca.cert_pem, ca_key)
             .map_err(|e| PkiError::Damaged { path: self.dir.join("ca.crt"), why: e.to_string() })?;
-        let mut params = CertificateParams::new(leaf.dns_names.clone()).map_err(failed)?;
-        params.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        params.distinguished_name = distinguished_name(&leaf.common_name, leaf.organization.as_deref());
+        let mut params = names_only(leaf).map_err(failed)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = [
             leaf.server.then_some(ExtendedKeyUsagePurpose::ServerAuth),
@@ -184,20 +182,65 @@ impl Authority {
 
     /// Signed by this CA, with the wanted names, and in the first two thirds of its life.
     fn is_good(&self, leaf: &Leaf, pair: &KeyCert) -> bool {
-        let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pair.cert_pem.as_bytes()) else { return false };
-        let Ok(cert) = pem.parse_x509() else { return false };
-        let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(self.ca.cert_pem.as_bytes()) else { return false };
-        let Ok(ca) = ca_pem.parse_x509() else { return false };
-        if cert.verify_signature(Some(ca.public_key())).is_err() {
-            return false;
-        }
-        let (start, end) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
-        let now = self.clock.now().as_second();
-        if now < start || now - start > (end - start) * 2 / 3 {
-            return false;
-        }
-        names_of(&cert) == wanted_names(leaf)
+        state(&self.ca.cert_pem, leaf, pair, self.clock.now().as_second()) == State::Good
     }
+}
+
+/// How a leaf certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// In the first two thirds of its life.
+    Good,
+    /// It can be used, and should be renewed.
+    Ageing,
+    /// Not signed by the CA, for other names, or not valid now.
+    Bad,
+}
+
+/// How `pair` is at `now` (seconds), as the certificate for `leaf`.
+pub(crate) fn state(ca_pem: &str, leaf: &Leaf, pair: &KeyCert, now: i64) -> State {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pair.cert_pem.as_bytes()) else { return State::Bad };
+    let Ok(cert) = pem.parse_x509() else { return State::Bad };
+    let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(ca_pem.as_bytes()) else { return State::Bad };
+    let Ok(ca) = ca_pem.parse_x509() else { return State::Bad };
+    if cert.verify_signature(Some(ca.public_key())).is_err() || names_of(&cert) != wanted_names(leaf) {
+        return State::Bad;
+    }
+    let (start, end) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
+    match now {
+        now if now < start || now >= end => State::Bad,
+        now if now - start > (end - start) * 2 / 3 => State::Ageing,
+        _ => State::Good,
+    }
+}
+
+/// A new private key, PEM.
+pub(crate) fn new_key(name: &str) -> Result<String, PkiError> {
+    let key = KeyPair::generate().map_err(|source| PkiError::Sign { name: name.to_owned(), source })?;
+    Ok(key.serialize_pem())
+}
+
+/// A request (PEM) for a certificate with the leaf's names and this key.
+pub(crate) fn signing_request(leaf: &Leaf, key_pem: &str) -> Result<String, PkiError> {
+    let failed = |source| PkiError::Sign { name: leaf.file.clone(), source };
+    let key = KeyPair::from_pem(key_pem).map_err(failed)?;
+    names_only(leaf).and_then(|params| params.serialize_request(&key)).and_then(|csr| csr.pem()).map_err(failed)
+}
+
+/// Names a key: the same key has the same name.
+pub(crate) fn key_digest(key_pem: &str) -> Result<String, PkiError> {
+    let failed = |source| PkiError::Sign { name: "a node's key".into(), source };
+    let key = KeyPair::from_pem(key_pem).map_err(failed)?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_pem().as_bytes());
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What signed and unsigned certificates of a leaf have in common.
+fn names_only(leaf: &Leaf) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(leaf.dns_names.clone())?;
+    params.subject_alt_names.extend(leaf.ips.iter().map(|ip| SanType::IpAddress(*ip)));
+    params.distinguished_name = distinguished_name(&leaf.common_name, leaf.organization.as_deref());
+    Ok(params)
 }
 
 /// Subject and alternative names in one comparable list.
@@ -255,7 +298,8 @@ fn now(clock: &Arc<dyn Clock>) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(clock.now().as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
-fn read_pair(dir: &Path, name: &str) -> Result<Option<KeyCert>, PkiError> {
+/// The pair called `name` in a folder.
+pub(crate) fn read_pair(dir: &Path, name: &str) -> Result<Option<KeyCert>, PkiError> {
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     match (files::read(&cert)?, files::read(&key)?) {
         (Some(c), Some(k)) => Ok(Some(KeyCert { cert_pem: text(&cert, c)?, key_pem: text(&key, k)? })),
@@ -267,7 +311,8 @@ fn read_pair(dir: &Path, name: &str) -> Result<Option<KeyCert>, PkiError> {
     }
 }
 
-fn write_pair(dir: &Path, name: &str, pair: &KeyCert) -> Result<(), PkiError> {
+/// Writes a pair, its key first.
+pub(crate) fn write_pair(dir: &Path, name: &str, pair: &KeyCert) -> Result<(), PkiError> {
     files::write(&dir.join(format!("{name}.key")), pair.key_pem.as_bytes(), 0o600)?;
     files::write(&dir.join(format!("{name}.crt")), pair.cert_pem.as_bytes(), 0o644)?;
     Ok(())

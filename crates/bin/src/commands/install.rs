@@ -2,18 +2,20 @@
 
 use super::{CommandError, require_root, say};
 use crate::bootstrap::files;
-use crate::config::{CONFIG_FILE, Settings};
+use crate::cli::{Install, InstallRole};
+use crate::config::CONFIG_FILE;
 use std::path::Path;
 
 const UNIT: &str = "/etc/systemd/system/dhow.service";
 
 /// Writes the unit for this binary. A stop of the unit ends dhow's processes only: containers go on.
-pub(crate) fn run(settings: Settings) -> Result<(), CommandError> {
+pub(crate) fn run(install: Install) -> Result<(), CommandError> {
     require_root()?;
+    let Install { role, settings } = install;
     let config = settings.config.clone();
     settings.resolve()?;
     let program = std::env::current_exe()?;
-    files::write(Path::new(UNIT), unit(&program.display().to_string(), config.as_deref()).as_bytes(), 0o644)?;
+    files::write(Path::new(UNIT), unit(&program.display().to_string(), role, config.as_deref()).as_bytes(), 0o644)?;
     say(format_args!("Wrote {UNIT}."));
     say("Next: systemctl daemon-reload && systemctl enable --now dhow");
     if config.is_none() {
@@ -24,8 +26,13 @@ pub(crate) fn run(settings: Settings) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn unit(program: &str, config: Option<&Path>) -> String {
+fn unit(program: &str, role: InstallRole, config: Option<&Path>) -> String {
     let config = config.map(|c| format!(" --config {}", c.display())).unwrap_or_default();
+    let command = match role {
+        InstallRole::Up => "up",
+        InstallRole::Server => "server",
+        InstallRole::Agent => "agent",
+    };
     format!(
         "[Unit]\n\
          Description=dhow: containers and Kubernetes\n\
@@ -33,7 +40,7 @@ fn unit(program: &str, config: Option<&Path>) -> String {
          Wants=network-online.target\n\
          \n\
          [Service]\n\
-         ExecStart={program} up --foreground{config}\n\
+         ExecStart={program} {command} --foreground{config}\n\
          Restart=always\n\
          RestartSec=1\n\
          # Containers live in processes of their own and outlive a restart of dhow.\n\
@@ -52,7 +59,7 @@ fn unit(program: &str, config: Option<&Path>) -> String {
 mod tests {
     #[test]
     fn stopping_the_unit_stops_no_container() {
-        let unit = super::unit("/usr/local/bin/dhow", None);
+        let unit = super::unit("/usr/local/bin/dhow", crate::cli::InstallRole::Up, None);
         assert!(unit.contains("ExecStart=/usr/local/bin/dhow up --foreground\n"));
         assert!(unit.contains("KillMode=process\n"));
     }

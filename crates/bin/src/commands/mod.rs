@@ -1,11 +1,14 @@
 //! The commands, one file each. They print for people; errors go to standard error as one sentence, exit code 1 (wrong
 //! usage: 2, by clap).
 
+pub(crate) mod agent;
 pub(crate) mod down;
 pub(crate) mod image;
 pub(crate) mod install;
 pub(crate) mod reset;
+mod start;
 pub(crate) mod status;
+pub(crate) mod token;
 pub(crate) mod up;
 
 /// Any failure, printed with its causes.

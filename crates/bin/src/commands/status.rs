@@ -17,9 +17,13 @@ pub(crate) fn run(settings: Settings) -> Result<(), CommandError> {
     let text = |key: &str| status[key].as_str().unwrap_or("unknown").to_owned();
     say(format_args!("dhow runs as process {pid}."));
     say(format_args!("  API      {} (Kubernetes {})", text("server"), text("version")));
-    say(format_args!("  Node     {} ({})", text("node"), text("nodeState")));
-    say(format_args!("  Pods     {} here", status["pods"]));
-    say(format_args!("  Images   {}", status["images"]));
+    if status["node"].is_string() {
+        say(format_args!("  Node     {} ({})", text("node"), text("nodeState")));
+        say(format_args!("  Pods     {} here", status["pods"]));
+        say(format_args!("  Images   {}", status["images"]));
+    } else {
+        say("  Node     none here");
+    }
     say(format_args!("  Memory   {} MiB resident", status["residentMib"]));
     Ok(())
 }

@@ -1,0 +1,128 @@
+//! What `dhow up`, `dhow server` and `dhow agent` share: in the background or not, ready, until a signal.
+
+use super::{CommandError, say};
+use crate::bootstrap::kubeconfig;
+use crate::config::{self, Config};
+use crate::process::{self, Instance};
+use crate::system::{Role, System};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How long open requests may take at the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the starter of an agent waits for a server that does not answer; the agent itself goes on waiting.
+const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Says so if dhow runs already.
+pub(super) fn runs_already(config: &Config) -> bool {
+    let Some(pid) = Instance::find(&config.run_dir) else { return false };
+    say(format_args!("dhow already runs as process {pid}. `dhow status` tells how it is, `dhow down` stops it."));
+    true
+}
+
+/// Starts this binary again with `args`, and returns when it is ready.
+pub(super) fn background(config: &Config, args: &[String]) -> Result<(), CommandError> {
+    let mut args = args.to_vec();
+    args.extend(["--foreground".to_owned(), "--detached".to_owned()]);
+    Ok(process::start_in_background(&args, &log_file(config), |line| say(line))?)
+}
+
+/// The log of a background dhow.
+fn log_file(config: &Config) -> std::path::PathBuf {
+    config.data_dir.join("log/dhow.log")
+}
+
+/// Runs until a signal.
+pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<(), CommandError> {
+    if detached {
+        process::detach();
+    }
+    crate::logging::start();
+    let started = Instant::now();
+    let instance = Instance::acquire(&config.run_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut told = false;
+        let starting = async {
+            let system = System::start(config, role, shutdown.clone()).await?;
+            system.node_ready(config).await?;
+            Ok::<System, CommandError>(system)
+        };
+        tokio::pin!(starting);
+        let system = tokio::select! {
+            system = &mut starting => system?,
+            () = tokio::time::sleep(SERVER_PATIENCE), if role == Role::Agent && detached => {
+                let log = log_file(config);
+                say(format_args!("The server does not answer; the agent waits for it in the background. Log: {}", log.display()));
+                process::tell_ready()?;
+                told = true;
+                starting.await?
+            }
+        };
+        if !told {
+            tell(config, role, &system, started)?;
+            if detached {
+                process::tell_ready()?;
+            }
+        }
+        wait_for_signal().await?;
+        // Everything acknowledged is on disk and containers are not ours to stop, so nothing is lost by leaving late answers.
+        if tokio::time::timeout(STOP_PATIENCE, system.stop()).await.is_err() {
+            tracing::warn!("some requests were still open after {STOP_PATIENCE:?}");
+        }
+        Ok::<(), CommandError>(())
+    })?;
+    runtime.shutdown_timeout(STOP_PATIENCE);
+    drop(instance);
+    Ok(())
+}
+
+/// What was done, and what to do next.
+fn tell(config: &Config, role: Role, system: &System, started: Instant) -> Result<(), CommandError> {
+    let seconds = started.elapsed().as_secs_f64();
+    let (url, node) = (system.server_url(), &config.node_name);
+    let Some(ours) = system.kubeconfig() else {
+        say(format_args!("Node {node} of the cluster at {url} is ready after {seconds:.1} s."));
+        warn_of_pressure(system);
+        return Ok(());
+    };
+    kubeconfig::write(&config.kubeconfig, ours)?;
+    let mut uses = format!("export KUBECONFIG={}", config.kubeconfig.display());
+    if config.merge_kubeconfig
+        && let Some(home) = config::invoking_home()
+    {
+        let path = home.join(".kube/config");
+        match kubeconfig::merge(&path, ours) {
+            Ok(()) => uses = format!("kubectl --context {} get nodes", kubeconfig::NAME),
+            Err(error) => say(format_args!("Note: {}", base::chain(&error))),
+        }
+    }
+    let ready = match role {
+        Role::Server => format!("ready after {seconds:.1} s, without a node"),
+        Role::Up | Role::Agent => format!("node {node} ready after {seconds:.1} s"),
+    };
+    say(format_args!("Kubernetes {} runs at {url} ({ready}).", system.version()));
+    warn_of_pressure(system);
+    say(format_args!("Kubeconfig: {}", config.kubeconfig.display()));
+    say(format_args!("Next: {uses}"));
+    Ok(())
+}
+
+fn warn_of_pressure(system: &System) {
+    for pressure in system.pressures() {
+        say(format_args!(
+            "Warning: {pressure}: no new pods will run here until there is more, or --eviction-hard allows less."
+        ));
+    }
+}
+
+async fn wait_for_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! A panic in one request is that request's 500 and nobody else's.
 
 use crate::admission::{self, Admission, Cluster, Operation};
+use crate::aggregate::{self, Aggregation};
 use crate::auth::{
     ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity,
     TokenIssuer, UserInfo, forbidden,
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) reader: Reader,
     pub(crate) deps: Deps,
     pub(crate) kinds: ArcSwap<KindTable>,
+    pub(crate) aggregation: Aggregation,
     pub(crate) allocator: Allocator,
     pub(crate) webhooks: WebhookClient,
     pub(crate) metrics: Metrics,
@@ -121,6 +123,7 @@ impl ApiServer {
             webhooks: WebhookClient::new(reader.clone()),
             reader,
             kinds: ArcSwap::from_pointee(KindTable::built_in()),
+            aggregation: Aggregation::default(),
             allocator,
             metrics: Metrics::new(),
             health: Mutex::new(Vec::new()),
@@ -182,6 +185,9 @@ impl ApiServer {
         }
         let attributes = call.info.attributes(&call.user, &call.query);
         self.authorize(&attributes).await?;
+        if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {
+            return Ok(aggregate::forward(self, call, &remote, body).await);
+        }
         if !call.info.is_resource {
             return routes::non_resource(self, call, body).await;
         }

@@ -6,14 +6,14 @@
 //! `apimachinery/pkg/util/proxy/upgradeaware.go`.
 
 use crate::admission::{Operation, Request as Admitted};
+use crate::aggregate::is_user_header;
 use crate::api_server::{ApiServer, Call};
-use crate::reader::{KindRef, Stored};
+use crate::reader::KindRef;
 use crate::request_info::Query;
 use crate::response::{Answer, plain};
-use crate::{Body, BoxError, status, websocket};
+use crate::{Body, BoxError, service_client, status, websocket};
 use api::Status;
 use api::k8s::api::core::v1::Pod;
-use api::k8s::api::discovery::v1::EndpointSlice;
 use api::prelude::{MetaExt, Node, Service};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -35,13 +35,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const AGENT_PORT: u16 = 10250;
 
 /// Where a connection goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Target {
-    host: String,
-    port: u16,
-    secure: bool,
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) security: Security,
     /// Path and query.
-    path: String,
+    pub(crate) path: String,
+}
+
+/// What a connection is wrapped in.
+#[derive(Debug, Clone)]
+pub(crate) enum Security {
+    /// Nothing.
+    Plain,
+    /// TLS with a node agent: both sides show certificates.
+    Agent,
+    /// TLS with whoever is there (pods and Services; upstream's `CreateProxyTransport` verifies nobody either).
+    Anybody,
+    /// TLS with the holder of a name.
+    Named { config: Arc<rustls::ClientConfig>, name: ServerName<'static> },
+}
+
+impl Security {
+    fn of_scheme(scheme: &str) -> Self {
+        if scheme == "https" { Security::Anybody } else { Security::Plain }
+    }
 }
 
 /// Any request to `log`, `exec`, `attach`, `portforward` or `proxy`.
@@ -59,7 +78,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         },
         (_, other) => return Err(status::unsupported(other)),
     };
-    tunnel(server, call, &target, body).await
+    forward(server, call, &target, HeaderMap::new(), body).await
 }
 
 async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), Status> {
@@ -182,7 +201,7 @@ fn container_of(pod: &Pod, asked: &str) -> Result<String, Status> {
 async fn agent_target(server: &ApiServer, node: &str, path: String, query: &str) -> Result<Target, Status> {
     let (host, port) = agent_of(server, node).await?;
     let path = if query.is_empty() { path } else { format!("{path}?{query}") };
-    Ok(Target { host, port, secure: true, path })
+    Ok(Target { host, port, security: Security::Agent, path })
 }
 
 /// Address and port of a node's agent: InternalIP first, as `--kubelet-preferred-address-types` may say.
@@ -227,26 +246,26 @@ async fn proxy_target(server: &ApiServer, call: &Call, kind: &KindRef) -> Result
     }
     let query = call.head.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
     let path = format!("/{}{query}", call.info.rest);
-    let (host, port, secure) = match what {
+    let (host, port, security) = match what {
         "node" => {
             let (host, agent) = agent_of(server, name).await?;
             match port {
-                "" => (host, agent, true),
-                text if text.parse() == Ok(agent) => (host, agent, true),
-                text => (host, number(text)?, scheme == "https"),
+                "" => (host, agent, Security::Agent),
+                text if text.parse() == Ok(agent) => (host, agent, Security::Agent),
+                text => (host, number(text)?, Security::of_scheme(scheme)),
             }
         }
         "pod" => {
             let (host, port) = pod_address(&pod_of(server, call, name).await?, port)?;
-            (host, port, scheme == "https")
+            (host, port, Security::of_scheme(scheme))
         }
         "service" => {
             let (host, port) = service_address(server, call, id, name, port).await?;
-            (host, port, scheme == "https")
+            (host, port, Security::of_scheme(scheme))
         }
         other => return Err(status::unsupported(&format!("proxy to a {other}"))),
     };
-    Ok(Proxy::To(Target { host, port, secure, path }))
+    Ok(Proxy::To(Target { host, port, security, path }))
 }
 
 fn number(text: &str) -> Result<u16, Status> {
@@ -298,18 +317,8 @@ async fn service_address(
             }
         },
     };
-    let (list, _) =
-        server.reader().stored_list("discovery.k8s.io/endpointslices", namespace).await.map_err(status::from_store)?;
-    let of_service = |s: &&Stored| s.header().labels.get("kubernetes.io/service-name").is_some_and(|n| n == name);
-    let mut found = Vec::new();
-    for stored in list.iter().filter(of_service) {
-        let slice: EndpointSlice = stored.decode().map_err(status::internal)?;
-        let port = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or_default() == wanted);
-        let Some(port) = port.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()) else { continue };
-        let ready =
-            slice.endpoints.iter().flatten().filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
-        found.extend(ready.filter_map(|e| e.addresses.first()).map(|a| (a.clone(), port)));
-    }
+    let slices = service_client::slices_of(server, namespace, name).await?;
+    let mut found = service_client::ready_endpoints(&slices, &wanted);
     if found.is_empty() {
         return Err(status::unavailable(format!("no endpoints available for service {id:?}")));
     }
@@ -330,18 +339,21 @@ fn add_slash(call: &Call) -> Answer {
 
 // === the tunnel ===
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-async fn tunnel(server: &ApiServer, call: &Call, target: &Target, body: Body) -> Result<Answer, Status> {
+/// Sends the request on to `target` with `extra` headers, and its answer back.
+pub(crate) async fn forward(
+    server: &ApiServer,
+    call: &Call,
+    target: &Target,
+    extra: HeaderMap,
+    body: Body,
+) -> Result<Answer, Status> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
         status::internal(format!("error dialing backend: {what} {}:{}: {error}", target.host, target.port))
     };
-    let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect(server, target)).await {
-        Err(_) => return Err(failed("dial", &"i/o timeout")),
-        Ok(Err(Dial::Unsupported(why))) => return Err(status::unsupported(why)),
-        Ok(Err(Dial::Failed(error))) => return Err(failed("dial", &error)),
-        Ok(Ok(stream)) => stream,
+    let stream = match connect(server, target).await {
+        Err(Dial::Unsupported(why)) => return Err(status::unsupported(why)),
+        Err(Dial::Failed(error)) => return Err(failed("dial", &error)),
+        Ok(stream) => stream,
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed("HTTP to", &e))?;
     base::tasks::detach("proxy-connection", async move {
@@ -354,6 +366,12 @@ async fn tunnel(server: &ApiServer, call: &Call, target: &Target, body: Body) ->
     let over_websocket = call.info.subresource == "log" && websocket::is_request(&call.head.headers);
     if over_websocket {
         remove_hop_headers(request.headers_mut());
+    }
+    if !extra.is_empty() {
+        // They say who the user is: nobody else says so.
+        let forged: Vec<HeaderName> = request.headers().keys().filter(|n| is_user_header(n)).cloned().collect();
+        forged.iter().for_each(|name| drop(request.headers_mut().remove(name)));
+        request.headers_mut().extend(extra);
     }
     let wants_upgrade = is_upgrade(&call.head.headers);
     let response = sender.send_request(request).await.map_err(|e| failed("request to", &e))?;
@@ -369,24 +387,51 @@ async fn tunnel(server: &ApiServer, call: &Call, target: &Target, body: Body) ->
     Ok(Answer::Raw(Response::from_parts(head, body)))
 }
 
-enum Dial {
+/// Why there is no connection.
+pub(crate) enum Dial {
     Unsupported(&'static str),
     Failed(BoxError),
 }
 
-async fn connect(server: &ApiServer, target: &Target) -> Result<Box<dyn Stream>, Dial> {
-    let failed = |error: BoxError| Dial::Failed(error);
-    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|e| failed(e.into()))?;
-    tcp.set_nodelay(true).map_err(|e| failed(e.into()))?;
-    if !target.secure {
-        return Ok(Box::new(tcp));
-    }
-    let Some(config) = &server.inner.deps.node_client else {
-        return Err(Dial::Unsupported("connections to node agents without client TLS"));
+/// Bytes in both directions.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Connects within [`CONNECT_TIMEOUT`].
+pub(crate) async fn connect(server: &ApiServer, target: &Target) -> Result<Box<dyn Stream>, Dial> {
+    let (config, name) = match &target.security {
+        Security::Plain => return within(dial(target)).await.map(|tcp| Box::new(tcp) as Box<dyn Stream>),
+        Security::Agent => {
+            let config = server.inner.deps.node_client.clone();
+            (config.ok_or(Dial::Unsupported("connections to node agents without client TLS"))?, host_name(target)?)
+        }
+        Security::Anybody => {
+            (service_client::trusting_anybody(None).map_err(|e| Dial::Failed(e.into()))?, host_name(target)?)
+        }
+        Security::Named { config, name } => (config.clone(), name.clone()),
     };
-    let name = ServerName::try_from(target.host.clone()).map_err(|e| failed(e.into()))?;
-    let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(|e| failed(e.into()))?;
-    Ok(Box::new(tls))
+    within(async {
+        let tcp = dial(target).await?;
+        let tls = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| Dial::Failed(e.into()))?;
+        Ok(Box::new(tls) as Box<dyn Stream>)
+    })
+    .await
+}
+
+fn host_name(target: &Target) -> Result<ServerName<'static>, Dial> {
+    ServerName::try_from(target.host.clone()).map_err(|e| Dial::Failed(e.into()))
+}
+
+async fn within<T>(connecting: impl Future<Output = Result<T, Dial>>) -> Result<T, Dial> {
+    let late = || Dial::Failed("i/o timeout".into());
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn dial(target: &Target) -> Result<TcpStream, Dial> {
+    let failed = |e: std::io::Error| Dial::Failed(e.into());
+    let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    Ok(tcp)
 }
 
 /// The client's request as the target sees it. Credentials stay here.

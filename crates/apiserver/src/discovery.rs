@@ -1,5 +1,6 @@
 //! Discovery, derived from the table of kinds: plain (`/api`, `/apis`, group, version) and aggregated v2.
 
+use crate::aggregate::GroupVersion;
 use crate::api_server::{ApiServer, Call};
 use crate::negotiate::accepted;
 use crate::reader::KindRef;
@@ -11,21 +12,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// Groups with their versions in order of preference, without core.
-pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<String>)> {
-    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
-    for kind in server.inner.kinds.load().all() {
-        let info = kind.info();
-        if info.group.is_empty() {
-            continue;
-        }
-        let version = info.version.to_string();
-        match groups.iter_mut().find(|(group, _)| *group == info.group) {
-            Some((_, versions)) if !versions.contains(&version) => versions.push(version),
-            Some(_) => {}
-            None => groups.push((info.group.to_string(), vec![version])),
-        }
-    }
-    groups
+pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<GroupVersion>)> {
+    let kinds = server.inner.kinds.load();
+    let local = kinds.all().iter().map(|k| (k.info().group.as_ref(), k.info().version.as_ref()));
+    server.inner.aggregation.groups(local)
 }
 
 /// `/api…` and `/apis…`.
@@ -65,8 +55,8 @@ fn host(call: &Call) -> String {
     header.or(call.head.uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
-fn group(name: &str, versions: &[String]) -> Value {
-    let version = |v: &String| json!({"groupVersion": format!("{name}/{v}"), "version": v});
+fn group(name: &str, versions: &[GroupVersion]) -> Value {
+    let version = |v: &GroupVersion| json!({"groupVersion": format!("{name}/{}", v.version), "version": v.version});
     let list: Vec<Value> = versions.iter().map(version).collect();
     json!({"name": name, "versions": list, "preferredVersion": list[0]})
 }
@@ -140,13 +130,20 @@ fn wants_aggregated(call: &Call) -> Option<&'static str> {
 
 fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Answer {
     let table = server.inner.kinds.load();
-    let wanted = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(server) };
+    let wanted = if core {
+        vec![(String::new(), vec![GroupVersion { version: "v1".to_owned(), remote: None }])]
+    } else {
+        groups(server)
+    };
     let items: Vec<Value> = wanted
         .iter()
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
-                .map(|version| {
+                .map(|GroupVersion { version, remote }| {
+                    if let Some(remote) = remote {
+                        return remote.documents.discovery(version);
+                    }
                     let of = |k: &&KindRef| k.info().group == *group && k.info().version == *version;
                     let list: Vec<Value> = table.all().iter().filter(of).map(aggregated_resource).collect();
                     json!({"version": version, "resources": list, "freshness": "Current"})

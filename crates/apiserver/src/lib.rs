@@ -11,6 +11,7 @@
 )]
 
 pub mod admission;
+mod aggregate;
 mod api_server;
 pub mod auth;
 mod codec;
@@ -38,6 +39,7 @@ mod routes;
 mod scale;
 mod select;
 mod server;
+mod service_client;
 mod services;
 pub mod status;
 mod subresources;
@@ -49,6 +51,7 @@ pub mod webhook_client;
 mod websocket;
 mod write;
 
+pub use aggregate::{FRONT_PROXY, FrontProxy};
 pub use api_server::{ApiServer, Deps, HealthCheck};
 pub use reader::{Header, KindRef, ReadError, Reader, Stored};
 pub use server::{Tls, TlsError, TlsMaterial, serve};

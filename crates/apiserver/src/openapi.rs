@@ -3,11 +3,13 @@
 use crate::api_server::{ApiServer, Call};
 use crate::negotiate::accepted;
 use crate::response::{Answer, plain};
-use crate::{openapi_proto, status};
+use crate::{aggregate, openapi_proto, status};
 use api::Status;
 use bytes::Bytes;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use machinery::openapi::{self, Served};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 const JSON: &str = "application/json";
 /// Two spellings of one form; clients send the second.
@@ -17,7 +19,7 @@ const PROTOBUF: [&str; 2] = [
 ];
 
 /// Paths below `/openapi`.
-pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answer, Status> {
+pub(crate) async fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answer, Status> {
     let clauses = accepted(&call.head.headers);
     let json =
         clauses.is_empty() || clauses.iter().any(|c| matches!(c.media, "application/json" | "*/*" | "application/*"));
@@ -29,15 +31,17 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answ
     let served: Vec<Served<'_>> = table.all().iter().map(|k| Served::from(k.info())).collect();
     match rest {
         "v2" => {
-            let hash = openapi::v2_hash(&served);
+            let remote: Vec<(String, Bytes)> =
+                server.inner.aggregation.remotes().iter().filter_map(|r| r.documents.v2()).collect();
+            let hash = v2_hash(&served, &remote);
+            let whole = || v2(&served, &remote);
             if proto {
                 let of = |json: Vec<u8>| serde_json::from_slice(&json).map(|v| openapi_proto::document(&v));
-                let document = || of(openapi::v2(&served)).unwrap_or_default();
-                return Ok(tagged(call, &format!("{hash}-pb"), PROTOBUF[0], document));
+                return Ok(tagged(call, &format!("{hash}-pb"), PROTOBUF[0], || of(whole()).unwrap_or_default()));
             }
-            Ok(tagged(call, &hash, JSON, || openapi::v2(&served)))
+            Ok(tagged(call, &hash, JSON, whole))
         }
-        "v3" => Ok(Answer::Raw(plain(200, JSON, openapi::v3_index(&served).into()))),
+        "v3" => Ok(Answer::Raw(plain(200, JSON, v3_index(server, &served).into()))),
         _ => {
             let name = rest.strip_prefix("v3/").ok_or_else(status::no_such_path)?;
             let (group, version) = match name.split('/').collect::<Vec<_>>().as_slice() {
@@ -45,10 +49,53 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, rest: &str) -> Result<Answ
                 ["apis", group, version] => (*group, *version),
                 _ => return Err(status::no_such_path()),
             };
+            if let Some(remote) = server.inner.aggregation.remote(group, version) {
+                let query = call.head.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+                return Ok(aggregate::document(server, call, &remote, &format!("/openapi/{rest}{query}")).await);
+            }
             let hash = openapi::v3_hash(group, version, &served).ok_or_else(status::no_such_path)?;
             Ok(tagged(call, &hash, JSON, || openapi::v3(group, version, &served).unwrap_or_default()))
         }
     }
+}
+
+/// The index of the documents here, and of those that aggregated servers have.
+fn v3_index(server: &ApiServer, served: &[Served<'_>]) -> Vec<u8> {
+    let own = openapi::v3_index(served);
+    let remotes = server.inner.aggregation.remotes();
+    if remotes.is_empty() {
+        return own;
+    }
+    let Ok(mut index) = serde_json::from_slice::<Value>(&own) else { return own };
+    for remote in remotes {
+        let name = openapi::v3_name(&remote.group, &remote.version);
+        if let Some(hash) = remote.documents.v3_hash() {
+            index["paths"][&name] = json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash}")});
+        }
+    }
+    index.to_string().into_bytes()
+}
+
+fn v2_hash(served: &[Served<'_>], remote: &[(String, Bytes)]) -> String {
+    let own = openapi::v2_hash(served);
+    if remote.is_empty() {
+        return own;
+    }
+    let mut hasher = Sha256::new();
+    hasher.update(&own);
+    remote.iter().for_each(|(_, part)| hasher.update(part));
+    hasher.finalize().iter().take(8).map(|b| format!("{b:02X}")).collect()
+}
+
+/// With the parts of aggregated servers, if there are any.
+fn v2(served: &[Served<'_>], remote: &[(String, Bytes)]) -> Vec<u8> {
+    let own = openapi::v2(served);
+    if remote.is_empty() {
+        return own;
+    }
+    let Ok(mut whole) = serde_json::from_slice::<Value>(&own) else { return own };
+    remote.iter().for_each(|(_, part)| aggregate::merge_v2(&mut whole, part));
+    whole.to_string().into_bytes()
 }
 
 /// A document under its hash; not written at all if the client has it.

@@ -25,7 +25,7 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
             Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", server.inner.metrics.text().into())))
         }
         "api" | "apis" => discovery::answer(server, call, path),
-        "openapi" => openapi::answer(server, call, rest),
+        "openapi" => openapi::answer(server, call, rest).await,
         ".well-known" | "openid" => issuer_document(server, path),
         _ => Err(status::no_such_path()),
     }
@@ -45,7 +45,7 @@ fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(Into::into).into();
     for (group, versions) in discovery::groups(server) {
         paths.push(format!("/apis/{group}"));
-        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+        paths.extend(versions.iter().map(|v| format!("/apis/{group}/{}", v.version)));
     }
     let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
     paths.extend(rest.map(Into::into));

@@ -14,8 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -63,47 +64,78 @@ pub struct TlsMaterial {
     pub key: PrivateKeyDer<'static>,
     /// Roots of client certificates; none = no client certificates.
     pub client_ca: Vec<CertificateDer<'static>>,
+    /// Roots of front proxies' certificates: who shows one may speak for users (`--requestheader-client-ca-file`).
+    pub front_proxy_ca: Vec<CertificateDer<'static>>,
 }
 
 /// Reloadable TLS.
 pub struct Tls {
-    config: ArcSwap<ServerConfig>,
+    state: ArcSwap<State>,
+}
+
+struct State {
+    config: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    front_proxies: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl Tls {
     /// TLS 1.3 over `material`.
     pub fn new(material: TlsMaterial) -> Result<Arc<Self>, TlsError> {
-        Ok(Arc::new(Tls { config: ArcSwap::from(config(material)?) }))
+        Ok(Arc::new(Tls { state: ArcSwap::from(state(material)?) }))
     }
 
     /// From the next handshake on, `material`. On an error the old one stays.
     pub fn reload(&self, material: TlsMaterial) -> Result<(), TlsError> {
-        self.config.store(config(material)?);
+        self.state.store(state(material)?);
         Ok(())
     }
 }
 
-fn config(material: TlsMaterial) -> Result<Arc<ServerConfig>, TlsError> {
+impl State {
+    /// What a chain that TLS took proves. Who is a client is never a front proxy.
+    fn identity(&self, chain: Vec<CertificateDer<'static>>) -> PeerIdentity {
+        let Some((leaf, rest)) = chain.split_first() else { return PeerIdentity::None };
+        let passes = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
+            verifier.as_ref().is_some_and(|v| v.verify_client_cert(leaf, rest, UnixTime::now()).is_ok())
+        };
+        if passes(&self.front_proxies) && !passes(&self.clients) {
+            return PeerIdentity::FrontProxy(chain);
+        }
+        PeerIdentity::Certificates(chain)
+    }
+}
+
+fn verifier(roots: &[CertificateDer<'static>]) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let mut store = RootCertStore::empty();
+    for ca in roots {
+        store.add(ca.clone()).map_err(|e| TlsError::ClientCa(e.into()))?;
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).allow_unauthenticated();
+    Ok(Some(builder.build().map_err(|e| TlsError::ClientCa(e.into()))?))
+}
+
+fn state(material: TlsMaterial) -> Result<Arc<State>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Serving)?;
-    let builder = if material.client_ca.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let mut roots = RootCertStore::empty();
-        for ca in material.client_ca {
-            roots.add(ca).map_err(|e| TlsError::ClientCa(e.into()))?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| TlsError::ClientCa(e.into()))?;
-        builder.with_client_cert_verifier(verifier)
+    let everybody = [material.client_ca.as_slice(), &material.front_proxy_ca].concat();
+    let builder = match verifier(&everybody)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(material.chain, material.key).map_err(TlsError::Serving)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Arc::new(State {
+        config: Arc::new(config),
+        clients: verifier(&material.client_ca)?,
+        front_proxies: verifier(&material.front_proxy_ca)?,
+    }))
 }
 
 /// Accepts connections until `shutdown`, then lets those that are open finish. Several listeners: call it several times.
@@ -160,7 +192,8 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
-        let acceptor = TlsAcceptor::from(self.tls.config.load_full());
+        let tls = self.tls.state.load_full();
+        let acceptor = TlsAcceptor::from(tls.config.clone());
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -171,7 +204,7 @@ impl Connection {
         };
         let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let identity = certificates.map_or(PeerIdentity::None, |chain| {
-            PeerIdentity::Certificates(chain.into_iter().map(CertificateDer::into_owned).collect())
+            tls.identity(chain.into_iter().map(CertificateDer::into_owned).collect())
         });
         let peer = Peer { address: Some(self.address), identity };
         let shutdown = self.shutdown.clone();

@@ -4,7 +4,7 @@
 //! Always holds: a call ends at its deadline; nothing of a connection is shared between webhooks of different trust; an answer
 //! larger than [`MAX_ANSWER`] is refused.
 
-mod trust;
+pub(crate) mod trust;
 
 use crate::reader::Reader;
 use api::prelude::Service;
@@ -164,7 +164,7 @@ impl WebhookClient {
             let oldest = pools.iter().min_by_key(|(_, pool)| *pool.used.lock()).map(|(config, _)| config.clone());
             oldest.and_then(|config| pools.remove(&config));
         }
-        let tls = trust::client_config(&config.ca_bundle).map_err(WebhookError::Config)?;
+        let tls = trust::client_config(&config.ca_bundle, None).map_err(WebhookError::Config)?;
         let pool = Arc::new(Pool { tls, idle: Mutex::new(Vec::new()), used: Mutex::new(now) });
         pools.insert(config.clone(), pool.clone());
         Ok(pool)

@@ -39,6 +39,7 @@ impl Cluster {
             chain: CertificateDer::pem_slice_iter(made.cert.pem().as_bytes()).collect::<Result<_, _>>().expect("PEM"),
             key: PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes()).expect("PEM"),
             client_ca: Vec::new(),
+            front_proxy_ca: Vec::new(),
         })
         .expect("TLS");
         let server = ApiServer::new(Deps {

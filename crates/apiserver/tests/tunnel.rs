@@ -141,7 +141,13 @@ async fn logs_come_from_the_node() {
 async fn upgrades_are_copied_both_ways() {
     let api = with_pod().await;
     let id = identity();
-    let tls = Tls::new(TlsMaterial { chain: id.chain.clone(), key: id.key(), client_ca: Vec::new() }).expect("TLS");
+    let tls = Tls::new(TlsMaterial {
+        chain: id.chain.clone(),
+        key: id.key(),
+        client_ca: Vec::new(),
+        front_proxy_ca: Vec::new(),
+    })
+    .expect("TLS");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let shutdown = CancellationToken::new();

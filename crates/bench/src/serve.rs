@@ -84,6 +84,7 @@ fn certificates(url: &str) -> Result<(TlsMaterial, String)> {
         chain: certs(&cert).map_err(bad())?,
         key: PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(bad())?,
         client_ca: certs(&ca.pem()).map_err(bad())?,
+        front_proxy_ca: Vec::new(),
     };
     let (cert, key) = leaf("bench-admin", Some("system:masters"), ExtendedKeyUsagePurpose::ClientAuth)?;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);

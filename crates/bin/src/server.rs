@@ -5,8 +5,10 @@ use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
 use crate::config::{Config, NODE_PREFIX};
 use crate::local::LocalTransport;
 use crate::membership::Network;
-use apiserver::auth::{Authenticators, Authorizers, ClientCertificates, Masters, NodeAuthorizer, Rbac, Tokens};
-use apiserver::{ApiServer, Deps, Reader, ServiceNetwork, Tls, TlsMaterial};
+use apiserver::auth::{
+    Authenticators, Authorizers, ClientCertificates, Masters, NodeAuthorizer, Rbac, RequestHeaders, Tokens,
+};
+use apiserver::{ApiServer, Deps, FRONT_PROXY, FrontProxy, Reader, ServiceNetwork, Tls, TlsMaterial};
 use base::{Clock, Random};
 use client::{Client, ClientError};
 use controllers::{Facts, PodRange};
@@ -61,6 +63,8 @@ pub(crate) struct Server {
     _leadership: watch::Sender<bool>,
 }
 
+/// How long history is kept at least (`--etcd-compaction-interval`).
+const COMPACT_INTERVAL: Duration = Duration::from_secs(300);
 /// How often certificates are looked at; they are renewed at two thirds of their life.
 const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
 
@@ -88,14 +92,31 @@ pub(crate) fn material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, Serv
     let bad = |e: rustls_pki_types::pem::Error| ServerError::Api(format!("a certificate of ours is no PEM: {e}"));
     let chain = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(bad);
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).map_err(bad)?;
-    Ok(TlsMaterial { chain: chain(&pair.cert_pem)?, key, client_ca: chain(ca_pem)? })
+    Ok(TlsMaterial { chain: chain(&pair.cert_pem)?, key, client_ca: chain(ca_pem)?, front_proxy_ca: Vec::new() })
 }
 
-/// The API server shows its CA, too: machines that join know it by its hash only.
-fn serving_material(ca_pem: &str, pair: &KeyCert) -> Result<TlsMaterial, ServerError> {
-    let mut material = material(ca_pem, pair)?;
-    material.chain.extend(material.client_ca.iter().cloned());
-    Ok(material)
+/// What the API shows, and whose certificates it believes: clients', and front proxies'. It shows its CA, too: machines that
+/// join know it by its hash only.
+fn api_material(authority: &Authority, leaf: &Leaf) -> Result<TlsMaterial, ServerError> {
+    let mut own = material(authority.ca_pem(), &authority.leaf(leaf)?)?;
+    own.chain.extend(own.client_ca.iter().cloned());
+    let proxies = front_proxy(authority)?;
+    let ca = CertificateDer::pem_slice_iter(proxies.ca_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    own.front_proxy_ca = ca.map_err(|e| ServerError::Api(format!("the front-proxy CA is no PEM: {e}")))?;
+    Ok(own)
+}
+
+/// Who we are for aggregated API servers.
+fn front_proxy(authority: &Authority) -> Result<FrontProxy, ServerError> {
+    let proxies = authority.front_proxy()?;
+    let pair = proxies.leaf(&Leaf::client("front-proxy-client", FRONT_PROXY, None))?;
+    let own = material(proxies.ca_pem(), &pair)?;
+    Ok(FrontProxy {
+        client_ca_pem: authority.ca_pem().into(),
+        ca_pem: proxies.ca_pem().into(),
+        chain: own.chain,
+        key: own.key,
+    })
 }
 
 /// TLS towards node agents: we show the API server's client certificate, they one of the cluster's CA.
@@ -129,6 +150,7 @@ pub(crate) async fn start(
     let store_dir = config.data_dir.join("store");
     let store = tokio::task::spawn_blocking(move || DiskStore::open(&store_dir, store::Options::default())).await;
     let store = Arc::new(store.map_err(|e| ServerError::Api(e.to_string()))??);
+    base::tasks::detach("store-compactor", store::compact_periodically(store.clone(), COMPACT_INTERVAL));
     let reader = Reader::new(store.clone());
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
     let api_error = |e: &dyn std::error::Error| ServerError::Api(base::chain(e));
@@ -137,7 +159,11 @@ pub(crate) async fn start(
     let rbac = Rbac::start(&reader).await.map_err(|e| api_error(&e))?;
     let deps = Deps {
         store,
-        authenticator: Arc::new(Authenticators(vec![Arc::new(ClientCertificates), tokens.clone()])),
+        authenticator: Arc::new(Authenticators(vec![
+            Arc::new(RequestHeaders { allowed_names: vec![FRONT_PROXY.into()] }),
+            Arc::new(ClientCertificates),
+            tokens.clone(),
+        ])),
         authorizer: Arc::new(Authorizers(vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(reader)), rbac])),
         admission: apiserver::admission::default_plugins(random.clone()),
         token_issuer: Some(tokens),
@@ -152,7 +178,8 @@ pub(crate) async fn start(
         .map_err(|source| ServerError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServerError::Listen { address: config.listen, source })?;
     let leaf = serving_leaf(config, node_ip);
-    let tls = Tls::new(serving_material(authority.ca_pem(), &authority.leaf(&leaf)?)?).map_err(|e| api_error(&e))?;
+    let tls = Tls::new(api_material(&authority, &leaf)?).map_err(|e| api_error(&e))?;
+    api.set_front_proxy(front_proxy(&authority)?);
 
     let client = Client::new(LocalTransport::new(&api, "system:apiserver", &["system:masters"]), "dhow");
     let network = Network::of(config).config_map();
@@ -161,7 +188,8 @@ pub(crate) async fn start(
 
     let mut tasks = vec![
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
-        base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, shutdown.clone())),
+        base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, api.clone(), shutdown.clone())),
+        base::tasks::spawn("aggregation", api.clone().run_aggregation(shutdown.clone())),
     ];
     // One server on its own store leads without asking anybody.
     let (leadership, leading) = watch::channel(true);
@@ -202,15 +230,19 @@ fn start_loops(
 }
 
 /// Renews the serving certificate while we run; connections that are open keep the old one.
-async fn renew(authority: Arc<Authority>, leaf: Leaf, tls: Arc<Tls>, shutdown: CancellationToken) {
+async fn renew(authority: Arc<Authority>, leaf: Leaf, tls: Arc<Tls>, api: ApiServer, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RENEWAL_CHECK) => {}
         }
-        let renewed = authority.leaf(&leaf).map_err(ServerError::from);
-        let renewed = renewed.and_then(|pair| serving_material(authority.ca_pem(), &pair));
-        match renewed.map(|m| tls.reload(m)) {
+        match front_proxy(&authority) {
+            Ok(proxy) => api.set_front_proxy(proxy),
+            Err(error) => {
+                tracing::error!(error = %base::chain(&error), "failed to renew the front proxy's certificate")
+            }
+        }
+        match api_material(&authority, &leaf).map(|m| tls.reload(m)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(error = %base::chain(&error), "failed to use the renewed certificate"),
             Err(error) => tracing::error!(error = %base::chain(&error), "failed to renew the serving certificate"),

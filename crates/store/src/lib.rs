@@ -8,6 +8,7 @@
 //! Two backends, one suite ([`conformance`]): [`MemoryStore`] for tests and the simulation, [`DiskStore`] for real.
 //! Both answer all reads and watches from the same shared state in memory (`mvcc`), so a read never waits for the disk.
 
+mod compactor;
 #[doc(hidden)]
 pub mod conformance;
 mod disk;
@@ -15,6 +16,7 @@ mod memory;
 mod mvcc;
 mod plan;
 
+pub use compactor::compact_periodically;
 pub use disk::{BackupError, DiskStore, OpenError, Options};
 pub use memory::MemoryStore;
 pub use mvcc::Limits;

@@ -7,12 +7,14 @@ mod certificates;
 mod node;
 mod rbac;
 mod rbac_labels;
+mod request_header;
 mod tokens;
 mod union;
 
 pub use certificates::ClientCertificates;
 pub use node::{NodeAuthorizer, node_name};
 pub use rbac::{Policy, Rbac};
+pub use request_header::RequestHeaders;
 pub use tokens::{KeyError, Tokens};
 pub use union::{Authenticators, Authorizers, Masters};
 
@@ -78,6 +80,8 @@ pub enum PeerIdentity {
     None,
     /// A client certificate chain, leaf first, that TLS verified against the client CA.
     Certificates(Vec<CertificateDer<'static>>),
+    /// A chain that TLS verified against the front-proxy CA, and that no client CA signed.
+    FrontProxy(Vec<CertificateDer<'static>>),
     /// A caller in this process. Needs no further authentication.
     Local(UserInfo),
 }

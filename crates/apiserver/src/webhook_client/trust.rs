@@ -1,4 +1,4 @@
-//! Whom a webhook call believes: the certificates of its bundle, or those of the system.
+//! Whom a call of a webhook or an aggregated server believes: the certificates of its bundle, or those of the system.
 //!
 //! Differs from plain webpki in one thing, as Go does: a certificate that stands in the bundle itself is believed, also if it is
 //! marked as a CA. Webhooks that sign for themselves are common.
@@ -9,14 +9,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use std::sync::{Arc, OnceLock};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const UNKNOWN: &str = "certificate signed by unknown authority";
 
-/// TLS that believes `bundle` (PEM); an empty or blank one means the system's roots.
-pub(super) fn client_config(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> {
+/// A certificate chain, leaf first, and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// TLS that believes `bundle` (PEM) and shows `identity`; an empty or blank bundle means the system's roots.
+pub(crate) fn client_config(bundle: &[u8], identity: Option<Identity>) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |why: String| format!("unable to load root certificates: {why}");
     let (roots, pinned) = if bundle.trim_ascii().is_empty() {
@@ -35,12 +38,15 @@ pub(super) fn client_config(bundle: &[u8]) -> Result<Arc<ClientConfig>, String> 
         .build()
         .map_err(|e| unusable(e.to_string()))?;
     let verifier = Verifier { chained, pinned, provider: provider.clone() };
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string())?,
+        None => builder.with_no_client_auth(),
+    };
     // HTTP/2 would send all calls to one backend of a Service (https://issue.k8s.io/75791).
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
@@ -119,7 +125,7 @@ fn verify_pinned(leaf: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime
 }
 
 /// A failed handshake in the words of Go's `crypto/tls` and `crypto/x509`, where they are common.
-pub(super) fn explain(error: &std::io::Error, server_name: &str) -> String {
+pub(crate) fn explain(error: &std::io::Error, server_name: &str) -> String {
     let Some(Error::InvalidCertificate(why)) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return match error.kind() {
             std::io::ErrorKind::UnexpectedEof => "EOF".to_owned(),

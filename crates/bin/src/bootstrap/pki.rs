@@ -1,6 +1,6 @@
 //! The cluster's certificate authority and the leaf certificates it signs (DESIGN D8).
 //!
-//! Layout of the folder: `ca.{crt,key}`, `sa.key` (signs service-account tokens), and one `NAME.{crt,key}` per leaf. A
+//! Layout of the folder: `ca.{crt,key}`, `front-proxy-ca.{crt,key}`, `sa.key` (signs service-account tokens), and one `NAME.{crt,key}` per leaf. A
 //! leaf is made anew at two thirds of its life, or when its names are not those wanted any more.
 
 use super::files::{self, FileError};
@@ -113,11 +113,20 @@ impl Authority {
     /// Opens the authority in `dir`, or founds one if the folder has none.
     pub(crate) fn open(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, PkiError> {
         files::private_dir(dir)?;
-        let ca = match read_pair(dir, "ca")? {
+        Self::open_named(dir, "ca", "dhow-ca", clock)
+    }
+
+    /// The authority beside this one whose only leaf speaks for users at aggregated API servers.
+    pub(crate) fn front_proxy(&self) -> Result<Self, PkiError> {
+        Self::open_named(&self.dir, "front-proxy-ca", "dhow-front-proxy-ca", self.clock.clone())
+    }
+
+    fn open_named(dir: &Path, file: &str, common_name: &str, clock: Arc<dyn Clock>) -> Result<Self, PkiError> {
+        let ca = match read_pair(dir, file)? {
             Some(ca) => ca,
             None => {
-                let ca = found(&clock)?;
-                write_pair(dir, "ca", &ca)?;
+                let ca = found(file, common_name, &clock)?;
+                write_pair(dir, file, &ca)?;
                 ca
             }
         };
@@ -272,10 +281,10 @@ fn wanted_names(leaf: &Leaf) -> Vec<String> {
     names
 }
 
-fn found(clock: &Arc<dyn Clock>) -> Result<KeyCert, PkiError> {
-    let failed = |source| PkiError::Sign { name: "ca".into(), source };
+fn found(file: &str, common_name: &str, clock: &Arc<dyn Clock>) -> Result<KeyCert, PkiError> {
+    let failed = |source| PkiError::Sign { name: file.into(), source };
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
-    params.distinguished_name = distinguished_name("dhow-ca", None);
+    params.distinguished_name = distinguished_name(common_name, None);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.not_before = now(clock) - BACKDATE;
@@ -305,7 +314,7 @@ pub(crate) fn read_pair(dir: &Path, name: &str) -> Result<Option<KeyCert>, PkiEr
         (Some(c), Some(k)) => Ok(Some(KeyCert { cert_pem: text(&cert, c)?, key_pem: text(&key, k)? })),
         (None, None) => Ok(None),
         // The key is written first; a crash in between leaves a key that no certificate needs.
-        (None, Some(_)) if name != "ca" => Ok(None),
+        (None, Some(_)) if !name.ends_with("ca") => Ok(None),
         (None, Some(_)) => Err(PkiError::Half { missing: cert, present: key }),
         (Some(_), None) => Err(PkiError::Half { missing: key, present: cert }),
     }

@@ -8,6 +8,7 @@ use crate::auth::{
     ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity,
     TokenIssuer, UserInfo, forbidden,
 };
+use crate::flow::{self, Class, Flow, Seat};
 use crate::kinds_table::KindTable;
 use crate::metrics::Metrics;
 use crate::negotiate::Output;
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) deps: Deps,
     pub(crate) kinds: ArcSwap<KindTable>,
     pub(crate) aggregation: Aggregation,
+    pub(crate) flow: Arc<Flow>,
     pub(crate) allocator: Allocator,
     pub(crate) webhooks: WebhookClient,
     pub(crate) metrics: Metrics,
@@ -88,6 +90,9 @@ pub(crate) struct Call {
     pub(crate) info: RequestInfo,
     pub(crate) user: UserInfo,
     pub(crate) warnings: Warnings,
+    /// Its flow and the seat it runs on.
+    class: Option<Class>,
+    seat: Option<Seat>,
 }
 
 /// Texts for `Warning:` headers.
@@ -124,6 +129,7 @@ impl ApiServer {
             reader,
             kinds: ArcSwap::from_pointee(KindTable::built_in()),
             aggregation: Aggregation::default(),
+            flow: Arc::default(),
             allocator,
             metrics: Metrics::new(),
             health: Mutex::new(Vec::new()),
@@ -154,7 +160,8 @@ impl ApiServer {
         let (head, body) = request.into_parts();
         let query = Query::parse(head.uri.query());
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
-        let call = Call { head, query, info, user: UserInfo::default(), warnings: Warnings::default() };
+        let (user, warnings) = (UserInfo::default(), Warnings::default());
+        let call = Call { head, query, info, user, warnings, class: None, seat: None };
         let labels = self.inner.metrics.labels(&call);
         let _in_flight = self.inner.metrics.in_flight(&call);
         let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer(call, body, peer));
@@ -171,10 +178,27 @@ impl ApiServer {
     async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {
         let result = self.answer_inner(&mut call, body, &peer).await;
         let warnings = call.warnings.take();
-        match result {
+        let mut response = match result {
             Ok(answer) => response::write(self, &call, answer, &warnings),
             Err(failure) => response::with_warnings(response::failure(&failure), &warnings),
+        };
+        if let Some(class) = &call.class {
+            class.mark(response.headers_mut());
         }
+        match call.seat.take() {
+            Some(seat) if call.info.verb == "list" => response.map(|body| flow::hold_until_written(body, seat)),
+            _ => response,
+        }
+    }
+
+    /// Takes a seat of the request's priority level.
+    async fn take_seat(&self, call: &mut Call) -> Result<(), Status> {
+        let Some((class, flow)) = self.inner.flow.classify(call) else { return Ok(()) };
+        let result = self.inner.flow.seat(&class.level, flow).await;
+        self.inner.metrics.flow(&class, result.as_ref().err().copied());
+        call.class = Some(class);
+        call.seat = Some(result.map_err(|_| flow::refusal())?);
+        Ok(())
     }
 
     /// The steps every request takes, in order.
@@ -183,6 +207,7 @@ impl ApiServer {
         if let Some(user) = self.impersonated(call).await? {
             call.user = user;
         }
+        self.take_seat(call).await?;
         let attributes = call.info.attributes(&call.user, &call.query);
         self.authorize(&attributes).await?;
         if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {

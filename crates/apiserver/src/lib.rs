@@ -21,6 +21,7 @@ mod delete_plan;
 mod discovery;
 mod encode;
 mod eviction;
+mod flow;
 mod kinds_table;
 mod list;
 mod managed;

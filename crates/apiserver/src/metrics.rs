@@ -1,6 +1,7 @@
 //! `/metrics`: requests and watches under upstream's names (`apiserver/pkg/endpoints/metrics/metrics.go`).
 
 use crate::api_server::Call;
+use crate::flow::{Class, Flow};
 use machinery::kinds::KindInfo;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -46,6 +47,65 @@ struct WatchLabels {
     resource: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FlowLabels {
+    priority_level: String,
+    flow_schema: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectedLabels {
+    priority_level: String,
+    flow_schema: String,
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LevelLabels {
+    priority_level: String,
+}
+
+/// Of priority and fairness (`apiserver/pkg/util/flowcontrol/metrics/metrics.go`).
+#[derive(Default)]
+struct FlowMetrics {
+    dispatched: Family<FlowLabels, Counter>,
+    rejected: Family<RejectedLabels, Counter>,
+    executing: Family<LevelLabels, Gauge>,
+    waiting: Family<LevelLabels, Gauge>,
+    nominal: Family<LevelLabels, Gauge>,
+}
+
+impl FlowMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let name = |rest: &str| format!("apiserver_flowcontrol_{rest}");
+        registry.register(
+            name("dispatched_requests"),
+            "Number of requests executed by API Priority and Fairness subsystem",
+            self.dispatched.clone(),
+        );
+        registry.register(
+            name("rejected_requests"),
+            "Number of requests rejected by API Priority and Fairness subsystem",
+            self.rejected.clone(),
+        );
+        registry.register(
+            name("current_executing_requests"),
+            "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
+            self.executing.clone(),
+        );
+        registry.register(
+            name("current_inqueue_requests"),
+            "Number of requests currently pending in queues of the API Priority and Fairness subsystem",
+            self.waiting.clone(),
+        );
+        registry.register(
+            name("nominal_limit_seats"),
+            "Nominal number of execution seats configured for each priority level",
+            self.nominal.clone(),
+        );
+    }
+}
+
 /// What a request is counted under.
 #[derive(Debug, Clone)]
 pub(crate) struct Labels {
@@ -60,6 +120,7 @@ pub(crate) struct Metrics {
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
     in_flight: Family<InFlightLabels, Gauge>,
     watches: Family<WatchLabels, Gauge>,
+    flow: FlowMetrics,
 }
 
 /// Counts down when dropped.
@@ -101,7 +162,21 @@ impl Metrics {
             in_flight.clone(),
         );
         registry.register("apiserver_longrunning_requests", "Number of active watches", watches.clone());
-        Metrics { registry, requests, durations, in_flight, watches }
+        let flow = FlowMetrics::default();
+        flow.register(&mut registry);
+        Metrics { registry, requests, durations, in_flight, watches, flow }
+    }
+
+    /// A request got its seat, or none for this reason.
+    pub(crate) fn flow(&self, class: &Class, refused: Option<&'static str>) {
+        let (priority_level, flow_schema) = (class.level.clone(), class.schema.clone());
+        match refused {
+            None => self.flow.dispatched.get_or_create(&FlowLabels { priority_level, flow_schema }).inc(),
+            Some(reason) => {
+                let labels = RejectedLabels { priority_level, flow_schema, reason: reason.into() };
+                self.flow.rejected.get_or_create(&labels).inc()
+            }
+        };
     }
 
     pub(crate) fn labels(&self, call: &Call) -> Labels {
@@ -181,7 +256,13 @@ impl Metrics {
     }
 
     /// The exposition text.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, flow: &Flow) -> String {
+        for (priority_level, executing, waiting, nominal) in flow.counts() {
+            let labels = LevelLabels { priority_level };
+            self.flow.executing.get_or_create(&labels).set(executing.into());
+            self.flow.waiting.get_or_create(&labels).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+            self.flow.nominal.get_or_create(&labels).set(nominal.into());
+        }
         let mut out = String::new();
         match prometheus_client::encoding::text::encode(&mut out, &self.registry) {
             Ok(()) => out,

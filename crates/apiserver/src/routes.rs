@@ -21,9 +21,11 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
         "" => Ok(Answer::json(json!({"paths": paths(server)}).to_string())),
         "healthz" | "livez" | "readyz" => health(server, call, first, rest),
         "version" if rest.is_empty() => Ok(Answer::json(version())),
-        "metrics" if rest.is_empty() => {
-            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", server.inner.metrics.text().into())))
-        }
+        "metrics" if rest.is_empty() => Ok(Answer::Raw(plain(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            server.inner.metrics.text(&server.inner.flow).into(),
+        ))),
         "api" | "apis" => discovery::answer(server, call, path),
         "openapi" => openapi::answer(server, call, rest).await,
         ".well-known" | "openid" => issuer_document(server, path),

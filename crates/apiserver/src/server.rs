@@ -1,5 +1,5 @@
 //! The edge: TLS 1.3 with optional client certificates, HTTP/1.1 and HTTP/2, limits, graceful shutdown. Everything else is
-//! [`ApiServer::handle`].
+//! [`ApiServer::handle`]; how many requests run at one time is `flow`'s.
 //!
 //! Certificates are replaced at run time with [`Tls::reload`]: the next handshake sees the new ones, open connections stay.
 
@@ -36,8 +36,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Dead HTTP/2 peers are noticed within twice this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Requests between head and answer at one time (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
-const MAX_IN_FLIGHT: usize = 600;
 /// Streams of one HTTP/2 connection at one time (`--http2-max-streams-per-connection`).
 const MAX_STREAMS: u32 = 1000;
 /// Open connections at one time; more wait in the kernel's queue.
@@ -142,7 +140,6 @@ fn state(material: TlsMaterial) -> Result<Arc<State>, TlsError> {
 pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     loop {
         // The semaphore is never closed.
         let Ok(slot) = slots.clone().acquire_owned().await else { break };
@@ -158,13 +155,7 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shut
             },
             () = shutdown.cancelled() => break,
         };
-        let connection = Connection {
-            server: server.clone(),
-            tls: tls.clone(),
-            shutdown: shutdown.clone(),
-            in_flight: in_flight.clone(),
-            address,
-        };
+        let connection = Connection { server: server.clone(), tls: tls.clone(), shutdown: shutdown.clone(), address };
         let work = connections.track_future(async move {
             connection.run(stream).await;
             drop(slot);
@@ -183,7 +174,6 @@ struct Connection {
     server: ApiServer,
     tls: Arc<Tls>,
     shutdown: CancellationToken,
-    in_flight: Arc<Semaphore>,
     address: SocketAddr,
 }
 
@@ -238,9 +228,6 @@ impl Connection {
     }
 
     async fn answer(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let Ok(_permit) = self.in_flight.clone().try_acquire_owned() else {
-            return response::failure(&status::too_many_requests("Too many requests, please try again later.", 1));
-        };
         let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
         match tokio::time::timeout(REQUEST_TIMEOUT, self.server.handle(request, peer)).await {
             Ok(response) => response,

@@ -189,6 +189,7 @@ pub(crate) async fn start(
     let mut tasks = vec![
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
         base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, api.clone(), shutdown.clone())),
+        base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone())),
         base::tasks::spawn("aggregation", api.clone().run_aggregation(shutdown.clone())),
     ];
     // One server on its own store leads without asking anybody.

@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(show(&plan(&all, &[], true)), ["+v1.apps", "+v1.example.com"]);
         assert_eq!(show(&plan(&all, &[], false)), ["+v1.example.com"]);
         assert!(plan(&all, &all, true).is_empty());
-        assert_eq!(show(&plan(&[kept.clone()], &all, false)), ["-v1.example.com"]);
+        assert_eq!(show(&plan(std::slice::from_ref(&kept), &all, false)), ["-v1.example.com"]);
     }
 
     #[test]

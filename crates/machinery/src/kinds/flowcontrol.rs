@@ -1,6 +1,6 @@
 //! FlowSchema and PriorityLevelConfiguration (`pkg/registry/flowcontrol/*/strategy.go`,
-//! `pkg/apis/flowcontrol/validation/validation.go`). Requests are not queued by them here; that the mandatory objects
-//! keep their fixed spec is not checked.
+//! `pkg/apis/flowcontrol/validation/validation.go`). That the mandatory objects
+//! keep their fixed spec is not checked: the API server puts it back.
 
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, nonzero, set, str_of};
 use super::metadata::reset_for_status;

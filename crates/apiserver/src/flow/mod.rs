@@ -1,0 +1,404 @@
+//! Priority and fairness: every request has a flow, every flow a priority level, every level seats and queues, so that no client
+//! keeps others, and above all not the system, from being served (`apiserver/pkg/util/flowcontrol`).
+//!
+//! ```text
+//!  request ──▶ classify.rs: FlowSchema ──▶ book.rs: seat of its level │ queue │ 429
+//!  FlowSchemas, PriorityLevelConfigurations ──▶ [`follow`] ──▶ Config, limits, Dangling conditions
+//!                 ▲── defaults.rs
+//! ```
+//!
+//! Nothing is done per time: a request costs a look at the schemas and a short lock. A server whose configuration was not read
+//! yet (and one in a test that does not run this) lets everything pass.
+
+mod book;
+mod classify;
+mod defaults;
+
+use crate::admission::Cluster;
+use crate::api_server::{ApiServer, Call};
+use crate::reader::{KindRef, storage_of};
+use crate::{Body, status};
+use api::k8s::api::flowcontrol::v1::{
+    ExemptPriorityLevelConfiguration, FlowSchema, FlowSchemaCondition, PriorityLevelConfiguration,
+};
+use api::prelude::{AnyObject, MetaExt, Object};
+use api::{Status, Time};
+use arc_swap::ArcSwapOption;
+use book::{Book, Entry, Limits, Queues};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use store::{Range, StoreError};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Seats of the server (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
+const SEATS: u32 = 600;
+/// A request waits no longer than this in its queue (a quarter of `--request-timeout`).
+const QUEUE_WAIT: Duration = Duration::from_secs(15);
+/// Between a failed write of ours and the next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+const SCHEMA_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+
+/// The configuration in force, and who runs and waits.
+pub(crate) struct Flow {
+    config: ArcSwapOption<Config>,
+    book: Mutex<Book<oneshot::Sender<()>>>,
+}
+
+struct Config {
+    /// In order of precedence; only those whose level exists.
+    schemas: Vec<FlowSchema>,
+    /// UIDs of the levels.
+    levels: HashMap<String, String>,
+}
+
+/// Where a request was put, for its answer and the metrics.
+pub(crate) struct Class {
+    pub(crate) schema: String,
+    schema_uid: String,
+    pub(crate) level: String,
+    level_uid: String,
+}
+
+/// A seat in use; given back when dropped.
+pub(crate) struct Seat {
+    flow: Arc<Flow>,
+    level: String,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let woken = self.flow.book.lock().leave(&self.level);
+        wake(woken);
+    }
+}
+
+/// Whoever stopped waiting gives the seat back itself ([`Waiting`]).
+fn wake(woken: Vec<oneshot::Sender<()>>) {
+    for waiter in woken {
+        waiter.send(()).ok();
+    }
+}
+
+/// A place in a queue; given up when dropped, also if a seat came in that moment.
+struct Waiting {
+    flow: Arc<Flow>,
+    level: String,
+    id: u64,
+    seated: bool,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.seated {
+            return;
+        }
+        let mut book = self.flow.book.lock();
+        let woken = if book.give_up(&self.level, self.id) { Vec::new() } else { book.leave(&self.level) };
+        drop(book);
+        wake(woken);
+    }
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Flow { config: ArcSwapOption::empty(), book: Mutex::new(Book::new(SEATS)) }
+    }
+}
+
+impl Flow {
+    /// Which flow a request is of; `None` if requests are not told apart.
+    pub(crate) fn classify(&self, call: &Call) -> Option<(Class, u64)> {
+        let config = self.config.load();
+        let config = config.as_ref()?;
+        if is_long_running(call) {
+            return None;
+        }
+        let schema = classify::classify(&config.schemas, &call.info, &call.user)?;
+        let level = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.clone()).unwrap_or_default();
+        let class = Class {
+            schema: schema.name().to_owned(),
+            schema_uid: schema.metadata.uid.clone().unwrap_or_default(),
+            level_uid: config.levels.get(&level).cloned().unwrap_or_default(),
+            level,
+        };
+        Some((class, classify::flow_of(schema, &call.info, &call.user)))
+    }
+
+    /// A seat, now or after some waiting; the reason if there is none.
+    pub(crate) async fn seat(self: &Arc<Self>, level: &str, flow: u64) -> Result<Seat, &'static str> {
+        let (sender, receiver) = oneshot::channel();
+        let entry = self.book.lock().enter(level, flow, sender);
+        let seat = || Seat { flow: self.clone(), level: level.to_owned() };
+        match entry {
+            Entry::Runs => Ok(seat()),
+            Entry::Refused(why) => Err(why),
+            Entry::Waits(id) => {
+                let mut waiting = Waiting { flow: self.clone(), level: level.to_owned(), id, seated: false };
+                match tokio::time::timeout(QUEUE_WAIT, receiver).await {
+                    Ok(Ok(())) => {
+                        waiting.seated = true;
+                        Ok(seat())
+                    }
+                    _ => Err("time-out"),
+                }
+            }
+        }
+    }
+
+    /// Per level: seats in use, requests that wait, nominal seats.
+    pub(crate) fn counts(&self) -> Vec<(String, u32, usize, u32)> {
+        self.book.lock().counts()
+    }
+
+    fn configure(&self, mut schemas: Vec<FlowSchema>, levels: &[PriorityLevelConfiguration]) {
+        schemas.retain(|s| level_exists(s, levels));
+        sort(&mut schemas);
+        let woken = self.book.lock().configure(limits(levels));
+        wake(woken);
+        let uid = |l: &PriorityLevelConfiguration| l.metadata.uid.clone().unwrap_or_default();
+        let levels = levels.iter().map(|l| (l.name().to_owned(), uid(l))).collect();
+        self.config.store(Some(Arc::new(Config { schemas, levels })));
+    }
+}
+
+impl Class {
+    /// `X-Kubernetes-PF-*` (`setResponseHeaders`).
+    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+        for (name, uid) in [(SCHEMA_UID, &self.schema_uid), (LEVEL_UID, &self.level_uid)] {
+            if let Ok(value) = HeaderValue::from_str(uid) {
+                headers.insert(name, value);
+            }
+        }
+    }
+}
+
+/// 429.
+pub(crate) fn refusal() -> Status {
+    status::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+/// Connections that stay open for their own sake; watches take a seat until they have begun.
+fn is_long_running(call: &Call) -> bool {
+    call.info.verb == "proxy"
+        || matches!(call.info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+}
+
+/// Precedence, then name (`apihelpers.FlowSchemaSequence`).
+fn sort(schemas: &mut [FlowSchema]) {
+    let precedence = |s: &FlowSchema| s.spec.as_ref().and_then(|s| s.matching_precedence).unwrap_or_default();
+    schemas.sort_by(|a, b| precedence(a).cmp(&precedence(b)).then_with(|| a.name().cmp(b.name())));
+}
+
+fn level_exists(schema: &FlowSchema, levels: &[PriorityLevelConfiguration]) -> bool {
+    let name = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.as_str()).unwrap_or_default();
+    levels.iter().any(|l| l.name() == name)
+}
+
+/// Seats in proportion to shares (`apf_controller.go`, `finishQueueSetReconfigsLocked`).
+fn limits(levels: &[PriorityLevelConfiguration]) -> HashMap<String, Limits> {
+    let shares = |level: &PriorityLevelConfiguration| -> u32 {
+        let spec = level.spec.clone().unwrap_or_default();
+        let shares = match (spec.limited, spec.exempt) {
+            (Some(limited), _) => limited.nominal_concurrency_shares.unwrap_or(30),
+            (_, Some(exempt)) => exempt.nominal_concurrency_shares.unwrap_or(0),
+            _ => 0,
+        };
+        u32::try_from(shares).unwrap_or_default()
+    };
+    let sum: u64 = levels.iter().map(|l| u64::from(shares(l))).sum::<u64>().max(1);
+    let percent = |of: u32, percent: i32| (f64::from(of) * f64::from(percent) / 100.0).round() as u32;
+    let one = |level: &PriorityLevelConfiguration| {
+        let spec = level.spec.clone().unwrap_or_default();
+        let nominal = u32::try_from((u64::from(SEATS) * u64::from(shares(level))).div_ceil(sum)).unwrap_or(SEATS);
+        let limited = spec.limited.unwrap_or_default();
+        let queuing = limited.limit_response.filter(|r| r.type_ == "Queue").and_then(|r| r.queuing);
+        let number = |n: Option<i32>, default: u32| n.and_then(|n| u32::try_from(n).ok()).unwrap_or(default);
+        let lendable = match &spec.exempt {
+            Some(ExemptPriorityLevelConfiguration { lendable_percent, .. }) => lendable_percent.unwrap_or(0),
+            None => limited.lendable_percent.unwrap_or(0),
+        };
+        Limits {
+            exempt: spec.type_ == "Exempt",
+            nominal,
+            lendable: percent(nominal, lendable),
+            most: limited.borrowing_limit_percent.map_or(SEATS, |p| nominal.saturating_add(percent(nominal, p))),
+            queues: queuing.map(|q| Queues {
+                count: number(q.queues, 64),
+                hand: number(q.hand_size, 8),
+                length: number(q.queue_length_limit, 50) as usize,
+            }),
+        }
+    };
+    levels.iter().map(|l| (l.name().to_owned(), one(l))).collect()
+}
+
+/// A list holds its seat until it is written: that is most of its work.
+pub(crate) fn hold_until_written(body: Body, seat: Seat) -> Body {
+    http_body_util::BodyExt::boxed_unsync(Held { body, _seat: seat })
+}
+
+struct Held {
+    body: Body,
+    _seat: Seat,
+}
+
+impl http_body::Body for Held {
+    type Data = bytes::Bytes;
+    type Error = crate::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === the configuration ===
+
+impl ApiServer {
+    /// Keeps the default flow schemas and priority levels, and follows all of them, until `shutdown`.
+    pub async fn run_flow_control(self, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = follow(&self) => {}
+        }
+    }
+}
+
+async fn follow(server: &ApiServer) {
+    let store = server.reader().store();
+    loop {
+        let after = store.revision();
+        let open = async |storage: String| store.watch(&Range::all(format!("/{storage}/")), after).await;
+        let opened = (open(storage_of::<FlowSchema>()).await, open(storage_of::<PriorityLevelConfiguration>()).await);
+        let (mut schemas, mut levels) = match opened {
+            (Ok(schemas), Ok(levels)) => (schemas, levels),
+            (Err(StoreError::Closed), _) | (_, Err(StoreError::Closed)) => return,
+            _ => {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        loop {
+            let well = reconcile(server).await;
+            let changed = async {
+                tokio::select! {
+                    events = schemas.next() => events.is_ok(),
+                    events = levels.next() => events.is_ok(),
+                }
+            };
+            let again = if well { Duration::MAX } else { RETRY };
+            if tokio::time::timeout(again, changed).await == Ok(false) {
+                break;
+            }
+        }
+    }
+}
+
+/// Puts the defaults in their place, takes over what there is; false if something is to be tried again.
+async fn reconcile(server: &ApiServer) -> bool {
+    let same_level = |a: &PriorityLevelConfiguration, b: &PriorityLevelConfiguration| a.spec == b.spec || exempt(a, b);
+    let well = ensure(server, defaults::levels(), same_level, |a, b| a.spec.clone_from(&b.spec)).await
+        & ensure(server, defaults::schemas(), |a, b| a.spec == b.spec, |a, b| a.spec.clone_from(&b.spec)).await;
+    let (Ok(schemas), Ok(levels)) =
+        (server.reader().list::<FlowSchema>("").await, server.reader().list::<PriorityLevelConfiguration>("").await)
+    else {
+        return false;
+    };
+    let Some(kind) = kind_of::<FlowSchema>(server) else { return false };
+    let changes = schemas.iter().filter_map(|schema| with_condition(schema, &levels, server.clock_now()));
+    let written = write_all(server, &kind, "status", changes.collect()).await;
+    server.inner.flow.configure(schemas, &levels);
+    well & written
+}
+
+/// Of the exempt level, shares and lending are the user's.
+fn exempt(a: &PriorityLevelConfiguration, b: &PriorityLevelConfiguration) -> bool {
+    let kind = |l: &PriorityLevelConfiguration| l.spec.as_ref().map(|s| s.type_.clone()).unwrap_or_default();
+    kind(a) == "Exempt" && kind(b) == "Exempt"
+}
+
+async fn ensure<K: Object + MetaExt>(
+    server: &ApiServer,
+    defaults: Vec<K>,
+    same_spec: impl Fn(&K, &K) -> bool,
+    take_spec: impl Fn(&mut K, &K),
+) -> bool {
+    let Ok(stored) = server.reader().list::<K>("").await else { return false };
+    let Some(kind) = kind_of::<K>(server) else { return false };
+    let find = |name: &str| stored.iter().find(|s| s.name() == name);
+    let changed = defaults.iter().filter_map(|d| defaults::revised(find(d.name()), d, &same_spec, &take_spec));
+    write_all(server, &kind, "", changed.collect()).await
+}
+
+/// Creates or updates, all at once: the store syncs them together.
+async fn write_all<K: Object>(server: &ApiServer, kind: &KindRef, subresource: &str, objects: Vec<K>) -> bool {
+    let all = objects.into_iter().map(async |object| {
+        let is_new = object.meta().resource_version.is_none();
+        let object: Box<dyn AnyObject> = Box::new(object);
+        match is_new {
+            true => server.create(kind, "", object).await,
+            false => server.update(kind, subresource, object).await,
+        }
+    });
+    // Another server may have been faster; its write wakes us.
+    let lost = |failure: &Status| matches!(failure.reason.as_str(), "AlreadyExists" | "Conflict" | "NotFound");
+    let results = futures_util::future::join_all(all).await;
+    results.into_iter().filter_map(Result::err).all(|failure| lost(&failure))
+}
+
+fn kind_of<K: Object>(server: &ApiServer) -> Option<KindRef> {
+    server.find_kind(K::GROUP, K::VERSION, K::PLURAL)
+}
+
+/// Whether its level exists; `None` if the condition says so already (`apf_controller.go`, `syncFlowSchemaStatus`).
+fn with_condition(
+    schema: &FlowSchema,
+    levels: &[PriorityLevelConfiguration],
+    now: jiff::Timestamp,
+) -> Option<FlowSchema> {
+    const DANGLING: &str = "Dangling";
+    let name = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.clone()).unwrap_or_default();
+    let start = format!("This FlowSchema references the PriorityLevelConfiguration object named {name:?}");
+    let (status, reason, message) = match level_exists(schema, levels) {
+        true => ("False", "Found", format!("{start} and it exists")),
+        false => ("True", "NotFound", format!("{start} but there is no such object")),
+    };
+    let is = |c: &FlowSchemaCondition| c.type_.as_deref() == Some(DANGLING);
+    let old = schema.status.iter().flat_map(|s| s.conditions.iter().flatten()).find(|c| is(c));
+    if old.is_some_and(|c| c.status.as_deref() == Some(status) && c.message.as_deref() == Some(&message)) {
+        return None;
+    }
+    let mut next = schema.clone();
+    let conditions = next.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|c| !is(c));
+    conditions.push(FlowSchemaCondition {
+        type_: Some(DANGLING.to_owned()),
+        status: Some(status.to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(message),
+        last_transition_time: Some(Time(now)),
+    });
+    Some(next)
+}
+
+#[cfg(test)]
+mod tests;

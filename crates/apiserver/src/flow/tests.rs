@@ -1,0 +1,59 @@
+//! Limits from shares, and waiting for real.
+
+use super::*;
+
+#[test]
+fn seats_follow_shares() {
+    let limits = limits(&defaults::levels());
+    let mut text: Vec<String> =
+        limits.iter().map(|(name, l)| format!("{name} {} lends {}", l.nominal, l.lendable)).collect();
+    text.sort();
+    assert_eq!(
+        text,
+        [
+            "catch-all 13 lends 0",
+            "exempt 0 lends 0",
+            "global-default 49 lends 25",
+            "leader-election 25 lends 0",
+            "node-high 98 lends 25",
+            "system 74 lends 24",
+            "workload-high 98 lends 49",
+            "workload-low 245 lends 221",
+        ]
+    );
+}
+
+#[test]
+fn a_schema_says_whether_its_level_exists() {
+    let schemas = defaults::schemas();
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let found = with_condition(&schemas[0], &defaults::levels(), now).expect("new");
+    assert!(with_condition(&found, &defaults::levels(), now).is_none());
+    let lost = with_condition(&found, &[], now).expect("changed");
+    let shown = lost.status.and_then(|s| s.conditions).expect("conditions");
+    assert_eq!(
+        (shown.len(), shown[0].status.as_deref(), shown[0].reason.as_deref()),
+        (1, Some("True"), Some("NotFound"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stops_waiting_leaves_no_seat_behind() {
+    let flow = Arc::new(Flow::default());
+    let queues = Some(Queues { count: 1, hand: 1, length: 9 });
+    let limits = Limits { exempt: false, nominal: 1, lendable: 0, most: 1, queues };
+    flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
+    let seat = flow.seat("a", 1).await.expect("free");
+    assert_eq!(flow.seat("a", 1).await.err(), Some("time-out"));
+    // A seat that comes to one that is dropped goes on to the next.
+    let mut first = Box::pin(flow.seat("a", 1));
+    assert!(futures_util::poll!(first.as_mut()).is_pending());
+    let mut second = Box::pin(flow.seat("a", 1));
+    assert!(futures_util::poll!(second.as_mut()).is_pending());
+    drop(seat);
+    drop(first);
+    let seat = second.await.expect("comes");
+    assert_eq!(flow.counts(), [("a".to_owned(), 1, 0, 1)]);
+    drop(seat);
+    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0, 1)]);
+}

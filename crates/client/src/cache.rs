@@ -174,7 +174,13 @@ impl<K: Object> Inner<K> {
         }
         self.reindex(&key, old.as_deref(), new.as_deref());
         let change = Change { old, new };
-        handlers.iter().for_each(|h| h(&change));
+        for handler in handlers.iter() {
+            // All users of the kind depend on this task: one's bug must not end it for the others.
+            let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(&change)));
+            if told.is_err() {
+                tracing::error!(kind = K::KIND, "a handler of the cache panicked; it missed a change");
+            }
+        }
     }
 
     fn reindex(&self, key: &ObjectKey, old: Option<&K>, new: Option<&K>) {

@@ -5,17 +5,34 @@
 //!
 //! Invariant: a node is never over-committed. A decision is noted in the snapshot before it is sent (assumed), taken back
 //! if the bind fails, and derived anew from the pods of the cache after a restart.
-//! Differs from upstream (`pkg/scheduler`): all nodes are looked at, not a sample; no preemption, inter-pod affinity or
-//! topology-spread constraints yet (pods that need them wait, by name).
+//! Differs from upstream (`pkg/scheduler`): all nodes are looked at, not a sample; affinity and spreading count groups of
+//! like pods instead of pods; no dynamic resources (pods that need them wait, by name), no profiles, no extenders.
 
+mod affinity;
+mod bind;
+mod cycle;
 mod decide;
+mod events;
+mod groups;
+mod owners;
 mod plugins;
 mod pod;
+mod preempt;
 mod queue;
+mod resources;
 pub mod run;
 mod snapshot;
+mod spread;
+mod volumes;
 
-pub use decide::{Decision, decide};
+pub use affinity::{PodTerms, Term};
+pub use decide::{Decision, Waiting, decide};
+pub use events::Events;
+pub use owners::Owners;
 pub use plugins::names as plugin_names;
-pub use pod::PodInfo;
+pub use pod::{HostPort, Needs, PodInfo};
+pub use preempt::Room;
+pub use resources::Resources;
 pub use snapshot::{NodeInfo, Snapshot};
+pub use spread::Constraint;
+pub use volumes::{VolumePlan, Volumes};

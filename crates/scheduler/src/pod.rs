@@ -1,70 +1,15 @@
-//! [`PodInfo`]: what the scheduler asks of a pod, computed once (`framework.PodInfo`, `component-helpers/resource`).
+//! [`PodInfo`]: what the scheduler asks of a pod, computed once (`framework.PodInfo`).
 
-use api::k8s::api::core::v1::{Affinity, Container, PodSpec, Toleration};
-use api::k8s::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use crate::affinity::PodTerms;
+use crate::resources::{self, Resources};
+use crate::spread::Constraint;
+use api::k8s::api::core::v1::{PodSpec, Toleration};
 use api::meta::MetaExt;
 use api::prelude::Pod;
-use machinery::quantity::Quantity;
 use machinery::selector::{PreferredTerms, RequiredNodeAffinity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
-
-/// What pods without requests are counted as when nodes are compared (`DefaultMilliCPURequest`, `DefaultMemoryRequest`).
-const DEFAULT_MILLI_CPU: i64 = 100;
-const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
-
-/// Amounts: CPU in thousandths, everything else in its own unit (bytes, pieces).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resources {
-    /// Thousandths of a CPU.
-    pub milli_cpu: i64,
-    /// Bytes.
-    pub memory: i64,
-    /// Bytes of `ephemeral-storage`.
-    pub ephemeral: i64,
-    /// Huge pages and extended resources.
-    pub scalar: BTreeMap<String, i64>,
-}
-
-impl Resources {
-    /// Reads a resource list; unknown text counts as nothing (validation refuses such).
-    pub fn of(list: Option<&BTreeMap<String, ApiQuantity>>) -> Self {
-        let mut all = Resources::default();
-        for (name, amount) in list.into_iter().flatten() {
-            let Ok(q) = Quantity::parse(&amount.0) else { continue };
-            match name.as_str() {
-                "cpu" => all.milli_cpu = q.milli_value(),
-                "memory" => all.memory = q.value(),
-                "ephemeral-storage" => all.ephemeral = q.value(),
-                "pods" => {}
-                other => {
-                    all.scalar.insert(other.to_owned(), q.value());
-                }
-            }
-        }
-        all
-    }
-
-    /// Adds (or with `sign` -1 takes away).
-    pub fn add(&mut self, other: &Resources, sign: i64) {
-        self.milli_cpu += sign * other.milli_cpu;
-        self.memory += sign * other.memory;
-        self.ephemeral += sign * other.ephemeral;
-        for (name, amount) in &other.scalar {
-            *self.scalar.entry(name.clone()).or_default() += sign * amount;
-        }
-    }
-
-    fn max(&mut self, other: &Resources) {
-        self.milli_cpu = self.milli_cpu.max(other.milli_cpu);
-        self.memory = self.memory.max(other.memory);
-        self.ephemeral = self.ephemeral.max(other.ephemeral);
-        for (name, amount) in &other.scalar {
-            let slot = self.scalar.entry(name.clone()).or_default();
-            *slot = (*slot).max(*amount);
-        }
-    }
-}
 
 /// A port a pod wants on its node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,11 +32,24 @@ impl HostPort {
     }
 }
 
-/// See the file's head.
+/// A pod with what it needs. Its state may be renewed without computing the needs again.
 #[derive(Debug, Clone)]
 pub struct PodInfo {
     /// The pod itself.
     pub pod: Arc<Pod>,
+    needs: Arc<Needs>,
+}
+
+impl Deref for PodInfo {
+    type Target = Needs;
+    fn deref(&self) -> &Needs {
+        &self.needs
+    }
+}
+
+/// What a pod needs.
+#[derive(Debug)]
+pub struct Needs {
     /// What must fit.
     pub requests: Resources,
     /// CPU and memory as counted for comparing nodes.
@@ -100,14 +58,24 @@ pub struct PodInfo {
     pub host_ports: Vec<HostPort>,
     /// nodeSelector and required node affinity.
     pub node_affinity: RequiredNodeAffinity,
+    /// The only nodes that required node affinity leaves, if it names nodes.
+    pub named_nodes: Option<BTreeSet<String>>,
     /// Preferred node affinity.
     pub preferred: PreferredTerms,
     /// Tolerations.
     pub tolerations: Vec<Toleration>,
-    /// Images of all containers.
+    /// Images of all containers and image volumes, as nodes report them.
     pub images: Vec<String>,
-    /// UID of the controller; its pods are spread.
-    pub owner: Option<String>,
+    /// How many containers there are.
+    pub containers: usize,
+    /// Claims its volumes use, and whether they are made for this pod.
+    pub claims: Vec<(String, bool)>,
+    /// Affinity to other pods.
+    pub terms: Arc<PodTerms>,
+    /// Its own topology spread constraints.
+    pub spread: Vec<Constraint>,
+    /// Names the group of pods that look the same to other pods' selectors; see [`crate::groups`].
+    pub group: String,
     /// Something it needs that is not built yet.
     pub unsupported: Option<&'static str>,
 }
@@ -115,7 +83,8 @@ pub struct PodInfo {
 impl PodInfo {
     /// Computes it.
     pub fn of(pod: Arc<Pod>) -> Self {
-        let spec = pod.spec.clone().unwrap_or_default();
+        let none = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&none);
         let path = machinery::field::Path::new("spec");
         let preferred = spec
             .affinity
@@ -123,71 +92,71 @@ impl PodInfo {
             .and_then(|a| a.node_affinity.as_ref()?.preferred_during_scheduling_ignored_during_execution.as_ref())
             .and_then(|terms| PreferredTerms::try_new(terms, &path).ok())
             .unwrap_or_default();
-        PodInfo {
-            requests: requests(&spec, Resources::of),
-            nonzero: nonzero(&spec),
-            host_ports: host_ports(&spec),
-            node_affinity: RequiredNodeAffinity::of(&spec),
+        let volumes = || spec.volumes.iter().flatten();
+        let containers = || spec.init_containers.iter().flatten().chain(&spec.containers);
+        let images = containers().filter_map(|c| c.image.as_deref());
+        let volume_images = volumes().filter_map(|v| v.image.as_ref()?.reference.as_deref());
+        let (requests, nonzero) = resources::of_pod(&pod);
+        let needs = Needs {
+            requests,
+            nonzero,
+            host_ports: host_ports(spec),
+            node_affinity: RequiredNodeAffinity::of(spec),
+            named_nodes: named_nodes(spec),
             preferred,
-            images: all_containers(&spec).filter_map(|c| c.image.clone()).collect(),
-            owner: pod.controller().map(|o| o.uid.clone()),
-            unsupported: unsupported(&spec),
-            tolerations: spec.tolerations.unwrap_or_default(),
-            pod,
-        }
+            images: images.chain(volume_images).map(normalized).collect(),
+            containers: containers().count(),
+            claims: volumes().filter_map(|v| machinery::volumes::claim_of(&pod, v)).collect(),
+            terms: Arc::new(PodTerms::of(&pod)),
+            spread: Constraint::all_of(spec),
+            group: group(&pod),
+            unsupported: unsupported(spec),
+            tolerations: spec.tolerations.clone().unwrap_or_default(),
+        };
+        PodInfo { pod, needs: Arc::new(needs) }
+    }
+
+    /// The same pod in a newer state. What does not change what it needs (most of its status) is cheap.
+    pub fn renewed(&self, pod: Arc<Pod>) -> Self {
+        let given = |p: &Pod| -> Vec<_> {
+            let status = p.status.as_ref();
+            let all = status
+                .into_iter()
+                .flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten()));
+            let given = all.filter_map(|c| c.resources.as_ref()?.requests.clone().or(c.allocated_resources.clone()));
+            given.collect()
+        };
+        let same = self.pod.spec == pod.spec
+            && self.pod.metadata.labels == pod.metadata.labels
+            && self.pod.is_deleting() == pod.is_deleting()
+            && given(&self.pod) == given(&pod);
+        if same { PodInfo { pod, needs: self.needs.clone() } } else { PodInfo::of(pod) }
     }
 
     /// `spec.priority`
     pub fn priority(&self) -> i32 {
         self.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
     }
-}
 
-fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
-}
-
-fn of_container(c: &Container) -> Option<&BTreeMap<String, ApiQuantity>> {
-    c.resources.as_ref()?.requests.as_ref()
-}
-
-/// Containers and sidecars together, or the largest moment of the init containers, plus overhead (`PodRequests`).
-fn requests(spec: &PodSpec, read: impl Fn(Option<&BTreeMap<String, ApiQuantity>>) -> Resources) -> Resources {
-    let mut running = Resources::default();
-    let mut sidecars = Resources::default();
-    let mut peak = Resources::default();
-    for c in spec.init_containers.iter().flatten() {
-        let own = read(of_container(c));
-        let mut moment = sidecars.clone();
-        moment.add(&own, 1);
-        peak.max(&moment);
-        if c.restart_policy.as_deref() == Some("Always") {
-            sidecars.add(&own, 1);
-        }
+    /// The node that was promised to it (`status.nominatedNodeName`), or `""`.
+    pub fn nominated(&self) -> &str {
+        nominated(&self.pod)
     }
-    for c in &spec.containers {
-        running.add(&read(of_container(c)), 1);
+
+    /// Its labels.
+    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        self.pod.metadata.labels.as_ref()
     }
-    running.add(&sidecars, 1);
-    running.max(&peak);
-    running.add(&Resources::of(spec.overhead.as_ref()), 1);
-    running
 }
 
-fn nonzero(spec: &PodSpec) -> (i64, i64) {
-    let with_defaults = |list: Option<&BTreeMap<String, ApiQuantity>>| {
-        let mut own = Resources::of(list);
-        let has = |name: &str| list.is_some_and(|l| l.contains_key(name));
-        if !has("cpu") {
-            own.milli_cpu = DEFAULT_MILLI_CPU;
-        }
-        if !has("memory") {
-            own.memory = DEFAULT_MEMORY;
-        }
-        own
-    };
-    let all = requests(spec, with_defaults);
-    (all.milli_cpu, all.memory)
+/// `status.nominatedNodeName`, or `""`.
+pub(crate) fn nominated(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.nominated_node_name.as_deref()).unwrap_or_default()
+}
+
+/// `:latest` is implied (`normalizedImageName`).
+fn normalized(image: &str) -> String {
+    if image.rfind(':') <= image.rfind('/') { format!("{image}:latest") } else { image.to_owned() }
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
@@ -202,21 +171,53 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
+/// The nodes named by `metadata.name` in required terms, if every term names some (`NodeAffinity.PreFilter`).
+fn named_nodes(spec: &PodSpec) -> Option<BTreeSet<String>> {
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let terms = &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+    let mut all = BTreeSet::new();
+    for term in terms {
+        let fields = term.match_fields.iter().flatten();
+        let named = fields.filter(|r| r.key == "metadata.name" && r.operator == "In");
+        let sets = named.map(|r| r.values.iter().flatten().cloned().collect::<BTreeSet<String>>());
+        all.extend(sets.reduce(|a, b| a.intersection(&b).cloned().collect())?);
+    }
+    (!terms.is_empty()).then_some(all)
+}
+
+/// Namespace, labels, affinity and whether it ends: all that selectors and spreading see of a pod.
+fn group(pod: &Pod) -> String {
+    let mut name = format!("{}\0{}", pod.namespace(), u8::from(pod.is_deleting()));
+    for (key, value) in pod.metadata.labels.iter().flatten() {
+        name.push('\0');
+        name.push_str(key);
+        name.push('=');
+        name.push_str(value);
+    }
+    let affinity = pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
+    if let Some(affinity) = affinity.filter(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some()) {
+        name.push_str("\0\0");
+        name.push_str(&format!("{:?}{:?}", affinity.pod_affinity, affinity.pod_anti_affinity));
+    }
+    name
+}
+
 /// A check that cannot check says no.
 fn unsupported(spec: &PodSpec) -> Option<&'static str> {
-    let hard = |a: &Affinity| {
-        let affinity =
-            a.pod_affinity.as_ref().and_then(|p| p.required_during_scheduling_ignored_during_execution.as_ref());
-        let anti =
-            a.pod_anti_affinity.as_ref().and_then(|p| p.required_during_scheduling_ignored_during_execution.as_ref());
-        affinity.is_some_and(|l| !l.is_empty()) || anti.is_some_and(|l| !l.is_empty())
-    };
-    if spec.affinity.as_ref().is_some_and(hard) {
-        return Some("required inter-pod affinity is not supported by this scheduler yet");
-    }
-    let constraints = spec.topology_spread_constraints.iter().flatten();
-    if constraints.into_iter().any(|c| c.when_unsatisfiable == "DoNotSchedule") {
-        return Some("topologySpreadConstraints with DoNotSchedule are not supported by this scheduler yet");
+    if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Some("resourceClaims are not supported by this scheduler yet");
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalized;
+
+    #[test]
+    fn a_port_is_not_a_tag() {
+        assert_eq!(normalized("nginx"), "nginx:latest");
+        assert_eq!(normalized("host:5000/nginx"), "host:5000/nginx:latest");
+        assert_eq!(normalized("host:5000/nginx:1"), "host:5000/nginx:1");
+    }
 }

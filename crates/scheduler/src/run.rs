@@ -1,47 +1,64 @@
-//! The loop: caches in, bindings out. One task decides; binding and telling happen beside it.
+//! The loop: caches in, decisions out. One task decides; what follows from decisions happens beside it ([`crate::bind`]).
 
+use crate::bind::{self, Done, Tools};
 use crate::decide::{Decision, decide};
+use crate::events::Events;
 use crate::pod::PodInfo;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
-use api::k8s::api::core::v1::{Binding, ObjectReference};
-use api::k8s::apimachinery::pkg::apis::meta::v1::Status;
-use api::meta::MetaExt;
-use api::prelude::{Node, Pod};
-use api::{Codec, ObjectMeta};
+use api::k8s::api::policy::v1::PodDisruptionBudget;
+use api::k8s::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use api::prelude::*;
 use base::{Clock, Random};
-use client::{Cache, Client, ClientError, EventKind, Patch, Recorder};
+use client::{Cache, Client, Recorder};
+use machinery::selector::LabelSelector;
 use parking_lot::Mutex;
-use serde_json::json;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The scheduler that pods get if they name none (`DefaultSchedulerName`).
-const NAME: &str = "default-scheduler";
-/// Bindings in flight; more decisions wait.
+pub(crate) const NAME: &str = "default-scheduler";
+/// Decisions being acted on; more wait. Those that wait for volumes do not count, they may take minutes.
 const IN_FLIGHT: usize = 64;
 
-/// Names of changed objects, to be read from the caches.
+/// Brings the newest state of an object into the snapshot.
+type Apply = Box<dyn FnOnce(&mut Snapshot) -> Events + Send>;
+
+/// What changed. Pods and nodes by name, to be read from the caches; of everything else the newest state.
 #[derive(Default)]
 struct Inbox {
     pods: BTreeSet<(String, String, String)>,
     nodes: BTreeSet<String>,
+    others: BTreeMap<(&'static str, String, String), Apply>,
+}
+
+#[derive(Default)]
+struct Mail {
+    inbox: Mutex<Inbox>,
+    arrived: Notify,
+}
+
+/// A pod that a task works on.
+struct Task {
+    pod: Arc<PodInfo>,
+    /// It waits for volumes.
+    slow: bool,
 }
 
 struct Scheduler {
-    client: Client,
+    tools: Tools,
     pods: Cache<Pod>,
     nodes: Cache<Node>,
-    recorder: Recorder,
-    clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     snapshot: Snapshot,
     queue: Queue,
-    binds: JoinSet<(String, Result<(), ClientError>)>,
+    tasks: JoinSet<Done>,
+    running: BTreeMap<Id, Task>,
 }
 
 /// Schedules whenever `leading` is true, until `shutdown`.
@@ -60,14 +77,17 @@ pub async fn run(
         }
         let lost = async { leading.wait_for(|l| !*l).await.is_ok() };
         let term = shutdown.child_token();
-        let work = Scheduler::new(&client, &clock, &random).work(term.clone());
-        tokio::pin!(work);
+        let mut work = base::tasks::spawn("scheduling", Scheduler::new(&client, &clock, &random).work(term.clone()));
         tokio::select! {
             biased;
-            () = &mut work => return,
+            // A bug in one decision must not end all scheduling: the next term starts from the caches, as after a restart.
+            ended = &mut work => if let Err(panic) = ended {
+                tracing::error!(%panic, "the scheduler failed and starts again");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            },
             _ = lost => {
                 term.cancel();
-                work.await;
+                drop(work.await);
             }
         }
     }
@@ -75,165 +95,262 @@ pub async fn run(
 
 impl Scheduler {
     fn new(client: &Client, clock: &Arc<dyn Clock>, random: &Arc<dyn Random>) -> Self {
+        let recorder = Recorder::new(client, NAME, "", clock.clone());
         Scheduler {
             pods: client.cache(),
             nodes: client.cache(),
-            recorder: Recorder::new(client, NAME, "", clock.clone()),
-            client: client.clone(),
-            clock: clock.clone(),
+            tools: Tools { client: client.clone(), recorder, clock: clock.clone() },
             random: random.clone(),
             snapshot: Snapshot::default(),
             queue: Queue::default(),
-            binds: JoinSet::new(),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
         }
     }
 
     async fn work(mut self, shutdown: CancellationToken) {
-        let inbox = Arc::new((Mutex::new(Inbox::default()), Notify::new()));
-        self.follow(&inbox);
-        let caches = (self.pods.clone(), self.nodes.clone());
+        let mail = Arc::new(Mail::default());
+        let synced = self.follow(&mail);
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = async { caches.0.synced().await; caches.1.synced().await } => {}
+            () = async { for synced in synced { synced.await } } => {}
         }
         loop {
-            let changed = std::mem::take(&mut *inbox.0.lock());
+            let changed = std::mem::take(&mut *mail.inbox.lock());
             self.take_in(changed);
             self.place_all();
-            let due = self.queue.next_due();
+            let due = self.queue.next_due(Instant::now()).filter(|_| self.may_start());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(done) = self.binds.join_next() => match done {
-                    Ok((uid, result)) => self.bound(&uid, result),
-                    Err(panic) => tracing::error!(%panic, "a binding task failed"),
-                },
-                () = inbox.1.notified() => {}
-                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() && self.binds.len() < IN_FLIGHT => {}
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
+                () = mail.arrived.notified() => {}
+                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
             }
         }
-        self.binds.shutdown().await;
+        self.tasks.shutdown().await;
     }
 
-    fn follow(&self, inbox: &Arc<(Mutex<Inbox>, Notify)>) {
-        let to = inbox.clone();
+    /// Subscribes to everything; the futures end when the caches are filled.
+    fn follow(&self, mail: &Arc<Mail>) -> Vec<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        // Caches outlive a term: what they still tell an old one goes nowhere.
+        let to = Arc::downgrade(mail);
         self.pods.on_change(move |change| {
-            let mut inbox = to.0.lock();
+            let Some(mail) = to.upgrade() else { return };
+            let mut inbox = mail.inbox.lock();
             for pod in change.old.iter().chain(&change.new) {
                 inbox.pods.insert((pod.namespace().to_owned(), pod.name().to_owned(), pod.uid().to_owned()));
             }
-            to.1.notify_one();
+            mail.arrived.notify_one();
         });
-        let to = inbox.clone();
+        let to = Arc::downgrade(mail);
         self.nodes.on_change(move |change| {
-            to.0.lock().nodes.insert(change.latest().name().to_owned());
-            to.1.notify_one();
+            let Some(mail) = to.upgrade() else { return };
+            mail.inbox.lock().nodes.insert(change.latest().name().to_owned());
+            mail.arrived.notify_one();
         });
+        let (pods, nodes) = (self.pods.clone(), self.nodes.clone());
+        let follow = Follow { client: &self.tools.client, to: Arc::downgrade(mail) };
+        vec![
+            Box::pin(async move { pods.synced().await }),
+            Box::pin(async move { nodes.synced().await }),
+            follow.kind::<Namespace>(|s, _, name, new| {
+                s.apply_namespace(name, new.map(|n| n.metadata.labels.clone().unwrap_or_default()))
+            }),
+            follow.kind::<PersistentVolumeClaim>(|s, ns, name, new| s.volumes.apply_claim(ns, name, new)),
+            follow.kind::<PersistentVolume>(|s, _, name, new| s.volumes.apply_volume(name, new)),
+            follow.kind::<StorageClass>(|s, _, name, new| s.volumes.apply_class(name, new)),
+            follow.kind::<CSINode>(|s, _, name, new| s.volumes.apply_csi_node(name, new)),
+            follow.kind::<CSIDriver>(|s, _, name, new| s.volumes.apply_driver(name, new)),
+            follow.kind::<CSIStorageCapacity>(|s, ns, name, new| s.volumes.apply_capacity(ns, name, new)),
+            follow.kind::<VolumeAttachment>(|s, _, name, new| s.volumes.apply_attachment(name, new)),
+            follow.kind::<PodDisruptionBudget>(|s, ns, name, new| s.apply_budget(ns, name, new)),
+            follow.kind::<Service>(|s, ns, name, new| {
+                s.owners.apply_service(ns, name, new.and_then(|s| s.spec.as_ref()?.selector.clone()));
+                Events::NONE
+            }),
+            follow
+                .owner::<ReplicationController>(|rc| rc.spec.as_ref()?.selector.as_ref().map(LabelSelector::from_set)),
+            follow.owner::<ReplicaSet>(|rs| LabelSelector::from_api(Some(&rs.spec.as_ref()?.selector)).ok()),
+            follow.owner::<StatefulSet>(|ss| LabelSelector::from_api(Some(&ss.spec.as_ref()?.selector)).ok()),
+        ]
     }
 
     /// Brings snapshot and queue up to the caches.
     fn take_in(&mut self, changed: Inbox) {
-        let mut freed = !changed.nodes.is_empty();
+        let mut events = Events::NONE;
+        for (_, apply) in changed.others {
+            events |= apply(&mut self.snapshot);
+        }
         for name in changed.nodes {
-            self.snapshot.apply_node(&name, self.nodes.get("", &name));
+            events |= self.snapshot.apply_node(&name, self.nodes.get("", &name));
         }
         for (namespace, name, uid) in changed.pods {
             match self.pods.get(&namespace, &name).filter(|p| p.uid() == uid) {
-                Some(pod) => freed |= self.take_in_pod(&pod),
+                Some(pod) => events |= self.take_in_pod(&pod),
                 None => {
-                    self.snapshot.forget(&uid);
+                    events |= self.snapshot.forget(&uid);
                     self.queue.remove(&uid);
-                    freed = true;
                 }
             }
         }
-        if freed {
-            self.queue.wake(Instant::now());
-        }
+        self.queue.wake(events, Instant::now());
     }
 
-    /// Returns whether it may have made room.
-    fn take_in_pod(&mut self, pod: &Arc<Pod>) -> bool {
-        self.snapshot.apply_pod(pod);
-        let spec = pod.spec.as_ref();
-        let placed = spec.and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
-        let ended = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        let ours = spec.and_then(|s| s.scheduler_name.as_deref()).is_none_or(|n| n == NAME);
-        let gated = spec.and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
-        if placed || ended || !ours || gated || pod.is_deleting() {
-            self.queue.remove(pod.uid());
+    fn take_in_pod(&mut self, pod: &Arc<Pod>) -> Events {
+        let events = self.snapshot.apply_pod(pod);
+        if is_ours_to_place(pod) {
+            self.queue.add(pod.uid(), Arc::new(PodInfo::of(pod.clone())), Instant::now());
         } else {
-            self.queue.add(pod.uid(), Arc::new(PodInfo::of(pod.clone())));
+            self.queue.remove(pod.uid());
         }
-        ended
+        events
+    }
+
+    fn may_start(&self) -> bool {
+        self.running.values().filter(|task| !task.slow).count() < IN_FLIGHT
     }
 
     /// Decides for all pods that may be tried now.
     fn place_all(&mut self) {
-        while self.binds.len() < IN_FLIGHT
+        while self.may_start()
             && let Some(pod) = self.queue.pop(Instant::now())
         {
+            let (tools, object) = (self.tools.clone(), pod.pod.clone());
             match decide(&pod, &self.snapshot, self.random.next_u64()) {
-                Decision::Bind(node) => {
+                Decision::Bind(node, volumes) => {
                     self.snapshot.place(pod.clone(), &node);
-                    self.binds.spawn(bind(self.client.clone(), self.recorder.clone(), pod.pod.clone(), node));
+                    self.snapshot.volumes.assume(&volumes, &node);
+                    let slow = !volumes.is_empty();
+                    self.start(Task { pod, slow }, bind::bind(tools, object, node, volumes));
                 }
-                Decision::Unschedulable(why) => self.tell(&pod.pod, &why),
+                Decision::Preempt(room, waiting) => {
+                    for other in &room.disappointed {
+                        self.snapshot.unpromise(other.uid());
+                    }
+                    self.snapshot.promise(pod.clone(), &room.node);
+                    self.start(Task { pod, slow: false }, bind::wait(tools, object, Some(room), waiting));
+                }
+                Decision::Wait(waiting) => {
+                    if waiting.ends_promise {
+                        self.snapshot.unpromise(object.uid());
+                    }
+                    self.start(Task { pod, slow: false }, bind::wait(tools, object, None, waiting));
+                }
             }
         }
     }
 
-    fn bound(&mut self, uid: &str, result: Result<(), ClientError>) {
-        match result {
-            Ok(()) => self.queue.remove(uid),
-            Err(error) => {
-                tracing::debug!(uid, error = %base::chain(&error), "binding failed");
-                self.snapshot.forget(uid);
-                self.queue.retry(uid, Instant::now());
+    fn start(&mut self, task: Task, work: impl Future<Output = Done> + Send + 'static) {
+        let id = self.tasks.spawn(work).id();
+        self.running.insert(id, task);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Done), JoinError>) {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(panic) => panic.id(),
+        };
+        let Some(Task { pod, .. }) = self.running.remove(&id) else { return };
+        let (uid, now) = (pod.pod.uid().to_owned(), Instant::now());
+        match ended {
+            Ok((_, Done::Bind(plan, result))) => {
+                self.snapshot.volumes.unassume(&plan);
+                match result {
+                    Ok(()) => self.queue.remove(&uid),
+                    Err(error) => self.not_bound(&pod, error),
+                }
+            }
+            Ok((_, Done::Wait(waiting, Ok(())))) => self.queue.unschedulable(&uid, waiting.hears, now),
+            Ok((_, Done::Wait(_, Err(error)))) => {
+                tracing::debug!(pod = pod.pod.name(), %error, "failed to note why a pod waits or to make room for it");
+                self.queue.retry(&uid, now);
+            }
+            Err(panic) => {
+                tracing::error!(%panic, pod = pod.pod.name(), "a task of the scheduler failed");
+                self.not_bound(&pod, "a task of the scheduler failed".into());
             }
         }
     }
 
-    /// Event and condition; the condition only if it says something new.
-    fn tell(&self, pod: &Arc<Pod>, why: &str) {
-        self.recorder.record(pod.as_ref(), EventKind::Warning, "FailedScheduling", why);
-        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-        let current = conditions.into_iter().flatten().find(|c| c.type_ == "PodScheduled");
-        if current.is_some_and(|c| c.status == "False" && c.message.as_deref() == Some(why)) {
-            return;
-        }
-        let now = api::Time(self.clock.now());
-        let since = current.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone()).unwrap_or(now);
-        let condition = json!({
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why, "lastTransitionTime": since,
-            "observedGeneration": pod.metadata.generation,
-        });
-        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}}));
-        let (api, pod) = (self.client.api::<Pod>(), pod.clone());
-        base::tasks::detach("unschedulable", async move {
-            if let Err(error) = api.patch(pod.namespace(), pod.name(), "status", &patch).await {
-                tracing::debug!(error = %base::chain(&error), "failed to note why a pod waits; the next attempt tries again");
+    /// Takes the assumption back and tells, unless the pod is bound all the same or gone.
+    fn not_bound(&mut self, pod: &Arc<PodInfo>, error: String) {
+        tracing::debug!(pod = pod.pod.name(), error, "binding failed");
+        let uid = pod.pod.uid();
+        let newest = self.pods.get(pod.pod.namespace(), pod.pod.name()).filter(|p| p.uid() == uid);
+        let mut events = self.snapshot.forget(uid);
+        if let Some(newest) = newest {
+            // If it was bound all the same, this counts it again.
+            events |= self.snapshot.apply_pod(&newest);
+            if is_ours_to_place(&newest) {
+                let tools = self.tools.clone();
+                base::tasks::detach("not-bound", async move {
+                    drop(bind::note(&tools, &newest, ("SchedulerError", &error), None, false).await);
+                });
             }
-        });
+        }
+        self.queue.retry(uid, Instant::now());
+        self.queue.wake(events, Instant::now());
     }
 }
 
-async fn bind(client: Client, recorder: Recorder, pod: Arc<Pod>, node: String) -> (String, Result<(), ClientError>) {
-    let binding = Binding {
-        metadata: ObjectMeta {
-            name: pod.metadata.name.clone(),
-            namespace: pod.metadata.namespace.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..ObjectMeta::default()
-        },
-        target: ObjectReference { kind: Some("Node".into()), name: Some(node.clone()), ..ObjectReference::default() },
-    };
-    let api = client.api::<Pod>();
-    let sent = api.post_subresource::<Status>(pod.namespace(), pod.name(), "binding", binding.encode()).await;
-    if sent.is_ok() {
-        let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-        recorder.record(pod.as_ref(), EventKind::Normal, "Scheduled", &text);
+/// Whether a pod waits for us to find its node.
+fn is_ours_to_place(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    let placed = spec.and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty());
+    let ended = matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let ours = spec.and_then(|s| s.scheduler_name.as_deref()).is_none_or(|n| n == NAME);
+    let gated = spec.and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
+    !placed && !ended && ours && !gated && !pod.is_deleting()
+}
+
+/// Subscribes to kinds whose newest state is all that matters.
+struct Follow<'a> {
+    client: &'a Client,
+    to: Weak<Mail>,
+}
+
+impl Follow<'_> {
+    fn kind<K: Object>(
+        &self,
+        apply: fn(&mut Snapshot, &str, &str, Option<Arc<K>>) -> Events,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.each::<K>(move |change| {
+            let (namespace, name) = (change.latest().namespace().to_owned(), change.latest().name().to_owned());
+            let new = change.new.clone();
+            Box::new(move |snapshot| apply(snapshot, &namespace, &name, new))
+        })
     }
-    (pod.uid().to_owned(), sent.map(drop))
+
+    /// Controllers whose selector spreads their pods.
+    fn owner<K: Object>(&self, selector: fn(&K) -> Option<LabelSelector>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        self.each::<K>(move |change| {
+            let new = change.new.as_ref().map(|new| (new.uid().to_owned(), selector(new)));
+            let gone = change.old.as_ref().map(|old| old.uid().to_owned());
+            let gone = gone.filter(|old| new.as_ref().is_none_or(|(uid, _)| uid != old));
+            Box::new(move |snapshot| {
+                gone.iter().for_each(|uid| snapshot.owners.apply_controller(uid, None));
+                if let Some((uid, selector)) = new {
+                    snapshot.owners.apply_controller(&uid, selector);
+                }
+                Events::NONE
+            })
+        })
+    }
+
+    fn each<K: Object>(
+        &self,
+        read: impl Fn(&client::Change<K>) -> Apply + Send + Sync + 'static,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let (cache, to) = (self.client.cache::<K>(), self.to.clone());
+        cache.on_change(move |change| {
+            let Some(mail) = to.upgrade() else { return };
+            let object = change.latest();
+            let key = (K::KIND, object.namespace().to_owned(), object.name().to_owned());
+            mail.inbox.lock().others.insert(key, read(change));
+            mail.arrived.notify_one();
+        });
+        Box::pin(async move { cache.synced().await })
+    }
 }

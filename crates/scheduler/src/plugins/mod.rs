@@ -2,26 +2,31 @@
 
 mod balanced_allocation;
 mod image_locality;
+pub(crate) mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
 mod resources_fit;
-mod spreading;
-mod taint_toleration;
+pub(crate) mod taint_toleration;
+pub(crate) mod topology_spread;
+pub(crate) mod volume_binding;
+mod volume_limits;
+pub(crate) mod volume_restrictions;
+pub(crate) mod volume_zone;
 
-use crate::pod::PodInfo;
-use crate::snapshot::{NodeInfo, Snapshot};
-
-/// Why a node is out: one reason, or several (one per missing resource).
-pub(crate) type Reasons = Vec<String>;
+use crate::cycle::{Cycle, Refusal};
+use crate::events::Events;
+use crate::snapshot::NodeInfo;
 
 /// Whether a pod may run on a node.
 pub(crate) struct Filter {
     /// Upstream's plugin name.
     pub(crate) name: &'static str,
+    /// What may change a refusal.
+    pub(crate) hears: Events,
     /// `Err`: why not.
-    pub(crate) check: fn(&PodInfo, &NodeInfo) -> Result<(), Reasons>,
+    pub(crate) check: fn(&Cycle<'_>, &NodeInfo) -> Result<(), Refusal>,
 }
 
 /// How well a pod fits on a node.
@@ -31,9 +36,29 @@ pub(crate) struct Score {
     /// Multiplies the normalised score.
     pub(crate) weight: i64,
     /// Any scale; see `normalize`.
-    pub(crate) score: fn(&PodInfo, &NodeInfo, &Snapshot) -> i64,
+    pub(crate) score: fn(&Scoring<'_>, &NodeInfo) -> i64,
     /// Brings the scores of all nodes to 0..=100.
     pub(crate) normalize: fn(&mut [i64]),
+}
+
+/// What scores share during one attempt, computed once the fitting nodes are known (upstream's PreScore).
+pub(crate) struct Scoring<'a> {
+    pub(crate) cycle: &'a Cycle<'a>,
+    pub(crate) affinity: inter_pod_affinity::Places,
+    pub(crate) spread: topology_spread::SpreadScores,
+    /// How many nodes there are.
+    pub(crate) nodes: f64,
+}
+
+impl<'a> Scoring<'a> {
+    pub(crate) fn begin(cycle: &'a Cycle<'a>, fitting: &[&NodeInfo]) -> Self {
+        Scoring {
+            cycle,
+            affinity: inter_pod_affinity::liked(cycle),
+            spread: topology_spread::SpreadScores::begin(cycle, fitting),
+            nodes: cycle.snapshot.len().max(1) as f64,
+        }
+    }
 }
 
 /// In the order in which they are asked; the first refusal of a node counts.
@@ -44,6 +69,12 @@ pub(crate) const FILTERS: &[Filter] = &[
     node_affinity::FILTER,
     node_ports::FILTER,
     resources_fit::FILTER,
+    volume_restrictions::FILTER,
+    volume_limits::FILTER,
+    volume_binding::FILTER,
+    volume_zone::FILTER,
+    topology_spread::FILTER,
+    inter_pod_affinity::FILTER,
 ];
 
 /// All are asked.
@@ -51,7 +82,8 @@ pub(crate) const SCORES: &[Score] = &[
     taint_toleration::SCORE,
     node_affinity::SCORE,
     resources_fit::SCORE,
-    spreading::SCORE,
+    topology_spread::SCORE,
+    inter_pod_affinity::SCORE,
     balanced_allocation::SCORE,
     image_locality::SCORE,
 ];

@@ -1,18 +1,21 @@
 //! NodeAffinity: nodeSelector and node affinity, required and preferred.
 
 use super::{Filter, Score, highest_best};
+use crate::cycle::Refusal;
+use crate::events::Events;
 
 pub(super) const FILTER: Filter = Filter {
     name: "NodeAffinity",
-    check: |pod, info| {
-        if pod.node_affinity.is_everything() {
+    hears: Events::NODE,
+    check: |cycle, info| {
+        let wanted = &cycle.pod.node_affinity;
+        if wanted.is_everything() {
             return Ok(());
         }
-        let name = info.node.as_ref().and_then(|n| n.metadata.name.clone()).unwrap_or_default();
-        match pod.node_affinity.matches(&name, &info.labels()) {
+        match wanted.matches(info.name(), info.labels()) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(vec!["node(s) didn't match Pod's node affinity/selector".into()]),
-            Err(errors) => Err(vec![machinery::field::aggregate(&errors)]),
+            Ok(false) => Err(Refusal::of_node("node(s) didn't match Pod's node affinity/selector")),
+            Err(errors) => Err(Refusal::of_node(machinery::field::aggregate(&errors))),
         }
     },
 };
@@ -20,12 +23,9 @@ pub(super) const FILTER: Filter = Filter {
 pub(super) const SCORE: Score = Score {
     name: "NodeAffinity",
     weight: 2,
-    score: |pod, info, _| {
-        if pod.preferred.is_empty() {
-            return 0;
-        }
-        let name = info.node.as_ref().and_then(|n| n.metadata.name.clone()).unwrap_or_default();
-        pod.preferred.score(&name, &info.labels())
+    score: |scoring, info| {
+        let preferred = &scoring.cycle.pod.preferred;
+        if preferred.is_empty() { 0 } else { preferred.score(info.name(), info.labels()) }
     },
     normalize: highest_best,
 };

@@ -1,17 +1,22 @@
 //! NodeUnschedulable: a cordoned node takes only pods that tolerate its taint.
 
 use super::{Filter, taint_toleration::tolerates};
+use crate::cycle::Refusal;
+use crate::events::Events;
 use api::k8s::api::core::v1::Taint;
 
 pub(super) const FILTER: Filter = Filter {
     name: "NodeUnschedulable",
-    check: |pod, info| {
-        let cordoned = info.node.as_ref().and_then(|n| n.spec.as_ref()?.unschedulable) == Some(true);
-        let taint =
-            Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
-        if !cordoned || pod.tolerations.iter().any(|t| tolerates(t, &taint)) {
+    hears: Events::NODE,
+    check: |cycle, info| {
+        if !info.is_cordoned() {
             return Ok(());
         }
-        Err(vec!["node(s) were unschedulable".into()])
+        let taint =
+            Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+        if cycle.pod.tolerations.iter().any(|t| tolerates(t, &taint)) {
+            return Ok(());
+        }
+        Err(Refusal::of_node("node(s) were unschedulable"))
     },
 };

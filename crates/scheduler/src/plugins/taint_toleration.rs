@@ -1,31 +1,45 @@
 //! TaintToleration: NoSchedule and NoExecute taints keep pods out, PreferNoSchedule ones count against a node.
 
 use super::{Filter, Score, lowest_best};
+use crate::cycle::Refusal;
+use crate::events::Events;
+use crate::pod::PodInfo;
+use crate::snapshot::NodeInfo;
 use api::k8s::api::core::v1::{Taint, Toleration};
 
 pub(super) const FILTER: Filter = Filter {
     name: "TaintToleration",
-    check: |pod, info| {
-        let hard = info.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
-        let untolerated = hard.into_iter().any(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint)));
-        if untolerated { Err(vec!["node(s) had untolerated taint(s)".into()]) } else { Ok(()) }
+    hears: Events::NODE,
+    check: |cycle, info| match untolerated(cycle.pod, info) {
+        Some(_) => Err(Refusal::of_node("node(s) had untolerated taint(s)")),
+        None => Ok(()),
     },
 };
 
 pub(super) const SCORE: Score = Score {
     name: "TaintToleration",
     weight: 3,
-    score: |pod, info, _| {
+    score: |scoring, info| {
         let soft = info.taints().iter().filter(|t| t.effect == "PreferNoSchedule");
-        let count = soft.filter(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint))).count();
-        i64::try_from(count).unwrap_or(i64::MAX)
+        let tolerations = &scoring.cycle.pod.tolerations;
+        // Only tolerations for this effect, or for all effects, count (`getAllTolerationPreferNoSchedule`).
+        let tolerated = |taint: &Taint| tolerations.iter().any(|t| tolerates(t, taint));
+        i64::try_from(soft.filter(|taint| !tolerated(taint)).count()).unwrap_or(i64::MAX)
     },
     normalize: lowest_best,
 };
 
+/// The first taint that keeps the pod out (`FindMatchingUntoleratedTaint`).
+pub(crate) fn untolerated<'a>(pod: &PodInfo, info: &'a NodeInfo) -> Option<&'a Taint> {
+    let mut hard = info.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
+    hard.find(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint)))
+}
+
 /// `component-helpers/scheduling/corev1.ToleratesTaint`.
 pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |o: &Option<String>| o.clone().unwrap_or_default();
+    fn text(o: &Option<String>) -> &str {
+        o.as_deref().unwrap_or_default()
+    }
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
     if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
         return false;

@@ -3,6 +3,7 @@
 //! Invariant: pure. No async, no IO, no clock, no randomness; everything is a value in and a value out.
 
 pub mod apply;
+pub mod cel;
 pub mod field;
 pub mod kinds;
 pub mod openapi;

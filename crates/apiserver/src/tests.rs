@@ -15,6 +15,7 @@ use store::MemoryStore;
 
 mod deletes;
 mod lists;
+mod quotas;
 mod subresources;
 mod watches;
 mod writes;
@@ -25,18 +26,34 @@ struct Fixture {
     clock: Arc<ManualClock>,
 }
 
+/// A store that holds these objects at these keys.
+pub(crate) async fn store_with(objects: Vec<(&'static str, Value)>) -> Arc<dyn store::Store> {
+    let store = Arc::new(MemoryStore::new(store::Limits::default()));
+    let create = |(key, object): (&'static str, Value)| store::Op::Create {
+        key: store::Key::new(key),
+        value: store::Value::plain(object.to_string()),
+    };
+    let ops = objects.into_iter().map(create).collect();
+    store::Store::commit(&*store, store::Txn { ops }).await.expect("an empty store");
+    store
+}
+
 impl Fixture {
     async fn new() -> Self {
         Self::over(Arc::new(MemoryStore::new(store::Limits::default()))).await
     }
 
     async fn over(store: Arc<dyn store::Store>) -> Self {
+        Self::with(store, vec![Box::new(crate::admission::NamespaceLifecycle)]).await
+    }
+
+    async fn with(store: Arc<dyn store::Store>, admission: Vec<Box<dyn crate::admission::Admission>>) -> Self {
         let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
         let server = ApiServer::new(Deps {
             store,
             authenticator: Arc::new(LocalOnly),
             authorizer: Arc::new(AllowAll),
-            admission: vec![Box::new(crate::admission::NamespaceLifecycle)],
+            admission,
             token_issuer: None,
             services: ServiceNetwork::default(),
             node_client: None,

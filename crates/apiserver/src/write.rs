@@ -4,7 +4,7 @@
 //! Invariant: an object is written only as a change of the revision it was made from; a lost race starts over from the newer
 //! object or is the caller's 409.
 
-use crate::admission::{Operation, Request};
+use crate::admission::{self, Operation, Request, Together};
 use crate::api_server::{ApiServer, Warnings};
 use crate::auth::{Attributes, UserInfo};
 use crate::delete_plan::{ends_with_update, truncate};
@@ -12,6 +12,7 @@ use crate::managed::{self, Manager};
 use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::{convert, encode, status};
+use api::k8s::api::certificates::v1::CertificateSigningRequest;
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ impl ApiServer {
             meta.name = Some(self.generate_name(meta.generate_name.as_deref().unwrap_or_default()));
         }
         w.kind.prepare_create(&mut *object);
+        note_requester(&mut *object, w.user);
         let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
         let name = object.meta().name.clone().unwrap_or_default();
         let info = w.kind.info();
@@ -176,7 +178,6 @@ impl ApiServer {
     ) -> Result<Written, Status> {
         let info = w.kind.info();
         let key = key_of(&info.storage, w.stored_namespace(), name);
-        let mut value = encode::to_value(&mut *object)?;
         let taken = |found: Option<Stored>| {
             let mut answer = match generated {
                 true => status::generate_name_conflict(info, name),
@@ -187,19 +188,30 @@ impl ApiServer {
             }
             Err(answer)
         };
-        if w.options.dry_run {
-            let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), name).await;
-            return match found.map_err(status::from_store)? {
-                Some(found) => taken(Some(found)),
-                None => Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true }),
-            };
+        for _ in 0..RACE_ATTEMPTS {
+            let mut together;
+            (object, together) = self.together(w, Operation::Create, name, object, None).await?;
+            let mut value = encode::to_value(&mut *object)?;
+            if w.options.dry_run {
+                let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), name).await;
+                return match found.map_err(status::from_store)? {
+                    Some(found) => taken(Some(found)),
+                    None => Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true }),
+                };
+            }
+            value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
+            let mut ops = vec![Op::Create { key: key.clone(), value }];
+            ops.extend(together.ops()?);
+            match self.inner.deps.store.commit(Txn { ops }).await {
+                Ok((_, entries)) => return Ok(Written::Stored { stored: first(entries)?, created: true }),
+                Err(StoreError::Conflict { found, key: at, .. }) if at == key => {
+                    return taken(found.map(|entry| Stored { entry }));
+                }
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(status::from_store(error)),
+            }
         }
-        value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
-        match self.inner.deps.store.commit(Txn { ops: vec![Op::Create { key, value }] }).await {
-            Ok((_, entries)) => Ok(Written::Stored { stored: first(entries)?, created: true }),
-            Err(StoreError::Conflict { found, .. }) => taken(found.map(|entry| Stored { entry })),
-            Err(error) => Err(status::from_store(error)),
-        }
+        Err(status::stale(info, name))
     }
 
     fn generate_name(&self, prefix: &str) -> String {
@@ -323,6 +335,11 @@ impl ApiServer {
         stored: Stored,
     ) -> Result<Attempt, Status> {
         let ends = ends_with_update(&*object, old);
+        let mut together = Together::default();
+        if self.is_joined(w, Operation::Update) {
+            let old = Some(old.boxed_clone());
+            (object, together) = self.together(w, Operation::Update, w.name, object, old).await?;
+        }
         let mut value = encode::to_value(&mut *object)?;
         if !ends && encode::is_same(&value, stored.bytes()) {
             return Ok(Attempt::Done(Written::Stored { stored, created: false }));
@@ -338,7 +355,9 @@ impl ApiServer {
             true => Op::Delete { key, expected: revision, last: value },
             false => Op::Update { key, expected: revision, value },
         };
-        match self.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+        let mut ops = vec![op];
+        ops.extend(together.ops()?);
+        match self.inner.deps.store.commit(Txn { ops }).await {
             Ok((_, entries)) if ends => {
                 self.inner.allocator.release(&*object);
                 Ok(Attempt::Done(Written::Removed { bytes: first(entries)?.bytes().clone() }))
@@ -347,6 +366,27 @@ impl ApiServer {
             Err(StoreError::Conflict { .. }) => Ok(Attempt::Raced),
             Err(error) => Err(status::from_store(error)),
         }
+    }
+
+    /// Whether some plugin may want to write something together with such writes.
+    fn is_joined(&self, w: &Write<'_>, operation: Operation) -> bool {
+        let info = w.kind.info();
+        self.inner.deps.admission.iter().any(|p| p.joins(operation, info, w.subresource))
+    }
+
+    /// Asks the plugins what goes with an object and hands it back.
+    async fn together(
+        &self,
+        w: &Write<'_>,
+        operation: Operation,
+        name: &str,
+        object: Box<dyn AnyObject>,
+        old: Option<Box<dyn AnyObject>>,
+    ) -> Result<(Box<dyn AnyObject>, Together), Status> {
+        let mut request = w.admission(self, operation, name, Some(object), old);
+        let together = admission::together(&self.inner.deps.admission, &request).await?;
+        let object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
+        Ok((object, together))
     }
 
     /// Runs the validating plugins over an object and hands it back.
@@ -416,6 +456,16 @@ impl<'a> Write<'a> {
             cluster: server,
         }
     }
+}
+
+/// Who asks for a certificate is in the request (`csrStrategy.PrepareForCreate`).
+fn note_requester(object: &mut dyn AnyObject, user: &UserInfo) {
+    let Some(request) = api::any::downcast_mut::<CertificateSigningRequest>(object) else { return };
+    let spec = &mut request.spec;
+    let given = |text: &str| Some(text.to_owned()).filter(|t| !t.is_empty());
+    (spec.username, spec.uid) = (given(&user.name), given(&user.uid));
+    spec.groups = Some(user.groups.clone()).filter(|g| !g.is_empty());
+    spec.extra = Some(user.extra.clone()).filter(|e| !e.is_empty());
 }
 
 /// A body must be about the object of the URL (`checkName`), and about the one that is stored.

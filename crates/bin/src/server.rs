@@ -6,7 +6,8 @@ use crate::config::{Config, NODE_PREFIX};
 use crate::local::LocalTransport;
 use crate::membership::Network;
 use apiserver::auth::{
-    Authenticators, Authorizers, ClientCertificates, Masters, NodeAuthorizer, Rbac, RequestHeaders, Tokens,
+    Authenticators, Authorizers, BootstrapTokens, ClientCertificates, Masters, NodeAuthorizer, Rbac, RequestHeaders,
+    Tokens,
 };
 use apiserver::{ApiServer, Deps, FRONT_PROXY, FrontProxy, Reader, ServiceNetwork, Tls, TlsMaterial};
 use base::{Clock, Random};
@@ -163,6 +164,7 @@ pub(crate) async fn start(
             Arc::new(RequestHeaders { allowed_names: vec![FRONT_PROXY.into()] }),
             Arc::new(ClientCertificates),
             tokens.clone(),
+            Arc::new(BootstrapTokens::new(reader.clone(), clock.clone())),
         ])),
         authorizer: Arc::new(Authorizers(vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(reader)), rbac])),
         admission: apiserver::admission::default_plugins(random.clone()),
@@ -202,7 +204,7 @@ pub(crate) async fn start(
 fn start_loops(
     config: &Config,
     api: &ApiServer,
-    authority: &Authority,
+    authority: &Arc<Authority>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     leading: &watch::Receiver<bool>,
@@ -211,7 +213,11 @@ fn start_loops(
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
     let shared = Client::new(reader, "dhow-controllers");
     let range = PodRange { cluster: config.cluster_cidr, node_prefix: NODE_PREFIX };
-    let facts = Arc::new(Facts { root_ca_pem: authority.ca_pem().into(), pod_ranges: vec![range] });
+    let facts = Arc::new(Facts {
+        root_ca_pem: authority.ca_pem().into(),
+        pod_ranges: vec![range],
+        signer: Some(authority.clone()),
+    });
     let mut tasks: Vec<JoinHandle<()>> = controllers::all()
         .iter()
         .map(|runner| {

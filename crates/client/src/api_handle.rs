@@ -98,6 +98,11 @@ impl<K: Object> Api<K> {
         self.put(object, "status").await
     }
 
+    /// Replaces another subresource that has the object's own kind (`approval`).
+    pub async fn update_subresource(&self, object: &K, subresource: &str) -> Result<K, ClientError> {
+        self.put(object, subresource).await
+    }
+
     async fn put(&self, object: &K, subresource: &str) -> Result<K, ClientError> {
         let name = object.meta().name.as_deref().unwrap_or_default();
         let path = url::<K>(namespace_of(object), name, subresource);

@@ -2,6 +2,7 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
@@ -29,8 +30,10 @@ mod service_account;
 mod statefulset;
 #[cfg(test)]
 mod testing;
+mod token_cleaner;
 mod ttl_after_finished;
 
+pub use certificates::{Life, Signer};
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
 pub use run::{Context, Controller, Facts, PodRange, Runner, Source, Watches};
 
@@ -57,6 +60,8 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<cronjob::CronJobs>(),
         Runner::of::<disruption::Disruption>(),
         Runner::of::<resource_quota::ResourceQuotas>(),
+        Runner::of::<certificates::Certificates>(),
+        Runner::of::<token_cleaner::TokenCleaner>(),
     ]
 }
 

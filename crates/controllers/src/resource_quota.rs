@@ -1,28 +1,28 @@
-//! ResourceQuota: counts what a namespace uses (`pkg/controller/resourcequota`, `pkg/quota/v1/evaluator/core`).
+//! ResourceQuota: counts what a namespace uses (`pkg/controller/resourcequota`); admission charges what is created, so that
+//! this finds what is freed, and what was there before the quota.
 //!
-//! Watches   ResourceQuota (self), every kind that is counted (appearing, going, and changes of what it uses).
+//! Watches   ResourceQuota (self), pods, services and claims (appearing, going, and changes of what they use), and the
+//!           metadata of every other resource, custom or not, while some quota counts it.
 //! Writes    ResourceQuota/status.
-//! Invariant `used` has exactly the resources of `hard`.
-//! Differs   from upstream: `count/…` of kinds that are not compiled in (custom resources) is unsupported and keeps its last
-//!           value; ResourceClaims are not measured by device class.
+//! Invariant `used` has only resources of `hard`; those that nobody can measure (yet) are left out, as upstream does.
+//! Differs   from upstream: no periodic recount.
 
 use crate::plan::{Key, Plan, Write};
-use crate::pods;
-use crate::run::{Context, Controller, Watches};
-use api::k8s::api::core::v1::{
-    PodAffinityTerm, ResourceQuota, ResourceQuotaStatus, ResourceRequirements, ScopedResourceSelectorRequirement,
-};
-use api::k8s::api::networking::v1::Ingress;
-use api::k8s::apimachinery::pkg::api::resource::Quantity as Text;
+use crate::raw::{self, MetaEvent, Resource};
+use crate::run::{Context, Controller, Source, Watches};
+use api::k8s::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
+use api::k8s::api::resource::v1::ResourceClaim;
 use api::prelude::*;
-use client::Change;
-use jiff::{SignedDuration, Timestamp};
-use machinery::quantity::{Format, Quantity};
+use base::backoff::Backoff;
+use client::{Change, ClientError};
+use jiff::Timestamp;
+use machinery::quota::{self, Evaluator, ResourceList, Usage};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// How much of what.
-type Usage = BTreeMap<String, Quantity>;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub(crate) struct ResourceQuotas;
 
@@ -31,29 +31,9 @@ pub(crate) struct View {
     pods: Vec<Arc<Pod>>,
     services: Vec<Arc<Service>>,
     claims: Vec<Arc<PersistentVolumeClaim>>,
-    /// `count/…` and older names of other kinds.
-    objects: BTreeMap<String, usize>,
-}
-
-/// Calls a macro with the kinds of which only the number counts, their `count/` names and older names.
-macro_rules! counted {
-    ($do:ident) => {
-        $do! {
-            ConfigMap "count/configmaps" "configmaps",
-            Secret "count/secrets" "secrets",
-            ReplicationController "count/replicationcontrollers" "replicationcontrollers",
-            ResourceQuota "count/resourcequotas" "resourcequotas",
-            ServiceAccount "count/serviceaccounts" "",
-            Endpoints "count/endpoints" "",
-            Deployment "count/deployments.apps" "",
-            ReplicaSet "count/replicasets.apps" "",
-            StatefulSet "count/statefulsets.apps" "",
-            DaemonSet "count/daemonsets.apps" "",
-            Job "count/jobs.batch" "",
-            CronJob "count/cronjobs.batch" "",
-            Ingress "count/ingresses.networking.k8s.io" ""
-        }
-    };
+    device_claims: Vec<Arc<ResourceClaim>>,
+    /// How many there are of those that are merely counted, by the name in `hard`.
+    counts: BTreeMap<String, usize>,
 }
 
 impl Controller for ResourceQuotas {
@@ -61,40 +41,37 @@ impl Controller for ResourceQuotas {
     type View = View;
 
     fn watches(watches: &mut Watches<'_>) {
-        watches.own::<ResourceQuota>();
-        watches.map::<Pod>(|ctx, change| {
-            quotas(ctx, change, |p| (pods::is_terminal(p), p.is_deleting(), resources_of(p)))
+        watches.map::<ResourceQuota>(|_, change| match needs_count(change) {
+            true => vec![Key::of(change.latest().as_ref())],
+            false => Vec::new(),
         });
-        watches.map::<Service>(|ctx, change| quotas(ctx, change, |s| s.spec.clone()));
-        watches.map::<PersistentVolumeClaim>(|ctx, change| quotas(ctx, change, |c| c.spec.clone()));
-        macro_rules! watch {
-            ($($kind:ident $name:literal $old:literal),*) => {
-                $(watches.map::<$kind>(|ctx, change| quotas(ctx, change, |_| ()));)*
+        watches.map::<Pod>(|ctx, change| {
+            let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone());
+            quotas(ctx, change, &Evaluator::Pods, |p| {
+                (phase(p), p.metadata.deletion_timestamp.clone(), quota::is_terminating(p))
+            })
+        });
+        watches.map::<Service>(|ctx, change| quotas(ctx, change, &Evaluator::Services, |_| ()));
+        watches.map::<PersistentVolumeClaim>(|ctx, change| {
+            let classes = |c: &PersistentVolumeClaim| -> Vec<String> {
+                quota::attributes_classes(c).into_iter().map(str::to_owned).collect()
             };
-        }
-        counted!(watch);
+            quotas(ctx, change, &Evaluator::Claims, classes)
+        });
+        watches.map::<ResourceClaim>(|ctx, change| quotas(ctx, change, &Evaluator::DeviceClaims, |_| ()));
+        watches.source(|source| async move { count_what_is_asked_for(source).await });
     }
 
     fn view(key: &Key, ctx: &Context) -> Option<View> {
         let quota = ctx.cache::<ResourceQuota>().get(&key.namespace, &key.name)?;
-        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
-        let mut objects = BTreeMap::new();
-        macro_rules! count {
-            ($($kind:ident $name:literal $old:literal),*) => {
-                $(if hard.contains_key($name) || hard.contains_key($old) {
-                    let number = ctx.cache::<$kind>().list_in(&key.namespace).len();
-                    objects.insert($name.to_owned(), number);
-                    objects.insert($old.to_owned(), number);
-                })*
-            };
-        }
-        counted!(count);
+        let counts = ctx.shared::<Shared>().lock().counts(&quota);
         Some(View {
-            quota,
             pods: ctx.cache::<Pod>().list_in(&key.namespace),
             services: ctx.cache::<Service>().list_in(&key.namespace),
             claims: ctx.cache::<PersistentVolumeClaim>().list_in(&key.namespace),
-            objects,
+            device_claims: ctx.cache::<ResourceClaim>().list_in(&key.namespace),
+            counts,
+            quota,
         })
     }
 
@@ -102,282 +79,243 @@ impl Controller for ResourceQuotas {
         let mut plan = Plan::done();
         let hard = view.quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
         let old = view.quota.status.clone().unwrap_or_default();
-        let usage = usage(view, now);
-        let old_used = old.used.clone().unwrap_or_default();
-        let mut used: BTreeMap<String, Text> = BTreeMap::new();
-        for name in hard.keys() {
-            let zero = || Text("0".to_owned());
-            let known = is_known(name) || view.objects.contains_key(name);
-            let value = match usage.get(name) {
-                Some(value) => Text(value.to_string()),
-                None if known => zero(),
-                None => old_used.get(name).cloned().unwrap_or_else(zero),
-            };
-            used.insert(name.clone(), value);
-        }
-        if !same(&hard, &old.hard.clone().unwrap_or_default()) || !same(&used, &old_used) || old.used.is_none() {
+        let mut used = quota::parse(old.used.as_ref());
+        used.retain(|name, _| hard.contains_key(name));
+        used.extend(usage(view, &hard, now));
+        let used = quota::texts(&used);
+        let same = |new: &ResourceList, old: &Option<ResourceList>| old.as_ref().is_some_and(|old| same(new, old));
+        if !same(&hard, &old.hard) || !same(&used, &old.used) {
             let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
             plan.writes.push(Write::status(ResourceQuota { status: Some(status), ..view.quota.as_ref().clone() }));
+        }
+        // A pod that should be gone stops to count although nothing tells of it.
+        let released = view.pods.iter().filter_map(|p| quota::pod_released_at(p)).filter(|at| *at >= now).min();
+        if let Some(at) = released {
+            plan.again(Duration::try_from(at.duration_since(now)).unwrap_or_default() + Duration::from_millis(1));
         }
         plan
     }
 }
 
-// === measuring ===
-
-fn usage(view: &View, now: Timestamp) -> Usage {
-    let scopes = scopes(&view.quota);
+/// The names of `hard` that can be measured, and how much is used of each (`CalculateUsage`).
+fn usage(view: &View, hard: &ResourceList, now: Timestamp) -> Usage {
+    let scopes = quota::scopes(&view.quota);
     let mut total = Usage::new();
-    for pod in view.pods.iter().filter(|p| scopes.iter().all(|s| pod_is_in(p, s))) {
-        add_pod(&mut total, pod, now);
+    for evaluator in Evaluator::MEASURING {
+        let counted = |name: &&String| evaluator.counts(name);
+        if !hard.keys().any(|name| counted(&name)) {
+            continue;
+        }
+        hard.keys().filter(counted).for_each(|name| drop(total.insert(name.clone(), Default::default())));
+        let objects: Vec<&dyn AnyObject> = match evaluator {
+            Evaluator::Pods => view.pods.iter().map(|o| o.as_ref() as &dyn AnyObject).collect(),
+            Evaluator::Services => view.services.iter().map(|o| o.as_ref() as &dyn AnyObject).collect(),
+            Evaluator::Claims => view.claims.iter().map(|o| o.as_ref() as &dyn AnyObject).collect(),
+            Evaluator::DeviceClaims => view.device_claims.iter().map(|o| o.as_ref() as &dyn AnyObject).collect(),
+            Evaluator::Count { .. } => Vec::new(),
+        };
+        for object in objects.into_iter().filter(|o| evaluator.is_in(*o, &scopes)) {
+            quota::add(&mut total, &evaluator.usage(object, now));
+        }
     }
-    if !scopes.is_empty() {
-        // Other things have no scopes, so a quota with scopes does not count them.
-        return total;
+    for (name, number) in &view.counts {
+        // Mere counts have no scopes, so a quota with scopes counts none.
+        let number = if scopes.is_empty() { *number } else { 0 };
+        if let Some((plural, group)) = Evaluator::counted(name)
+            && let Some(evaluator) = Evaluator::of(group, plural)
+        {
+            total.extend(evaluator.count(number));
+        }
     }
-    view.services.iter().for_each(|s| add_service(&mut total, s));
-    view.claims.iter().for_each(|c| add_claim(&mut total, c));
-    for (name, number) in view.objects.iter().filter(|(name, _)| !name.is_empty()) {
-        add(&mut total, name, &number_of(*number));
-    }
+    total.retain(|name, _| hard.contains_key(name));
     total
 }
 
-fn add(total: &mut Usage, name: &str, value: &Quantity) {
-    match total.get_mut(name) {
-        Some(sum) => sum.add(value),
-        None => drop(total.insert(name.to_owned(), value.clone())),
+/// A quota is counted when it appears and when its limits change. What admission wrote into its status needs no look: that
+/// would find caches that do not show the new object yet.
+fn needs_count(change: &Change<ResourceQuota>) -> bool {
+    let Some(new) = &change.new else { return false };
+    let hard = |q: &ResourceQuota| q.spec.as_ref().and_then(|s| s.hard.clone());
+    let behind = hard(new) != new.status.as_ref().and_then(|s| s.hard.clone());
+    behind || change.old.as_ref().is_none_or(|old| old.spec != new.spec)
+}
+
+/// The quotas of a namespace, if something appeared, went or changed in what counts.
+fn quotas<K: Object, P: PartialEq>(
+    ctx: &Context,
+    change: &Change<K>,
+    evaluator: &Evaluator,
+    more: impl Fn(&K) -> P,
+) -> Vec<Key> {
+    let all = ctx.cache::<ResourceQuota>().list_in(change.latest().namespace());
+    let used = |o: &K| evaluator.usage(o, Timestamp::MIN);
+    if let (false, Some(old), Some(new)) = (all.is_empty(), &change.old, &change.new)
+        && more(old) == more(new)
+        && used(old) == used(new)
+    {
+        return Vec::new();
+    }
+    all.iter().map(|q| Key::of(q.as_ref())).collect()
+}
+
+// === mere counts ===
+
+/// A group and a plural.
+type GroupPlural = (String, String);
+
+/// What there is of resources that some quota counts, shared by the watches that fill it and the views that read it.
+type Shared = Mutex<Counted>;
+
+/// By resource and namespace, the names. A resource is in here when its first list is.
+#[derive(Default)]
+struct Counted(BTreeMap<GroupPlural, BTreeMap<String, BTreeSet<String>>>);
+
+impl Counted {
+    fn counts(&self, quota: &ResourceQuota) -> BTreeMap<String, usize> {
+        let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let number = |name: &String| {
+            let (plural, group) = Evaluator::counted(name)?;
+            let all = self.0.get(&(group.to_owned(), plural.to_owned()))?;
+            Some((name.clone(), all.get(quota.namespace()).map_or(0, BTreeSet::len)))
+        };
+        hard.keys().filter_map(number).collect()
     }
 }
 
-fn number_of(n: usize) -> Quantity {
-    Quantity::new(i64::try_from(n).unwrap_or(i64::MAX), Format::default())
+/// The resources that quotas count.
+fn wanted(ctx: &Context) -> BTreeSet<GroupPlural> {
+    let all = ctx.cache::<ResourceQuota>().list();
+    let names = all.iter().flat_map(|q| q.spec.iter().flat_map(|s| s.hard.iter().flat_map(|h| h.keys())));
+    names.filter_map(|n| Evaluator::counted(n)).map(|(plural, group)| (group.into(), plural.into())).collect()
 }
 
-/// `PodUsageFunc`
-fn add_pod(total: &mut Usage, pod: &Pod, now: Timestamp) {
-    let one = number_of(1);
-    add(total, "count/pods", &one);
-    let grace = pod.metadata.deletion_grace_period_seconds.map(SignedDuration::from_secs);
-    let over = pod.metadata.deletion_timestamp.as_ref().zip(grace).is_some_and(|(at, grace)| at.0 + grace < now);
-    if pods::is_terminal(pod) || over {
-        return;
-    }
-    add(total, "pods", &one);
-    for (name, value) in resources(pod, |r| r.requests.as_ref()) {
-        match name.as_str() {
-            "cpu" | "memory" | "ephemeral-storage" => {
-                add(total, &name, &value);
-                add(total, &format!("requests.{name}"), &value);
-            }
-            huge if huge.starts_with("hugepages-") => {
-                add(total, huge, &value);
-                add(total, &format!("requests.{huge}"), &value);
-            }
-            extended => add(total, &format!("requests.{extended}"), &value),
+/// Watches the resources that quotas count, from when one asks for them until none does. One that is not served (yet) is
+/// looked for again and again.
+async fn count_what_is_asked_for(source: Source) {
+    let changed = Arc::new(Notify::new());
+    let wake = changed.clone();
+    source.ctx().cache::<ResourceQuota>().on_change(move |change| {
+        let spec = |quota: &Option<Arc<ResourceQuota>>| quota.as_ref().and_then(|q| q.spec.clone());
+        if spec(&change.old) != spec(&change.new) {
+            wake.notify_one();
         }
-    }
-    for (name, value) in resources(pod, |r| r.limits.as_ref()) {
-        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-            add(total, &format!("limits.{name}"), &value);
+    });
+    source.ready();
+    let mut tasks = JoinSet::new();
+    let mut running: BTreeMap<GroupPlural, AbortHandle> = BTreeMap::new();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+    loop {
+        let wanted = wanted(source.ctx());
+        running.retain(|resource, task| {
+            let keep = wanted.contains(resource);
+            if !keep {
+                task.abort();
+                source.ctx().shared::<Shared>().lock().0.remove(resource);
+            }
+            keep
+        });
+        let missing = wanted.iter().any(|w| !running.contains_key(w));
+        let mut served = Vec::new();
+        if missing {
+            match raw::discover(source.client()).await {
+                Ok(all) => served = all,
+                Err(error) => tracing::debug!(error = %base::chain(&error), "discovery failed"),
+            }
         }
-    }
-}
-
-/// What a pod needs: its containers and sidecars together, or its hungriest init container; and the overhead. What is
-/// said for the whole pod goes before (`PodRequests`, `PodLimits`).
-fn resources(pod: &Pod, of: impl Fn(&ResourceRequirements) -> Option<&BTreeMap<String, Text>>) -> Usage {
-    let mut total = Usage::new();
-    let Some(spec) = &pod.spec else { return total };
-    let parse = |list: Option<&BTreeMap<String, Text>>| -> Usage {
-        list.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), Quantity::parse(&v.0).ok()?))).collect()
-    };
-    let merge = |into: &mut Usage, from: &Usage| from.iter().for_each(|(k, v)| add(into, k, v));
-    for container in &spec.containers {
-        merge(&mut total, &parse(container.resources.as_ref().and_then(&of)));
-    }
-    let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
-    for container in spec.init_containers.iter().flatten() {
-        let own = parse(container.resources.as_ref().and_then(&of));
-        if container.restart_policy.as_deref() == Some("Always") {
-            merge(&mut sidecars, &own);
-            merge(&mut total, &own);
-            raise(&mut peak, &sidecars);
+        for resource in served {
+            let key = (resource.group.clone(), resource.plural.clone());
+            if wanted.contains(&key) && resource.namespaced && !running.contains_key(&key) {
+                running.insert(key, tasks.spawn(follow(source.clone(), resource)));
+            }
+        }
+        if wanted.iter().all(|w| running.contains_key(w)) {
+            backoff.reset();
+            changed.notified().await;
         } else {
-            let mut now = sidecars.clone();
-            merge(&mut now, &own);
-            raise(&mut peak, &now);
+            // Whoever asks next is not held up by those that wait.
+            tokio::select! { biased; () = changed.notified() => {}, () = tokio::time::sleep(backoff.fail()) => {} }
         }
-    }
-    raise(&mut total, &peak);
-    total.extend(parse(spec.resources.as_ref().and_then(&of)));
-    merge(&mut total, &parse(spec.overhead.as_ref()));
-    total
-}
-
-fn raise(total: &mut Usage, to: &Usage) {
-    for (name, value) in to {
-        if total.get(name).is_none_or(|v| v < value) {
-            total.insert(name.clone(), value.clone());
-        }
+        while tasks.try_join_next().is_some() {}
     }
 }
 
-fn add_service(total: &mut Usage, service: &Service) {
-    let one = number_of(1);
-    add(total, "count/services", &one);
-    add(total, "services", &one);
-    let Some(spec) = &service.spec else { return };
-    let ports = spec.ports.as_deref().unwrap_or_default();
-    match spec.type_.as_deref() {
-        Some("NodePort") => add(total, "services.nodeports", &number_of(ports.len())),
-        Some("LoadBalancer") => {
-            let explicit = ports.iter().filter(|p| p.node_port.is_some_and(|n| n != 0)).count();
-            let wanted = if spec.allocate_load_balancer_node_ports == Some(false) { explicit } else { ports.len() };
-            add(total, "services.nodeports", &number_of(wanted));
-            add(total, "services.loadbalancers", &one);
-        }
-        _ => {}
-    }
-}
-
-fn add_claim(total: &mut Usage, claim: &PersistentVolumeClaim) {
-    let one = number_of(1);
-    add(total, "count/persistentvolumeclaims", &one);
-    let spec = claim.spec.as_ref();
-    let beta = claim.annotation("volume.beta.kubernetes.io/storage-class");
-    let class = beta.or_else(|| spec.and_then(|s| s.storage_class_name.as_deref())).filter(|c| !c.is_empty());
-    let requested = spec.and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get("storage"));
-    let storage = requested.and_then(|t| Quantity::parse(&t.0).ok()).map(|mut q| {
-        // Whole bytes; the result says whether that changed anything, which does not matter.
-        q.round_up(0);
-        q
-    });
-    let mut charge = |name: &str, value: &Quantity| {
-        add(total, name, value);
-        if let Some(class) = class {
-            add(total, &format!("{class}.storageclass.storage.k8s.io/{name}"), value);
-        }
-    };
-    charge("persistentvolumeclaims", &one);
-    if let Some(storage) = &storage {
-        charge("requests.storage", storage);
-    }
-}
-
-/// Resources that are measured here, so that absence means zero.
-fn is_known(name: &str) -> bool {
-    const NAMES: [&str; 17] = [
-        "pods",
-        "count/pods",
-        "cpu",
-        "memory",
-        "ephemeral-storage",
-        "requests.storage",
-        "services",
-        "count/services",
-        "services.nodeports",
-        "services.loadbalancers",
-        "persistentvolumeclaims",
-        "count/persistentvolumeclaims",
-        "limits.cpu",
-        "limits.memory",
-        "limits.ephemeral-storage",
-        "requests.cpu",
-        "requests.memory",
-    ];
-    NAMES.contains(&name)
-        || name.starts_with("requests.")
-        || name.starts_with("hugepages-")
-        || name.contains(".storageclass.storage.k8s.io/")
-}
-
-// === scopes ===
-
-fn scopes(quota: &ResourceQuota) -> Vec<ScopedResourceSelectorRequirement> {
-    let spec = quota.spec.clone().unwrap_or_default();
-    let named = spec.scopes.into_iter().flatten().map(|scope_name| ScopedResourceSelectorRequirement {
-        operator: "Exists".into(),
-        scope_name,
-        values: None,
-    });
-    let selected = spec.scope_selector.and_then(|s| s.match_expressions).unwrap_or_default();
-    named.chain(selected).collect()
-}
-
-/// `podMatchesScopeFunc`
-fn pod_is_in(pod: &Pod, scope: &ScopedResourceSelectorRequirement) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let terminating = spec.active_deadline_seconds.is_some_and(|s| s >= 0);
-    match scope.scope_name.as_str() {
-        "Terminating" => terminating,
-        "NotTerminating" => !terminating,
-        "BestEffort" => is_best_effort(pod),
-        "NotBestEffort" => !is_best_effort(pod),
-        "PriorityClass" => {
-            let class = spec.priority_class_name.as_deref().filter(|c| !c.is_empty());
-            let values: BTreeSet<&str> = scope.values.iter().flatten().map(String::as_str).collect();
-            match scope.operator.as_str() {
-                "Exists" => class.is_some(),
-                "DoesNotExist" => class.is_none(),
-                "In" => class.is_some_and(|c| values.contains(c)),
-                "NotIn" => class.is_none_or(|c| !values.contains(c)),
-                _ => false,
+/// Counts one resource for as long as it runs.
+async fn follow(source: Source, resource: Resource) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30));
+    let mut from: Option<String> = None;
+    loop {
+        match follow_once(&source, &resource, &mut from, &mut backoff).await {
+            Ok(()) => {}
+            Err(error) => {
+                if error.is_gone() {
+                    from = None;
+                }
+                tracing::debug!(resource = resource.plural, error = %base::chain(&error), "counting failed");
+                tokio::time::sleep(backoff.fail()).await;
             }
         }
-        "CrossNamespacePodAffinity" => crosses_namespaces(pod),
-        _ => false,
     }
 }
 
-fn is_best_effort(pod: &Pod) -> bool {
-    let has = |list: Usage| list.iter().any(|(k, v)| matches!(k.as_str(), "cpu" | "memory") && !v.is_zero());
-    !has(resources(pod, |r| r.requests.as_ref())) && !has(resources(pod, |r| r.limits.as_ref()))
-}
-
-fn crosses_namespaces(pod: &Pod) -> bool {
-    let Some(affinity) = pod.spec.as_ref().and_then(|s| s.affinity.as_ref()) else { return false };
-    let crosses =
-        |t: &PodAffinityTerm| t.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || t.namespace_selector.is_some();
-    let near = affinity.pod_affinity.as_ref();
-    let far = affinity.pod_anti_affinity.as_ref();
-    let required = near
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .into_iter()
-        .chain(far.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()))
-        .flatten();
-    let preferred = near
-        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
-        .into_iter()
-        .chain(far.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()))
-        .flatten()
-        .map(|w| &w.pod_affinity_term);
-    required.chain(preferred).any(crosses)
+async fn follow_once(
+    source: &Source,
+    resource: &Resource,
+    from: &mut Option<String>,
+    backoff: &mut Backoff,
+) -> Result<(), ClientError> {
+    let counted = source.ctx().shared::<Shared>();
+    let key = (resource.group.clone(), resource.plural.clone());
+    let wake = |namespace: Option<&str>| {
+        let cache = source.ctx().cache::<ResourceQuota>();
+        let all = namespace.map_or_else(|| cache.list(), |ns| cache.list_in(ns));
+        all.iter().for_each(|quota| source.add(Key::of(quota.as_ref())));
+    };
+    let start = match from.clone() {
+        Some(revision) => revision,
+        None => {
+            let (items, revision) = raw::list(source.client(), resource, "").await?;
+            let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for meta in items {
+                names.entry(meta.namespace().to_owned()).or_default().insert(meta.name().to_owned());
+            }
+            counted.lock().0.insert(key.clone(), names);
+            wake(None);
+            *from = Some(revision.clone());
+            revision
+        }
+    };
+    let mut watch = raw::MetaWatch::start(source.client(), resource, &start).await?;
+    backoff.reset();
+    while let Some(event) = watch.next().await? {
+        let (meta, present) = match event {
+            MetaEvent::Present(meta) => (meta, true),
+            MetaEvent::Gone(meta) => (meta, false),
+            MetaEvent::Bookmark(revision) => {
+                *from = Some(revision);
+                continue;
+            }
+        };
+        *from = meta.resource_version.clone();
+        let mut counted = counted.lock();
+        let all = counted.0.entry(key.clone()).or_default();
+        let names = all.entry(meta.namespace().to_owned()).or_default();
+        let changed = if present { names.insert(meta.name().to_owned()) } else { names.remove(meta.name()) };
+        if names.is_empty() {
+            all.remove(meta.namespace());
+        }
+        drop(counted);
+        if changed {
+            wake(Some(meta.namespace()));
+        }
+    }
+    Ok(())
 }
 
 // === helpers ===
 
-/// The quotas of a namespace, if something appeared, went or changed in what counts.
-fn quotas<K: Object, P: PartialEq>(ctx: &Context, change: &Change<K>, what: impl Fn(&K) -> P) -> Vec<Key> {
-    if let (Some(old), Some(new)) = (&change.old, &change.new)
-        && what(old) == what(new)
-    {
-        return Vec::new();
-    }
-    let all = ctx.cache::<ResourceQuota>().list_in(change.latest().namespace());
-    all.iter().map(|q| Key::of(q.as_ref())).collect()
-}
-
-fn resources_of(pod: &Pod) -> Vec<Option<ResourceRequirements>> {
-    pod.spec.iter().flat_map(|s| s.containers.iter().map(|c| c.resources.clone())).collect()
-}
-
 /// Equal as quantities.
-fn same(a: &BTreeMap<String, Text>, b: &BTreeMap<String, Text>) -> bool {
-    let equal = |x: &Text, y: &Text| {
-        x == y || matches!((Quantity::parse(&x.0), Quantity::parse(&y.0)), (Ok(x), Ok(y)) if x == y)
-    };
-    a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| equal(v, w)))
+fn same(a: &ResourceList, b: &ResourceList) -> bool {
+    a == b || a.len() == b.len() && quota::parse(Some(a)) == quota::parse(Some(b))
 }
 
 #[cfg(test)]
@@ -397,7 +335,8 @@ mod tests {
             claims: vec![object(
                 json!({"metadata": {}, "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}}),
             )],
-            objects: BTreeMap::from([("count/configmaps".to_owned(), 3), ("configmaps".to_owned(), 3)]),
+            device_claims: Vec::new(),
+            counts: BTreeMap::from([("configmaps".to_owned(), 3)]),
         };
         let plan = ResourceQuotas::plan(&view, at(0));
         expected.assert_eq(&show(&plan));
@@ -428,7 +367,7 @@ mod tests {
             hard,
             vec![hungry("x", "Running"), hungry("y", "Succeeded")],
             expect![[r#"
-            status ResourceQuota ns/q {"hard":{"configmaps":"9","count/foos.ex.io":"1","fast.storageclass.storage.k8s.io/persistentvolumeclaims":"2","limits.cpu":"9","memory":"9Gi","pods":"5","requests.cpu":"4","requests.example.com/gpu":"9","requests.storage":"5Gi","services.loadbalancers":"1","services.nodeports":"3"},"used":{"configmaps":"3","count/foos.ex.io":"0","fast.storageclass.storage.k8s.io/persistentvolumeclaims":"1","limits.cpu":"4","memory":"2Gi","pods":"1","requests.cpu":"800m","requests.example.com/gpu":"2","requests.storage":"1Gi","services.loadbalancers":"1","services.nodeports":"2"}}
+            status ResourceQuota ns/q {"hard":{"configmaps":"9","count/foos.ex.io":"1","fast.storageclass.storage.k8s.io/persistentvolumeclaims":"2","limits.cpu":"9","memory":"9Gi","pods":"5","requests.cpu":"4","requests.example.com/gpu":"9","requests.storage":"5Gi","services.loadbalancers":"1","services.nodeports":"3"},"used":{"configmaps":"3","fast.storageclass.storage.k8s.io/persistentvolumeclaims":"1","limits.cpu":"4","memory":"2Gi","pods":"1","requests.cpu":"800m","requests.example.com/gpu":"2","requests.storage":"1Gi","services.loadbalancers":"1","services.nodeports":"2"}}
         "#]],
         );
     }

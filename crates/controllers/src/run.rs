@@ -5,6 +5,7 @@
 //! plans that key again, until the caches show everything the round wrote; this replaces upstream's expectations
 //! (`pkg/controller/controller_utils.go`).
 
+use crate::certificates::Signer;
 use crate::plan::{Done, Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb, Write};
 use api::{Object, meta::MetaExt};
 use base::{Clock, backoff::Backoff};
@@ -54,6 +55,8 @@ pub struct Facts {
     pub root_ca_pem: Arc<str>,
     /// Addresses of pods, a range per IP family.
     pub pod_ranges: Vec<PodRange>,
+    /// Signs certificates; without one, nothing is signed.
+    pub signer: Option<Arc<dyn Signer>>,
 }
 
 /// Addresses of pods of one IP family.
@@ -169,7 +172,7 @@ impl Source {
     /// One whose keys nobody takes.
     #[cfg(test)]
     pub(crate) fn for_test(client: Client) -> Self {
-        let facts = Arc::new(Facts { root_ca_pem: "".into(), pod_ranges: Vec::new() });
+        let facts = Arc::new(Facts { root_ca_pem: "".into(), pod_ranges: Vec::new(), signer: None });
         Source { ctx: Context::new(client, facts), queue: Arc::default(), ready: Arc::new(watch::channel(false).0) }
     }
     /// What the controller's views read.

@@ -3,13 +3,16 @@
 //! Invariant: pure. No async, no IO, no clock, no randomness; everything is a value in and a value out.
 
 pub mod apply;
+pub mod bootstrap_token;
 pub mod cel;
+pub mod certificates;
 pub mod field;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod validation;

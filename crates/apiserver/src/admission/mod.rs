@@ -9,6 +9,7 @@ mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod resource_quota;
 mod service_account;
 
 use crate::auth::UserInfo;
@@ -26,6 +27,7 @@ pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use namespace_lifecycle::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use priority::Priority;
+pub use resource_quota::ResourceQuotas;
 pub use service_account::ServiceAccounts;
 
 /// What a request does.
@@ -175,6 +177,49 @@ pub trait Admission: Send + Sync {
     async fn validate(&self, _request: &Request<'_>) -> Result<(), Status> {
         Ok(())
     }
+
+    /// Whether [`Admission::together`] is to be asked; cheap.
+    fn joins(&self, _operation: Operation, _kind: &KindInfo, _subresource: &str) -> bool {
+        false
+    }
+
+    /// What must be written in the same commit as the object, or not at all. Asked last, and again when somebody else wrote
+    /// in between.
+    async fn together(&self, _request: &Request<'_>) -> Result<Together, Status> {
+        Ok(Together::default())
+    }
+}
+
+/// Writes that go with a write.
+#[derive(Default)]
+pub struct Together {
+    /// Changed objects, none twice.
+    pub changes: Vec<Companion>,
+    /// Held until the commit is done.
+    pub hold: Option<tokio::sync::OwnedMutexGuard<()>>,
+}
+
+/// A changed object that goes with a write.
+pub struct Companion {
+    /// Its kind.
+    pub kind: &'static dyn machinery::kinds::Kind,
+    /// What it was made from.
+    pub stored: Stored,
+    /// What it becomes.
+    pub object: Box<dyn AnyObject>,
+}
+
+impl Together {
+    /// For the commit.
+    pub(crate) fn ops(&mut self) -> Result<Vec<store::Op>, Status> {
+        let ops = self.changes.iter_mut().map(|companion| {
+            let mut value = crate::encode::to_value(&mut *companion.object)?;
+            value.derived = Some(Arc::new(crate::reader::Header::of(&*companion.object, companion.kind)));
+            let (key, expected) = (companion.stored.entry.key.clone(), companion.stored.revision());
+            Ok(store::Op::Update { key, expected, value })
+        });
+        ops.collect()
+    }
 }
 
 /// The plugins, in upstream's order. Configuration of a plugin is an argument of its constructor.
@@ -187,7 +232,8 @@ pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
         Box::new(DefaultTolerationSeconds),
         // Not yet: LimitRanger, TaintNodesByCondition, PodSecurity, DefaultStorageClass, StorageObjectInUseProtection,
         // PersistentVolumeClaimResize, RuntimeClass, CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
-        // DefaultIngressClass, PodTopologyLabels, webhooks, policies, ResourceQuota.
+        // DefaultIngressClass, PodTopologyLabels, webhooks, policies.
+        Box::new(ResourceQuotas::default()),
     ]
 }
 
@@ -209,4 +255,17 @@ pub(crate) async fn validate(plugins: &[Box<dyn Admission>], request: &Request<'
         }
     }
     Ok(())
+}
+
+/// What the plugins want written together with the object.
+pub(crate) async fn together(plugins: &[Box<dyn Admission>], request: &Request<'_>) -> Result<Together, Status> {
+    let mut all = Together::default();
+    for plugin in plugins {
+        if plugin.joins(request.operation, request.kind.info(), request.subresource) {
+            let more = plugin.together(request).await?;
+            all.changes.extend(more.changes);
+            all.hold = all.hold.or(more.hold);
+        }
+    }
+    Ok(all)
 }

@@ -3,6 +3,7 @@
 //! The traits are asked in order by the pipeline; implementations are lists of others where it takes several (upstream's `union`). Texts as `apiserver/pkg/endpoints/handlers/responsewriters/errors.go`.
 
 pub mod bootstrap;
+mod bootstrap_tokens;
 mod certificates;
 mod node;
 mod rbac;
@@ -11,6 +12,7 @@ mod request_header;
 mod tokens;
 mod union;
 
+pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
 pub use node::{NodeAuthorizer, node_name};
 pub use rbac::{Policy, Rbac};

@@ -201,7 +201,7 @@ fn user_of(claims: &Claims) -> UserInfo {
 }
 
 /// The bearer token of a request: the Authorization header, or the WebSocket subprotocol browsers use.
-fn bearer(head: &http::request::Parts) -> Option<&str> {
+pub(super) fn bearer(head: &http::request::Parts) -> Option<&str> {
     let value = head.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())

@@ -4,3 +4,4 @@ pub(crate) mod files;
 pub(crate) mod kubeconfig;
 pub(crate) mod objects;
 pub(crate) mod pki;
+mod signing;

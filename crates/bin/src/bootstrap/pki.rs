@@ -105,7 +105,7 @@ impl Leaf {
 /// The authority, on disk.
 pub(crate) struct Authority {
     dir: PathBuf,
-    ca: KeyCert,
+    pub(super) ca: KeyCert,
     clock: Arc<dyn Clock>,
 }
 
@@ -365,7 +365,7 @@ mod tests {
         let clock = ManualClock::new(jiff::Timestamp::from_second(1_800_000_000).expect("in range"));
         authority(dir.path(), &clock);
         std::fs::remove_file(dir.path().join("ca.key")).expect("it was written");
-        let error = Authority::open(dir.path(), clock.clone()).err().expect("must refuse");
+        let error = Authority::open(dir.path(), clock.clone()).expect_err("must refuse");
         assert!(error.to_string().contains("ca.key is missing"), "{error}");
     }
 }

@@ -2,11 +2,11 @@
 //! `pkg/apis/certificates/validation/validation.go`).
 //!
 //! Who asks (`spec.username` and so on) is cleared here and filled by the API server from the request's user, after
-//! [`Strategy::prepare_create`]. Of the request only the PEM block's type is checked, not the signature in it. A
-//! condition without `lastTransitionTime` gets its `lastUpdateTime`, as strategies know no clock.
+//! [`Strategy::prepare_create`]. A condition without `lastTransitionTime` gets its `lastUpdateTime`, as strategies know no clock.
 
 use super::common::{age, age_column, column, human_duration, name, name_column, str_of};
 use super::{Column, Strategy};
+use crate::certificates::CertificateRequest;
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of, required};
 use api::k8s::api::certificates::v1::{
@@ -190,9 +190,8 @@ const USAGES: [&str; 23] = [
 
 fn validate_spec(spec: &CertificateSigningRequestSpec, path: &Path) -> Errors {
     let mut errors = Vec::new();
-    if !String::from_utf8_lossy(&spec.request.0).contains("-----BEGIN CERTIFICATE REQUEST-----") {
-        let detail = "PEM block type must be CERTIFICATE REQUEST";
-        errors.push(FieldError::invalid(&path.child("request"), &json!(spec.request), detail));
+    if let Err(detail) = CertificateRequest::parse(&spec.request.0) {
+        errors.push(FieldError::invalid(&path.child("request"), &json!(spec.request), &detail));
     }
     let usages = spec.usages.as_deref().unwrap_or_default();
     let usages_path = path.child("usages");
@@ -325,7 +324,7 @@ apiVersion: certificates.k8s.io/v1
 kind: CertificateSigningRequest
 metadata: {name: node, creationTimestamp: 2024-01-01T00:00:00Z}
 spec:
-  request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K
+  request: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQkREQ0Jzd0lCQURBdk1SVXdFd1lEVlFRS0RBeHplWE4wWlcwNmJtOWtaWE14RmpBVUJnTlZCQU1NRFhONQpjM1JsYlRwdWIyUmxPbUV3V1RBVEJnY3Foa2pPUFFJQkJnZ3Foa2pPUFFNQkJ3TkNBQVI0SFJSTFUxUmYwM1JBCkYrQyt6NWppWk9WMjVuSjZXTDNiQjhkQ2RMQm9yRkhUVG43YTUrUjY3OU5Uc3ZPdTVGVllxaEhNRnREQS8xR3YKMW80c3lCN0xvQ0l3SUFZSktvWklodmNOQVFrT01STXdFVEFQQmdOVkhSRUVDREFHaHdRS0FBQUJNQW9HQ0NxRwpTTTQ5QkFNQ0EwZ0FNRVVDSVFDa1pmY2h2eGNvTXBFZUY1WlpHS0ZmRTlUWjhOajlFT09Vc1JaaU92NTlYQUlnCmVkdHo2VERhS0dNYytXb0NFQVNQUkJCbDgwS3NjcTMrMDFvRE02UXdWK1k9Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=
   signerName: kubernetes.io/kubelet-serving
   usages: [server auth]
   username: mallory
@@ -341,9 +340,9 @@ spec:
             spec.signerName: Invalid value: "Kubelet-serving": validating label "Kubelet-serving": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"#]],
         );
         check_create(
-            &REQUEST.replace("server auth", "a, client auth, client auth").replace("LS0t", "AAAA"),
+            &REQUEST.replace("server auth", "a, client auth, client auth").replace(" LS0t", " AAAA"),
             expect![[r#"
-            spec.request: Invalid value: "AAAALS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNUAAAALS0K": PEM block type must be CERTIFICATE REQUEST
+            spec.request: Invalid value: "AAAALS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlJQkREQ0Jzd0lCQURBdk1SVXdFd1lEVlFRS0RBeHplWE4wWlcwNmJtOWtaWE14RmpBVUJnTlZCQU1NRFhONQpjM1JsYlRwdWIyUmxPbUV3V1RBVEJnY3Foa2pPUFFJQkJnZ3Foa2pPUFFNQkJ3TkNBQVI0SFJSTFUxUmYwM1JBCkYrQyt6NWppWk9WMjVuSjZXTDNiQjhkQ2RMQm9yRkhUVG43YTUrUjY3OU5Uc3ZPdTVGVllxaEhNRnREQS8xR3YKMW80c3lCN0xvQ0l3SUFZSktvWklodmNOQVFrT01STXdFVEFQQmdOVkhSRUVDREFHaHdRS0FBQUJNQW9HQ0NxRwpTTTQ5QkFNQ0EwZ0FNRVVDSVFDa1pmY2h2eGNvTXBFZUY1WlpHS0ZmRTlUWjhOajlFT09Vc1JaaU92NTlYQUlnCmVkdHo2VERhS0dNYytXb0NFQVNQUkJCbDgwS3NjcTMrMDFvRE02UXdWK1k9Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=": PEM block type must be CERTIFICATE REQUEST
             spec.usages[0]: Unsupported value: "a": supported values: "any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment", "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime", "server auth", "signing", "timestamping"
             spec.usages[2]: Duplicate value: "client auth""#]],
         );

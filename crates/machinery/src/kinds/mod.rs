@@ -41,6 +41,7 @@ mod typed;
 mod workload;
 
 pub use common::human_duration;
+pub use pod::qos::qos_class;
 pub use typed::Typed;
 
 pub mod table;

@@ -10,7 +10,7 @@
 
 mod columns;
 pub(super) mod defaults;
-mod qos;
+pub(super) mod qos;
 mod update;
 pub(super) mod validate;
 

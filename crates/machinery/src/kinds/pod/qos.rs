@@ -11,7 +11,7 @@ type Sums = BTreeMap<String, Quantity>;
 
 /// `Guaranteed` if every container limits CPU and memory and asks for just that; `BestEffort` if none asks for or
 /// limits anything; else `Burstable`. Resources of the pod itself count instead of its containers' where given.
-pub(super) fn qos_class(pod: &Pod) -> &'static str {
+pub fn qos_class(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };
     let (mut requests, mut limits) = (Sums::new(), Sums::new());
     let mut guaranteed = true;

@@ -5,7 +5,11 @@ use crate::config::Config;
 use crate::node;
 use runtime::{Engine, EngineError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use thiserror::Error;
+
+/// How long a killed process may take to leave its cgroup.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Something could not be stopped or removed; the rest was.
 #[derive(Debug, Error)]
@@ -123,9 +127,22 @@ fn remove_cgroups(roots: &[String]) -> Result<(), TraceError> {
         for path in all.into_iter().rev() {
             let cgroup = cgroups.cgroup(&path);
             if cgroup.exists(&cgroups) {
-                cgroup.delete().map_err(|source| TraceError::Cgroup { path, source })?;
+                empty_and_delete(&cgroup).map_err(|source| TraceError::Cgroup { path, source })?;
             }
         }
     }
     Ok(())
+}
+
+/// Supervisors end in their own time after their pods; whoever is left is ended, and what was ended needs a moment to leave.
+fn empty_and_delete(cgroup: &sys::cgroup::Cgroup) -> sys::cgroup::Result<()> {
+    let deadline = Instant::now() + LEAVE;
+    cgroup.kill()?;
+    loop {
+        match cgroup.delete() {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(()) => return Ok(()),
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! [`Object`]: a typed kind with its identity and codec.
 
 use crate::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use thiserror::Error;
 
 /// Bytes that are not a valid object of the expected type.
@@ -48,7 +50,7 @@ macro_rules! codec {
     ($($ty:path),* $(,)?) => {$(
         impl Codec for $ty {
             fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-                serde_json::from_slice(bytes).map_err(|source| DecodeError { kind: short_name(stringify!($ty)), source })
+                decode_json(bytes).map_err(|source| DecodeError { kind: short_name(stringify!($ty)), source })
             }
             fn encode(&self) -> Vec<u8> {
                 serde_json::to_vec(self).expect("API types serialise without failing: string keys, no custom errors")
@@ -128,6 +130,71 @@ codec!(
     core::PodTemplateSpec
 );
 
+/// Times that Go's types have by value, so that they may be `null` or absent, but ours require: where they stand, their
+/// name, and Go's zero time, which clients read as "not set".
+const TIMES: [(&str, &str, &str); 2] = [
+    ("conditions", "lastTransitionTime", "0001-01-01T00:00:00Z"),
+    ("series", "lastObservedTime", "0001-01-01T00:00:00.000000Z"),
+];
+
+/// Parses JSON; what fails is looked at again with the missing times of [`TIMES`] filled in.
+fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|error| {
+        let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return Err(error) };
+        if fill_times(&mut value) { serde_json::from_value(value).map_err(|_| error) } else { Err(error) }
+    })
+}
+
+/// Whether anything was missing.
+fn fill_times(value: &mut Value) -> bool {
+    let mut filled = false;
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| filled |= fill_times(item)),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                for (_, time, zero) in TIMES.iter().filter(|(place, ..)| place == key) {
+                    let places = match &mut *value {
+                        Value::Array(items) => items.as_mut_slice(),
+                        one => std::slice::from_mut(one),
+                    };
+                    for place in places.iter_mut().filter_map(Value::as_object_mut) {
+                        if place.get(*time).is_none_or(Value::is_null) {
+                            place.insert((*time).to_owned(), (*zero).into());
+                            filled = true;
+                        }
+                    }
+                }
+                filled |= fill_times(value);
+            }
+        }
+        _ => {}
+    }
+    filled
+}
+
 fn short_name(path: &'static str) -> &'static str {
     path.rsplit(':').next().unwrap_or(path).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_may_come_without_its_time() {
+        for time in [r#","lastTransitionTime":null"#, ""] {
+            let text = format!(
+                r#"{{"metadata":{{"name":"s"}},"status":{{"conditions":[{{"type":"A","status":"True"{time}}}]}}}}"#
+            );
+            let service = core::Service::decode(text.as_bytes()).expect("as Go reads it");
+            let conditions = service.status.and_then(|s| s.conditions).expect("one");
+            assert_eq!(conditions[0].last_transition_time.0.to_string(), "0001-01-01T00:00:00Z");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_otherwise_is_told_of_the_given_text() {
+        let error = core::Service::decode(br#"{"status":{"conditions":[{"type":7}]}}"#).expect_err("a number");
+        assert!(error.to_string().contains("line 1 column"), "{error}");
+    }
 }

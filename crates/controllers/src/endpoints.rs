@@ -165,7 +165,7 @@ type PortKey = (Option<String>, i32, String, Option<String>);
 type AddressKey = (String, String);
 
 /// `RepackSubsets`: ports that the same addresses offer stand together; not ready beats ready.
-fn repack(subsets: &[EndpointSubset]) -> Vec<EndpointSubset> {
+pub(crate) fn repack(subsets: &[EndpointSubset]) -> Vec<EndpointSubset> {
     let mut known: BTreeMap<AddressKey, EndpointAddress> = BTreeMap::new();
     let mut by_port: BTreeMap<Option<PortKey>, BTreeMap<AddressKey, bool>> = BTreeMap::new();
     for subset in subsets {

@@ -90,7 +90,7 @@ impl Controller for EndpointSlices {
 // === deciding ===
 
 /// Ports in an order of their own, to compare.
-type PortKey = Vec<(String, String, Option<i32>, Option<String>)>;
+pub(crate) type PortKey = Vec<(String, String, Option<i32>, Option<String>)>;
 /// What makes an endpoint the same one (`endpointset.go`).
 type EndpointKey = (Vec<String>, Option<String>, Option<String>, Option<String>);
 
@@ -440,7 +440,7 @@ fn owned_by(slice: &EndpointSlice, service: &Service) -> bool {
     owners.iter().any(|o| o.uid == service.uid() && o.kind == "Service" && o.api_version == "v1")
 }
 
-fn port_key(ports: &[EndpointPort]) -> PortKey {
+pub(crate) fn port_key(ports: &[EndpointPort]) -> PortKey {
     let mut key: PortKey = ports
         .iter()
         .map(|p| {

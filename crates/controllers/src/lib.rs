@@ -10,6 +10,7 @@ mod deployment;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirroring;
 mod garbage_collector;
 mod garbage_graph;
 mod history;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<root_ca::RootCa>(),
         Runner::of::<endpointslice::EndpointSlices>(),
         Runner::of::<endpoints::EndpointsKeeper>(),
+        Runner::of::<endpointslice_mirroring::Mirroring>(),
         Runner::of::<namespace::Namespaces>(),
         Runner::of::<garbage_collector::GarbageCollector>(),
         Runner::of::<job::Jobs>(),

@@ -8,6 +8,7 @@
 use crate::admission::{Operation, Request as Admitted};
 use crate::aggregate::is_user_header;
 use crate::api_server::{ApiServer, Call};
+use crate::proxy_links::Links;
 use crate::reader::KindRef;
 use crate::request_info::Query;
 use crate::response::{Answer, plain};
@@ -57,6 +58,14 @@ pub(crate) enum Security {
     Named { config: Arc<rustls::ClientConfig>, name: ServerName<'static> },
 }
 
+impl Target {
+    /// `host:port`, as a URL names it.
+    fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{host}:{}", self.port)
+    }
+}
+
 impl Security {
     fn of_scheme(scheme: &str) -> Self {
         if scheme == "https" { Security::Anybody } else { Security::Plain }
@@ -78,7 +87,17 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         },
         (_, other) => return Err(status::unsupported(other)),
     };
-    forward(server, call, &target, HeaderMap::new(), body).await
+    let links = (call.info.subresource == "proxy").then(|| links_of(call, &target));
+    forward(server, call, &target, HeaderMap::new(), links, body).await
+}
+
+/// What is left of the request's path without what goes on to the target.
+fn links_of(call: &Call, target: &Target) -> Links {
+    let path = target.path.split('?').next().unwrap_or_default();
+    let prefix = call.info.path.strip_suffix(path).unwrap_or(&call.info.path).to_owned();
+    let host = call.head.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+    let host = host.or(call.head.uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned();
+    Links { prefix, target: target.authority(), host }
 }
 
 async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), Status> {
@@ -241,7 +260,10 @@ async fn proxy_target(server: &ApiServer, call: &Call, kind: &KindRef) -> Result
     let id = call.info.name.as_str();
     let (scheme, name, port) =
         split_name(id).ok_or_else(|| status::bad_request(format!("invalid {what} request {id:?}")))?;
-    if call.info.rest.is_empty() && !call.info.path.ends_with('/') && call.head.method == Method::GET {
+    if call.info.rest.is_empty()
+        && !call.info.path.ends_with('/')
+        && matches!(call.head.method, Method::GET | Method::HEAD)
+    {
         return Ok(Proxy::AddSlash);
     }
     let query = call.head.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
@@ -339,12 +361,13 @@ fn add_slash(call: &Call) -> Answer {
 
 // === the tunnel ===
 
-/// Sends the request on to `target` with `extra` headers, and its answer back.
+/// Sends the request on to `target` with `extra` headers, and its answer back, its links changed.
 pub(crate) async fn forward(
     server: &ApiServer,
     call: &Call,
     target: &Target,
     extra: HeaderMap,
+    links: Option<Links>,
     body: Body,
 ) -> Result<Answer, Status> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
@@ -373,6 +396,9 @@ pub(crate) async fn forward(
         forged.iter().for_each(|name| drop(request.headers_mut().remove(name)));
         request.headers_mut().extend(extra);
     }
+    if let Some(links) = &links {
+        links.prepare(request.headers_mut(), &target.path);
+    }
     let wants_upgrade = is_upgrade(&call.head.headers);
     let response = sender.send_request(request).await.map_err(|e| failed("request to", &e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && wants_upgrade {
@@ -384,6 +410,10 @@ pub(crate) async fn forward(
     if over_websocket && head.status.is_success() {
         return websocket::answer(call, body).map(Answer::Raw);
     }
+    let body = match links {
+        Some(links) => links.answer(&mut head, body),
+        None => body,
+    };
     Ok(Answer::Raw(Response::from_parts(head, body)))
 }
 
@@ -456,8 +486,7 @@ fn request_to(call: &Call, target: &Target, body: Body) -> Result<Request<Body>,
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, to);
     }
-    let host = if target.host.contains(':') { format!("[{}]", target.host) } else { target.host.clone() };
-    if let Ok(value) = HeaderValue::from_str(&format!("{host}:{}", target.port)) {
+    if let Ok(value) = HeaderValue::from_str(&target.authority()) {
         headers.insert(header::HOST, value);
     }
     *request.headers_mut() = headers;

@@ -32,6 +32,7 @@ mod openapi_proto;
 mod options;
 mod patch;
 mod pipeline;
+mod proxy_links;
 pub mod reader;
 mod request_info;
 mod response;

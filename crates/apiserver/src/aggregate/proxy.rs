@@ -46,7 +46,7 @@ async fn forward_to(server: &ApiServer, call: &Call, remote: &Arc<Remote>, path:
         (Ok(_), Ok(targets)) => targets,
     };
     let target = targets.swap_remove(server.inner.deps.random.next_u64() as usize % targets.len());
-    match connect::forward(server, call, &target, user_headers(&call.user), body).await {
+    match connect::forward(server, call, &target, user_headers(&call.user), None, body).await {
         Ok(answer) => answer,
         Err(failure) => refusal(503, &failure.message),
     }

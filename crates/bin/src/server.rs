@@ -188,6 +188,12 @@ pub(crate) async fn start(
     let at = ApiAddress { service_ip: api_service_ip(config), node_ip, port: address.port() };
     objects::ensure(&client, &at, network).await.map_err(ServerError::Bootstrap)?;
 
+    let facts = Arc::new(Facts {
+        root_ca_pem: authority.ca_pem().into(),
+        server_names: leaf.dns_names.iter().cloned().chain(leaf.ips.iter().map(IpAddr::to_string)).collect(),
+        pod_ranges: vec![PodRange { cluster: config.cluster_cidr, node_prefix: NODE_PREFIX }],
+        signer: Some(authority.clone()),
+    });
     let mut tasks = vec![
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
         base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, api.clone(), shutdown.clone())),
@@ -196,15 +202,14 @@ pub(crate) async fn start(
     ];
     // One server on its own store leads without asking anybody.
     let (leadership, leading) = watch::channel(true);
-    tasks.extend(start_loops(config, &api, &authority, clock, random, &leading, &shutdown));
+    tasks.extend(start_loops(&api, &facts, clock, random, &leading, &shutdown));
     Ok(Server { api, client, address, tasks, shutdown, _leadership: leadership })
 }
 
 /// Controllers, each as its own service account, and the scheduler. All read through one set of caches.
 fn start_loops(
-    config: &Config,
     api: &ApiServer,
-    authority: &Arc<Authority>,
+    facts: &Arc<Facts>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     leading: &watch::Receiver<bool>,
@@ -212,19 +217,13 @@ fn start_loops(
 ) -> Vec<JoinHandle<()>> {
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
     let shared = Client::new(reader, "dhow-controllers");
-    let range = PodRange { cluster: config.cluster_cidr, node_prefix: NODE_PREFIX };
-    let facts = Arc::new(Facts {
-        root_ca_pem: authority.ca_pem().into(),
-        pod_ranges: vec![range],
-        signer: Some(authority.clone()),
-    });
     let mut tasks: Vec<JoinHandle<()>> = controllers::all()
         .iter()
         .map(|runner| {
             let user = format!("system:serviceaccount:kube-system:{}", runner.account);
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let client = shared.acting(LocalTransport::new(api, &user, &groups), runner.name);
-            runner.start(client, &facts, &clock, leading.clone(), shutdown)
+            runner.start(client, facts, &clock, leading.clone(), shutdown)
         })
         .collect();
     let client =

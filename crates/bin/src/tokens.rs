@@ -9,14 +9,13 @@ use api::prelude::Secret;
 use base::{Clock, Random};
 use client::{CaPin, Client, DeleteParams, ListParams};
 use jiff::{SignedDuration, Timestamp};
+use machinery::bootstrap_token::{NAME_PREFIX, SECRET_TYPE, value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const NAMESPACE: &str = "kube-system";
-const TYPE: &str = "bootstrap.kubernetes.io/token";
-const PREFIX: &str = "bootstrap-token-";
 /// The group of machines that join, beside `system:bootstrappers`.
 const GROUP: &str = "system:bootstrappers:dhow:default-node-token";
 
@@ -61,12 +60,12 @@ impl Tokens {
                 }))
             }
             TokenRequest::List => {
-                let params = ListParams::all().namespace(NAMESPACE).fields(&format!("type={TYPE}"));
+                let params = ListParams::all().namespace(NAMESPACE).fields(&format!("type={SECRET_TYPE}"));
                 let (all, _) = secrets.list(&params).await.map_err(text)?;
                 Ok(all.iter().map(describe).collect())
             }
             TokenRequest::Delete(id) => {
-                let name = format!("{PREFIX}{id}");
+                let name = format!("{NAME_PREFIX}{id}");
                 match secrets.delete(NAMESPACE, &name, &DeleteParams::default()).await {
                     Err(e) if e.is_not_found() => Err(format!("there is no token {id:?}")),
                     done => done.map(|()| json!({"deleted": id})).map_err(text),
@@ -92,11 +91,11 @@ fn secret_of(id: &str, secret: &str, expires: Option<Timestamp>, description: &s
     }
     Secret {
         metadata: ObjectMeta {
-            name: Some(format!("{PREFIX}{id}")),
+            name: Some(format!("{NAME_PREFIX}{id}")),
             namespace: Some(NAMESPACE.into()),
             ..ObjectMeta::default()
         },
-        type_: Some(TYPE.into()),
+        type_: Some(SECRET_TYPE.into()),
         string_data: Some(data.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
         ..Secret::default()
     }
@@ -104,15 +103,10 @@ fn secret_of(id: &str, secret: &str, expires: Option<Timestamp>, description: &s
 
 /// Without the secret.
 fn describe(secret: &Secret) -> Value {
-    let field = |key: &str| {
-        let bytes = secret.data.as_ref().and_then(|d| d.get(key));
-        bytes.map(|b| String::from_utf8_lossy(&b.0).into_owned()).unwrap_or_default()
-    };
     json!({
-        "id": secret.name().strip_prefix(PREFIX).unwrap_or(secret.name()),
-        "expires": field("expiration"),
-        "description": field("description"),
-        "groups": field("auth-extra-groups"),
+        "id": secret.name().strip_prefix(NAME_PREFIX).unwrap_or(secret.name()),
+        "expires": value(secret, "expiration"),
+        "description": value(secret, "description"),
     })
 }
 

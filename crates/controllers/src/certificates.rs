@@ -4,18 +4,22 @@
 //! Writes    their approval, status, and delete.
 //! Invariant what is signed was approved, by somebody who may, and is what its signer gives.
 //! Differs   from upstream, which leaves serving certificates of nodes to people: a node's own request for its own name and
-//!           addresses is approved here, so that joining takes one command. Requests for legacy-unknown stay unsigned.
+//!           addresses is approved here, so that joining takes one command. But a node says itself what its addresses are, and
+//!           the same authority vouches for the API server: what belongs to that or to another node is not approved.
+//!           Requests for legacy-unknown stay unsigned.
 
 use crate::plan::{Done, Key, Plan, Task, Write};
 use crate::run::{Context, Controller, Watches};
 use api::k8s::ByteString;
 use api::k8s::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use api::k8s::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use api::k8s::api::core::v1::NodeAddress;
 use api::prelude::*;
 use async_trait::async_trait;
 use client::{Client, ClientError};
 use jiff::{SignedDuration, Timestamp};
 use machinery::certificates::{CLIENT_SIGNER, CertificateRequest, NODE_CLIENT_SIGNER, NODE_SERVING_SIGNER};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +58,8 @@ pub(crate) struct View {
     request: Arc<CertificateSigningRequest>,
     /// The node that asks, if it is one.
     node: Option<Arc<Node>>,
+    /// Names and addresses of the API server and of all other nodes.
+    others: BTreeSet<String>,
     signer: Option<Arc<dyn Signer>>,
 }
 
@@ -71,7 +77,9 @@ impl Controller for Certificates {
                 return Vec::new();
             }
             let all = ctx.cache::<CertificateSigningRequest>().list();
-            let own = all.iter().filter(|r| r.spec.username.as_deref() == Some(&*user));
+            // What a node had that is gone, another may have.
+            let gone = change.new.is_none();
+            let own = all.iter().filter(|r| gone || r.spec.username.as_deref() == Some(&*user));
             own.map(|r| Key::of(r.as_ref())).collect()
         });
     }
@@ -79,8 +87,13 @@ impl Controller for Certificates {
     fn view(key: &Key, ctx: &Context) -> Option<View> {
         let request = ctx.cache::<CertificateSigningRequest>().get("", &key.name)?;
         let node = request.spec.username.as_deref().and_then(|user| user.strip_prefix("system:node:"));
+        let mut others: BTreeSet<String> = ctx.facts().server_names.iter().cloned().collect();
+        for other in ctx.cache::<Node>().list().iter().filter(|n| Some(n.name()) != node) {
+            others.insert(other.name().to_owned());
+            others.extend(addresses(other).iter().map(|a| a.address.clone()));
+        }
         let node = node.and_then(|name| ctx.cache::<Node>().get("", name));
-        Some(View { node, signer: ctx.facts().signer.clone(), request })
+        Some(View { node, others, signer: ctx.facts().signer.clone(), request })
     }
 
     fn plan(view: &View, now: Timestamp) -> Plan {
@@ -100,7 +113,7 @@ impl Controller for Certificates {
         // What cannot be read was refused on creation, or is somebody else's business.
         let Ok(asked) = CertificateRequest::parse(&request.spec.request.0) else { return plan };
         if !has(request, "Approved") {
-            let tries = tries(request, &asked, view.node.as_deref());
+            let tries = tries(request, &asked, view.node.as_deref(), &view.others);
             if !tries.is_empty() {
                 plan.writes.push(Write::run(Approve { request: request.clone(), tries, now }));
             }
@@ -166,7 +179,12 @@ enum Try {
 }
 
 /// What may approve a request (`recognizers` in sarapprove.go), the strongest first.
-fn tries(request: &CertificateSigningRequest, asked: &CertificateRequest, node: Option<&Node>) -> Vec<Try> {
+fn tries(
+    request: &CertificateSigningRequest,
+    asked: &CertificateRequest,
+    node: Option<&Node>,
+    others: &BTreeSet<String>,
+) -> Vec<Try> {
     let spec = &request.spec;
     let usages = spec.usages.as_deref().unwrap_or_default();
     let own = spec.username.as_deref() == Some(&*asked.common_name);
@@ -183,18 +201,22 @@ fn tries(request: &CertificateSigningRequest, asked: &CertificateRequest, node: 
                 Try::Right("nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.");
             if own { vec![of_self, of_any] } else { vec![of_any] }
         }
-        NODE_SERVING_SIGNER if own && node.is_some_and(|n| has_names(n, asked)) => {
+        NODE_SERVING_SIGNER if own && node.is_some_and(|n| has_names(n, asked, others)) => {
             vec![Try::Granted("Auto approving kubelet serving certificate for the node's own name and addresses.")]
         }
         _ => Vec::new(),
     }
 }
 
-/// Whether everything that is asked for is the node's own.
-fn has_names(node: &Node, asked: &CertificateRequest) -> bool {
-    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
-    let name = |dns: &String| dns == node.name() || addresses.iter().any(|a| a.address == *dns);
-    asked.dns_names.iter().all(name) && asked.ips.iter().all(|ip| addresses.iter().any(|a| a.address == ip.to_string()))
+fn addresses(node: &Node) -> &[NodeAddress] {
+    node.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default()
+}
+
+/// Whether everything that is asked for is the node's own, and nobody else's.
+fn has_names(node: &Node, asked: &CertificateRequest, others: &BTreeSet<String>) -> bool {
+    let own = |text: &str| addresses(node).iter().any(|a| a.address == text) && !others.contains(text);
+    let name = |dns: &String| own(dns) || (dns == node.name() && !others.contains(dns));
+    asked.dns_names.iter().all(name) && asked.ips.iter().all(|ip| own(&ip.to_string()))
 }
 
 /// `PermissiveSigningPolicy.apply`
@@ -341,7 +363,8 @@ mod tests {
         });
         merge(&mut request, fields);
         let node = json!({"metadata": {"name": "a"}, "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}});
-        let view = View { request: object(request), node: Some(object(node)), signer: Some(Arc::new(Nobody)) };
+        let others = BTreeSet::from(["10.0.0.2".to_owned(), "kubernetes".to_owned()]);
+        let view = View { request: object(request), node: Some(object(node)), others, signer: Some(Arc::new(Nobody)) };
         expected.assert_eq(&show(&Certificates::plan(&view, at(seconds))));
     }
 
@@ -362,6 +385,24 @@ mod tests {
                 again in 86400s
             "#]],
         );
+    }
+
+    #[test]
+    fn nobody_gets_the_names_of_the_api_server_or_of_another_node() {
+        let check = |name: &str, addresses: &[&str], dns: &[&str], ips: &[&str]| {
+            let addresses: Vec<Value> = addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
+            let node = object::<Node>(json!({"metadata": {"name": name}, "status": {"addresses": addresses}}));
+            let asked = CertificateRequest {
+                dns_names: dns.iter().map(|d| (*d).to_owned()).collect(),
+                ips: ips.iter().map(|ip| ip.parse().expect("a literal address")).collect(),
+                ..CertificateRequest::default()
+            };
+            has_names(&node, &asked, &BTreeSet::from(["10.0.0.2", "kubernetes"].map(str::to_owned)))
+        };
+        assert!(check("a", &["10.0.0.1"], &["a"], &["10.0.0.1"]));
+        assert!(!check("a", &["10.0.0.1"], &[], &["10.0.0.9"]), "not its address");
+        assert!(!check("a", &["10.0.0.1", "10.0.0.2"], &["a"], &["10.0.0.2"]), "another's address");
+        assert!(!check("kubernetes", &["10.0.0.1"], &["kubernetes"], &[]), "the API server's name");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub trait Controller: Send + Sync + 'static {
 pub struct Facts {
     /// The CA that signs the API server's certificate, PEM.
     pub root_ca_pem: Arc<str>,
+    /// Names and addresses by which the API server is known; nobody else gets a certificate for them.
+    pub server_names: Vec<String>,
     /// Addresses of pods, a range per IP family.
     pub pod_ranges: Vec<PodRange>,
     /// Signs certificates; without one, nothing is signed.
@@ -172,7 +174,8 @@ impl Source {
     /// One whose keys nobody takes.
     #[cfg(test)]
     pub(crate) fn for_test(client: Client) -> Self {
-        let facts = Arc::new(Facts { root_ca_pem: "".into(), pod_ranges: Vec::new(), signer: None });
+        let facts =
+            Arc::new(Facts { root_ca_pem: "".into(), server_names: Vec::new(), pod_ranges: Vec::new(), signer: None });
         Source { ctx: Context::new(client, facts), queue: Arc::default(), ready: Arc::new(watch::channel(false).0) }
     }
     /// What the controller's views read.

@@ -126,7 +126,12 @@ impl Cluster {
         let (leading, follow) = watch::channel(true);
         let wire = |user: &str| Wire::new(&self.world, &dead, user, &["system:masters"]);
         let shared = Client::new(wire("controllers"), "dhow-controllers");
-        let facts = Arc::new(Facts { root_ca_pem: "simulated".into(), pod_ranges: Vec::new(), signer: None });
+        let facts = Arc::new(Facts {
+            root_ca_pem: "simulated".into(),
+            server_names: Vec::new(),
+            pod_ranges: Vec::new(),
+            signer: None,
+        });
         let start = |runner: &controllers::Runner| {
             let client = shared.acting(wire(runner.name), runner.name);
             runner.start(client, &facts, &self.clock(), follow.clone(), &CancellationToken::new())

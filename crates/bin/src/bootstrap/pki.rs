@@ -360,6 +360,23 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_ages_at_two_thirds_of_its_life_and_is_bad_at_its_end() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let clock = ManualClock::new(jiff::Timestamp::from_second(1_800_000_000).expect("in range"));
+        let ours = authority(dir.path(), &clock);
+        let leaf = Leaf::client("node-client", "system:node:a", Some("system:nodes"));
+        let pair = ours.leaf(&leaf).expect("signs");
+        let after = |days: i64| state(ours.ca_pem(), &leaf, &pair, 1_800_000_000 + days * 24 * 3600);
+        assert_eq!(
+            [after(-1), after(0), after(59), after(61), after(89), after(90)].map(|s| format!("{s:?}")),
+            ["Bad", "Good", "Good", "Ageing", "Ageing", "Bad"]
+        );
+        let other = tempfile::tempdir().expect("temp dir");
+        let theirs = authority(other.path(), &clock);
+        assert_eq!(state(theirs.ca_pem(), &leaf, &pair, 1_800_000_000), State::Bad, "another authority");
+    }
+
+    #[test]
     fn a_lost_ca_key_is_an_error_not_a_new_cluster() {
         let dir = tempfile::tempdir().expect("temp dir");
         let clock = ManualClock::new(jiff::Timestamp::from_second(1_800_000_000).expect("in range"));

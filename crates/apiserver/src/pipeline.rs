@@ -237,14 +237,19 @@ pub(crate) async fn delete_in(
     options: &DeleteOptions,
 ) -> Result<Deleted, Status> {
     let info = kind.info();
+    let mut last_marked: Option<Deleted> = None;
     for _ in 0..DELETE_ATTEMPTS {
         let found = server.reader().stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
-        let Some(stored) = found else { return Err(status::not_found(info, name)) };
+        let Some(stored) = found.filter(|s| last_marked.as_ref().is_none_or(|l| l.uid == s.header().uid)) else {
+            // Who saw our mark (a node agent) may have removed it before us: then it is gone as asked for
+            // (`registry/generic/registry/store.go`, `lastExisting`).
+            return last_marked.ok_or_else(|| status::not_found(info, name));
+        };
         let object = kind.decode(&convert::view(&**kind, stored.bytes())).map_err(status::internal)?;
         admit_delete(server, call, kind, namespace, name, options, &*object).await?;
         match delete_once(server, kind, stored, object, options).await? {
-            Some(deleted) => return Ok(deleted),
-            None => continue,
+            Tried::Done(deleted) => return Ok(deleted),
+            Tried::Raced { marked } => last_marked = marked.or(last_marked),
         }
     }
     Err(status::stale(info, name))
@@ -279,18 +284,29 @@ async fn admit_delete(
     Ok(())
 }
 
-/// One try; `None` if somebody else wrote first.
+/// What became of one try to delete.
+enum Tried {
+    Done(Deleted),
+    /// Somebody else wrote first; `marked` is what we had written until then.
+    Raced {
+        marked: Option<Deleted>,
+    },
+}
+
+/// One try.
 async fn delete_once(
     server: &ApiServer,
     kind: &KindRef,
     stored: Stored,
     mut object: Box<dyn AnyObject>,
     options: &DeleteOptions,
-) -> Result<Option<Deleted>, Status> {
+) -> Result<Tried, Status> {
     let step = delete_plan::plan(&mut *object, &**kind, options, server.clock_now())?;
     let meta = object.meta();
     let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
-    let done = |bytes: Bytes, gone: bool| Ok(Some(Deleted { bytes, name: name.clone(), uid: uid.clone(), gone }));
+    let deleted = |bytes: Bytes, gone: bool| Deleted { bytes, name: name.clone(), uid: uid.clone(), gone };
+    let done = |bytes: Bytes, gone: bool| Ok(Tried::Done(deleted(bytes, gone)));
+    let mut marked = None;
     if step == Step::Pending {
         return done(stored.bytes().clone(), false);
     }
@@ -304,7 +320,8 @@ async fn delete_once(
         if !encode::is_same(&value, current.bytes()) {
             value.derived = Some(Arc::new(Header::of(&*object, &**kind)));
             let op = Op::Update { key: current.entry.key.clone(), expected: current.revision(), value };
-            let Some(written) = commit(server, op).await? else { return Ok(None) };
+            let Some(written) = commit(server, op).await? else { return Ok(Tried::Raced { marked }) };
+            marked = Some(deleted(written.bytes().clone(), true));
             current = written;
         }
         if step == Step::Mark {
@@ -318,7 +335,7 @@ async fn delete_once(
     last.derived = Some(Arc::new(Header::of(&*object, &**kind)));
     let op = Op::Delete { key: current.entry.key.clone(), expected: current.revision(), last };
     match commit(server, op).await? {
-        None => Ok(None),
+        None => Ok(Tried::Raced { marked }),
         Some(tombstone) => {
             server.inner.allocator.release(&*object);
             done(tombstone.bytes().clone(), true)

@@ -138,6 +138,21 @@ async fn logs_come_from_the_node() {
 }
 
 #[tokio::test]
+async fn a_proxied_server_sees_every_method() {
+    let server = with_pod().await;
+    for method in ["OPTIONS", "DELETE", "PATCH"] {
+        let empty: Body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().method(method).uri("/api/v1/nodes/n/proxy/logs/?a=b");
+        let response = server.handle(request.body(empty).expect("a request"), admin()).await;
+        assert_eq!(response.status(), 200, "{method}");
+        let seen = response.into_body().collect().await.expect("a body").to_bytes();
+        let seen = String::from_utf8_lossy(&seen).to_lowercase();
+        assert!(seen.starts_with(&format!("{} /logs/?a=b http/1.1", method.to_lowercase())), "{seen}");
+        assert!(seen.contains("x-forwarded-uri: /api/v1/nodes/n/proxy/logs/"), "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn upgrades_are_copied_both_ways() {
     let api = with_pod().await;
     let id = identity();

@@ -36,6 +36,73 @@ async fn plain_objects() {
     .await;
 }
 
+/// A store on which somebody else removes a key just before we do.
+struct Raced(MemoryStore);
+
+#[async_trait::async_trait]
+impl store::Store for Raced {
+    async fn get(
+        &self,
+        key: &store::Key,
+        at: store::At,
+    ) -> Result<store::Read<Option<Arc<store::Entry>>>, store::StoreError> {
+        self.0.get(key, at).await
+    }
+    async fn list(
+        &self,
+        range: &store::Range,
+        at: store::At,
+        page: store::Page,
+    ) -> Result<store::Read<store::Listing>, store::StoreError> {
+        self.0.list(range, at, page).await
+    }
+    async fn commit(
+        &self,
+        txn: store::Txn,
+    ) -> Result<(store::Revision, Vec<Option<Arc<store::Entry>>>), store::StoreError> {
+        if matches!(txn.ops.as_slice(), [store::Op::Delete { .. }]) {
+            self.0.commit(txn.clone()).await?;
+        }
+        self.0.commit(txn).await
+    }
+    async fn watch(
+        &self,
+        range: &store::Range,
+        after: store::Revision,
+    ) -> Result<Box<dyn store::WatchStream>, store::StoreError> {
+        self.0.watch(range, after).await
+    }
+    async fn compact(&self, before: store::Revision) -> Result<(), store::StoreError> {
+        self.0.compact(before).await
+    }
+    fn revision(&self) -> store::Revision {
+        self.0.revision()
+    }
+}
+
+/// The node agent sees the mark of a delete without grace and may be faster with its own.
+#[tokio::test(start_paused = true)]
+async fn what_another_removed_after_our_mark_is_deleted_and_not_absent() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    let f = Fixture::over(Arc::new(Raced(MemoryStore::new(store::Limits::default())))).await;
+    f.check_http(
+        &format!(
+            r#"POST {PODS}
+            {{"metadata":{{"name":"p"}},"spec":{{"nodeName":"n","containers":[{{"name":"c","image":"i"}}]}}}}
+
+            DELETE {PODS}/p?gracePeriodSeconds=0
+
+            DELETE {PODS}/p?gracePeriodSeconds=0"#
+        ),
+        expect![[r#"
+            201 Pod p@2
+            200 Pod p@3 deletionTimestamp="2026-01-01T00:00:00Z" deletionGracePeriodSeconds=0
+            404 NotFound: pods "p" not found
+        "#]],
+    )
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn finalizers_hold_until_the_last_is_gone() {
     let f = Fixture::new().await;

@@ -13,6 +13,7 @@ use crate::pod::admission::{self, Rejection};
 use crate::pod::allocation::{Allocation, Demand, Ledger};
 use crate::pod::checkpoint;
 use crate::pod::execute::Message;
+use crate::pod::host_ports::HostPorts;
 use crate::pod::observe::Observation;
 use crate::pod::recover::recover;
 use crate::pod::seen::{Ending, Run, Seen};
@@ -96,6 +97,7 @@ impl Agent {
             allocatable: RwLock::default(),
             memory,
             ledger: Ledger::default(),
+            host_ports: HostPorts::default(),
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
     }
@@ -192,6 +194,7 @@ impl Agent {
         let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
         if seen.ending.is_none() {
             self.context.ledger.record(pod.uid(), Demand::of(&granted.apply(&pod)));
+            self.context.host_ports.record(&pod, pod.uid());
         }
         let handle = self.begin(pod, seen);
         if gone {
@@ -217,7 +220,8 @@ impl Agent {
     fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
         admission::admit(pod)?;
         let allocatable = self.context.allocatable.read();
-        Ok(self.context.ledger.grant(pod.uid(), Demand::of(pod), &allocatable)?)
+        self.context.ledger.grant(pod.uid(), Demand::of(pod), &allocatable)?;
+        self.context.host_ports.take(pod, pod.uid()).inspect_err(|_| self.context.ledger.release(pod.uid()))
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {

@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::images::Images;
 use crate::network::PodNetwork;
 use crate::pod::allocation::Ledger;
+use crate::pod::host_ports::HostPorts;
 use crate::pod::spec::dns::{ClusterDns, Resolver};
 use crate::volumes::VolumeManager;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -72,6 +73,8 @@ pub struct Context {
     pub memory: i64,
     /// What the pods have been granted of it.
     pub ledger: Ledger,
+    /// Which of its ports they have.
+    pub host_ports: HostPorts,
 }
 
 impl Context {

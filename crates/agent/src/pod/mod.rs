@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod checkpoint;
 pub mod events;
 pub mod execute;
+pub mod host_ports;
 pub mod observe;
 pub mod plan;
 pub mod recover;

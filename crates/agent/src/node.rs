@@ -8,6 +8,7 @@ use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
 use crate::eviction::{self, Thresholds};
 use crate::images::Image;
+use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
@@ -141,7 +142,11 @@ pub fn new_node(config: &Config, status: NodeStatus) -> Node {
             name: Some(config.node_name.clone()),
             labels: Some(labels),
             annotations: Some(
-                [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+                [
+                    ("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned()),
+                    (local::DIRECTORY.to_owned(), local::root(&config.data_dir).display().to_string()),
+                ]
+                .into(),
             ),
             ..ObjectMeta::default()
         },

@@ -155,11 +155,15 @@ pub(crate) async fn start(
         random,
         memory: total_memory()?,
     };
-    let agent = Agent::new(agent_config(config, node_ip, &pod_cidrs), parts);
+    let agent_config = agent_config(config, node_ip, &pod_cidrs);
+    let local_volumes = agent::volumes::local::root(&agent_config.data_dir);
+    let agent = Agent::new(agent_config, parts);
     let handle = agent.handle();
     let keeper = NodeKeeper::new(agent.context(), &client);
     tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
+    let tidy = agent::volumes::local::tidy(local_volumes, client.clone(), shutdown.clone());
+    tasks.push(base::tasks::spawn("local-volumes", tidy));
     let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
         format!(
             "failed to listen on port {} for the node's API; choose another with --agent-port: {e}",

@@ -11,6 +11,7 @@ mod disruption;
 mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
+mod ephemeral_volume;
 mod garbage_collector;
 mod garbage_graph;
 mod history;
@@ -33,6 +34,8 @@ mod statefulset;
 mod testing;
 mod token_cleaner;
 mod ttl_after_finished;
+mod volume_binder;
+mod volume_protection;
 
 pub use certificates::{Life, Signer};
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
@@ -64,6 +67,10 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<resource_quota::ResourceQuotas>(),
         Runner::of::<certificates::Certificates>(),
         Runner::of::<token_cleaner::TokenCleaner>(),
+        Runner::of::<volume_binder::VolumeBinder>(),
+        Runner::of::<volume_protection::ClaimProtection>(),
+        Runner::of::<volume_protection::VolumeProtection>(),
+        Runner::of::<ephemeral_volume::EphemeralVolumes>(),
     ]
 }
 

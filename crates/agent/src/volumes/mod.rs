@@ -12,6 +12,7 @@ pub mod config_map;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
+pub mod local;
 pub mod persistent;
 pub mod projected;
 pub mod secret;

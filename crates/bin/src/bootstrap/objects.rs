@@ -7,6 +7,7 @@ use api::k8s::api::core::v1::{
 use api::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use api::k8s::api::rbac::v1::{PolicyRule, Subject};
 use api::k8s::api::scheduling::v1::PriorityClass;
+use api::k8s::api::storage::v1::StorageClass;
 use api::prelude::*;
 use apiserver::auth::bootstrap::{DefaultObject, default_objects};
 use client::{Client, ClientError};
@@ -59,8 +60,21 @@ pub(crate) async fn ensure(client: &Client, api: &ApiAddress, network: ConfigMap
         };
         create_missing(client, &class).await?;
     }
+    create_missing(client, &local_class()).await?;
     put(client, network, |map| &map.data).await?;
     kubernetes_service(client, api).await
+}
+
+/// The default class: directories of the node that the claim's first pod goes to.
+fn local_class() -> StorageClass {
+    let annotations = Some(BTreeMap::from([(machinery::volumes::DEFAULT_CLASS.to_owned(), "true".to_owned())]));
+    StorageClass {
+        metadata: ObjectMeta { name: Some("local".into()), annotations, ..ObjectMeta::default() },
+        provisioner: machinery::volumes::LOCAL_PROVISIONER.into(),
+        reclaim_policy: Some("Delete".into()),
+        volume_binding_mode: Some("WaitForFirstConsumer".into()),
+        ..StorageClass::default()
+    }
 }
 
 async fn create_missing<K: Object>(client: &Client, object: &K) -> Result<(), ClientError> {

@@ -2,6 +2,7 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod autoscaler;
 mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<volume_protection::ClaimProtection>(),
         Runner::of::<volume_protection::VolumeProtection>(),
         Runner::of::<ephemeral_volume::EphemeralVolumes>(),
+        Runner::of::<autoscaler::HorizontalPodAutoscalers>(),
     ]
 }
 

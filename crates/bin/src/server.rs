@@ -185,7 +185,12 @@ pub(crate) async fn start(
 
     let client = Client::new(LocalTransport::new(&api, "system:apiserver", &["system:masters"]), "dhow");
     let network = Network::of(config).config_map();
-    let at = ApiAddress { service_ip: api_service_ip(config), node_ip, port: address.port() };
+    let at = ApiAddress {
+        service_ip: api_service_ip(config),
+        node_ip,
+        port: address.port(),
+        service_cidr: config.service_cidr.to_string(),
+    };
     objects::ensure(&client, &at, network).await.map_err(ServerError::Bootstrap)?;
 
     let facts = Arc::new(Facts {

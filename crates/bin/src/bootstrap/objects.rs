@@ -5,9 +5,11 @@ use api::k8s::api::core::v1::{
     EndpointAddress, EndpointPort as CoreEndpointPort, EndpointSubset, ServicePort, ServiceSpec,
 };
 use api::k8s::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
+use api::k8s::api::networking::v1::{ServiceCIDR, ServiceCIDRSpec};
 use api::k8s::api::rbac::v1::{PolicyRule, Subject};
 use api::k8s::api::scheduling::v1::PriorityClass;
 use api::k8s::api::storage::v1::StorageClass;
+use api::k8s::apimachinery::pkg::apis::meta::v1::Condition;
 use api::prelude::*;
 use apiserver::auth::bootstrap::{DefaultObject, default_objects};
 use client::{Client, ClientError};
@@ -23,6 +25,8 @@ pub(crate) struct ApiAddress {
     pub(crate) service_ip: IpAddr,
     pub(crate) node_ip: IpAddr,
     pub(crate) port: u16,
+    /// Where Services get their addresses from.
+    pub(crate) service_cidr: String,
 }
 
 /// Makes sure that they are all there.
@@ -61,8 +65,35 @@ pub(crate) async fn ensure(client: &Client, api: &ApiAddress, network: ConfigMap
         create_missing(client, &class).await?;
     }
     create_missing(client, &local_class()).await?;
+    service_cidr(client, &api.service_cidr).await?;
     put(client, network, |map| &map.data).await?;
     kubernetes_service(client, api).await
+}
+
+/// The range of Services as an object (`defaultservicecidr`). It is ready: the allocator hands out its addresses.
+async fn service_cidr(client: &Client, range: &str) -> Result<(), ClientError> {
+    let metadata = ObjectMeta { name: Some("kubernetes".into()), ..ObjectMeta::default() };
+    let spec = Some(ServiceCIDRSpec { cidrs: Some(vec![range.to_owned()]) });
+    create_missing(client, &ServiceCIDR { metadata, spec, status: None }).await?;
+    let api = client.api::<ServiceCIDR>();
+    let mut stored = api.get("", "kubernetes").await?;
+    let conditions = stored.status.get_or_insert_default().conditions.get_or_insert_default();
+    if conditions.iter().any(|c| c.type_ == "Ready") {
+        return Ok(());
+    }
+    conditions.push(Condition {
+        type_: "Ready".into(),
+        status: "True".into(),
+        message: "Kubernetes default Service CIDR is ready".into(),
+        reason: String::new(),
+        last_transition_time: stored
+            .metadata
+            .creation_timestamp
+            .clone()
+            .unwrap_or(api::Time(jiff::Timestamp::UNIX_EPOCH)),
+        observed_generation: None,
+    });
+    api.update_status(&stored).await.map(drop)
 }
 
 /// The default class: directories of the node that the claim's first pod goes to.

@@ -121,6 +121,7 @@ objects! {
 }
 
 codec!(
+    apiext::JSONSchemaProps,
     metav1::DeleteOptions,
     metav1::LabelSelector,
     metav1::ObjectMeta,

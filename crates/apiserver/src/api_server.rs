@@ -136,7 +136,9 @@ impl ApiServer {
             shutdown: CancellationToken::new(),
             deps,
         };
-        Ok(ApiServer { inner: Arc::new(inner) })
+        let server = ApiServer { inner: Arc::new(inner) };
+        server.load_definitions().await?;
+        Ok(server)
     }
 
     /// Adds a part of `/readyz`.
@@ -373,8 +375,8 @@ impl ApiServer {
             _ => self.modify_object(&write, &crate::write::Replace::new(object)).await?,
         };
         match written {
-            Written::Stored { stored, .. } => Ok(stored),
-            _ => Err(status::internal("the write stored nothing")),
+            Written::Stored { stored, .. } | Written::Removed { stored } => Ok(stored),
+            Written::DryRun { .. } => Err(status::internal("the write stored nothing")),
         }
     }
 }

@@ -127,13 +127,10 @@ pub(crate) fn decode(
 ) -> Result<Box<dyn AnyObject>, Status> {
     let expected = Expected::of(kind);
     check_identity(json, expected)?;
-    let problems = match crate::patch::schema_for(expected) {
-        None => Vec::new(),
-        Some((schema, ty)) => match machinery::schema::check::check_json(schema, ty, json) {
-            Ok(checked) => checked.problems,
-            Err(machinery::schema::check::BodyError::Type(why)) => return Err(cannot_be_handled(expected, &why)),
-            Err(other) => return Err(status::bad_request(unrecognized(expected.kind, &other.to_string(), json))),
-        },
+    let problems = match kind.problems(json) {
+        Ok(problems) => problems,
+        Err(machinery::schema::check::BodyError::Type(why)) => return Err(cannot_be_handled(expected, &why)),
+        Err(other) => return Err(status::bad_request(unrecognized(expected.kind, &other.to_string(), json))),
     };
     if !problems.is_empty() && validation == FieldValidation::Strict {
         return Err(cannot_be_handled(expected, &machinery::schema::check::strict_error(&problems)));

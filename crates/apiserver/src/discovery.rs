@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// Groups with their versions in order of preference, without core.
 pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<GroupVersion>)> {
     let kinds = server.inner.kinds.load();
-    let local = kinds.all().iter().map(|k| (k.info().group.as_ref(), k.info().version.as_ref()));
+    let local = kinds.published().map(|k| (k.info().group.as_ref(), k.info().version.as_ref()));
     server.inner.aggregation.groups(local)
 }
 
@@ -64,7 +64,7 @@ fn group(name: &str, versions: &[GroupVersion]) -> Value {
 fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
     let table = server.inner.kinds.load();
     let mut list: Vec<Value> = Vec::new();
-    for kind in table.all().iter().filter(|k| k.info().group == group && k.info().version == version) {
+    for kind in table.published().filter(|k| k.info().group == group && k.info().version == version) {
         list.extend(resource(kind));
     }
     if list.is_empty() {
@@ -75,11 +75,29 @@ fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, St
     Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
 }
 
+/// What may be asked of a resource: of one whose definition is being deleted, nothing that makes or changes objects.
+fn verbs(kind: &KindRef) -> Vec<&str> {
+    let changes = ["create", "patch", "update"];
+    let all = kind.info().verbs.iter().map(AsRef::as_ref);
+    match kind {
+        KindRef::Custom(custom) if custom.terminating => all.filter(|v| !changes.contains(v)).collect(),
+        _ => all.collect(),
+    }
+}
+
+/// The version in which objects are stored.
+fn storage_version(kind: &KindRef) -> &str {
+    match kind {
+        KindRef::Custom(custom) => &custom.definition.storage_version,
+        KindRef::BuiltIn(kind) => &kind.info().version,
+    }
+}
+
 fn resource(kind: &KindRef) -> Vec<Value> {
     let info = kind.info();
     let mut main = json!({
         "name": info.plural, "singularName": info.singular, "namespaced": info.namespaced, "kind": info.kind,
-        "verbs": info.verbs,
+        "verbs": verbs(kind),
     });
     if !info.short_names.is_empty() {
         main["shortNames"] = json!(info.short_names);
@@ -88,7 +106,7 @@ fn resource(kind: &KindRef) -> Vec<Value> {
         main["categories"] = json!(info.categories);
     }
     if info.verbs.iter().any(|v| v == "watch") {
-        main["storageVersionHash"] = storage_version_hash(&info.group, &info.version, &info.kind).into();
+        main["storageVersionHash"] = storage_version_hash(&info.group, storage_version(kind), &info.kind).into();
     }
     let mut all = vec![main];
     for sub in &info.subresources {
@@ -145,7 +163,7 @@ fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Ans
                         return remote.documents.discovery(version);
                     }
                     let of = |k: &&KindRef| k.info().group == *group && k.info().version == *version;
-                    let list: Vec<Value> = table.all().iter().filter(of).map(aggregated_resource).collect();
+                    let list: Vec<Value> = table.published().filter(of).map(aggregated_resource).collect();
                     json!({"version": version, "resources": list, "freshness": "Current"})
                 })
                 .collect();
@@ -174,7 +192,7 @@ fn aggregated_resource(kind: &KindRef) -> Value {
     let mut value = json!({
         "resource": info.plural, "responseKind": response(&info.kind, &info.group, &info.version),
         "scope": if info.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": info.singular,
-        "verbs": info.verbs,
+        "verbs": verbs(kind),
     });
     if !info.short_names.is_empty() {
         value["shortNames"] = json!(info.short_names);

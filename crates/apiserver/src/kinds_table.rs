@@ -33,4 +33,12 @@ impl KindTable {
     pub(crate) fn all(&self) -> &[KindRef] {
         &self.list
     }
+
+    /// The kinds that documents show: all but custom resources that are not established yet.
+    pub(crate) fn published(&self) -> impl Iterator<Item = &KindRef> {
+        self.list.iter().filter(|kind| match kind {
+            KindRef::BuiltIn(_) => true,
+            KindRef::Custom(custom) => custom.established,
+        })
+    }
 }

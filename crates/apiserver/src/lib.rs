@@ -17,6 +17,7 @@ pub mod auth;
 mod codec;
 mod connect;
 mod convert;
+pub mod custom;
 mod delete_plan;
 mod discovery;
 mod encode;

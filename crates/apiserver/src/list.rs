@@ -4,6 +4,7 @@
 //! bytes themselves; they therefore carry `apiVersion` and `kind`, which upstream's typed lists leave out.
 
 use crate::api_server::{ApiServer, Call};
+use crate::custom::view;
 use crate::negotiate::{self, Encoding, Form, Output};
 use crate::options::{ListOptions, Match};
 use crate::pipeline::text_of;
@@ -142,7 +143,8 @@ async fn scan(
         let read = read.map_err(|error| explain(error, &range, options))?;
         at = At::Exactly(read.revision);
         let count = read.value.entries.len();
-        for (i, entry) in read.value.entries.into_iter().enumerate() {
+        let entries = view::entries(server, kind, read.value.entries).await?;
+        for (i, entry) in entries.into_iter().enumerate() {
             range.after = Some(entry.key.clone());
             let stored = Stored { entry };
             if !selection.matches(&**kind, &stored) {
@@ -246,10 +248,12 @@ fn list_meta(revision: Revision, next: Option<&str>, remaining: Option<u64>) -> 
 fn open(kind: &KindRef, form: Form, meta: &str) -> Vec<u8> {
     let info = kind.info();
     match form {
-        Form::Full => {
-            format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#, info.kind, info.api_version())
-                .into_bytes()
-        }
+        Form::Full => format!(
+            r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
+            info.list_kind,
+            info.api_version()
+        )
+        .into_bytes(),
         Form::Partial => {
             format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{meta},"items":["#)
                 .into_bytes()

@@ -1,12 +1,11 @@
 //! Who owns which field (`metadata.managedFields`), at the places of the pipeline where it is kept. The rules are
 //! `machinery::apply`'s; here is what they need to know of each endpoint.
 
-use crate::patch::schema_of;
 use crate::reader::KindRef;
 use api::{AnyObject, Codec, ObjectMeta, Status};
 use jiff::Timestamp;
 use machinery::apply::{self, Context, FieldSet, Filter, SchemaRef};
-use machinery::kinds::KindInfo;
+use machinery::kinds::{Kind, KindInfo};
 use serde_json::{Value, json};
 
 /// One write, as managed fields remember it.
@@ -22,24 +21,40 @@ pub(crate) struct Manager<'a> {
 
 /// Runs `f` with what the rules need to know of a write; `None` for kinds without a schema.
 pub(crate) fn with_context<T>(kind: &KindRef, manager: Manager<'_>, f: impl FnOnce(&Context<'_>) -> T) -> Option<T> {
-    let (schema, ty) = schema_of(kind)?;
+    let root = kind.schema()?;
+    let convert = |value: &Value, version: &str| in_version(kind, value, version);
+    let is_custom = matches!(kind, KindRef::Custom(_));
+    let filter = filter(kind.info(), manager.subresource, is_custom);
     let info = kind.info();
     let api_version = info.api_version();
-    let filter = filter(info, manager.subresource);
     Some(f(&Context {
-        root: SchemaRef { schema, ty },
+        root,
         api_version: &api_version,
         kind: &info.kind,
         subresource: manager.subresource,
         manager: manager.name,
         now: manager.now,
         filter: &filter,
-        convert: None,
+        convert: is_custom.then_some(&convert as &apply::Convert<'_>),
     }))
 }
 
+/// An object in another version of its definition, for owners of that version. Differs from upstream where a webhook converts:
+/// fields are compared under their names here, not as the webhook would move them.
+fn in_version<'a>(kind: &'a KindRef, value: &Value, version: &str) -> Option<(Value, SchemaRef<'a>)> {
+    let KindRef::Custom(custom) = kind else { return None };
+    let (group, _) = version.split_once('/')?;
+    let other = custom.definition.version(version).filter(|_| group == custom.kind.info().group)?;
+    let mut value = value.clone();
+    value["apiVersion"] = version.into();
+    Some((value, other.schema()?))
+}
+
 /// Fields that an endpoint resets and that therefore nobody comes to own through it (`GetResetFields` of the strategies).
-fn filter(info: &KindInfo, subresource: &str) -> Filter {
+fn filter(info: &KindInfo, subresource: &str, is_custom: bool) -> Filter {
+    if is_custom && subresource == "status" {
+        return Filter::Exclude(FieldSet::of_fields(&[&["spec"], &["metadata"]]));
+    }
     let set = match (info.group.as_ref(), info.kind.as_ref(), subresource) {
         (_, _, "") if info.subresource("status").is_none() => return Filter::All,
         ("certificates.k8s.io", _, "") => FieldSet::of_fields(&[&["spec"], &["status"]]),

@@ -2,11 +2,13 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::negotiate::accepted;
+use crate::reader::KindRef;
 use crate::response::{Answer, plain};
 use crate::{aggregate, openapi_proto, status};
 use api::Status;
 use bytes::Bytes;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use machinery::kinds::Kind;
 use machinery::openapi::{self, Served};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -28,7 +30,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, rest: &str) -> Resul
         return Err(status::not_acceptable(JSON));
     }
     let table = server.inner.kinds.load();
-    let served: Vec<Served<'_>> = table.all().iter().map(|k| Served::from(k.info())).collect();
+    let served: Vec<Served<'_>> = table.published().map(served).collect();
     match rest {
         "v2" => {
             let remote: Vec<(String, Bytes)> =
@@ -56,6 +58,13 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, rest: &str) -> Resul
             let hash = openapi::v3_hash(group, version, &served).ok_or_else(status::no_such_path)?;
             Ok(tagged(call, &hash, JSON, || openapi::v3(group, version, &served).unwrap_or_default()))
         }
+    }
+}
+
+fn served(kind: &KindRef) -> Served<'_> {
+    match kind {
+        KindRef::BuiltIn(kind) => Served::from(kind.info()),
+        KindRef::Custom(custom) => Served { info: custom.kind.info(), custom: Some(custom.kind.published()) },
     }
 }
 

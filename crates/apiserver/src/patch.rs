@@ -18,6 +18,9 @@ use serde_json::Value;
 const APPLY: &str = "application/apply-patch+yaml";
 const TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
+/// Custom resources have no Go struct whose tags would say how to merge.
+const CUSTOM_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 /// A patch on its way to an object.
 pub(crate) struct PatchChange {
     how: How,
@@ -68,9 +71,11 @@ impl How {
                 now: manager.now,
             });
         }
+        let is_custom = matches!(w.kind, KindRef::Custom(_)) && w.subresource != "scale";
         match PatchType::from_media_type(media_type) {
+            Some(PatchType::Strategic) if is_custom => Err(status::unsupported_media_type(CUSTOM_TYPES)),
             Some(ty) => Ok(How::Patch(Patch::parse(ty, body).map_err(|e| e.to_status())?)),
-            None => Err(status::unsupported_media_type(TYPES)),
+            None => Err(status::unsupported_media_type(if is_custom { CUSTOM_TYPES } else { TYPES })),
         }
     }
 }
@@ -109,7 +114,8 @@ impl Change for PatchChange {
         match &self.how {
             How::Patch(patch) => {
                 let current = current.ok_or_else(|| status::not_found(self.kind.info(), &self.name))?;
-                let patched = patch.apply(schema_of(&self.kind), &current).map_err(|e| e.to_status())?;
+                let patched =
+                    patch.apply(self.kind.schema().map(|s| (s.schema, s.ty)), &current).map_err(|e| e.to_status())?;
                 Ok(Wanted { object: self.decode(&patched, self.validation)?, owns_fields: false, uid: None })
             }
             How::Apply { config, force, manager, subresource, namespace, name, now } => {
@@ -152,11 +158,6 @@ fn check_names(config: &Value, namespace: &str, name: &str) -> Result<(), Status
         )));
     }
     Ok(())
-}
-
-/// The schema of a kind, if it has one.
-pub(crate) fn schema_of(kind: &KindRef) -> Option<(&'static Schema, TypeId)> {
-    schema_for(Expected::of(&**kind))
 }
 
 /// The schema of a body, if it has one.

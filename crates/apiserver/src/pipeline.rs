@@ -6,6 +6,7 @@
 use crate::admission::{self, Operation};
 use crate::api_server::{ApiServer, Call};
 use crate::codec::{self, Expected};
+use crate::custom::{self, view};
 use crate::delete_plan::{self, Step};
 use crate::negotiate;
 use crate::options::{DeleteOptions, ListOptions, WriteOptions};
@@ -38,6 +39,9 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
     if !kind.info().namespaced && !info.namespace.is_empty() && kind.info().kind != "Namespace" {
         return Err(status::no_such_path());
     }
+    if let KindRef::Custom(custom) = &kind {
+        call.warnings.add(custom.kind.deprecation().map(str::to_owned));
+    }
     if !info.subresource.is_empty() {
         return subresources::dispatch(server, call, &kind, body).await;
     }
@@ -51,15 +55,25 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
     if reviews::is_virtual(kind.info()) {
         return reviews::answer(server, call, &kind, read(body).await?).await;
     }
+    let answer = run(server, call, &kind, verb, body).await;
+    if custom::is_definition(kind.info()) && !matches!(verb, "get" | "list" | "watch") {
+        // Who changed a definition sees the change at once.
+        server.load_definitions().await?;
+    }
+    answer
+}
+
+/// The verb's function.
+async fn run(server: &ApiServer, call: &Call, kind: &KindRef, verb: &str, body: Body) -> Result<Answer, Status> {
     match verb {
-        "create" => create(server, call, &kind, body).await,
-        "get" => get(server, call, &kind).await,
-        "list" => list::answer(server, call, &kind).await,
-        "watch" => watch::answer(server, call, &kind).await,
-        "update" => update(server, call, &kind, "", body).await,
-        "patch" => patch(server, call, &kind, "", body).await,
-        "delete" => delete(server, call, &kind, body).await,
-        "deletecollection" => delete_collection(server, call, &kind, body).await,
+        "create" => create(server, call, kind, body).await,
+        "get" => get(server, call, kind).await,
+        "list" => list::answer(server, call, kind).await,
+        "watch" => watch::answer(server, call, kind).await,
+        "update" => update(server, call, kind, "", body).await,
+        "patch" => patch(server, call, kind, "", body).await,
+        "delete" => delete(server, call, kind, body).await,
+        "deletecollection" => delete_collection(server, call, kind, body).await,
         _ => Err(status::method_not_allowed()),
     }
 }
@@ -108,7 +122,8 @@ pub(crate) async fn existing(server: &ApiServer, call: &Call, kind: &KindRef) ->
     let info = kind.info();
     let namespace = if info.namespaced { call.info.namespace.as_str() } else { "" };
     let found = server.reader().stored(&info.storage, namespace, &call.info.name).await.map_err(status::from_store)?;
-    found.ok_or_else(|| status::not_found(info, &call.info.name))
+    let found = found.ok_or_else(|| status::not_found(info, &call.info.name))?;
+    view::stored(server, kind, found).await
 }
 
 /// PUT of an object or of a subresource that has the object's kind.
@@ -245,11 +260,36 @@ pub(crate) async fn delete_in(
             // (`registry/generic/registry/store.go`, `lastExisting`).
             return last_marked.ok_or_else(|| status::not_found(info, name));
         };
-        let object = kind.decode(&convert::view(&**kind, stored.bytes())).map_err(status::internal)?;
+        let object = decoded(server, kind, &stored).await?;
         admit_delete(server, call, kind, namespace, name, options, &*object).await?;
         match delete_once(server, kind, stored, object, options).await? {
             Tried::Done(deleted) => return Ok(deleted),
             Tried::Raced { marked } => last_marked = marked.or(last_marked),
+        }
+    }
+    Err(status::stale(info, name))
+}
+
+async fn decoded(server: &ApiServer, kind: &KindRef, stored: &Stored) -> Result<Box<dyn AnyObject>, Status> {
+    let seen = view::stored(server, kind, stored.clone()).await?;
+    kind.decode(&convert::view(&**kind, seen.bytes())).map_err(status::internal)
+}
+
+/// Deletes an object for the server's own reasons, without asking admission.
+pub(crate) async fn delete_by_server(
+    server: &ApiServer,
+    kind: &KindRef,
+    namespace: &str,
+    name: &str,
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let info = kind.info();
+    for _ in 0..DELETE_ATTEMPTS {
+        let found = server.reader().stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
+        let Some(stored) = found else { return Err(status::not_found(info, name)) };
+        let object = decoded(server, kind, &stored).await?;
+        if matches!(delete_once(server, kind, stored, object, options).await?, Tried::Done(_)) {
+            return Ok(());
         }
     }
     Err(status::stale(info, name))
@@ -301,6 +341,7 @@ async fn delete_once(
     mut object: Box<dyn AnyObject>,
     options: &DeleteOptions,
 ) -> Result<Tried, Status> {
+    custom::prepare_delete(&mut *object, delete_plan::truncate(server.clock_now()));
     let step = delete_plan::plan(&mut *object, &**kind, options, server.clock_now())?;
     let meta = object.meta();
     let (name, uid) = (meta.name.clone().unwrap_or_default(), meta.uid.clone().unwrap_or_default());
@@ -308,28 +349,28 @@ async fn delete_once(
     let done = |bytes: Bytes, gone: bool| Ok(Tried::Done(deleted(bytes, gone)));
     let mut marked = None;
     if step == Step::Pending {
-        return done(stored.bytes().clone(), false);
+        return done(view::stored(server, kind, stored).await?.bytes().clone(), false);
     }
     let mut current = stored;
     if step != Step::Remove {
-        let mut value = encode::to_value(&mut *object)?;
         if options.dry_run {
-            let bytes = encode::splice(&value, &current.revision().0.to_string());
+            let bytes = encode::splice(&encode::to_value(&mut *object)?, &current.revision().0.to_string());
             return done(bytes, step == Step::MarkThenRemove);
         }
+        let value = view::to_stored(server, kind, &mut *object).await?;
         if !encode::is_same(&value, current.bytes()) {
-            value.derived = Some(Arc::new(Header::of(&*object, &**kind)));
             let op = Op::Update { key: current.entry.key.clone(), expected: current.revision(), value };
             let Some(written) = commit(server, op).await? else { return Ok(Tried::Raced { marked }) };
-            marked = Some(deleted(written.bytes().clone(), true));
+            let seen = view::stored(server, kind, written.clone()).await?;
+            marked = Some(deleted(seen.bytes().clone(), true));
             current = written;
         }
         if step == Step::Mark {
-            return done(current.bytes().clone(), false);
+            return done(view::stored(server, kind, current).await?.bytes().clone(), false);
         }
     }
     if options.dry_run {
-        return done(current.bytes().clone(), true);
+        return done(view::stored(server, kind, current).await?.bytes().clone(), true);
     }
     let mut last = encode::without_revision(current.bytes())?;
     last.derived = Some(Arc::new(Header::of(&*object, &**kind)));
@@ -338,7 +379,7 @@ async fn delete_once(
         None => Ok(Tried::Raced { marked }),
         Some(tombstone) => {
             server.inner.allocator.release(&*object);
-            done(tombstone.bytes().clone(), true)
+            done(view::stored(server, kind, tombstone).await?.bytes().clone(), true)
         }
     }
 }
@@ -365,7 +406,7 @@ async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body
     let read = server.inner.deps.store.list(&range, At::Latest, store::Page { limit: 0 }).await;
     let read = read.map_err(status::from_store)?;
     let mut items = Vec::new();
-    for entry in read.value.entries {
+    for entry in view::entries(server, kind, read.value.entries).await? {
         let stored = Stored { entry };
         if !selection.matches(&**kind, &stored) {
             continue;

@@ -3,11 +3,15 @@
 //! A stored object is its final JSON (DESIGN D1). What everybody asks for sits beside it in [`Header`], made by the writer or
 //! at first use; the typed object is decoded only by those who need it.
 
+use crate::custom::Custom;
 use api::{AnyObject, DecodeError, Object};
 use machinery::kinds::Kind;
+use parking_lot::Mutex;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use store::{At, Entry, Key, Page, Range, Revision, Store, StoreError};
 use thiserror::Error;
@@ -18,7 +22,7 @@ pub enum KindRef {
     /// One of `machinery::kinds::all()`.
     BuiltIn(&'static dyn Kind),
     /// Made at run time.
-    Custom(Arc<dyn Kind>),
+    Custom(Arc<Custom>),
 }
 
 impl Deref for KindRef {
@@ -26,7 +30,7 @@ impl Deref for KindRef {
     fn deref(&self) -> &(dyn Kind + 'static) {
         match self {
             KindRef::BuiltIn(kind) => *kind,
-            KindRef::Custom(kind) => &**kind,
+            KindRef::Custom(custom) => &*custom.kind,
         }
     }
 }
@@ -51,10 +55,22 @@ pub struct Header {
     pub labels: BTreeMap<String, String>,
     /// `metadata.deletionTimestamp`, as text.
     pub deletion_timestamp: Option<String>,
-    /// Values for field selectors, beside name and namespace; made at first use.
+    /// Values for field selectors, beside name and namespace; made at first use, by the kind of this [`Kind::revision`].
     #[serde(skip)]
-    fields: OnceLock<Vec<(&'static str, String)>>,
+    fields: OnceLock<(u64, Fields)>,
+    /// The custom kind that would decode and encode these bytes to themselves; 0 if none is known.
+    #[serde(skip)]
+    form: AtomicU64,
+    /// The object as other custom kinds show it.
+    #[serde(skip)]
+    views: Mutex<Vec<(u64, Arc<Entry>)>>,
 }
+
+/// Names and values of selectable fields.
+type Fields = Vec<(Cow<'static, str>, String)>;
+
+/// More versions of one object than this are converted anew each time.
+const MAX_VIEWS: usize = 4;
 
 impl Header {
     /// The header of an object that is about to be written.
@@ -62,7 +78,7 @@ impl Header {
         let meta = object.meta();
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let fields = OnceLock::new();
-        fields.get_or_init(|| kind.selectable_fields(object));
+        fields.get_or_init(|| (kind.revision(), kind.selectable_fields(object)));
         Header {
             name: text(&meta.name),
             namespace: text(&meta.namespace),
@@ -70,7 +86,33 @@ impl Header {
             labels: meta.labels.clone().unwrap_or_default(),
             deletion_timestamp: meta.deletion_timestamp.as_ref().map(|t| t.0.to_string()),
             fields,
+            form: AtomicU64::new(0),
+            views: Mutex::default(),
         }
+    }
+
+    /// Whether the custom kind with this revision shows these bytes as they are.
+    pub(crate) fn is_in_form_of(&self, revision: u64) -> bool {
+        self.form.load(Ordering::Relaxed) == revision
+    }
+
+    /// Notes that it does.
+    pub(crate) fn set_form(&self, revision: u64) {
+        self.form.store(revision, Ordering::Relaxed);
+    }
+
+    /// The object as another kind shows it, if that was made before.
+    pub(crate) fn view(&self, revision: u64) -> Option<Arc<Entry>> {
+        self.views.lock().iter().find(|(id, _)| *id == revision).map(|(_, entry)| entry.clone())
+    }
+
+    /// Keeps it.
+    pub(crate) fn set_view(&self, revision: u64, entry: Arc<Entry>) {
+        let mut views = self.views.lock();
+        if views.len() >= MAX_VIEWS {
+            views.remove(0);
+        }
+        views.push((revision, entry));
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
@@ -132,21 +174,24 @@ impl Stored {
     }
 
     /// Runs `read` on the values for field selectors.
-    pub fn with_fields<T>(&self, kind: &dyn Kind, read: impl FnOnce(&[(&'static str, String)]) -> T) -> T {
+    pub fn with_fields<T>(&self, kind: &dyn Kind, read: impl FnOnce(&[(Cow<'static, str>, String)]) -> T) -> T {
         if crate::convert::is_foreign(kind, &self.entry.value) {
             // The names of the fields are another version's.
             let decoded = kind.decode(&crate::convert::view(kind, &self.entry.value));
             return read(&decoded.map(|object| kind.selectable_fields(&*object)).unwrap_or_default());
         }
         let header = self.header();
-        let fields = header.fields.get_or_init(|| match kind.decode(&self.entry.value) {
+        let find = || match kind.decode(&self.entry.value) {
             Ok(object) => kind.selectable_fields(&*object),
             Err(error) => {
                 tracing::error!(key = %self.entry.key.0, %error, "stored object is damaged");
                 Vec::new()
             }
-        });
-        read(fields)
+        };
+        match header.fields.get_or_init(|| (kind.revision(), find())) {
+            (revision, fields) if *revision == kind.revision() => read(fields),
+            _ => read(&find()),
+        }
     }
 
     /// The typed object.

@@ -28,7 +28,12 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     if call.info.verb == "get" {
         let stored = pipeline::existing(server, call, kind).await?;
         let object: Value = serde_json::from_slice(stored.bytes()).map_err(status::internal)?;
-        return Ok(Answer::json(scale_of(&object, &api_version)?.to_string()));
+        let paths = Paths::of(kind);
+        if kind.scale().is_some() && paths.replicas(&object)?.is_none() {
+            let at = paths.spec.join(".");
+            return Err(status::internal(format!("the spec replicas field \".{at}\" does not exist")));
+        }
+        return Ok(Answer::json(scale_of(&object, &api_version, &paths)?.to_string()));
     }
     let is_patch = call.info.verb == "patch";
     let options = WriteOptions::parse(&call.query, if is_patch { "PatchOptions" } else { "UpdateOptions" })?;
@@ -47,7 +52,57 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         ScaleChange { asked, kind: kind.clone(), name: call.info.name.clone(), manager: by.name.into(), now: by.now };
     let written = server.modify_object(&write, &change).await?;
     let object: Value = serde_json::from_slice(written.bytes()).map_err(status::internal)?;
-    Ok(Answer::json(scale_of(&object, &api_version)?.to_string()))
+    Ok(Answer::json(scale_of(&object, &api_version, &Paths::of(kind))?.to_string()))
+}
+
+/// Where an object has what its Scale shows.
+struct Paths<'a> {
+    spec: Vec<&'a str>,
+    status: Vec<&'a str>,
+    /// A LabelSelector or map in built-in kinds, text in custom resources.
+    selector: Option<Vec<&'a str>>,
+}
+
+impl<'a> Paths<'a> {
+    fn of(kind: &'a KindRef) -> Self {
+        match kind.scale() {
+            None => Paths {
+                spec: vec!["spec", "replicas"],
+                status: vec!["status", "replicas"],
+                selector: Some(vec!["spec", "selector"]),
+            },
+            Some(paths) => {
+                let names = |path: &'a Vec<String>| path.iter().map(String::as_str).collect();
+                Paths {
+                    spec: names(&paths.spec),
+                    status: names(&paths.status),
+                    selector: paths.selector.as_ref().map(names),
+                }
+            }
+        }
+    }
+
+    fn at<'v>(object: &'v Value, path: &[&str]) -> Option<&'v Value> {
+        path.iter().try_fold(object, |value, name| value.get(name)).filter(|v| !v.is_null())
+    }
+
+    /// The wanted replicas, if the object says.
+    fn replicas(&self, object: &Value) -> Result<Option<i64>, Status> {
+        let wrong =
+            |v: &Value| status::internal(format!(".{} accessor error: {v} is not an integer", self.spec.join(".")));
+        Self::at(object, &self.spec).map(|v| v.as_i64().ok_or_else(|| wrong(v))).transpose()
+    }
+
+    fn set_replicas(&self, object: &mut Value, replicas: i64) {
+        let mut at = object;
+        for name in &self.spec {
+            if !at.is_object() {
+                *at = json!({});
+            }
+            at = &mut at[*name];
+        }
+        *at = replicas.into();
+    }
 }
 
 enum Asked {
@@ -70,14 +125,22 @@ impl Change for ScaleChange {
         };
         let object: Value = serde_json::from_slice(existing.bytes).map_err(status::internal)?;
         let api_version = self.kind.info().api_version();
-        let old = scale_of(&object, &api_version)?;
+        let paths = Paths::of(&self.kind);
+        let old = scale_of(&object, &api_version, &paths)?;
         let new = self.scale_after(&old)?;
+        if paths.replicas(&object)?.is_none() && new["spec"]["replicas"].is_null() && self.kind.scale().is_some() {
+            let at = paths.spec.join(".");
+            return Err(status::bad_request(format!("the spec replicas field \".{at}\" cannot be empty")));
+        }
         let replicas = check(&new, &self.name)?;
-        let fields = ScaleFields { api_version: &api_version, replicas: &["spec", "replicas"] };
+        let fields = ScaleFields { api_version: &api_version, replicas: &paths.spec };
         let entries = fields.to_object(object["metadata"].get("managedFields"), new["metadata"].get("managedFields"));
         let mut changed = object;
-        changed["spec"]["replicas"] = replicas.into();
-        changed["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
+        paths.set_replicas(&mut changed, replicas);
+        // Without one of its own the change is made on what there is.
+        if new["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty()) {
+            changed["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
+        }
         if let Some(map) = changed["metadata"].as_object_mut() {
             map.remove("managedFields");
         }
@@ -143,7 +206,7 @@ fn check(scale: &Value, name: &str) -> Result<i64, Status> {
 }
 
 /// The Scale of a workload.
-fn scale_of(object: &Value, api_version: &str) -> Result<Value, Status> {
+fn scale_of(object: &Value, api_version: &str, paths: &Paths<'_>) -> Result<Value, Status> {
     let meta = &object["metadata"];
     let mut own = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -151,17 +214,21 @@ fn scale_of(object: &Value, api_version: &str) -> Result<Value, Status> {
             own[field] = meta[field].clone();
         }
     }
-    let fields = ScaleFields { api_version, replicas: &["spec", "replicas"] };
+    let fields = ScaleFields { api_version, replicas: &paths.spec };
     if let Some(entries) = fields.to_scale(meta.get("managedFields")) {
         own["managedFields"] = entries;
     }
     let mut spec = json!({});
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+    if let Some(replicas) = paths.replicas(object)?.filter(|r| *r != 0) {
         spec["replicas"] = replicas.into();
     }
-    let replicas = object["status"]["replicas"].as_i64().unwrap_or(0);
+    let replicas = Paths::at(object, &paths.status).and_then(Value::as_i64).unwrap_or(0);
     let mut state = json!({"replicas": replicas});
-    let selector = selector_text(&object["spec"]["selector"])?;
+    let selector = match paths.selector.as_ref().and_then(|path| Paths::at(object, path)) {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(selector) => selector_text(selector)?,
+    };
     if !selector.is_empty() {
         state["selector"] = selector.into();
     }

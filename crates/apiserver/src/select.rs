@@ -21,7 +21,9 @@ impl Selection {
         let labels = LabelSelector::parse(&options.label_selector).map_err(|e| status::bad_request(e.to_string()))?;
         let fields = FieldSelector::parse(&options.field_selector).map_err(|e| status::bad_request(e.to_string()))?;
         let known = |field: &str| {
-            field == "metadata.name" || field == "metadata.namespace" || kind.selectable_field_names().contains(&field)
+            field == "metadata.name"
+                || field == "metadata.namespace"
+                || kind.selectable_field_names().iter().any(|name| name == field)
         };
         for field in fields.requirements().iter().map(|r| r.field.as_str()) {
             if !known(field) {
@@ -56,7 +58,7 @@ impl Selection {
             self.fields.matches_by(|field| match field {
                 "metadata.name" => Some(header.name.as_str()),
                 "metadata.namespace" => Some(header.namespace.as_str()),
-                other => values.iter().find(|(name, _)| *name == other).map(|(_, value)| value.as_str()),
+                other => values.iter().find(|(name, _)| name == other).map(|(_, value)| value.as_str()),
             })
         })
     }
@@ -64,7 +66,7 @@ impl Selection {
 
 /// As the conversion functions say it (`pkg/apis/core/v1/conversion.go` and the scheme's default).
 fn unknown_field(kind: &dyn Kind, field: &str) -> String {
-    if kind.selectable_field_names().is_empty() {
+    if kind.revision() == 0 && kind.selectable_field_names().is_empty() {
         return format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
     }
     format!("field label not supported: {field}")

@@ -6,6 +6,7 @@
 //! of an undelivered event; history that is gone is an ERROR event with code 410 (`storage/cacher`, `handlers/watch.go`).
 
 use crate::api_server::{ApiServer, Call};
+use crate::custom::view;
 use crate::list;
 use crate::negotiate::{self, Encoding, Form};
 use crate::options::ListOptions;
@@ -92,6 +93,43 @@ struct Watch {
     last_bookmark: Revision,
     end: Instant,
     shutdown: CancellationToken,
+    /// For conversions.
+    server: ApiServer,
+}
+
+/// Events with their objects as the watched kind shows them.
+async fn in_version(server: &ApiServer, kind: &KindRef, events: Vec<Event>) -> Result<Vec<Event>, Status> {
+    if matches!(kind, KindRef::BuiltIn(_)) {
+        return Ok(events);
+    }
+    let mut list = Vec::new();
+    for event in &events {
+        match &event.change {
+            Change::Created(new) => list.push(new.clone()),
+            Change::Updated { new: a, old: b } | Change::Deleted { last: a, old: b } => {
+                list.extend([a.clone(), b.clone()]);
+            }
+        }
+    }
+    let mut list = view::entries(server, kind, list).await?.into_iter();
+    let mut next = || list.next().ok_or_else(|| status::internal("a conversion lost its object"));
+    let seen = |event: Event| {
+        let change = match &event.change {
+            Change::Created(_) => Change::Created(next()?),
+            Change::Updated { .. } => Change::Updated { new: next()?, old: next()? },
+            Change::Deleted { .. } => Change::Deleted { last: next()?, old: next()? },
+        };
+        Ok(Event { change, ..event })
+    };
+    events.into_iter().map(seen).collect()
+}
+
+/// Ends when the watched resource is no longer served as it was.
+async fn closed(kind: &KindRef) {
+    match kind {
+        KindRef::BuiltIn(_) => std::future::pending().await,
+        KindRef::Custom(custom) => custom.closed.cancelled().await,
+    }
 }
 
 impl Watch {
@@ -140,6 +178,7 @@ impl Watch {
             last_bookmark: Revision(0),
             end: now.checked_add(life).unwrap_or(now + MIN_LIFE * 2),
             shutdown: server.inner.shutdown.clone(),
+            server: server.clone(),
         })
     }
 
@@ -170,9 +209,17 @@ impl Watch {
                     self.phase = Phase::Over;
                     return None;
                 }
+                () = closed(&self.writer.kind) => {
+                    self.phase = Phase::Over;
+                    return None;
+                }
             };
             match events {
                 Ok(events) => {
+                    let events = match in_version(&self.server, &self.writer.kind, events).await {
+                        Ok(events) => events,
+                        Err(status) => return Some(self.fail(&status)),
+                    };
                     if let Some(chunk) = self.write_events(&events) {
                         return Some(chunk);
                     }

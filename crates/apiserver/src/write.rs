@@ -7,6 +7,7 @@
 use crate::admission::{self, Operation, Request, Together};
 use crate::api_server::{ApiServer, Warnings};
 use crate::auth::{Attributes, UserInfo};
+use crate::custom::view;
 use crate::delete_plan::{ends_with_update, truncate};
 use crate::managed::{self, Manager};
 use crate::options::WriteOptions;
@@ -42,14 +43,14 @@ pub(crate) enum Written {
     /// A dry run: what would be stored.
     DryRun { bytes: Bytes, created: bool },
     /// The change ended a deletion: the object's last state.
-    Removed { bytes: Bytes },
+    Removed { stored: Stored },
 }
 
 impl Written {
     pub(crate) fn bytes(&self) -> &Bytes {
         match self {
-            Written::Stored { stored, .. } => stored.bytes(),
-            Written::DryRun { bytes, .. } | Written::Removed { bytes } => bytes,
+            Written::Stored { stored, .. } | Written::Removed { stored } => stored.bytes(),
+            Written::DryRun { bytes, .. } => bytes,
         }
     }
     pub(crate) fn created(&self) -> bool {
@@ -129,6 +130,11 @@ impl ApiServer {
 
     async fn admit_new(&self, w: &Write<'_>, object: Box<dyn AnyObject>) -> Result<Box<dyn AnyObject>, Status> {
         let name = object.meta().name.clone().unwrap_or_default();
+        if matches!(w.kind, KindRef::Custom(custom) if custom.terminating) {
+            let info = w.kind.info();
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(status::forbidden(&info.group, &info.plural, &name, why));
+        }
         let mut request = w.admission(self, Operation::Create, &name, Some(object), None);
         self.admit(&mut request).await?;
         w.warnings.add(std::mem::take(&mut request.warnings));
@@ -162,7 +168,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(status::invalid(&info.group, &info.kind, &name, &errors));
         }
-        w.warnings.add(w.kind.warnings(&*object));
+        w.warnings.add(w.kind.warnings(&*object, None));
         let object = self.admit_final_object(w, Operation::Create, &name, object, None).await?;
         let written = self.commit_new(w, &name, object, generated).await?;
         reservation.keep();
@@ -191,19 +197,24 @@ impl ApiServer {
         for _ in 0..RACE_ATTEMPTS {
             let mut together;
             (object, together) = self.together(w, Operation::Create, name, object, None).await?;
-            let mut value = encode::to_value(&mut *object)?;
             if w.options.dry_run {
                 let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), name).await;
                 return match found.map_err(status::from_store)? {
                     Some(found) => taken(Some(found)),
-                    None => Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true }),
+                    None => {
+                        let value = encode::to_value(&mut *object)?;
+                        Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true })
+                    }
                 };
             }
-            value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
+            let value = view::to_stored(self, w.kind, &mut *object).await?;
             let mut ops = vec![Op::Create { key: key.clone(), value }];
             ops.extend(together.ops()?);
             match self.inner.deps.store.commit(Txn { ops }).await {
-                Ok((_, entries)) => return Ok(Written::Stored { stored: first(entries)?, created: true }),
+                Ok((_, entries)) => {
+                    let stored = view::stored(self, w.kind, first(entries)?).await?;
+                    return Ok(Written::Stored { stored, created: true });
+                }
                 Err(StoreError::Conflict { found, key: at, .. }) if at == key => {
                     return taken(found.map(|entry| Stored { entry }));
                 }
@@ -262,7 +273,8 @@ impl ApiServer {
 
     async fn modify_once(&self, w: &Write<'_>, change: &dyn Change, stored: Stored) -> Result<Attempt, Status> {
         let info = w.kind.info();
-        let bytes = convert::view(&**w.kind, stored.bytes());
+        let seen = view::stored(self, w.kind, stored.clone()).await?;
+        let bytes = convert::view(&**w.kind, seen.bytes());
         let old = w.kind.decode(&bytes).map_err(status::internal)?;
         let Wanted { mut object, owns_fields, uid } = change.wanted(Some(&Existing { bytes: &bytes }))?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
@@ -287,7 +299,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(status::invalid(&info.group, &info.kind, w.name, &errors));
         }
-        w.warnings.add(w.kind.warnings(&*object));
+        w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
         managed::keep_times_if_unchanged(&mut *object, &*old);
         let object = self.admit_final_object(w, Operation::Update, w.name, object, Some(old.boxed_clone())).await?;
         let attempt = self.commit_change(w, object, &*old, stored).await?;
@@ -340,16 +352,16 @@ impl ApiServer {
             let old = Some(old.boxed_clone());
             (object, together) = self.together(w, Operation::Update, w.name, object, old).await?;
         }
-        let mut value = encode::to_value(&mut *object)?;
-        if !ends && encode::is_same(&value, stored.bytes()) {
-            return Ok(Attempt::Done(Written::Stored { stored, created: false }));
-        }
         let revision = stored.revision();
         if w.options.dry_run {
-            let bytes = encode::splice(&value, &revision.0.to_string());
+            let bytes = encode::splice(&encode::to_value(&mut *object)?, &revision.0.to_string());
             return Ok(Attempt::Done(Written::DryRun { bytes, created: false }));
         }
-        value.derived = Some(Arc::new(Header::of(&*object, &**w.kind)));
+        let value = view::to_stored(self, w.kind, &mut *object).await?;
+        if !ends && encode::is_same(&value, stored.bytes()) {
+            let stored = view::stored(self, w.kind, stored).await?;
+            return Ok(Attempt::Done(Written::Stored { stored, created: false }));
+        }
         let key = stored.entry.key.clone();
         let op = match ends {
             true => Op::Delete { key, expected: revision, last: value },
@@ -360,9 +372,13 @@ impl ApiServer {
         match self.inner.deps.store.commit(Txn { ops }).await {
             Ok((_, entries)) if ends => {
                 self.inner.allocator.release(&*object);
-                Ok(Attempt::Done(Written::Removed { bytes: first(entries)?.bytes().clone() }))
+                let stored = view::stored(self, w.kind, first(entries)?).await?;
+                Ok(Attempt::Done(Written::Removed { stored }))
             }
-            Ok((_, entries)) => Ok(Attempt::Done(Written::Stored { stored: first(entries)?, created: false })),
+            Ok((_, entries)) => {
+                let stored = view::stored(self, w.kind, first(entries)?).await?;
+                Ok(Attempt::Done(Written::Stored { stored, created: false }))
+            }
             Err(StoreError::Conflict { .. }) => Ok(Attempt::Raced),
             Err(error) => Err(status::from_store(error)),
         }
@@ -494,7 +510,12 @@ fn check_revision(w: &Write<'_>, object: &dyn AnyObject, stored: &Stored) -> Res
         }
         let info = w.kind.info();
         let path = machinery::field::Path::new("metadata").child("resourceVersion");
-        let error = machinery::field::FieldError::invalid(&path, 0i64, "must be specified for an update");
+        // Upstream prints the number with Go's %#v.
+        let error = machinery::field::FieldError {
+            kind: machinery::field::ErrorType::Invalid,
+            path,
+            body: "Invalid value: 0x0: must be specified for an update".to_owned(),
+        };
         return Err(status::invalid(&info.group, &info.plural, w.name, &vec![error]));
     }
     if crate::options::parse_revision(text)? != stored.revision().0 {

@@ -200,6 +200,10 @@ pub(crate) async fn start(
         signer: Some(authority.clone()),
     });
     let mut tasks = vec![
+        base::tasks::spawn("custom-resources", {
+            let (api, shutdown) = (api.clone(), shutdown.clone());
+            async move { api.serve_custom_resources(shutdown).await }
+        }),
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
         base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, api.clone(), shutdown.clone())),
         base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone())),

@@ -2,11 +2,13 @@
 //! (`apiextensions-apiserver/pkg/registry/customresourcedefinition/strategy.go`, `pkg/apis/apiextensions/validation`)
 //! and APIService (`kube-aggregator/pkg/registry/apiservice/strategy.go`).
 //!
-//! Of a definition's schemas only their presence and the root's type are checked, not that they are structural.
+//! What a definition's schemas may say is in [`crate::custom::check`].
 
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, text};
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
+use crate::custom::check::{self, Strictness};
+use crate::custom::names;
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     IMMUTABLE, Messages, WebhookService, is_dns1035_label, is_dns1123_subdomain, is_path_segment_name, is_valid_port,
@@ -80,7 +82,6 @@ impl Strategy for CustomResourceDefinitionKind {
         errors.extend(validate_spec(spec, &Path::new("spec")));
         errors.extend(validate_accepted(crd));
         errors.extend(validate_stored_versions(crd));
-        errors.extend(validate_approval(crd));
         if spec.preserve_unknown_fields == Some(true) {
             let detail = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in \
                           spec.versions[*].schema instead";
@@ -89,16 +90,25 @@ impl Strategy for CustomResourceDefinitionKind {
         errors
     }
 
+    fn validate_create(crd: &CustomResourceDefinition) -> Errors {
+        let mut errors = validate_schemas(&crd.spec, Strictness::FULL);
+        errors.extend(validate_approval(crd));
+        errors
+    }
+
     fn validate_update(new: &CustomResourceDefinition, old: &CustomResourceDefinition) -> Errors {
         let path = Path::new("spec");
-        let mut errors = Vec::new();
+        let mut errors = validate_schemas(&new.spec, Strictness::after(&old.spec));
+        errors.extend(validate_bundle(new, old));
+        if approval(new) != approval(old) {
+            errors.extend(validate_approval(new));
+        }
         let (n, o) = (&new.spec, &old.spec);
         let mut fields = vec![
             (path.child("group"), &n.group, &o.group),
             (path.child("names").child("plural"), &n.names.plural, &o.names.plural),
         ];
-        let conditions = old.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        if conditions.iter().any(|c| c.type_ == "Established" && c.status == "True") {
+        if names::is_true(old, "Established") {
             fields.insert(0, (path.child("scope"), &n.scope, &o.scope));
             fields.insert(1, (path.child("names").child("kind"), &n.names.kind, &o.names.kind));
         }
@@ -112,7 +122,39 @@ impl Strategy for CustomResourceDefinitionKind {
         validate_accepted(new)
     }
 
+    fn warnings(crd: &CustomResourceDefinition) -> Vec<String> {
+        let formats = check::unknown_formats(&crd.spec);
+        formats.iter().map(|format| format!("unrecognized format {format:?}")).collect()
+    }
+
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+}
+
+/// Schemas and what refers to them.
+fn validate_schemas(spec: &CustomResourceDefinitionSpec, strictness: Strictness) -> Errors {
+    let mut errors = Vec::new();
+    for (i, version) in spec.versions.iter().enumerate() {
+        let path = Path::new("spec").child("versions").index(i);
+        errors.extend(check::schema_errors(version, &path.child("schema"), strictness));
+        errors.extend(check::selectable_errors(version, &path.child("selectableFields")));
+    }
+    errors
+}
+
+/// A bundle that cannot be read may stay, or be given while nothing is served yet.
+fn validate_bundle(new: &CustomResourceDefinition, old: &CustomResourceDefinition) -> Errors {
+    let bundle = |crd: &CustomResourceDefinition| {
+        let webhook = crd.spec.conversion.as_ref()?.webhook.as_ref()?;
+        Some(webhook.client_config.as_ref()?.ca_bundle.as_ref()?.0.clone())
+    };
+    let valid = |bundle: &Option<Vec<u8>>| bundle.as_ref().is_none_or(|b| check::is_ca_bundle(b));
+    let (before, after) = (bundle(old), bundle(new));
+    if !names::is_true(old, "Established") || valid(&after) || !valid(&before) {
+        return Vec::new();
+    }
+    let path = Path::new("spec").child("conversion").child("webhookClientConfig").child("caBundle");
+    let detail = "unable to load root certificates: unable to parse bytes as PEM block";
+    vec![FieldError::invalid(&path, &json!(after), detail)]
 }
 
 /// Notes the version that objects are stored in.
@@ -203,26 +245,11 @@ fn validate_version(version: &CustomResourceDefinitionVersion, path: &Path) -> E
             wrong("must not be an empty string");
         }
     }
-    if let Some(schema) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) {
-        let path = path.child("schema").child("openAPIV3Schema").child("type");
-        match str_of(&schema.type_) {
-            "object" => {}
-            "" => errors.push(FieldError::required(&path, "must not be empty at the root")),
-            other => errors.push(FieldError::invalid(&path, other, "must be object at the root")),
-        }
-    }
     if let Some(scale) = version.subresources.as_ref().and_then(|s| s.scale.as_ref()) {
         errors.extend(validate_scale(scale, &path.child("subresources")));
     }
     for (i, column) in version.additional_printer_columns.iter().flatten().enumerate() {
         errors.extend(validate_column(column, &path.child("additionalPrinterColumns").index(i)));
-    }
-    for (i, field) in version.selectable_fields.iter().flatten().enumerate() {
-        let path = path.child("selectableFields").index(i).child("jsonPath");
-        required(&mut errors, &path, &field.json_path);
-        if field.json_path.starts_with(".metadata") {
-            errors.push(FieldError::invalid(&path, &field.json_path, "must not point to fields in metadata"));
-        }
     }
     errors
 }
@@ -384,14 +411,15 @@ fn validate_stored_versions(crd: &CustomResourceDefinition) -> Errors {
     errors
 }
 
+fn approval(crd: &CustomResourceDefinition) -> &str {
+    crd.annotation("api-approved.kubernetes.io").unwrap_or_default()
+}
+
 /// Groups of the Kubernetes community need an approval, or the word that there is none.
 fn validate_approval(crd: &CustomResourceDefinition) -> Errors {
     const KEY: &str = "api-approved.kubernetes.io";
-    let group = crd.spec.group.as_str();
-    let protected = ["k8s.io", "kubernetes.io"]
-        .iter()
-        .any(|domain| group.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
-    let approval = crd.annotation(KEY).unwrap_or_default();
+    let protected = check::is_protected_group(&crd.spec.group);
+    let approval = approval(crd);
     let is_url = approval.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
     if !protected || approval.starts_with("unapproved") || is_url {
         return Vec::new();

@@ -46,7 +46,10 @@ pub use typed::Typed;
 
 pub mod table;
 
+use crate::apply::SchemaRef;
 use crate::field::Errors;
+use crate::schema::check::{BodyError, check_json};
+use crate::schema::{Builtin, builtin};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
@@ -156,6 +159,8 @@ pub struct KindInfo {
     pub version: Cow<'static, str>,
     /// CamelCase kind.
     pub kind: Cow<'static, str>,
+    /// The kind of lists.
+    pub list_kind: Cow<'static, str>,
     /// Lower-case plural.
     pub plural: Cow<'static, str>,
     /// Lower-case singular.
@@ -240,9 +245,35 @@ pub trait Kind: Send + Sync {
     /// All field errors of a change, metadata included.
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>) -> Errors;
 
-    /// `Warning:` header texts for this object (deprecated fields and the like).
-    fn warnings(&self, _object: &dyn AnyObject) -> Vec<String> {
+    /// `Warning:` header texts for this object (deprecated fields and the like), given what it was before.
+    fn warnings(&self, _object: &dyn AnyObject, _old: Option<&dyn AnyObject>) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The types of its objects, for patches and field ownership; `None` if it has none.
+    fn schema(&self) -> Option<SchemaRef<'_>> {
+        let Builtin { schema, .. } = builtin();
+        let info = self.info();
+        Some(SchemaRef { schema, ty: builtin().by_kind(&info.group, &info.version, &info.kind)? })
+    }
+
+    /// What a strict server complains about in a body: unknown and duplicate fields.
+    fn problems(&self, json: &[u8]) -> Result<Vec<String>, BodyError> {
+        match self.schema() {
+            Some(SchemaRef { schema, ty }) => check_json(schema, ty, json).map(|checked| checked.problems),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Differs for kinds of one name that treat the same bytes differently: a custom resource before and after its definition
+    /// changed. 0 for built-in kinds.
+    fn revision(&self) -> u64 {
+        0
+    }
+
+    /// Where the replicas are that a `scale` subresource shows.
+    fn scale(&self) -> Option<&ScalePaths> {
+        None
     }
 
     /// May PUT/PATCH create the object (`AllowCreateOnUpdate`)?
@@ -262,12 +293,12 @@ pub trait Kind: Send + Sync {
     }
 
     /// Values that field selectors may ask for, beside `metadata.name` and `metadata.namespace`.
-    fn selectable_fields(&self, _object: &dyn AnyObject) -> Vec<(&'static str, String)> {
+    fn selectable_fields(&self, _object: &dyn AnyObject) -> Vec<(Cow<'static, str>, String)> {
         Vec::new()
     }
 
     /// Names of those fields, so that an unknown one is refused.
-    fn selectable_field_names(&self) -> &[&'static str] {
+    fn selectable_field_names(&self) -> &[Cow<'static, str>] {
         &[]
     }
 
@@ -276,6 +307,17 @@ pub trait Kind: Send + Sync {
 
     /// One cell per column. `now` is for ages.
     fn cells(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value>;
+}
+
+/// Where a custom resource has what its Scale shows, as names from the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// Wanted replicas.
+    pub spec: Vec<String>,
+    /// Replicas there are.
+    pub status: Vec<String>,
+    /// The label selector, as text.
+    pub selector: Option<Vec<String>>,
 }
 
 /// metav1.TableColumnDefinition.
@@ -399,7 +441,7 @@ mod tests {
             }
             assert_eq!(kind.cells(&*empty, now).len(), kind.columns().len(), "{name}: one cell per column");
             assert_eq!(kind.cells(&*new, now).len(), kind.columns().len(), "{name}: one cell per column");
-            kind.warnings(&*empty);
+            kind.warnings(&*empty, None);
             kind.graceful_period(&*empty, None);
             for (field, _) in kind.selectable_fields(&*new) {
                 assert!(kind.selectable_field_names().contains(&field), "{name}: {field}");

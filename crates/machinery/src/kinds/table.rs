@@ -40,6 +40,7 @@ fn parse(table: &'static str) -> Vec<KindInfo> {
                 group: group.into(),
                 version: version.into(),
                 kind: kind.into(),
+                list_kind: format!("{kind}List").into(),
                 plural: plural.into(),
                 singular: singular.into(),
                 namespaced: next() == "N",

@@ -6,19 +6,26 @@ use crate::field::Errors;
 use api::any::{downcast_mut, downcast_ref};
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 /// A [`Strategy`] as a [`Kind`].
 pub struct Typed<S: Strategy> {
     info: KindInfo,
     columns: Vec<Column>,
+    selectable: Vec<Cow<'static, str>>,
     strategy: PhantomData<fn() -> S>,
 }
 
 impl<S: Strategy> Typed<S> {
     /// The kind, with its facts from the table of served resources.
     pub fn new() -> Self {
-        Typed { info: info_of::<S::Object>(), columns: S::columns(), strategy: PhantomData }
+        Typed {
+            info: info_of::<S::Object>(),
+            columns: S::columns(),
+            selectable: S::SELECTABLE.iter().map(|name| Cow::Borrowed(*name)).collect(),
+            strategy: PhantomData,
+        }
     }
 }
 
@@ -113,7 +120,7 @@ impl<S: Strategy> Kind for Typed<S> {
         errors
     }
 
-    fn warnings(&self, object: &dyn AnyObject) -> Vec<String> {
+    fn warnings(&self, object: &dyn AnyObject, _old: Option<&dyn AnyObject>) -> Vec<String> {
         S::warnings(typed(object))
     }
 
@@ -129,12 +136,12 @@ impl<S: Strategy> Kind for Typed<S> {
         S::graceful_period(typed(object), asked)
     }
 
-    fn selectable_fields(&self, object: &dyn AnyObject) -> Vec<(&'static str, String)> {
-        S::selectable_fields(typed(object))
+    fn selectable_fields(&self, object: &dyn AnyObject) -> Vec<(Cow<'static, str>, String)> {
+        S::selectable_fields(typed(object)).into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
-    fn selectable_field_names(&self) -> &[&'static str] {
-        S::SELECTABLE
+    fn selectable_field_names(&self) -> &[Cow<'static, str>] {
+        &self.selectable
     }
 
     fn columns(&self) -> &[Column] {

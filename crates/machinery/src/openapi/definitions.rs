@@ -93,7 +93,7 @@ fn is_granular(b: &Builtin, ty: TypeId) -> bool {
 }
 
 /// A field's schema with what is said about the field. A v3 reference moves into `allOf` to have siblings.
-fn with(schema: Value, extra: Map<String, Value>, flavor: Flavor) -> Value {
+pub(super) fn with(schema: Value, extra: Map<String, Value>, flavor: Flavor) -> Value {
     if extra.is_empty() {
         return schema;
     }

@@ -17,6 +17,7 @@ mod definitions;
 mod descriptions;
 mod paths;
 
+use crate::custom::publish::{self, Published};
 use crate::kinds::KindInfo;
 use crate::schema::builtin;
 use definitions::{Flavor, META};
@@ -32,8 +33,8 @@ const VERSION: &str = "v1.36.2";
 pub struct Served<'a> {
     /// Names, scope, verbs and subresources.
     pub info: &'a KindInfo,
-    /// `openAPIV3Schema` of a custom resource; `None` for built-in kinds.
-    pub custom: Option<&'a Value>,
+    /// The schema of a custom resource; `None` for built-in kinds.
+    pub custom: Option<&'a Published>,
 }
 
 impl<'a> From<&'a KindInfo> for Served<'a> {
@@ -128,7 +129,7 @@ fn hash(served: &[Served<'_>]) -> String {
     for s in served {
         // The derived text names every fact of the resource.
         format!("{:?}", s.info).hash(&mut hasher);
-        s.custom.map(Value::to_string).hash(&mut hasher);
+        s.custom.map(|p| (p.v3.to_string(), p.selectable.as_ref().map(Value::to_string))).hash(&mut hasher);
     }
     format!("{:016X}", hasher.finish())
 }
@@ -159,8 +160,8 @@ fn write_definitions(out: &mut Out, served: &[Served<'_>], references: Vec<Strin
     let mut queue = references;
     let mut done: BTreeMap<String, Value> = BTreeMap::new();
     queue.push(format!("{META}WatchEvent"));
-    for s in served.iter().filter(|s| s.custom.is_some()) {
-        custom_definitions(s, flavor, &mut done, &mut queue);
+    for (s, published) in served.iter().filter_map(|s| Some((s, s.custom?))) {
+        custom_definitions(s, published, flavor, &mut done, &mut queue);
     }
     while let Some(name) = queue.pop() {
         if done.contains_key(&name) {
@@ -199,74 +200,65 @@ fn kinds_by_definition(group_versions: &BTreeSet<(&str, &str)>) -> BTreeMap<&'st
 }
 
 /// A custom resource and its list (`apiextensions-apiserver/pkg/controller/openapi/builder/builder.go`).
-fn custom_definitions(s: &Served<'_>, flavor: Flavor, done: &mut BTreeMap<String, Value>, queue: &mut Vec<String>) {
+fn custom_definitions(
+    s: &Served<'_>,
+    published: &Published,
+    flavor: Flavor,
+    done: &mut BTreeMap<String, Value>,
+    queue: &mut Vec<String>,
+) {
+    const CONVENTIONS: &str =
+        "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md";
     let info = s.info;
     let (name, list_name) = paths::definition_names(s);
-    let kind = |kind: &str| json!([{"group": info.group, "kind": kind, "version": info.version}]);
-    let mut schema = s.custom.cloned().unwrap_or_else(|| json!({}));
-    if flavor == Flavor::V2 {
-        to_v2(&mut schema);
-    }
-    if !schema.is_object() {
-        schema = json!({});
-    }
-    schema["type"] = "object".into();
-    let texts = descriptions::of(&format!("{META}PartialObjectMetadata"));
-    let described = |field: &str| {
-        let text = texts.fields.get(field).copied().unwrap_or_default();
-        json!({"type": "string", "description": descriptions::unfold(text)})
+    // Identity is described alike everywhere.
+    let typed =
+        |field: &str| json!({"type": "string", "description": description("io.k8s.api.core.v1.ConfigMap", field)});
+    let reference = |definition: &str, text: &str| {
+        let text = Map::from_iter([("description".to_owned(), Value::from(text))]);
+        definitions::with(flavor.reference(&format!("{META}{definition}")), text, flavor)
     };
-    if !schema["properties"].is_object() {
-        schema["properties"] = json!({});
+    let (mut schema, has_meta) = match flavor {
+        Flavor::V2 => (published.v2.clone(), published.v2_has_meta),
+        Flavor::V3 => (published.v3.clone(), true),
+    };
+    let meta_text = format!("Standard object's metadata. {CONVENTIONS}#metadata");
+    if has_meta {
+        schema["properties"]["metadata"] = reference("ObjectMeta", &meta_text);
+        schema["properties"]["apiVersion"] = typed("apiVersion");
+        schema["properties"]["kind"] = typed("kind");
+        publish::add_embedded(&mut schema, flavor == Flavor::V2, &|text| reference("ObjectMeta", text));
     }
-    let meta = format!("{META}ObjectMeta");
-    schema["properties"]["apiVersion"] = described("apiVersion");
-    schema["properties"]["kind"] = described("kind");
-    schema["properties"]["metadata"] = flavor.reference(&meta);
-    schema["x-kubernetes-group-version-kind"] = kind(&info.kind);
-    let list_kind = format!("{}List", info.kind);
-    let list_meta = format!("{META}ListMeta");
-    let list = json!({
+    let mut list = json!({
         "type": "object",
-        "description": format!("{list_kind} is a list of {}", info.kind),
+        "description": format!("{} is a list of {}", info.list_kind, info.kind),
         "required": ["items"],
         "properties": {
-            "apiVersion": described("apiVersion"),
-            "kind": described("kind"),
-            "metadata": flavor.reference(&list_meta),
-            "items": {"type": "array", "items": flavor.reference(&name), "description": format!("List of {}", info.plural)},
+            "apiVersion": typed("apiVersion"),
+            "kind": typed("kind"),
+            "metadata": reference("ListMeta", &format!("Standard list metadata. {CONVENTIONS}#types-kinds")),
+            "items": {
+                "type": "array",
+                "items": flavor.reference(&name),
+                "description": format!("List of {}. {CONVENTIONS}", info.plural),
+            },
         },
-        "x-kubernetes-group-version-kind": kind(&list_kind),
     });
+    for (schema, kind) in [(&mut schema, &info.kind), (&mut list, &info.list_kind)] {
+        schema["x-kubernetes-group-version-kind"] =
+            json!([{"group": info.group, "kind": kind, "version": info.version}]);
+        if let Some(fields) = &published.selectable {
+            schema["x-kubernetes-selectable-fields"] = fields.clone();
+        }
+    }
     done.insert(name, schema);
     done.insert(list_name, list);
-    queue.extend([meta, list_meta]);
+    queue.extend([format!("{META}ObjectMeta"), format!("{META}ListMeta")]);
 }
 
-/// Leaves out what OpenAPI v2 does not know (`pkg/controller/openapi/v2/conversion.go`).
-fn to_v2(schema: &mut Value) {
-    match schema {
-        Value::Object(map) => {
-            for key in ["oneOf", "anyOf", "allOf", "not", "nullable", "default"] {
-                map.remove(key);
-            }
-            if map.remove("x-kubernetes-int-or-string").is_some() {
-                map.insert("x-kubernetes-int-or-string".to_owned(), true.into());
-                map.remove("type");
-            }
-            if let Some(Value::Object(properties)) = map.get_mut("properties") {
-                // Names of properties are no keywords.
-                properties.values_mut().for_each(to_v2);
-            }
-            for key in ["items", "additionalProperties"] {
-                if let Some(inner) = map.get_mut(key) {
-                    to_v2(inner);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(to_v2),
-        _ => {}
-    }
+/// Upstream's prose about a field of a definition; empty if there is none.
+pub fn description(definition: &str, field: &str) -> String {
+    descriptions::unfold(descriptions::of(definition).fields.get(field).copied().unwrap_or_default())
 }
 
 /// JSON text in the making.

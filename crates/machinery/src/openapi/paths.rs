@@ -68,15 +68,17 @@ pub(super) fn prefix(group: &str, version: &str) -> String {
 pub(super) fn definition_names(served: &Served<'_>) -> (String, String) {
     let info = served.info;
     let name = kind_definition(served, &info.group, &info.version, &info.kind);
-    let list = kind_definition(served, &info.group, &info.version, &format!("{}List", info.kind));
+    let list = kind_definition(served, &info.group, &info.version, &info.list_kind);
     (name, list)
 }
 
 fn kind_definition(served: &Served<'_>, group: &str, version: &str, kind: &str) -> String {
     let b = builtin();
     let builtin_name = b.by_kind(group, version, kind).and_then(|id| b.structure(id)).map(|s| s.name.to_string());
-    match (served.custom, builtin_name) {
-        (None, Some(name)) => name,
+    // A Scale is upstream's whoever has it.
+    let own = served.custom.is_some() && group == served.info.group;
+    match builtin_name {
+        Some(name) if !own => name,
         _ => {
             let mut labels: Vec<&str> = group.split('.').collect();
             labels.reverse();

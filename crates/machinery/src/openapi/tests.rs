@@ -138,24 +138,27 @@ fn a_custom_resource_is_published_with_its_schema() {
     let mut info = table::info("apps", "v1", "Deployment").expect("served");
     info.group = "stable.example.com".into();
     info.kind = "CronTab".into();
+    info.list_kind = "CronTabList".into();
     info.plural = "crontabs".into();
     info.subresources.clear();
-    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+    let schema = r#"{"type": "object", "properties": {"spec": {"type": "object", "properties": {
         "default": {"type": "string", "default": "x", "nullable": true},
-        "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
-    }}}});
-    let served = [Served { info: &info, custom: Some(&schema) }];
+        "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+    }}}}"#;
+    let schema = api::Codec::decode(schema.as_bytes()).expect("a schema");
+    let published = Published::new(Some(&schema), &[]);
+    let served = [Served { info: &info, custom: Some(&published) }];
     let document = parse(&v3("stable.example.com", "v1", &served).expect("served"));
     let crontab = &document["components"]["schemas"]["com.example.stable.v1.CronTab"];
     assert_eq!(crontab["properties"]["spec"]["properties"]["default"]["default"], "x");
-    assert!(crontab["properties"]["metadata"]["$ref"].is_string());
+    assert!(crontab["properties"]["metadata"]["allOf"][0]["$ref"].is_string());
     let path = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"];
     assert!(path["patch"]["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null());
     check_references(&document, &document);
 
     let v2 = parse(&v2(&served));
     let spec = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"];
-    assert_eq!(*spec, json!({"default": {"type": "string"}, "port": {"x-kubernetes-int-or-string": true}}));
+    assert_eq!(*spec, json!({"default": {"default": "x"}, "port": {"x-kubernetes-int-or-string": true}}));
     assert_ne!(
         v3_hash("stable.example.com", "v1", &served),
         v3_hash("stable.example.com", "v1", &[Served::from(&info)])

@@ -83,7 +83,7 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<Checked, BodyError> {
         Ok(value) => (value, Vec::new()),
         Err(error) => match yaml(text, DuplicateKeyPolicy::LastWins) {
             // Only the policy differs, so the first error was about a duplicate key.
-            Ok(value) => (value, vec![format!("yaml: unmarshal errors:\n  {error}")]),
+            Ok(value) => (value, vec![format!("yaml: unmarshal errors:\n  {}", duplicate_key(&error))]),
             Err(error) => return Err(BodyError::Yaml(error)),
         },
     };
@@ -171,6 +171,16 @@ fn prune_at(schema: &Schema, ty: TypeId, value: &mut Value, path: &mut String, d
 
 fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Checked, BodyError> {
     json::read(schema, target, bytes).map(|o| Checked { value: o.value, problems: o.problems })
+}
+
+/// `duplicate mapping key: foo, … at line 9, column 3` as upstream's go-yaml says it.
+fn duplicate_key(error: &str) -> String {
+    let parts = error.strip_prefix("duplicate mapping key: ").and_then(|rest| {
+        let key = rest.split_once(", set DuplicateKeyPolicy")?.0;
+        let line = rest.rsplit_once(" at line ")?.1.split(',').next()?;
+        Some(format!("line {line}: key {key:?} already set in map"))
+    });
+    parts.unwrap_or_else(|| error.to_owned())
 }
 
 /// YAML 1.1 as upstream's go-yaml reads it: `yes` is true and `0644` is octal.

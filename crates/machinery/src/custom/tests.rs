@@ -1,0 +1,314 @@
+//! Definitions in, what their kinds do to objects out.
+
+use super::*;
+use api::Codec;
+use expect_test::{Expect, expect};
+use serde_json::json;
+
+const SCHEMA: &str = r#"{"type":"object","properties":{
+  "spec":{"type":"object","required":["name"],"properties":{
+    "name":{"type":"string","maxLength":5,"pattern":"^[a-z]+$"},
+    "replicas":{"type":"integer","format":"int32","minimum":0,"default":1},
+    "color":{"type":"string","enum":["red","blue"]},
+    "port":{"x-kubernetes-int-or-string":true},
+    "tags":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"string"}},
+    "items":{"type":"array","maxItems":2,"x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["id"],
+      "items":{"type":"object","required":["id"],"properties":{"id":{"type":"string"},"size":{"type":"number","maximum":10}}}},
+    "labels":{"type":"object","additionalProperties":{"type":"string"}},
+    "free":{"type":"object","x-kubernetes-preserve-unknown-fields":true,"properties":{"known":{"type":"object","properties":{"a":{"type":"string"}}}}},
+    "template":{"type":"object","x-kubernetes-embedded-resource":true,"x-kubernetes-preserve-unknown-fields":true},
+    "maybe":{"type":"string","nullable":true},
+    "choice":{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}},"oneOf":[{"required":["a"]},{"required":["b"]}]}}},
+  "status":{"type":"object","properties":{"ready":{"type":"boolean"},"replicas":{"type":"integer"}}}}}"#;
+
+fn definition(schema: &str) -> CustomResourceDefinition {
+    let json = format!(
+        r#"{{"metadata":{{"name":"widgets.example.com"}},"spec":{{"group":"example.com","scope":"Namespaced",
+        "names":{{"plural":"widgets","singular":"widget","kind":"Widget","listKind":"WidgetList"}},"versions":[
+        {{"name":"v1","served":true,"storage":true,"schema":{{"openAPIV3Schema":{schema}}},
+          "subresources":{{"status":{{}},"scale":{{"specReplicasPath":".spec.replicas","statusReplicasPath":".status.replicas"}}}},
+          "selectableFields":[{{"jsonPath":".spec.color"}}],
+          "additionalPrinterColumns":[{{"name":"Color","type":"string","jsonPath":".spec.color"}},
+            {{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}},
+            {{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}}]}},
+        {{"name":"v1beta1","served":true,"storage":false,"deprecated":true,"schema":{{"openAPIV3Schema":{{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}}}}]}}}}"#
+    );
+    CustomResourceDefinition::decode(json.as_bytes()).expect("a definition")
+}
+
+fn accepted() -> Definition {
+    let mut crd = definition(SCHEMA);
+    crd.status.get_or_insert_default().accepted_names = Some(crd.spec.names.clone());
+    Definition::new(&crd).expect("names were accepted")
+}
+
+fn object(spec: Value) -> Vec<u8> {
+    let meta = json!({"name": "w", "namespace": "n", "resourceVersion": "1", "generation": 1});
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": meta, "spec": spec}).to_string().into_bytes()
+}
+
+fn kind() -> Arc<CustomKind> {
+    accepted().version("v1").expect("a version").clone()
+}
+
+fn decoded(spec: Value) -> Box<dyn AnyObject> {
+    let kind = kind();
+    let mut object = kind.decode(&object(spec)).expect("an object");
+    kind.default(&mut *object);
+    object
+}
+
+fn lines(errors: &Errors) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn check_create(spec: Value, expected: Expect) {
+    expected.assert_eq(&lines(&kind().validate_create(&*decoded(spec))));
+}
+
+fn check_update(old: Value, new: Value, expected: Expect) {
+    expected.assert_eq(&lines(&kind().validate_update(&*decoded(new), &*decoded(old), None)));
+}
+
+fn spec_of(object: &dyn AnyObject) -> Value {
+    of(object).body["spec"].clone()
+}
+
+#[test]
+fn bodies_are_pruned_and_defaulted() {
+    let spec = json!({
+        "name": "a", "unknown": 1, "maybe": null, "color": null, "replicas": null, "labels": {"x": "y"},
+        "free": {"any": {"thing": 1}, "known": {"a": "x", "b": "y"}},
+        "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "nonsense": 1}, "spec": {"x": 1.0}},
+    });
+    let expected = json!({
+        "name": "a", "maybe": null, "replicas": 1, "labels": {"x": "y"},
+        "free": {"any": {"thing": 1}, "known": {"a": "x"}},
+        "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"x": 1}},
+    });
+    assert_eq!(spec_of(&*decoded(spec.clone())), expected);
+    let mut body: Value = serde_json::from_slice(&object(spec)).expect("JSON");
+    body["metadata"]["bad"] = 1.into();
+    body["top"] = 1.into();
+    let problems = kind().problems(body.to_string().as_bytes()).expect("JSON");
+    expect![[r#"
+        unknown field "metadata.bad"
+        unknown field "spec.free.known.b"
+        unknown field "spec.unknown"
+        unknown field "top"
+        unknown field "spec.template.metadata.nonsense""#]]
+    .assert_eq(&problems.join("\n"));
+    let doubled = br#"{"metadata":{"name":"w"},"spec":{"name":"a","name":"b"}}"#;
+    assert_eq!(kind().problems(doubled).expect("JSON"), [r#"duplicate field "spec.name""#]);
+}
+
+#[test]
+fn what_is_wrong_with_new_objects() {
+    check_create(json!({"name": "ok", "replicas": 3, "port": "http", "choice": {"a": "x"}}), expect![""]);
+    check_create(json!({}), expect!["spec.name: Required value"]);
+    check_create(
+        json!({"name": "toolong", "replicas": -1, "color": "green", "port": true, "labels": {"a": 1}}),
+        expect![[r#"
+            spec.color: Unsupported value: "green": supported values: "red", "blue"
+            spec.labels.a: Invalid value: "integer": spec.labels.a in body must be of type string: "integer"
+            spec.name: Too long: may not be more than 5 bytes
+            spec.port: Invalid value: "boolean": spec.port in body must be of type integer,string: "boolean"
+            spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0
+            .spec.replicas: Invalid value: -1: should be a non-negative integer"#]],
+    );
+    check_create(
+        json!({"name": "A", "tags": ["a", "b", "a"], "items": [{"id": "x"}, {"id": "x", "size": 11.5}, {"id": "y"}]}),
+        expect![[r#"
+            spec.items[1].size: Invalid value: 11.5: spec.items[1].size in body should be less than or equal to 10
+            spec.items: Too many: 3: must have at most 2 items
+            spec.name: Invalid value: "A": spec.name in body should match '^[a-z]+$'
+            spec.items[1]: Duplicate value: {"id":"x"}
+            spec.tags[2]: Duplicate value: "a""#]],
+    );
+    check_create(
+        json!({"name": "a", "choice": {"a": "x", "b": "y"}, "template": {"kind": "Pod", "metadata": {"name": "-/"}}}),
+        expect![[r#"
+            <nil>: Invalid value: "": "spec.choice" must validate one and only one schema (oneOf). Found 2 valid alternatives
+            spec.template.apiVersion: Required value
+            spec.template.metadata.name: Invalid value: "-/": may not contain '/'"#]],
+    );
+    check_create(
+        json!("text"),
+        expect![[r#"spec: Invalid value: "string": spec in body must be of type object: "string""#]],
+    );
+}
+
+#[test]
+fn what_was_wrong_may_stay() {
+    let old = json!({"name": "TOO", "color": "green", "items": [{"id": "x", "size": 99}], "tags": ["a", "a"]});
+    let mut new = old.clone();
+    new["replicas"] = 5.into();
+    check_update(old.clone(), new.clone(), expect![""]);
+    new["color"] = "pink".into();
+    new["items"] = json!([{"id": "y", "size": 98}, {"id": "x", "size": 99}]);
+    check_update(
+        old,
+        new,
+        expect![[r#"
+            spec.color: Unsupported value: "pink": supported values: "red", "blue"
+            spec.items[0].size: Invalid value: 98: spec.items[0].size in body should be less than or equal to 10"#]],
+    );
+}
+
+#[test]
+fn status_is_written_by_its_subresource_only() {
+    let kind = kind();
+    let mut old = decoded(json!({"name": "a"}));
+    of_mut(&mut *old).body.insert("status".into(), json!({"ready": true}));
+    let mut new = decoded(json!({"name": "b"}));
+    kind.prepare_update(&mut *new, &*old, None);
+    assert_eq!((&of(&*new).body["status"], new.meta().generation), (&json!({"ready": true}), Some(2)));
+    let mut state = decoded(json!({"name": "c"}));
+    of_mut(&mut *state).body.insert("status".into(), json!({"ready": "no"}));
+    kind.prepare_update(&mut *state, &*old, Some("status"));
+    assert_eq!((&of(&*state).body["spec"]["name"], state.meta().generation), (&json!("a"), Some(1)));
+    expect![[r#"status.ready: Invalid value: "string": ready in body must be of type boolean: "string""#]]
+        .assert_eq(&lines(&kind.validate_update(&*state, &*old, Some("status"))));
+}
+
+#[test]
+fn objects_are_shown_as_columns_and_selected_by_fields() {
+    let kind = kind();
+    let names: Vec<&str> = kind.columns().iter().map(|c| c.name.as_ref()).collect();
+    assert_eq!(names, ["Name", "Color", "Replicas", "Age"]);
+    let mut object = decoded(json!({"name": "a", "color": "red", "replicas": 2}));
+    object.meta_mut().creation_timestamp = Some(api::Time("2026-01-01T00:00:00Z".parse().expect("a time")));
+    let now = "2026-01-01T01:00:00Z".parse().expect("a time");
+    assert_eq!(kind.cells(&*object, now), [json!("w"), json!("red"), json!(2), json!("60m")]);
+    assert_eq!(kind.selectable_fields(&*object), [("spec.color".into(), "red".to_owned())]);
+}
+
+#[test]
+fn versions_are_converted_by_renaming() {
+    let all = accepted();
+    let beta = all.version("example.com/v1beta1").expect("a version");
+    assert_eq!(beta.deprecation(), Some("example.com/v1beta1 Widget is deprecated; use example.com/v1 Widget"));
+    let value = serde_json::from_slice(&object(json!({"name": "a", "odd": 1}))).expect("JSON");
+    let seen = beta.adopt(value).expect("an object").to_value();
+    assert_eq!((&seen["apiVersion"], &seen["spec"]["odd"]), (&json!("example.com/v1beta1"), &json!(1)));
+    let back = all.storage().expect("stored").adopt(seen).expect("an object").to_value();
+    assert_eq!(back["spec"], json!({"name": "a", "replicas": 1}));
+    let order = |a: &str, b: &str| compare_versions(a, b);
+    assert!(order("v2", "v10") == Ordering::Less && order("v1", "v1beta2") == Ordering::Greater);
+    assert!(order("v1alpha1", "foo") == Ordering::Greater && order("foo", "bar") == Ordering::Less);
+}
+
+#[test]
+fn names_are_accepted_once_and_then_established() {
+    let now = api::Time("2026-01-01T00:00:00Z".parse().expect("a time"));
+    let show = |crd: &CustomResourceDefinition| {
+        let conditions = crd.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let line =
+            |c: &api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionCondition| {
+                format!(
+                    "{}={} {}: {}",
+                    c.type_,
+                    c.status,
+                    c.reason.clone().unwrap_or_default(),
+                    c.message.clone().unwrap_or_default()
+                )
+            };
+        conditions.map(line).collect::<Vec<_>>().join("\n")
+    };
+    let new = definition(SCHEMA);
+    let first = names::next_status(&new, std::slice::from_ref(&new), &now).expect("a change");
+    expect![[r#"
+        NamesAccepted=True NoConflicts: no conflicts found
+        Established=False Installing: the initial names have been accepted"#]]
+    .assert_eq(&show(&first));
+    let second = names::next_status(&first, std::slice::from_ref(&first), &now).expect("a change");
+    expect![[r#"
+        NamesAccepted=True NoConflicts: no conflicts found
+        Established=True InitialNamesAccepted: the initial names have been accepted"#]]
+    .assert_eq(&show(&second));
+    assert!(names::next_status(&second, std::slice::from_ref(&second), &now).is_none());
+    let mut rival = definition(SCHEMA);
+    rival.metadata.name = Some("gadgets.example.com".into());
+    rival.spec.names.plural = "gadgets".into();
+    rival.spec.names.singular = Some("gadget".into());
+    let lost = names::next_status(&rival, &[second, rival.clone()], &now).expect("a change");
+    expect![[r#"
+        NamesAccepted=False ListKindConflict: "WidgetList" is already in use
+        Established=False NotAccepted: not all names are accepted"#]]
+    .assert_eq(&show(&lost));
+}
+
+fn check_schema(schema: &str, expected: Expect) {
+    let crd = definition(schema);
+    let path = Path::new("schema");
+    let errors = check::schema_errors(&crd.spec.versions[0], &path, check::Strictness::FULL);
+    expected.assert_eq(&lines(&errors));
+}
+
+#[test]
+fn schemas_must_be_structural() {
+    check_schema(SCHEMA, expect![""]);
+    check_schema(
+        r#"{"type":"object","properties":{"a":{"description":"no type"},"l":{"type":"array"},"metadata":{"type":"object","properties":{"labels":{"type":"object"}}}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields
+            schema.openAPIV3Schema.properties[l].items: Required value: must be specified
+            schema.openAPIV3Schema.properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified"#]],
+    );
+    check_schema(
+        r#"{"type":"object","properties":{"a":{"type":"object","anyOf":[{"properties":{"b":{"type":"string"}}}]},"p":{"type":"string","pattern":"("}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[a].anyOf[0].properties[b].type: Forbidden: must be empty to be structural
+            schema.openAPIV3Schema.properties[a].properties[b]: Required value: because it is defined in schema.openAPIV3Schema.properties[a].anyOf[0].properties[b]
+            schema.openAPIV3Schema.properties[p].pattern: Invalid value: "(": must be a valid regular expression, but isn't: regex parse error:
+                (
+                ^
+            error: unclosed group"#]],
+    );
+}
+
+#[test]
+fn schemas_say_only_what_they_may() {
+    check_schema(
+        r#"{"type":"object","properties":{"a":{"type":"integer","default":"x"},"o":{"type":"object","properties":{"x":{"type":"string"}},"additionalProperties":{"type":"string"},"default":{"y":1}},"t":{"type":"strin"}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[a].default: Invalid value: "string":  in body must be of type integer: "string"
+            schema.openAPIV3Schema.properties[o].default.y: Invalid value: "integer": .y in body must be of type string: "integer"
+            schema.openAPIV3Schema.properties[o].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive
+            schema.openAPIV3Schema.properties[t].type: Unsupported value: "strin": supported values: "array", "boolean", "integer", "number", "object", "string""#]],
+    );
+    check_schema(
+        r#"{"type":"object","properties":{"l":{"type":"array","x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["a","b"],"items":{"type":"object","properties":{"a":{"type":"string"}}}},"s":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"object"}},"u":{"type":"array","uniqueItems":true,"items":{"type":"string"}}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[l].x-kubernetes-list-map-keys: Invalid value: ["a","b"]: entries must all be names of item properties
+            schema.openAPIV3Schema.properties[l].items.properties[a].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property
+            schema.openAPIV3Schema.properties[s].items.x-kubernetes-map-type: Invalid value: "null": must be atomic as item of a list with x-kubernetes-list-type=set
+            schema.openAPIV3Schema.properties[u].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic"#]],
+    );
+}
+
+#[test]
+fn a_webhook_converts_and_changes_no_metadata_but_labels() {
+    let all = accepted();
+    let to = all.version("v1beta1").expect("a version");
+    let old = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w", "uid": "u", "labels": {"a": "b"}}});
+    let check = |converted: Value, expected: &str| {
+        let review = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response":
+            {"uid": "1", "result": {"status": "Success"}, "convertedObjects": [converted]}});
+        let answer = convert::answer("v1", "1", to, std::slice::from_ref(&old), review.to_string().as_bytes());
+        assert_eq!(answer.map_or_else(|e| e, |v| v[0].to_string()), expected);
+    };
+    let meta = json!({"name": "w", "uid": "u", "labels": {"c": "d"}, "generation": 7});
+    let new = json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": meta, "x": 1});
+    check(
+        new.clone(),
+        r#"{"apiVersion":"example.com/v1beta1","kind":"Widget","metadata":{"labels":{"c":"d"},"name":"w","uid":"u"},"x":1}"#,
+    );
+    let mut other = new.clone();
+    other["metadata"]["name"] = "x".into();
+    check(other, "returned invalid object: must have the same name: w != x");
+    check(
+        old.clone(),
+        "returned invalid object at index 0: invalid groupVersion (expected example.com/v1beta1, received example.com/v1)",
+    );
+}

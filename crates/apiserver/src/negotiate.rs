@@ -70,6 +70,11 @@ fn served() -> &'static str {
     "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 }
 
+/// 406.
+pub(crate) fn refusal() -> Status {
+    status::not_acceptable(served())
+}
+
 /// The best form both sides know. `watch` streams are never YAML.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
     let pretty = query.flag("pretty").unwrap_or_else(|| wants_pretty(headers)) && !watch;
@@ -98,7 +103,7 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
         };
         return Ok(Output { encoding, form, pretty });
     }
-    Err(status::not_acceptable(served()))
+    Err(refusal())
 }
 
 /// People at a terminal or in a browser.

@@ -16,6 +16,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Whether objects of the kind are never stored.
+pub(crate) fn is_review(info: &KindInfo) -> bool {
+    matches!(info.group.as_ref(), "authorization.k8s.io" | "authentication.k8s.io")
+}
+
+/// A kind that is answered, not stored.
 pub(crate) fn is_virtual(info: &KindInfo) -> bool {
     match info.group.as_ref() {
         "authorization.k8s.io" | "authentication.k8s.io" => true,

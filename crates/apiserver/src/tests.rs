@@ -216,3 +216,14 @@ async fn time_is_what_the_clock_says() {
     let made = f.json("POST /api/v1/namespaces\n{\"metadata\":{\"name\":\"x\"}}").await;
     assert_eq!(made["metadata"]["creationTimestamp"], "2026-01-01T00:00:01Z");
 }
+
+#[tokio::test(start_paused = true)]
+async fn reviews_have_no_table() {
+    let f = Fixture::new().await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let review = r#"{"spec":{"nonResourceAttributes":{"path":"/x","verb":"get"}}}"#;
+    let uri = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    assert_eq!(f.ask(&format!("POST {uri} | accept: {table}\n{review}")).await.0, 406);
+    assert_eq!(f.ask(&format!("POST {uri} | accept: {table},application/json\n{review}")).await.0, 406);
+    assert_eq!(f.ask(&format!("POST {uri}\n{review}")).await.0, 201);
+}

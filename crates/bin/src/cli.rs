@@ -22,6 +22,10 @@ pub(crate) enum Command {
     Server(Up),
     /// Make this machine a node of a cluster whose server is elsewhere
     Agent(Agent),
+    /// Save store and certificates to a file, also while dhow runs
+    Backup(Backup),
+    /// Put a saved cluster into an empty data directory
+    Restore(Backup),
     /// Create, list and delete tokens by which machines join
     Token(Token),
     /// Stop the cluster on this machine and all its containers; keeps all data
@@ -68,6 +72,15 @@ pub(crate) struct Agent {
     pub(crate) ca_hash: Option<String>,
     #[command(flatten)]
     pub(crate) up: Up,
+}
+
+/// Arguments of `backup` and `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
 }
 
 /// Arguments of `token`.

@@ -71,6 +71,22 @@ pub(crate) struct Settings {
     /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,
+    /// etcd servers that keep the objects instead of the data directory, so that several servers share them:
+    /// https://10.0.0.1:2379,https://10.0.0.2:2379
+    #[arg(long, global = true, value_name = "URL,…")]
+    pub(crate) etcd_servers: Option<String>,
+    /// CA of the etcd servers
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// Client certificate for etcd
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with [default: /dhow]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub(crate) etcd_prefix: Option<String>,
     /// Below what the node is under pressure and takes no more pods
     /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%]
     #[arg(long, global = true, value_name = "SIGNAL<VALUE,…")]
@@ -99,6 +115,18 @@ pub(crate) struct Config {
     pub(crate) cgroup_root: String,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Thresholds,
+    /// `None`: objects are kept in the data directory.
+    pub(crate) etcd: Option<Etcd>,
+}
+
+/// How etcd is reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Etcd {
+    pub(crate) servers: Vec<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Certificate and key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) prefix: String,
 }
 
 /// All mistakes of a configuration.
@@ -159,12 +187,18 @@ impl Settings {
             overlay: self.overlay.or(file.overlay),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
             registries: self.registries.or(file.registries),
+            etcd_servers: self.etcd_servers.or(file.etcd_servers),
+            etcd_cafile: self.etcd_cafile.or(file.etcd_cafile),
+            etcd_certfile: self.etcd_certfile.or(file.etcd_certfile),
+            etcd_keyfile: self.etcd_keyfile.or(file.etcd_keyfile),
+            etcd_prefix: self.etcd_prefix.or(file.etcd_prefix),
             eviction_hard: self.eviction_hard.or(file.eviction_hard),
         }
     }
 
     fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
         let mut mistakes = Vec::new();
+        let etcd = self.check_etcd(&mut mistakes);
         let listen =
             parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
         let node_ip = self.node_ip.as_ref().and_then(|_| {
@@ -222,10 +256,43 @@ impl Settings {
                     cgroup_root: cgroup_root.to_owned(),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
+                    etcd,
                 })
             }
             _ => Err(ConfigErrors(mistakes)),
         }
+    }
+}
+
+impl Settings {
+    fn check_etcd(&self, mistakes: &mut Vec<String>) -> Option<Etcd> {
+        let identity = match (&self.etcd_certfile, &self.etcd_keyfile) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            _ => {
+                mistakes.push("etcd-certfile and etcd-keyfile belong together; give both or none".into());
+                None
+            }
+        };
+        let others = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
+        let Some(servers) = &self.etcd_servers else {
+            if others.iter().any(|o| o.is_some()) || self.etcd_prefix.is_some() {
+                mistakes.push("etcd-cafile, etcd-certfile, etcd-keyfile and etcd-prefix need etcd-servers".into());
+            }
+            return None;
+        };
+        let servers: Vec<String> = servers.split(',').map(|s| s.trim().to_owned()).collect();
+        for server in servers.iter().filter(|s| !s.starts_with("http://") && !s.starts_with("https://")) {
+            mistakes.push(format!("etcd-servers: {server:?} is not a URL like https://10.0.0.1:2379"));
+        }
+        if self.etcd_cafile.is_none() && servers.iter().any(|s| s.starts_with("https://")) {
+            mistakes.push("etcd-servers with https:// need etcd-cafile, the CA that signed their certificates".into());
+        }
+        let prefix = self.etcd_prefix.clone().unwrap_or_else(|| "/dhow".into());
+        if !prefix.starts_with('/') || prefix.ends_with('/') {
+            mistakes.push(format!("etcd-prefix {prefix:?} is not a prefix like /dhow"));
+        }
+        Some(Etcd { servers, ca_file: self.etcd_cafile.clone(), identity, prefix })
     }
 }
 

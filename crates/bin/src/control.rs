@@ -31,6 +31,8 @@ pub(crate) enum Request {
     Token(TokenRequest),
     /// How things are.
     Status,
+    /// Save the cluster to a file.
+    Backup(PathBuf),
 }
 
 /// A line of the answer.
@@ -84,6 +86,9 @@ pub(crate) fn path(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
+/// Saves the cluster to a file.
+pub(crate) type BackupTo = Arc<dyn Fn(&Path) -> Result<(), crate::backup::Error> + Send + Sync>;
+
 /// What the running process answers with.
 #[derive(Clone)]
 pub(crate) struct Answers {
@@ -91,6 +96,8 @@ pub(crate) struct Answers {
     pub(crate) images: Option<ImageStore>,
     /// If the server runs here.
     pub(crate) tokens: Option<Tokens>,
+    /// If the server runs here: saves the cluster. Blocks.
+    pub(crate) backup: Option<BackupTo>,
     pub(crate) status: Arc<dyn Fn() -> Value + Send + Sync>,
 }
 
@@ -142,6 +149,14 @@ async fn answer(stream: UnixStream, answers: Answers) {
             },
             Ok(Request::Token(request)) => match &answers.tokens {
                 Some(tokens) => tokens.run(request).await,
+                None => Err("this dhow runs no server; ask where the server runs".to_owned()),
+            },
+            Ok(Request::Backup(file)) => match answers.backup {
+                Some(backup) => match tokio::task::spawn_blocking(move || backup(&file)).await {
+                    Ok(Ok(())) => Ok(Value::Null),
+                    Ok(Err(error)) => Err(base::chain(&error)),
+                    Err(error) => Err(error.to_string()),
+                },
                 None => Err("this dhow runs no server; ask where the server runs".to_owned()),
             },
             Err(error) => Err(format!("not a request of this dhow: {error}")),

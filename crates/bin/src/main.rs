@@ -1,6 +1,7 @@
 //! dhow: Docker and Kubernetes in one binary. This file only tells roles apart; `cli.rs` has the commands, `system.rs` assembles
 //! what runs.
 
+mod backup;
 mod bootstrap;
 mod cli;
 mod commands;
@@ -14,6 +15,7 @@ mod membership;
 mod node;
 mod process;
 mod server;
+mod storage;
 mod system;
 mod tokens;
 mod traces;
@@ -47,6 +49,8 @@ fn run(cli: Cli, args: &[String]) -> Result<(), CommandError> {
         Command::Up(up) => commands::up::run(up, Role::Up, args),
         Command::Server(up) => commands::up::run(up, Role::Server, args),
         Command::Agent(agent) => commands::agent::run(agent, args),
+        Command::Backup(args) => commands::backup::make(args),
+        Command::Restore(args) => commands::backup::restore(args),
         Command::Token(token) => commands::token::run(token),
         Command::Down(settings) => commands::down::run(settings),
         Command::Status(settings) => commands::status::run(settings),

@@ -5,19 +5,20 @@ use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
 use crate::config::{Config, NODE_PREFIX};
 use crate::local::LocalTransport;
 use crate::membership::Network;
+use crate::storage::{Storage, StorageError};
+use api::prelude::ConfigMap;
 use apiserver::auth::{
     Authenticators, Authorizers, BootstrapTokens, ClientCertificates, Masters, NodeAuthorizer, Rbac, RequestHeaders,
     Tokens,
 };
 use apiserver::{ApiServer, Deps, FRONT_PROXY, FrontProxy, Reader, ServiceNetwork, Tls, TlsMaterial};
 use base::{Clock, Random};
-use client::{Client, ClientError};
+use client::{Client, ClientError, LeaderElection, LeaseConfig};
 use controllers::{Facts, PodRange};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{DiskStore, OpenError};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -29,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum ServerError {
     /// The data directory.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StorageError),
     /// Certificates and keys.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -60,8 +61,10 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     tasks: Vec<JoinHandle<()>>,
     shutdown: CancellationToken,
+    /// Where its objects are.
+    pub(crate) storage: Storage,
     /// Dropping it would end the loops.
-    _leadership: watch::Sender<bool>,
+    _leadership: Option<watch::Sender<bool>>,
 }
 
 /// How long history is kept at least (`--etcd-compaction-interval`).
@@ -148,9 +151,8 @@ pub(crate) async fn start(
     random: Arc<dyn Random>,
     shutdown: CancellationToken,
 ) -> Result<Server, ServerError> {
-    let store_dir = config.data_dir.join("store");
-    let store = tokio::task::spawn_blocking(move || DiskStore::open(&store_dir, store::Options::default())).await;
-    let store = Arc::new(store.map_err(|e| ServerError::Api(e.to_string()))??);
+    let storage = Storage::open(config).await?;
+    let store = storage.as_store();
     base::tasks::detach("store-compactor", store::compact_periodically(store.clone(), COMPACT_INTERVAL));
     let reader = Reader::new(store.clone());
     let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
@@ -191,6 +193,9 @@ pub(crate) async fn start(
         port: address.port(),
         service_cidr: config.service_cidr.to_string(),
     };
+    if storage.is_shared() {
+        same_cluster(&client, &authority).await?;
+    }
     objects::ensure(&client, &at, network).await.map_err(ServerError::Bootstrap)?;
 
     let facts = Arc::new(Facts {
@@ -209,10 +214,60 @@ pub(crate) async fn start(
         base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone())),
         base::tasks::spawn("aggregation", api.clone().run_aggregation(shutdown.clone())),
     ];
-    // One server on its own store leads without asking anybody.
-    let (leadership, leading) = watch::channel(true);
+    let (leading, leadership) = match storage.is_shared() {
+        true => (campaign(config, &api, &clock, &*random, &shutdown), None),
+        false => {
+            // One server on its own store leads without asking anybody.
+            let (leadership, leading) = watch::channel(true);
+            (Leading { controllers: leading.clone(), scheduler: leading }, Some(leadership))
+        }
+    };
     tasks.extend(start_loops(&api, &facts, clock, random, &leading, &shutdown));
-    Ok(Server { api, client, address, tasks, shutdown, _leadership: leadership })
+    Ok(Server { api, client, address, tasks, shutdown, storage, _leadership: leadership })
+}
+
+/// Servers of one cluster have one CA: clients of the one are clients of the other, and nodes trust both.
+async fn same_cluster(client: &Client, authority: &Authority) -> Result<(), ServerError> {
+    let published = client.api::<ConfigMap>().find("kube-system", "extension-apiserver-authentication").await;
+    let Some(published) = published.map_err(ServerError::Bootstrap)? else { return Ok(()) };
+    let known = published.data.unwrap_or_default().remove("client-ca-file").unwrap_or_default();
+    if known.contains(authority.ca_pem().trim()) {
+        return Ok(());
+    }
+    Err(ServerError::Api(
+        "the objects in etcd are a cluster's with another CA; copy pki/ of the data directory from its first server"
+            .into(),
+    ))
+}
+
+/// Which loops may act.
+struct Leading {
+    controllers: watch::Receiver<bool>,
+    scheduler: watch::Receiver<bool>,
+}
+
+/// Several servers: one of them runs the controllers, one the scheduler, by upstream's leases.
+fn campaign(
+    config: &Config,
+    api: &ApiServer,
+    clock: &Arc<dyn Clock>,
+    random: &dyn Random,
+    shutdown: &CancellationToken,
+) -> Leading {
+    let identity = format!("{}_{:016x}", config.node_name, random.next_u64());
+    let elect = |name: &str| {
+        let user = format!("system:{name}");
+        let client = Client::new(LocalTransport::new(api, &user, &["system:authenticated"]), name);
+        let lease = LeaseConfig {
+            namespace: "kube-system".into(),
+            name: name.into(),
+            identity: identity.clone(),
+            duration: Duration::from_secs(15),
+            retry: Duration::from_secs(2),
+        };
+        LeaderElection::start(&client, lease, clock.clone(), shutdown.clone()).subscribe()
+    };
+    Leading { controllers: elect("kube-controller-manager"), scheduler: elect("kube-scheduler") }
 }
 
 /// Controllers, each as its own service account, and the scheduler. All read through one set of caches.
@@ -221,7 +276,7 @@ fn start_loops(
     facts: &Arc<Facts>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    leading: &watch::Receiver<bool>,
+    leading: &Leading,
     shutdown: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
@@ -232,14 +287,14 @@ fn start_loops(
             let user = format!("system:serviceaccount:kube-system:{}", runner.account);
             let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
             let client = shared.acting(LocalTransport::new(api, &user, &groups), runner.name);
-            runner.start(client, facts, &clock, leading.clone(), shutdown)
+            runner.start(client, facts, &clock, leading.controllers.clone(), shutdown)
         })
         .collect();
     let client =
         shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
     tasks.push(base::tasks::spawn(
         "scheduler",
-        scheduler::run::run(client, clock, random, leading.clone(), shutdown.clone()),
+        scheduler::run::run(client, clock, random, leading.scheduler.clone(), shutdown.clone()),
     ));
     tasks
 }

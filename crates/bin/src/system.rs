@@ -3,6 +3,7 @@
 //! A node beside its server reaches it within the process, as its own user; any other node by TLS, with its own certificate. From
 //! there on both are the same.
 
+use crate::backup;
 use crate::bootstrap::kubeconfig;
 use crate::bootstrap::pki::{Authority, Leaf};
 use crate::commands::CommandError;
@@ -150,6 +151,10 @@ async fn start_server(basics: &Basics<'_>, with_node: bool) -> Result<System, Co
             clock: clock.clone(),
             random: random.clone(),
         }),
+        backup: Some({
+            let (storage, data_dir) = (server.storage.clone(), config.data_dir.clone());
+            Arc::new(move |file| backup::make(&data_dir, file, |to| storage.backup(to)))
+        }),
         status: match &node {
             Some(node) => node.status.clone(),
             None => {
@@ -227,7 +232,8 @@ async fn start_agent(basics: &Basics<'_>) -> Result<System, CommandError> {
         tls: Box::pin(certificates.serve(shutdown.clone())),
     };
     let node = node::start(seat, &config, clock.clone(), random.clone(), shutdown.clone()).await?;
-    let answers = Answers { images: Some(node.images.clone()), tokens: None, status: node.status.clone() };
+    let answers =
+        Answers { images: Some(node.images.clone()), tokens: None, backup: None, status: node.status.clone() };
     control::serve(&config.run_dir, answers, shutdown.clone()).await?;
     Ok(System { server: None, node: Some(node), kubeconfig: None, server_url })
 }

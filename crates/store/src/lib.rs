@@ -5,19 +5,22 @@
 //! it never skips silently. There is no `put`: a write names the revision it expects, so a lost update cannot be
 //! spelled.
 //!
-//! Two backends, one suite ([`conformance`]): [`MemoryStore`] for tests and the simulation, [`DiskStore`] for real.
-//! Both answer all reads and watches from the same shared state in memory (`mvcc`), so a read never waits for the disk.
+//! Three backends, one suite ([`conformance`]): [`MemoryStore`] for tests and the simulation, [`DiskStore`] for one server,
+//! [`EtcdStore`] for several. All answer reads and watches from the same shared state in memory (`mvcc`), so a read never waits
+//! for the disk.
 
 mod compactor;
 #[doc(hidden)]
 pub mod conformance;
 mod disk;
+mod etcd;
 mod memory;
 mod mvcc;
 mod plan;
 
 pub use compactor::compact_periodically;
 pub use disk::{BackupError, DiskStore, OpenError, Options};
+pub use etcd::{EtcdError, EtcdOptions, EtcdStore};
 pub use memory::MemoryStore;
 pub use mvcc::Limits;
 

@@ -153,6 +153,23 @@ impl Mvcc {
         Ok(dropped)
     }
 
+    /// The events of one revision, if the log still has them.
+    pub(crate) fn events_at(&self, revision: Revision) -> Vec<Event> {
+        self.state.read().events_between(Revision(revision.0.saturating_sub(1)), revision)
+    }
+
+    /// Starts over from a state whose history is not known: all watches end with "compacted".
+    pub(crate) fn reset(&self, root: Root, revision: Revision) {
+        let mut state = self.state.write();
+        while state.drop_first().is_some() {}
+        state.pinned.clear();
+        (state.root, state.revision, state.floor) = (root, revision, revision);
+        for group in state.groups.values_mut() {
+            group.lost = revision;
+            group.wake.notify_waiters();
+        }
+    }
+
     /// No event will ever come again: ends all watches. Reads go on.
     pub(crate) fn close(&self) {
         let mut state = self.state.write();

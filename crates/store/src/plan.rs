@@ -44,7 +44,7 @@ pub(crate) fn plan(root: &mut Root, current: Revision, txn: Txn) -> Result<Plann
     Ok(Planned { revision, entries, events })
 }
 
-fn refuse_invalid(txn: &Txn) -> Result<(), StoreError> {
+pub(crate) fn refuse_invalid(txn: &Txn) -> Result<(), StoreError> {
     if txn.ops.len() > TXN_OPS {
         return Err(StoreError::Invalid(format!("{} operations, at most {TXN_OPS} are possible", txn.ops.len())));
     }
@@ -65,7 +65,8 @@ fn refuse_invalid(txn: &Txn) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn expect(root: &Root, op: &Op) -> Result<(), StoreError> {
+/// Whether the expectation of `op` holds.
+pub(crate) fn expect(root: &Root, op: &Op) -> Result<(), StoreError> {
     let (key, expected) = match op {
         Op::Create { key, .. } => (key, Revision(0)),
         Op::Update { key, expected, .. } | Op::Delete { key, expected, .. } | Op::Check { key, expected } => {
@@ -104,7 +105,8 @@ fn apply(root: &mut Root, revision: Revision, op: Op) -> Option<Change> {
     }
 }
 
-fn entry(key: Key, value: Value, created: Revision, modified: Revision) -> Arc<Entry> {
+/// An entry of `value`, its revision spliced in.
+pub(crate) fn entry(key: Key, value: Value, created: Revision, modified: Revision) -> Arc<Entry> {
     let bytes = match value.splice {
         Some(at) => splice(&value.bytes, at, modified.0),
         None => value.bytes,

@@ -2,6 +2,7 @@
 //! usage: 2, by clap).
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod down;
 pub(crate) mod image;
 pub(crate) mod install;

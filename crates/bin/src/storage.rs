@@ -1,5 +1,6 @@
 //! Where the server's objects are: in a directory of its own, or in an etcd cluster that servers share.
 
+use crate::bootstrap::encryption::{Encryption, EncryptionError};
 use crate::config::{Config, Etcd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,9 @@ pub(crate) enum StorageError {
     /// The data directory.
     #[error(transparent)]
     Disk(#[from] OpenError),
+    /// The keys of what is encrypted in it.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// The etcd cluster.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
@@ -45,7 +49,9 @@ impl Storage {
             return Ok(Storage::Etcd(Arc::new(EtcdStore::open(options(etcd)?).await?)));
         }
         let dir = directory(&config.data_dir);
-        let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir, store::Options::default())).await??;
+        let seal = Encryption::open(&config.data_dir.join("pki"))?;
+        let options = store::Options { seal: Some(Arc::new(seal)), ..store::Options::default() };
+        let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir, options)).await??;
         Ok(Storage::Disk(Arc::new(opened)))
     }
 

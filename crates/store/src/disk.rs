@@ -22,6 +22,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,20 @@ const SLICE_ROWS: usize = 256;
 pub struct Options {
     /// How much history is kept, in memory and in the file.
     pub limits: Limits,
+    /// What values look like in the file; without one, as they are.
+    pub seal: Option<Arc<dyn Seal>>,
+}
+
+/// Makes values unreadable in the file, e.g. by encryption. In memory they are always plain.
+pub trait Seal: Send + Sync + std::fmt::Debug {
+    /// A value as it goes into the file. Keys it does not care for it leaves as they are.
+    fn seal<'a>(&self, key: &str, value: &'a [u8]) -> Result<Cow<'a, [u8]>, String>;
+
+    /// A value from the file. One that was written before there was a seal is left as it is.
+    fn open<'a>(&self, key: &str, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, String>;
+
+    /// Whether this is how the value would be written now. Others are written anew when the store is opened.
+    fn is_current(&self, key: &str, stored: &[u8]) -> bool;
 }
 
 /// Why a data directory cannot be used. Every text names the file and what to do.
@@ -176,7 +191,7 @@ enum Job {
 impl DiskStore {
     /// Opens or creates the store in `dir` and loads it. Blocks: 100,000 objects of 2 KiB take about half a second.
     pub fn open(dir: &Path, options: Options) -> Result<DiskStore, OpenError> {
-        let (sqlite, loaded) = Sqlite::open(dir)?;
+        let (sqlite, loaded) = Sqlite::open(dir, options.seal)?;
         let (mvcc, dropped) = Mvcc::new(options.limits, loaded.root, loaded.revision, loaded.floor, loaded.events);
         Ok(DiskStore::start(dir, mvcc, dropped, Box::new(sqlite)))
     }

@@ -19,7 +19,7 @@ mod mvcc;
 mod plan;
 
 pub use compactor::compact_periodically;
-pub use disk::{BackupError, DiskStore, OpenError, Options};
+pub use disk::{BackupError, DiskStore, OpenError, Options, Seal};
 pub use etcd::{EtcdError, EtcdOptions, EtcdStore};
 pub use memory::MemoryStore;
 pub use mvcc::Limits;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::conformance::{create, delete, key, text_of, update};
-use store::{At, DiskStore, Limits, Op, OpenError, Options, Range, Revision, Store, StoreError, Txn, Value};
+use store::{At, DiskStore, Key, Limits, Op, OpenError, Options, Range, Revision, Store, StoreError, Txn, Value};
 use tempfile::TempDir;
 
 struct Temporary {
@@ -24,7 +24,10 @@ impl Deref for Temporary {
 
 store::conformance_suite!(|limits| async move {
     let dir = TempDir::new().unwrap();
-    Temporary { store: DiskStore::open(&dir.path().join("data"), Options { limits }).unwrap(), _dir: dir }
+    Temporary {
+        store: DiskStore::open(&dir.path().join("data"), Options { limits, ..Options::default() }).unwrap(),
+        _dir: dir,
+    }
 });
 
 fn open(dir: &Path) -> DiskStore {
@@ -32,7 +35,7 @@ fn open(dir: &Path) -> DiskStore {
 }
 
 fn small() -> Options {
-    Options { limits: Limits { events: 20, bytes: 1 << 20 } }
+    Options { limits: Limits { events: 20, bytes: 1 << 20 }, seal: None }
 }
 
 #[tokio::test]
@@ -339,4 +342,65 @@ fn no_space_to_create_is_said() {
         "no space left for DIR/data/store.db: free some space on its file system and start again; nothing was lost"
     ]
     .assert_eq(&text);
+}
+
+/// Turns letters round; the second kind can read the first's.
+#[derive(Debug)]
+struct Rot(&'static str);
+
+impl store::Seal for Rot {
+    fn seal<'a>(&self, key: &str, value: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>, String> {
+        if !key.starts_with("/secrets/") {
+            return Ok(value.into());
+        }
+        let turned = value.iter().map(|b| b ^ 0x55);
+        Ok(self.0.bytes().chain(turned).collect::<Vec<_>>().into())
+    }
+
+    fn open<'a>(&self, _key: &str, stored: &'a [u8]) -> Result<std::borrow::Cow<'a, [u8]>, String> {
+        match stored.strip_prefix(b"rot:") {
+            Some(rest) if rest.len() >= 2 => Ok(rest[2..].iter().map(|b| b ^ 0x55).collect::<Vec<_>>().into()),
+            _ => Ok(stored.into()),
+        }
+    }
+
+    fn is_current(&self, key: &str, stored: &[u8]) -> bool {
+        !key.starts_with("/secrets/") || stored.starts_with(self.0.as_bytes())
+    }
+}
+
+#[test]
+fn sealed_values_are_plain_in_memory_only_and_old_ones_are_sealed_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let on_disk = |text: &[u8]| {
+        ["store.db", "store.db-wal"].iter().any(|name| {
+            let bytes = std::fs::read(dir.path().join(name)).unwrap_or_default();
+            bytes.windows(text.len()).any(|w| w == text)
+        })
+    };
+    let key = Key::new("/secrets/a");
+    let with =
+        |seal: Option<Rot>| Options { seal: seal.map(|s| Arc::new(s) as Arc<dyn store::Seal>), ..Options::default() };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let read = |store: &DiskStore| {
+        let found = runtime.block_on(store.get(&key, At::Latest)).unwrap().value.unwrap();
+        String::from_utf8(found.value.to_vec()).unwrap()
+    };
+    let create = |store: &DiskStore, key: &str, text: &'static str| {
+        let op = Op::Create { key: Key::new(key), value: Value::plain(text) };
+        runtime.block_on(store.commit(Txn { ops: vec![op] })).unwrap();
+    };
+    let store = DiskStore::open(dir.path(), with(None)).unwrap();
+    create(&store, "/secrets/a", "from before");
+    drop(store);
+    assert!(on_disk(b"from before"));
+    for seal in ["rot:1:", "rot:2:"] {
+        let store = DiskStore::open(dir.path(), with(Some(Rot(seal)))).unwrap();
+        assert_eq!(read(&store), "from before");
+        assert!(!on_disk(b"from before"), "{seal}");
+        assert!(on_disk(seal.as_bytes()), "{seal}");
+        create(&store, if seal == "rot:1:" { "/secrets/b" } else { "/pods/b" }, "written now");
+        assert_eq!(on_disk(b"written now"), seal == "rot:2:");
+    }
+    assert!(!on_disk(b"rot:1:"));
 }

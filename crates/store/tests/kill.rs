@@ -17,7 +17,7 @@ const KILLS: u32 = 200;
 /// Writers in the child, so that groups have several transactions.
 const WRITERS: u64 = 16;
 /// Small, so that slices are deleted all the time.
-const OPTIONS: Options = Options { limits: Limits { events: 300, bytes: 1 << 20 } };
+const OPTIONS: Options = Options { limits: Limits { events: 300, bytes: 1 << 20 }, seal: None };
 
 #[test]
 fn child() {

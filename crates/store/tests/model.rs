@@ -190,7 +190,7 @@ proptest! {
         let dir = TempDir::new().unwrap();
         let open = |old: Option<Box<dyn Store>>| -> Box<dyn Store> {
             drop(old);
-            Box::new(DiskStore::open(dir.path(), Options { limits: LIMITS }).unwrap())
+            Box::new(DiskStore::open(dir.path(), Options { limits: LIMITS, ..Options::default() }).unwrap())
         };
         block_on(run(open, steps));
     }

@@ -1,5 +1,6 @@
 //! What must exist before anything can run: certificates, keys, kubeconfig.
 
+pub(crate) mod encryption;
 pub(crate) mod files;
 pub(crate) mod kubeconfig;
 pub(crate) mod objects;

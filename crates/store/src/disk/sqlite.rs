@@ -3,11 +3,12 @@
 //! SQLite's settings are those of `CRATES.md` §c: WAL with `synchronous=FULL` (the WAL is synced in every commit), 8 KiB
 //! pages, no automatic checkpoint but one on its own thread and connection, so that a commit does not pay for it.
 
-use super::{BackupError, Disk, Group, OpenError};
+use super::{BackupError, Disk, Group, OpenError, Seal};
 use crate::plan::Root;
 use crate::{Change, Entry, Event, Key, Revision};
 use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, ffi};
+use std::borrow::Cow;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -61,6 +62,14 @@ pub(super) enum WriteError {
     Fatal(String),
 }
 
+#[derive(Debug, Error)]
+enum InsertError {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Seal(String),
+}
+
 /// What was in the file.
 pub(super) struct Loaded {
     pub(super) root: Root,
@@ -77,24 +86,29 @@ pub(super) struct Sqlite {
     checkpointer: Checkpointer,
     /// Written since the last checkpoint was asked for.
     unchecked: usize,
+    seal: Option<Arc<dyn Seal>>,
     _lock: File,
 }
 
 impl Sqlite {
-    pub(super) fn open(dir: &Path) -> Result<(Self, Loaded), OpenError> {
+    pub(super) fn open(dir: &Path, seal: Option<Arc<dyn Seal>>) -> Result<(Self, Loaded), OpenError> {
         let path = dir.join(DATABASE);
         let new = prepare_directory(dir)?;
         let lock = take_lock(dir)?;
         if new {
             create(dir).map_err(|error| explain(&path, error))?;
         }
-        let db = connect(&path).and_then(|db| check_identity(&path, db))?;
-        let loaded = load(&path, &db)?;
+        let mut db = connect(&path).and_then(|db| check_identity(&path, db))?;
+        let (loaded, outdated) = load(&path, &db, seal.as_deref())?;
+        if let Some(seal) = seal.as_deref().filter(|_| !outdated.is_empty()) {
+            reseal(&path, &mut db, seal, &outdated)?;
+        }
         let checkpointer = Checkpointer::start(&path).map_err(|error| explain(&path, error))?;
-        Ok((Sqlite { db, path, checkpointer, unchecked: 0, _lock: lock }, loaded))
+        Ok((Sqlite { db, path, checkpointer, unchecked: 0, seal, _lock: lock }, loaded))
     }
 
-    fn insert(&mut self, group: &Group<'_>) -> rusqlite::Result<usize> {
+    fn insert(&mut self, group: &Group<'_>) -> Result<usize, InsertError> {
+        let seal = self.seal.clone();
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut bytes = 0;
         {
@@ -109,9 +123,13 @@ impl Sqlite {
                     Change::Deleted { last, .. } => (last, true),
                 };
                 let key = entry.key.as_str();
-                let sum = checksum(key, &entry.value);
-                insert.execute((row_id(revision, index), key, to_sql(entry.created), deleted, sum, &*entry.value))?;
-                bytes += key.len() + entry.value.len() + 64;
+                let value = match &seal {
+                    Some(seal) => seal.seal(key, &entry.value).map_err(InsertError::Seal)?,
+                    None => Cow::Borrowed(&*entry.value),
+                };
+                let sum = checksum(key, &value);
+                insert.execute((row_id(revision, index), key, to_sql(entry.created), deleted, sum, &*value))?;
+                bytes += key.len() + value.len() + 64;
             }
         }
         if let Some(slice) = group.slice {
@@ -163,7 +181,9 @@ impl Disk for Sqlite {
                 Ok(())
             }
             // SQLite has rolled back, and a commit that found no space has no commit mark. Only then is it certain.
-            Err(error) if is_full(&error) && self.db.is_autocommit() => Err(WriteError::Full(self.path.clone())),
+            Err(InsertError::Sql(error)) if is_full(&error) && self.db.is_autocommit() => {
+                Err(WriteError::Full(self.path.clone()))
+            }
             Err(error) => Err(WriteError::Fatal(format!("{}: {error}", self.path.display()))),
         }
     }
@@ -337,8 +357,8 @@ fn explain(path: &Path, error: rusqlite::Error) -> OpenError {
     }
 }
 
-/// Replays all rows: the state, and the history after what was compacted.
-fn load(path: &Path, db: &Connection) -> Result<Loaded, OpenError> {
+/// Replays all rows: the state, and the history after what was compacted; and the rows that are to be sealed anew.
+fn load(path: &Path, db: &Connection, seal: Option<&dyn Seal>) -> Result<(Loaded, Vec<i64>), OpenError> {
     let failed = |error| explain(path, error);
     let meta =
         |name: &str| db.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| Ok(from_sql(row.get(0)?)));
@@ -346,11 +366,16 @@ fn load(path: &Path, db: &Connection) -> Result<Loaded, OpenError> {
     let mut revision = meta("revision").map_err(failed)?;
     let mut root = Root::new();
     let mut events = Vec::new();
+    let mut outdated = Vec::new();
     let mut select =
         db.prepare("SELECT id, key, created, deleted, sum, value FROM entry ORDER BY id").map_err(failed)?;
     let mut rows = select.query(()).map_err(failed)?;
     while let Some(row) = rows.next().map_err(failed)? {
-        let (entry, deleted) = decode(row).map_err(|found| OpenError::Damaged { path: path.to_owned(), found })?;
+        let damaged = |found| OpenError::Damaged { path: path.to_owned(), found };
+        let (entry, deleted, current) = decode(row, seal).map_err(damaged)?;
+        if !current {
+            outdated.push(row.get(0).map_err(failed)?);
+        }
         revision = revision.max(entry.modified);
         let after_floor = entry.modified > floor;
         let change = replay(&mut root, Arc::new(entry), deleted);
@@ -359,10 +384,32 @@ fn load(path: &Path, db: &Connection) -> Result<Loaded, OpenError> {
             Change::Deleted { last, .. } => Event { revision: last.modified, change },
         }));
     }
-    Ok(Loaded { root, revision, floor, events })
+    Ok((Loaded { root, revision, floor, events }, outdated))
 }
 
-fn decode(row: &rusqlite::Row<'_>) -> Result<(Entry, bool), String> {
+/// Writes rows as they would be written now, and leaves no trace of how they were.
+fn reseal(path: &Path, db: &mut Connection, seal: &dyn Seal, rows: &[i64]) -> Result<(), OpenError> {
+    let failed = |error| explain(path, error);
+    let damaged = |found| OpenError::Damaged { path: path.to_owned(), found };
+    db.pragma_update(None, "secure_delete", true).map_err(failed)?;
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    for id in rows {
+        let read = "SELECT key, value FROM entry WHERE id = ?1";
+        let (key, stored): (String, Vec<u8>) =
+            transaction.query_row(read, [id], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
+        let plain = seal.open(&key, &stored).map_err(damaged)?;
+        let value = seal.seal(&key, &plain).map_err(damaged)?;
+        let change = "UPDATE entry SET value = ?2, sum = ?3 WHERE id = ?1";
+        transaction.execute(change, (id, &*value, checksum(&key, &value))).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    db.pragma_update(None, "secure_delete", false).map_err(failed)?;
+    tracing::info!(rows = rows.len(), path = %path.display(), "values were sealed anew");
+    checkpoint(db, "TRUNCATE").map_err(failed)
+}
+
+/// The entry, whether it is a deletion, and whether it is stored as it would be now.
+fn decode(row: &rusqlite::Row<'_>, seal: Option<&dyn Seal>) -> Result<(Entry, bool, bool), String> {
     let id: i64 = row.get(0).map_err(|error| error.to_string())?;
     let wrong = |what: &dyn std::fmt::Display| format!("row {id}: {what}");
     let text = |error: rusqlite::Error| wrong(&error);
@@ -371,14 +418,19 @@ fn decode(row: &rusqlite::Row<'_>) -> Result<(Entry, bool), String> {
     if row.get::<_, i64>(4).map_err(text)? != checksum(key, value) {
         return Err(wrong(&format!("the checksum of {key:?} does not match")));
     }
+    let current = seal.is_none_or(|seal| seal.is_current(key, value));
+    let plain = match seal {
+        Some(seal) => seal.open(key, value).map_err(|error| wrong(&error))?,
+        None => Cow::Borrowed(value),
+    };
     let entry = Entry {
         key: Key::new(key),
-        value: Bytes::copy_from_slice(value),
+        value: Bytes::from(plain.into_owned()),
         created: from_sql(row.get(2).map_err(text)?),
         modified: from_sql(id >> OP_BITS),
         derived: OnceLock::new(),
     };
-    Ok((entry, row.get(3).map_err(text)?))
+    Ok((entry, row.get(3).map_err(text)?, current))
 }
 
 /// `None`: a tombstone of something whose last version is compacted already.

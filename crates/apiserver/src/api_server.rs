@@ -5,7 +5,7 @@
 use crate::admission::{self, Admission, Cluster, Operation};
 use crate::aggregate::{self, Aggregation};
 use crate::auth::{
-    ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity,
+    ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity, Rules,
     TokenIssuer, UserInfo, forbidden,
 };
 use crate::flow::{self, Class, Flow, Seat};
@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::negotiate::Output;
 use crate::options::{FieldValidation, WriteOptions};
 use crate::reader::{KindRef, Reader, Stored};
+use crate::remarks::Remarks;
 use crate::request_info::{Query, RequestInfo};
 use crate::response::Answer;
 use crate::services::{Allocator, ServiceNetwork};
@@ -89,28 +90,10 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     pub(crate) info: RequestInfo,
     pub(crate) user: UserInfo,
-    pub(crate) warnings: Warnings,
+    pub(crate) warnings: Remarks,
     /// Its flow and the seat it runs on.
     class: Option<Class>,
     seat: Option<Seat>,
-}
-
-/// Texts for `Warning:` headers.
-#[derive(Debug, Default)]
-pub(crate) struct Warnings(Mutex<Vec<String>>);
-
-impl Warnings {
-    pub(crate) fn add(&self, texts: impl IntoIterator<Item = String>) {
-        let mut list = self.0.lock();
-        for text in texts {
-            if !list.contains(&text) {
-                list.push(text);
-            }
-        }
-    }
-    pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock())
-    }
 }
 
 impl Call {
@@ -162,7 +145,7 @@ impl ApiServer {
         let (head, body) = request.into_parts();
         let query = Query::parse(head.uri.query());
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
-        let (user, warnings) = (UserInfo::default(), Warnings::default());
+        let (user, warnings) = (UserInfo::default(), Remarks::default());
         let call = Call { head, query, info, user, warnings, class: None, seat: None };
         let labels = self.inner.metrics.labels(&call);
         let _in_flight = self.inner.metrics.in_flight(&call);
@@ -359,7 +342,7 @@ impl ApiServer {
         };
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let (namespace, name) = (text(&object.meta().namespace), text(&object.meta().name));
-        let warnings = Warnings::default();
+        let warnings = Remarks::default();
         let write = Write {
             kind,
             subresource,
@@ -404,6 +387,14 @@ impl Cluster for ApiServer {
 
     async fn allowed(&self, attributes: &Attributes<'_>) -> bool {
         self.decide(attributes).await == Decision::Allow
+    }
+
+    async fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
+        self.inner.deps.authorizer.rules_for(user, namespace).await
+    }
+
+    fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<KindRef> {
+        self.inner.kinds.load().find_by_kind(group, version, kind).cloned()
     }
 
     fn webhooks(&self) -> &WebhookClient {

@@ -117,7 +117,7 @@ async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), St
         options: &options,
         object: None,
         old_object: None,
-        warnings: Vec::new(),
+        remarks: &call.warnings,
         cluster: server,
     };
     server.admit(&mut request).await?;

@@ -30,6 +30,12 @@ impl KindTable {
         self.index.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).map(|i| &self.list[*i])
     }
 
+    /// By kind instead of plural, as owner references name it.
+    pub(crate) fn find_by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&KindRef> {
+        let is = |k: &&KindRef| k.info().kind == kind && k.info().group == group && k.info().version == version;
+        self.list.iter().find(is)
+    }
+
     pub(crate) fn all(&self) -> &[KindRef] {
         &self.list
     }

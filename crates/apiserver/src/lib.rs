@@ -35,6 +35,7 @@ mod patch;
 mod pipeline;
 mod proxy_links;
 pub mod reader;
+mod remarks;
 mod request_info;
 mod response;
 mod reviews;

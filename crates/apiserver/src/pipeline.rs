@@ -315,12 +315,11 @@ async fn admit_delete(
         options: &options.json,
         object: None,
         old_object: Some(object.boxed_clone()),
-        warnings: Vec::new(),
+        remarks: &call.warnings,
         cluster: server,
     };
     server.admit(&mut request).await?;
     server.admit_final(&request).await?;
-    call.warnings.add(request.warnings);
     Ok(())
 }
 

@@ -73,7 +73,6 @@ pub(crate) async fn admit<K: api::Object>(
     let mut request = write.admission(server, Operation::Create, &call.info.name, Some(Box::new(object)), None);
     server.admit(&mut request).await?;
     server.admit_final(&request).await?;
-    call.warnings.add(std::mem::take(&mut request.warnings));
     let object = request.object.take().as_deref().and_then(|o| api::any::downcast_ref::<K>(o).cloned());
     object.ok_or_else(|| status::internal("admission dropped the object"))
 }

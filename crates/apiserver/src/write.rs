@@ -5,13 +5,14 @@
 //! object or is the caller's 409.
 
 use crate::admission::{self, Operation, Request, Together};
-use crate::api_server::{ApiServer, Warnings};
+use crate::api_server::ApiServer;
 use crate::auth::{Attributes, UserInfo};
 use crate::custom::view;
 use crate::delete_plan::{ends_with_update, truncate};
 use crate::managed::{self, Manager};
 use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
+use crate::remarks::Remarks;
 use crate::{convert, encode, status};
 use api::k8s::api::certificates::v1::CertificateSigningRequest;
 use api::{AnyObject, ObjectMeta, Status, Time};
@@ -33,7 +34,7 @@ pub(crate) struct Write<'a> {
     pub(crate) user: &'a UserInfo,
     pub(crate) options: &'a WriteOptions,
     pub(crate) manager: &'a str,
-    pub(crate) warnings: &'a Warnings,
+    pub(crate) warnings: &'a Remarks,
 }
 
 /// What came of a write.
@@ -137,7 +138,6 @@ impl ApiServer {
         }
         let mut request = w.admission(self, Operation::Create, &name, Some(object), None);
         self.admit(&mut request).await?;
-        w.warnings.add(std::mem::take(&mut request.warnings));
         let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
         dedup_owners(object.meta_mut(), w.warnings, true);
         w.kind.default(&mut *object);
@@ -286,7 +286,6 @@ impl ApiServer {
         }
         let mut request = w.admission(self, Operation::Update, w.name, Some(object), Some(old.boxed_clone()));
         self.admit(&mut request).await?;
-        w.warnings.add(std::mem::take(&mut request.warnings));
         let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
         dedup_owners(object.meta_mut(), w.warnings, true);
         w.kind.default(&mut *object);
@@ -416,7 +415,6 @@ impl ApiServer {
     ) -> Result<Box<dyn AnyObject>, Status> {
         let mut request = w.admission(self, operation, name, Some(object), old);
         self.admit_final(&request).await?;
-        w.warnings.add(std::mem::take(&mut request.warnings));
         request.object.take().ok_or_else(|| status::internal("admission dropped the object"))
     }
 }
@@ -468,7 +466,7 @@ impl<'a> Write<'a> {
             options: &self.options.json,
             object,
             old_object,
-            warnings: Vec::new(),
+            remarks: self.warnings,
             cluster: server,
         }
     }
@@ -553,7 +551,7 @@ pub(crate) fn ensure_namespace(meta: &mut ObjectMeta, namespaced: bool, requeste
 }
 
 /// Equal owner references count once (`dedupOwnerReferencesAndAddWarning`).
-fn dedup_owners(meta: &mut ObjectMeta, warnings: &Warnings, after_admission: bool) {
+fn dedup_owners(meta: &mut ObjectMeta, warnings: &Remarks, after_admission: bool) {
     let Some(owners) = &mut meta.owner_references else { return };
     let before = owners.len();
     let mut doubles: Vec<String> = Vec::new();

@@ -2,6 +2,7 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod attributes_class_protection;
 mod autoscaler;
 mod certificates;
 mod clusterrole_aggregation;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<volume_protection::VolumeProtection>(),
         Runner::of::<ephemeral_volume::EphemeralVolumes>(),
         Runner::of::<autoscaler::HorizontalPodAutoscalers>(),
+        Runner::of::<attributes_class_protection::AttributesClassProtection>(),
     ]
 }
 

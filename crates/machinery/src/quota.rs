@@ -8,7 +8,7 @@ use crate::quantity::{Format, Quantity};
 use api::AnyObject;
 use api::any::downcast_ref;
 use api::k8s::api::core::v1::{
-    ContainerStatus, PodAffinityTerm, ResourceQuota, ResourceRequirements, ScopedResourceSelectorRequirement,
+    Container, PodAffinityTerm, ResourceQuota, ResourceRequirements, ScopedResourceSelectorRequirement,
 };
 use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::apimachinery::pkg::api::resource::Quantity as Text;
@@ -311,14 +311,14 @@ impl Side {
 /// said for the whole pod goes before (`component-helpers/resource/helpers.go`, `PodRequests`, `PodLimits`). While a resize
 /// is under way, the larger of what is wanted and what is given counts.
 pub fn pod_resources(pod: &Pod, side: Side) -> Usage {
-    let mut total = Usage::new();
-    let Some(spec) = &pod.spec else { return total };
+    let Some(spec) = &pod.spec else { return Usage::new() };
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let infeasible =
         conditions.iter().any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Infeasible"));
-    let given = |statuses: &Option<Vec<ContainerStatus>>, name: &str, wanted: Usage| {
-        let status = statuses.iter().flatten().find(|s| s.name == name && s.resources.is_some());
+    let given = |container: &Container, wanted: Usage| {
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let status = all.into_iter().find(|s| s.name == container.name && s.resources.is_some());
         let Some(status) = status else { return wanted };
         let mut most = if infeasible { Usage::new() } else { wanted };
         raise(&mut most, &side.of(status.resources.as_ref()));
@@ -327,25 +327,7 @@ pub fn pod_resources(pod: &Pod, side: Side) -> Usage {
         }
         most
     };
-    for container in &spec.containers {
-        add(&mut total, &given(&status.container_statuses, &container.name, side.of(container.resources.as_ref())));
-    }
-    let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
-    for container in spec.init_containers.iter().flatten() {
-        let own = side.of(container.resources.as_ref());
-        if container.restart_policy.as_deref() == Some("Always") {
-            let own = given(&status.init_container_statuses, &container.name, own);
-            add(&mut sidecars, &own);
-            add(&mut total, &own);
-            raise(&mut peak, &sidecars);
-        } else {
-            let mut moment = sidecars.clone();
-            add(&mut moment, &own);
-            raise(&mut peak, &moment);
-        }
-    }
-    raise(&mut total, &peak);
-    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_pod_level(name)));
+    let mut total = together(spec, side, given);
     let overhead = parse(spec.overhead.as_ref());
     match side {
         Side::Requests => add(&mut total, &overhead),
@@ -357,6 +339,36 @@ pub fn pod_resources(pod: &Pod, side: Side) -> Usage {
             }
         }
     }
+    total
+}
+
+/// What a pod's spec says, without overhead.
+pub fn spec_resources(spec: &PodSpec, side: Side) -> Usage {
+    together(spec, side, |_, wanted| wanted)
+}
+
+/// `given` tells what counts of a container that runs as long as the pod, from what it wants.
+fn together(spec: &PodSpec, side: Side, given: impl Fn(&Container, Usage) -> Usage) -> Usage {
+    let mut total = Usage::new();
+    for container in &spec.containers {
+        add(&mut total, &given(container, side.of(container.resources.as_ref())));
+    }
+    let (mut sidecars, mut peak) = (Usage::new(), Usage::new());
+    for container in spec.init_containers.iter().flatten() {
+        let own = side.of(container.resources.as_ref());
+        if container.restart_policy.as_deref() == Some("Always") {
+            let own = given(container, own);
+            add(&mut sidecars, &own);
+            add(&mut total, &own);
+            raise(&mut peak, &sidecars);
+        } else {
+            let mut moment = sidecars.clone();
+            add(&mut moment, &own);
+            raise(&mut peak, &moment);
+        }
+    }
+    raise(&mut total, &peak);
+    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_pod_level(name)));
     total
 }
 

@@ -5,15 +5,27 @@
 //!
 //! Invariant: plugins keep nothing between requests but what they can rebuild from the store.
 
+mod certificates;
+mod default_ingress_class;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod owner_references;
+mod pod_security;
+mod pod_topology_labels;
 mod priority;
 mod resource_quota;
+mod role_escalation;
+mod runtime_class;
 mod service_account;
+mod storage_class;
+mod storage_protection;
+mod taint_nodes;
 
-use crate::auth::UserInfo;
+use crate::auth::{Rules, UserInfo};
 use crate::reader::{KindRef, Reader, Stored};
+use crate::remarks::Remarks;
 use crate::status;
 use api::status::StatusCause;
 use api::{AnyObject, Object, Status};
@@ -23,12 +35,23 @@ use machinery::kinds::KindInfo;
 use serde_json::Value;
 use std::sync::Arc;
 
+pub use certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
+pub use default_ingress_class::DefaultIngressClass;
 pub use default_toleration_seconds::DefaultTolerationSeconds;
+pub use limit_ranger::LimitRanger;
 pub use namespace_lifecycle::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
+pub use owner_references::OwnerReferences;
+pub use pod_security::{Exemptions, PodSecurity};
+pub use pod_topology_labels::PodTopologyLabels;
 pub use priority::Priority;
 pub use resource_quota::ResourceQuotas;
+pub use role_escalation::RoleEscalation;
+pub use runtime_class::RuntimeClasses;
 pub use service_account::ServiceAccounts;
+pub use storage_class::{DefaultStorageClass, VolumeClaimResize};
+pub use storage_protection::StorageProtection;
+pub use taint_nodes::TaintNodes;
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +100,8 @@ pub struct Request<'a> {
     pub object: Option<Box<dyn AnyObject>>,
     /// The object before; `None` for creates.
     pub old_object: Option<Box<dyn AnyObject>>,
-    /// Texts for `Warning:` headers.
-    pub warnings: Vec<String>,
+    /// For warnings and audit annotations.
+    pub remarks: &'a Remarks,
     /// Reads of the cluster, and writes of one's own.
     pub cluster: &'a dyn Cluster,
 }
@@ -152,6 +175,12 @@ pub trait Cluster: Send + Sync {
     /// The server's clock.
     fn now(&self) -> jiff::Timestamp;
 
+    /// Everything that a user may do in a namespace, as rules.
+    async fn rules(&self, user: &UserInfo, namespace: &str) -> Rules;
+
+    /// A served kind.
+    fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<KindRef>;
+
     /// Asks the authorizer (for plugins whose rule is "may do this only who may do that").
     async fn allowed(&self, attributes: &crate::auth::Attributes<'_>) -> bool;
 
@@ -222,19 +251,56 @@ impl Together {
     }
 }
 
-/// The plugins, in upstream's order. Configuration of a plugin is an argument of its constructor.
+/// Plugins that are off unless somebody asks for them, as upstream (`DefaultOffAdmissionPlugins`).
+const OFF: [&str; 1] = ["OwnerReferencesPermissionEnforcement"];
+
+/// The plugins that are on by default, in upstream's order. Configuration of a plugin is an argument of its constructor.
 pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
+    plugins(random, &[]).expect("no name is wrong")
+}
+
+/// The plugins that are on by default, and those named; or the name that is none's.
+pub fn plugins(random: Arc<dyn Random>, enable: &[String]) -> Result<Vec<Box<dyn Admission>>, String> {
+    let mut all = table(random);
+    if let Some(wrong) = enable.iter().find(|name| !all.iter().any(|p| p.name() == *name)) {
+        return Err(wrong.clone());
+    }
+    all.retain(|p| !OFF.contains(&p.name()) || enable.iter().any(|name| name == p.name()));
+    Ok(all)
+}
+
+/// Every plugin.
+fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
     vec![
+        Box::new(RoleEscalation),
         Box::new(NamespaceLifecycle),
+        Box::new(LimitRanger),
         Box::new(ServiceAccounts { random }),
         Box::new(NodeRestriction),
+        Box::new(TaintNodes),
+        Box::new(PodSecurity::default()),
         Box::new(Priority),
         Box::new(DefaultTolerationSeconds),
-        // Not yet: LimitRanger, TaintNodesByCondition, PodSecurity, DefaultStorageClass, StorageObjectInUseProtection,
-        // PersistentVolumeClaimResize, RuntimeClass, CertificateApproval, CertificateSigning, CertificateSubjectRestriction,
-        // DefaultIngressClass, PodTopologyLabels, webhooks, policies.
+        Box::new(DefaultStorageClass),
+        Box::new(StorageProtection),
+        Box::new(OwnerReferences),
+        Box::new(VolumeClaimResize),
+        Box::new(RuntimeClasses),
+        Box::new(CertificateApproval),
+        Box::new(CertificateSigning),
+        Box::new(CertificateSubjectRestriction),
+        Box::new(DefaultIngressClass),
+        Box::new(PodTopologyLabels),
+        // Not yet: webhooks, policies.
         Box::new(ResourceQuotas::default()),
     ]
+}
+
+/// Of several defaults the newest counts, then the first by name.
+fn newest<K: Object>(classes: &[K]) -> Option<&K> {
+    let age = |class: &K| class.meta().creation_timestamp.as_ref().map(|t| t.0);
+    let name = |class: &K| class.meta().name.clone();
+    classes.iter().max_by(|a, b| age(a).cmp(&age(b)).then_with(|| name(b).cmp(&name(a))))
 }
 
 /// All mutations in order; stops at the first refusal.

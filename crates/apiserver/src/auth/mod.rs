@@ -16,6 +16,7 @@ pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
 pub use node::{NodeAuthorizer, node_name};
 pub use rbac::{Policy, Rbac};
+pub(crate) use rbac::{breakdown, covers};
 pub use request_header::RequestHeaders;
 pub use tokens::{KeyError, Tokens};
 pub use union::{Authenticators, Authorizers, Masters};

@@ -3,7 +3,7 @@
 //! [`Policy`] is a pure index (subject → bindings → rules) fed from the store's watch, so that a decision reads no objects.
 //! Differs from upstream: bindings are found by subject instead of being scanned for every request.
 
-use super::{Attributes, Authorizer, Decision, MASTERS, NonResourceRule, ResourceRule, Rules, UserInfo};
+use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo};
 use crate::reader::{Reader, Stored};
 use api::k8s::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use api::meta::MetaExt;
@@ -197,31 +197,10 @@ impl Rbac {
         base::tasks::detach("rbac", follow(reader.clone(), policy.clone(), revision));
         Ok(Arc::new(Rbac { policy }))
     }
-
-    /// Whether `user` already has everything `rules` grant in `namespace` (`""` = cluster-wide); otherwise the rules it
-    /// lacks. For the escalation check of roles (`rbacregistry/validation.Covers`, coarser: a rule must be covered item by item).
-    pub fn uncovered(&self, user: &UserInfo, namespace: &str, rules: &[PolicyRule]) -> Vec<PolicyRule> {
-        if user.is_in(MASTERS) {
-            return Vec::new();
-        }
-        let owned = self.policy.read().rules(user, namespace);
-        rules.iter().flat_map(breakdown).filter(|rule| !owned.iter().any(|o| covers(o, rule))).collect()
-    }
-
-    /// The rules a RoleRef stands for; `None` if the role does not exist.
-    pub fn rules_of(&self, namespace: &str, role: &RoleRef) -> Option<Vec<PolicyRule>> {
-        let policy = self.policy.read();
-        let rules = if role.kind == "ClusterRole" {
-            policy.cluster_roles.get(&role.name)
-        } else {
-            policy.roles.get(&(namespace.to_owned(), role.name.clone()))
-        };
-        rules.map(|r| r.to_vec())
-    }
 }
 
 /// One rule per (verb, group, resource, name) or (verb, path).
-fn breakdown(rule: &PolicyRule) -> Vec<PolicyRule> {
+pub(crate) fn breakdown(rule: &PolicyRule) -> Vec<PolicyRule> {
     let mut all = Vec::new();
     for verb in &rule.verbs {
         for url in rule.non_resource_urls.iter().flatten() {
@@ -252,7 +231,7 @@ fn breakdown(rule: &PolicyRule) -> Vec<PolicyRule> {
 }
 
 /// Whether `owner` grants the single-item rule `wanted`.
-fn covers(owner: &PolicyRule, wanted: &PolicyRule) -> bool {
+pub(crate) fn covers(owner: &PolicyRule, wanted: &PolicyRule) -> bool {
     let has = |list: Option<&[String]>, value: &str| list.unwrap_or_default().iter().any(|x| x == "*" || x == value);
     let first = |list: &Option<Vec<String>>| list.as_ref().and_then(|l| l.first()).cloned().unwrap_or_default();
     if !wanted.verbs.first().is_some_and(|v| has(Some(&owner.verbs), v)) {

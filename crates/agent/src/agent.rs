@@ -372,6 +372,11 @@ impl AgentHandle {
         self.workers.read().values().map(|w| w.view().pod).collect()
     }
 
+    /// Likewise, with what the node knows of each.
+    pub fn views(&self) -> Vec<PodView> {
+        self.workers.read().values().map(WorkerHandle::view).collect()
+    }
+
     fn worker(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<WorkerHandle> {
         let workers = self.workers.read();
         let fits = |w: &&WorkerHandle| {

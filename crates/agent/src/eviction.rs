@@ -77,6 +77,19 @@ impl FromStr for Threshold {
     }
 }
 
+impl Thresholds {
+    /// As the kubelet's `evictionHard` shows them.
+    pub fn shown(&self) -> std::collections::BTreeMap<&'static str, String> {
+        let all =
+            [("memory.available", self.memory), ("nodefs.available", self.disk), ("nodefs.inodesFree", self.inodes)];
+        let shown = |threshold: Threshold| match threshold {
+            Threshold::Amount(amount) => amount.to_string(),
+            Threshold::Share(share) => format!("{}%", share * 100.0),
+        };
+        all.into_iter().filter_map(|(signal, threshold)| Some((signal, shown(threshold?)))).collect()
+    }
+}
+
 impl FromStr for Thresholds {
     type Err = ThresholdError;
     /// `memory.available<100Mi,nodefs.available<10%`, as the kubelet's `--eviction-hard`.

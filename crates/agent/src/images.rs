@@ -40,6 +40,8 @@ pub trait Images: Send + Sync {
     async fn retain(&self, containers: &[String]) -> Result<(), ImageError>;
     /// All images on the node, for the node's status.
     async fn list(&self) -> Result<Vec<Image>, ImageError>;
+    /// The directory that takes what container `container` writes to its root, if it has one.
+    fn upper(&self, container: &str) -> Option<PathBuf>;
     /// Where images are kept; its file system's size is the node's ephemeral storage.
     fn root(&self) -> PathBuf;
 }

@@ -22,6 +22,7 @@ pub mod node;
 pub mod pod;
 pub mod probes;
 pub mod server;
+pub mod stats;
 pub mod volumes;
 
 pub use agent::{Agent, AgentHandle, ContainerTarget, Feed, LogTarget, LookupError, Parts, PodFeed};

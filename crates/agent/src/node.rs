@@ -48,6 +48,8 @@ pub struct Machine {
     pub memory: u64,
     /// Bytes that programs could have.
     pub memory_available: u64,
+    /// Bytes that nothing uses.
+    pub memory_free: u64,
     /// Bytes of the file system with images and volumes.
     pub disk: u64,
     /// Of these, free.
@@ -85,6 +87,7 @@ impl Machine {
             cpus: count_cpus(&text("/sys/devices/system/cpu/online")),
             memory: kib("MemTotal"),
             memory_available: kib("MemAvailable"),
+            memory_free: kib("MemFree"),
             disk: space.f_blocks.saturating_mul(space.f_frsize),
             disk_available: space.f_bavail.saturating_mul(space.f_frsize),
             inodes: space.f_files,

@@ -292,6 +292,9 @@ impl Images for FakeImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
+    fn upper(&self, _: &str) -> Option<std::path::PathBuf> {
+        None
+    }
     fn root(&self) -> std::path::PathBuf {
         "/".into()
     }

@@ -73,6 +73,9 @@ impl Images for DirImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
+    fn upper(&self, container: &str) -> Option<PathBuf> {
+        Some(self.roots.join(container).join("upper"))
+    }
     fn root(&self) -> PathBuf {
         self.roots.clone()
     }

@@ -4,8 +4,14 @@ use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
+<<<<<<< HEAD
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::server::{AgentPods, ClientAuth, NodeApi, Tls};
+=======
+use agent::node::NodeKeeper;
+use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls, TlsMaterial};
+use agent::stats::Collector;
+>>>>>>> e6bf08e (Tell what node, pods and containers use)
 use agent::{Agent, AgentHandle, Parts};
 use api::k8s::api::core::v1::NodeStatus;
 use api::prelude::{EndpointSlice, Node as ApiNode, Service};
@@ -159,7 +165,8 @@ pub(crate) async fn start(
     let local_volumes = agent::volumes::local::root(&agent_config.data_dir);
     let agent = Agent::new(agent_config, parts);
     let handle = agent.handle();
-    let keeper = NodeKeeper::new(agent.context(), &client);
+    let context = agent.context();
+    let keeper = NodeKeeper::new(context.clone(), &client);
     tasks.push(base::tasks::spawn("agent", agent.run(feed, shutdown.clone())));
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
     let tidy = agent::volumes::local::tidy(local_volumes, client.clone(), shutdown.clone());
@@ -173,6 +180,7 @@ pub(crate) async fn start(
     let node_api = NodeApi {
         node_name: config.node_name.as_str().into(),
         pods: Arc::new(AgentPods::new(handle.clone())),
+        numbers: Arc::new(AgentNumbers::new(handle.clone(), Collector::new(handle.clone(), context))),
         auth: Arc::new(ClientAuth::new(client.clone())),
         clock,
     };

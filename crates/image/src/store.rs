@@ -350,6 +350,11 @@ impl ImageStore {
         self.0.state.lock().snapshots.iter().map(|(id, snapshot)| (id.clone(), snapshot.image.clone())).collect()
     }
 
+    /// The directory that takes the writes of container `id`, if it has a root file system.
+    pub fn upper(&self, id: &str) -> Option<PathBuf> {
+        self.0.state.lock().snapshots.contains_key(id).then(|| self.0.snapshot_dir(id).join("upper"))
+    }
+
     /// The files of an image, without mounting: for `/etc/passwd` and the like.
     pub fn files(&self, image: &Image) -> Merged {
         Merged::new(self.0.lower(&image.diff_ids()))

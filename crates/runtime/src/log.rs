@@ -55,11 +55,13 @@ impl Lines {
         }
     }
 
-    /// Appends what is left when the stream ends without a newline.
+    /// Appends what is left when the stream ends without a newline: a part of a line, as containerd has it
+    /// (`internal/cri/io/logger.go`), so that readers add no newline.
     pub(crate) fn finish(&mut self, now_ns: i64, out: &mut Vec<u8>) {
-        if !self.partial.is_empty() || self.continued {
-            self.entry(true, &[], now_ns, out);
+        if !self.partial.is_empty() {
+            self.entry(false, &[], now_ns, out);
         }
+        self.continued = false;
     }
 
     fn entry(&mut self, full: bool, rest: &[u8], now_ns: i64, out: &mut Vec<u8>) {
@@ -272,7 +274,7 @@ mod tests {
             stdout F a
             stdout F bc
             stdout F 
-            stdout F end
+            stdout P end
         "#]],
         );
     }

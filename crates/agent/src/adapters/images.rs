@@ -117,6 +117,10 @@ impl Images for StoreImages {
         Ok(self.store.list().iter().map(|i| translate(i)).collect())
     }
 
+    fn upper(&self, container: &str) -> Option<PathBuf> {
+        self.store.upper(&format!("{PREFIX}{container}"))
+    }
+
     fn root(&self) -> PathBuf {
         self.root.clone()
     }

@@ -305,6 +305,9 @@ pub struct Pause {
     pub key: String,
 }
 
+/// The kubelet stops and starts such a container within one synchronization, which nobody sees.
+const RESTART_HIDDEN: Duration = Duration::from_secs(1);
+
 /// First pause (`backOffPeriod`, `imageBackOffPeriod`).
 pub const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause (`MaxCrashLoopBackOff`, `MaxImageBackOff`).
@@ -438,6 +441,16 @@ impl Seen {
     /// Whether a process of the pod may still run (`PodCouldHaveRunningContainers`).
     pub fn may_run(&self) -> bool {
         self.anything_runs() || self.containers.values().any(|c| c.running().is_some())
+    }
+
+    /// A container that was stopped only to be started again is about to run: what it looks like meanwhile is worth no word
+    /// before this time.
+    pub fn unsettled_until(&self) -> Option<Timestamp> {
+        let about_to_run = |c: &ContainerSeen| {
+            let exit = c.exited().filter(|e| e.restart && c.doing != Doing::Nothing)?;
+            Some(exit.finished_at? + signed(RESTART_HIDDEN))
+        };
+        self.containers.values().filter_map(about_to_run).max().filter(|_| self.ending.is_none())
     }
 
     /// Whether there is or may be a sandbox.

@@ -140,7 +140,8 @@ impl Worker {
             }
             self.write_status(now);
             self.publish();
-            let wake_at = [wake_at, self.renew_at, self.write_again_at].into_iter().flatten().min();
+            let unsettled = self.seen.unsettled_until().filter(|at| now < *at);
+            let wake_at = [wake_at, self.renew_at, self.write_again_at, unsettled].into_iter().flatten().min();
             let Some(message) = self.wait(&mut inbox, wake_at).await else { continue };
             if self.take(message) {
                 return false;
@@ -318,7 +319,9 @@ impl Worker {
     }
 
     fn write_status(&mut self, now: Timestamp) {
-        if self.writing || self.seen.object_gone || self.write_again_at.is_some_and(|at| now < at) {
+        let not_yet = |at: Option<Timestamp>| at.is_some_and(|at| now < at);
+        if self.writing || self.seen.object_gone || not_yet(self.write_again_at) || not_yet(self.seen.unsettled_until())
+        {
             return;
         }
         let wanted = self.status(now);

@@ -3,6 +3,7 @@
 //! ```text
 //!   TLS ─▶ edge ─▶ auth ─▶ routes ─┬▶ logs            file ─▶ select (pure) ─▶ body
 //!                                  ├▶ remote          websocket │ spdy ─▶ streams ─▶ Session of the engine
+//!                                  ├▶ numbers         what the node uses, read when asked
 //!                                  └▶ port_forward    spdy (│ inside websocket) ─▶ dial
 //! ```
 //!
@@ -20,6 +21,8 @@ mod auth;
 mod client_auth;
 mod edge;
 mod logs;
+mod node_logs;
+mod numbers;
 mod port_forward;
 mod remote;
 mod routes;
@@ -32,7 +35,8 @@ pub use agent_pods::AgentPods;
 pub use auth::{Attributes, AuthError, NodeAuth, User};
 pub use client_auth::ClientAuth;
 pub use edge::{Tls, TlsError, TlsMaterial, serve};
-pub use seams::{Dialed, Io, LogSource, Pods};
+pub use numbers::AgentNumbers;
+pub use seams::{Dialed, Io, LogSource, Numbers, Pods};
 
 use base::Clock;
 use std::sync::Arc;
@@ -44,6 +48,8 @@ pub struct NodeApi {
     pub node_name: Arc<str>,
     /// The pods of this node.
     pub pods: Arc<dyn Pods>,
+    /// What they use.
+    pub numbers: Arc<dyn Numbers>,
     /// Who may do what.
     pub auth: Arc<dyn NodeAuth>,
     /// Wall time, for `sinceSeconds`.

@@ -5,10 +5,12 @@
 use super::NodeApi;
 use super::auth::{self, User};
 use super::logs::{self, LogOptions};
+use super::node_logs;
 use super::port_forward::{self, PodRef};
 use super::remote::{self, What};
 use super::streams::Wanted;
 use crate::agent::LookupError;
+use crate::stats::{prometheus, summary};
 use api::Codec;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -32,6 +34,14 @@ struct At {
     container: String,
 }
 
+/// Which metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Metrics {
+    Own,
+    Resource,
+    Cadvisor,
+}
+
 /// What a path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
@@ -42,6 +52,11 @@ enum Route {
     Attach(At),
     Run(At),
     PortForward(At),
+    Summary,
+    Metrics(Metrics),
+    Configz,
+    /// A path below the node's log directory.
+    NodeLogs(String),
     /// The kubelet has it, we do not.
     Unsupported(&'static str),
     MethodNotAllowed,
@@ -71,11 +86,15 @@ impl Route {
             ["run", n, p, u, c] => when(post, Route::Run(at(n, p, u, c))),
             ["portForward", n, p] => when(get || post, Route::PortForward(at(n, p, "", ""))),
             ["portForward", n, p, u] => when(get || post, Route::PortForward(at(n, p, u, ""))),
-            ["stats", ..] => Route::Unsupported("stats"),
-            ["metrics", ..] => Route::Unsupported("metrics"),
-            ["logs", ..] => Route::Unsupported("logs"),
+            ["stats", "summary"] => when(get || post, Route::Summary),
+            ["stats", ..] => Route::NotFound,
+            ["metrics"] => when(get, Route::Metrics(Metrics::Own)),
+            ["metrics", "resource"] => when(get, Route::Metrics(Metrics::Resource)),
+            ["metrics", "cadvisor"] => when(get, Route::Metrics(Metrics::Cadvisor)),
+            ["metrics", "probes"] => Route::Unsupported("metrics/probes"),
+            ["logs", rest @ ..] => when(get, Route::NodeLogs(rest.join("/"))),
             ["checkpoint", ..] => Route::Unsupported("checkpoint"),
-            ["configz"] => Route::Unsupported("configz"),
+            ["configz"] => when(get, Route::Configz),
             ["runningpods"] => Route::Unsupported("runningpods"),
             ["statusz"] => Route::Unsupported("statusz"),
             ["flagz"] => Route::Unsupported("flagz"),
@@ -117,6 +136,10 @@ pub(super) async fn answer(
         Route::Attach(at) => call.remote(What::Attach, at),
         Route::Run(at) => call.run(&at).await,
         Route::PortForward(at) => call.port_forward(at),
+        Route::Summary => call.summary().await,
+        Route::Metrics(which) => call.metrics(which).await,
+        Route::Configz => Ok(json(&server.numbers.settings())),
+        Route::NodeLogs(path) => node_logs::answer(&server.numbers.log_dir(), &path).await,
         Route::Unsupported(what) => Ok(text(501, format!("{what} is not supported by dhow\n"))),
         Route::MethodNotAllowed => Ok(text(405, "405: Method Not Allowed")),
         Route::NotFound => Ok(text(404, "404 page not found\n")),
@@ -145,6 +168,25 @@ impl Call<'_> {
         let mut response = text(200, json);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
+    }
+
+    async fn summary(&self) -> Result<Response<Body>, Refusal> {
+        let only_cpu = self.query.iter().any(|(n, v)| n == "only_cpu_and_memory" && v == "true");
+        let sample = self.server.numbers.collect(!only_cpu).await;
+        Ok(json(&summary::summary(&sample.map_err(|e| unreadable(&e))?)))
+    }
+
+    async fn metrics(&self, which: Metrics) -> Result<Response<Body>, Refusal> {
+        let numbers = &self.server.numbers;
+        let body = match which {
+            Metrics::Own => numbers.own(),
+            Metrics::Resource => prometheus::resource(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
+            Metrics::Cadvisor => prometheus::cadvisor(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
+        };
+        let mut response = text(200, body);
+        let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, format);
+        Ok(response)
     }
 
     async fn logs(&self, at: &At) -> Result<Response<Body>, Refusal> {
@@ -217,6 +259,16 @@ impl Call<'_> {
     }
 }
 
+fn json(value: &serde_json::Value) -> Response<Body> {
+    let mut response = text(200, value.to_string());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn unreadable(error: &std::io::Error) -> Refusal {
+    Refusal::new(500, format!("failed to read what this node uses: {error}"))
+}
+
 fn not_found(text: String) -> Refusal {
     Refusal::new(404, text)
 }
@@ -282,7 +334,9 @@ mod tests {
         assert_eq!(get("/exec/a/b/u/c"), Route::Exec(at("a", "b", "u", "c")));
         assert_eq!(get("/portForward/a/b"), Route::PortForward(at("a", "b", "", "")));
         assert_eq!(get("/run/a/b/c"), Route::MethodNotAllowed);
-        assert_eq!(get("/metrics/cadvisor"), Route::Unsupported("metrics"));
+        assert_eq!(get("/metrics/cadvisor"), Route::Metrics(Metrics::Cadvisor));
+        assert_eq!(get("/logs/pods/x"), Route::NodeLogs("pods/x".into()));
+        assert_eq!(get("/logs/"), Route::NodeLogs(String::new()));
         assert_eq!(get("/exec/a"), Route::NotFound);
         assert_eq!(Route::parse(&Method::DELETE, "/exec/a/b/c"), Route::MethodNotAllowed);
     }

@@ -2,12 +2,26 @@
 
 use crate::agent::{ContainerTarget, LookupError};
 use crate::engine::{EngineError, Session, StreamRequest};
+use crate::stats::NodeSample;
 use api::prelude::Pod;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What the node uses.
+#[async_trait]
+pub trait Numbers: Send + Sync {
+    /// All of it; `disks` walks through directories, too.
+    async fn collect(&self, disks: bool) -> std::io::Result<NodeSample>;
+    /// What the agent tells of itself (`/metrics`).
+    fn own(&self) -> String;
+    /// How the agent is set up (`/configz`).
+    fn settings(&self) -> serde_json::Value;
+    /// The directory whose files `/logs` shows.
+    fn log_dir(&self) -> PathBuf;
+}
 
 /// A byte stream both ways.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -152,6 +152,11 @@ impl VolumeManager {
         self.pod_dir(uid).join("mounts")
     }
 
+    /// Where a volume's content is, if it has some of its own.
+    pub fn place(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+        self.path_of(pod, volume, &persistent::load(&self.pod_dir(pod.uid())))
+    }
+
     fn path_of(&self, pod: &Pod, volume: &Volume, places: &Places) -> Option<PathBuf> {
         if let Some(host) = &volume.host_path {
             return Some(PathBuf::from(&host.path));

@@ -1,0 +1,372 @@
+//! What node, pods and containers use: read from the kernel when somebody asks, and at no other time.
+//!
+//! [`Collector`] reads; [`summary`] (`/stats/summary`) and [`prometheus`] (`/metrics/*`) only write down. A rate needs two
+//! readings: the one of the last question, or one a moment ago if nobody has asked lately.
+//!
+//! Follows `pkg/kubelet/server/stats` and `pkg/kubelet/metrics/collectors`. Differs: the node's numbers are the machine's, not
+//! those of a root cgroup; what cAdvisor knows beyond CPU, memory, tasks, disk and start times is not told, nor are network
+//! counters.
+
+pub mod disk;
+pub mod prometheus;
+pub mod summary;
+
+use crate::agent::AgentHandle;
+use crate::context::Context;
+use crate::engine::Usage;
+use crate::node::Machine;
+use crate::pod::seen::Run;
+use crate::pod::spec::resources;
+use crate::pod::view;
+use crate::pod::worker::PodView;
+use api::k8s::api::core::v1::Volume;
+use api::meta::MetaExt;
+use disk::{DiskUse, Space};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between the two readings of a rate that nobody has asked for lately.
+const MOMENT: Duration = Duration::from_millis(250);
+/// A reading older than this says nothing of what is used now.
+const STALE: i64 = 120;
+/// A rate is not computed anew within this time: the counters are too coarse.
+const SHORTEST_WINDOW_MS: i128 = 200;
+/// The machine's own counter, among those of cgroups.
+const MACHINE: &str = "";
+
+/// What is used now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeSample {
+    /// When.
+    pub at: Timestamp,
+    /// `metadata.name`
+    pub name: String,
+    /// When the machine started.
+    pub boot: Timestamp,
+    /// Its sizes.
+    pub machine: Machine,
+    /// CPU time of all processors since the start, nanoseconds.
+    pub cpu_ns: u64,
+    /// Nanoseconds of CPU per second.
+    pub cpu_rate: Option<u64>,
+    /// Tasks: how many may be and are.
+    pub tasks: (u64, u64),
+    /// The file system of images and volumes.
+    pub space: Space,
+    /// Bytes of images.
+    pub images: u64,
+    /// All pods that may run.
+    pub pods: Vec<PodSample>,
+}
+
+/// What a pod uses.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PodSample {
+    /// `metadata.namespace`
+    pub namespace: String,
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+    /// `status.startTime`
+    pub started_at: Option<Timestamp>,
+    /// Of its cgroup.
+    pub usage: Usage,
+    /// Nanoseconds of CPU per second.
+    pub cpu_rate: Option<u64>,
+    /// Those that run.
+    pub containers: Vec<ContainerSample>,
+    /// Volumes whose content is the pod's or a claim's, if disks were asked for.
+    pub volumes: Vec<VolumeSample>,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ContainerSample {
+    /// Its name in the pod.
+    pub name: String,
+    /// The run's id.
+    pub id: String,
+    /// The image's name.
+    pub image: String,
+    /// When the run began.
+    pub started_at: Timestamp,
+    /// Of its cgroup.
+    pub usage: Usage,
+    /// Nanoseconds of CPU per second.
+    pub cpu_rate: Option<u64>,
+    /// What it wrote, if disks were asked for.
+    pub rootfs: Option<DiskUse>,
+    /// Its logs, likewise.
+    pub logs: Option<DiskUse>,
+}
+
+/// What a volume holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VolumeSample {
+    /// Its name in the pod.
+    pub name: String,
+    /// The claim, if it is one's.
+    pub claim: Option<String>,
+    /// Of this content.
+    pub used: DiskUse,
+    /// Of the file system.
+    pub space: Space,
+    /// Counts as the pod's use of the node's disk.
+    pub ephemeral: bool,
+}
+
+impl PodSample {
+    /// Bytes of the node's disk (`ephemeral-storage`).
+    pub fn ephemeral(&self) -> DiskUse {
+        let containers = self.containers.iter().flat_map(|c| [c.rootfs, c.logs].into_iter().flatten());
+        let volumes = self.volumes.iter().filter(|v| v.ephemeral).map(|v| v.used);
+        containers.chain(volumes).fold(DiskUse::default(), DiskUse::plus)
+    }
+}
+
+/// A counter as it was.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    at: Timestamp,
+    cpu_ns: u64,
+    rate: Option<u64>,
+}
+
+/// Pure: the next reading of a counter, after the last one.
+fn next_reading(last: Option<Reading>, at: Timestamp, cpu_ns: u64) -> Reading {
+    let Some(last) = last.filter(|l| at.duration_since(l.at).as_secs() < STALE && cpu_ns >= l.cpu_ns) else {
+        return Reading { at, cpu_ns, rate: None };
+    };
+    let ms = at.duration_since(last.at).as_millis();
+    if ms < SHORTEST_WINDOW_MS {
+        return last;
+    }
+    let rate = u128::from(cpu_ns - last.cpu_ns) * 1000 / ms.unsigned_abs();
+    Reading { at, cpu_ns, rate: u64::try_from(rate).ok() }
+}
+
+/// Reads what is used.
+pub struct Collector {
+    agent: AgentHandle,
+    context: Arc<Context>,
+    readings: Mutex<BTreeMap<String, Reading>>,
+}
+
+impl Collector {
+    /// Of this agent's pods.
+    pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
+        Collector { agent, context, readings: Mutex::default() }
+    }
+
+    /// Shared state of the agent.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// All of it; walking through directories takes time and is done only if `disks` are asked for.
+    pub async fn collect(&self, disks: bool) -> std::io::Result<NodeSample> {
+        let views = self.agent.views();
+        if self.read(&views).is_none() {
+            tokio::time::sleep(MOMENT).await;
+        }
+        let mut sample = self.sample(&views)?;
+        let rates = self.read(&views);
+        let rate = |cgroup: &str| rates.as_ref().and_then(|r| r.get(cgroup).copied());
+        sample.cpu_rate = rate(MACHINE);
+        for (pod, view) in sample.pods.iter_mut().zip(views.iter().filter(|v| v.seen.may_run())) {
+            let path = resources::pod_cgroup_path(&view.pod);
+            pod.cpu_rate = rate(&path);
+            for c in &mut pod.containers {
+                c.cpu_rate = rate(&format!("{path}/{}", c.id));
+            }
+        }
+        let images = self.context.images.list().await.unwrap_or_default();
+        sample.images = images.iter().map(|i| i.size).sum();
+        if disks {
+            let context = self.context.clone();
+            let views: Vec<PodView> = views.into_iter().filter(|v| v.seen.may_run()).collect();
+            sample = tokio::task::spawn_blocking(move || {
+                sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view));
+                sample
+            })
+            .await
+            .map_err(std::io::Error::other)?;
+        }
+        Ok(sample)
+    }
+
+    /// Takes a reading of every counter; the rates, if all are known.
+    fn read(&self, views: &[PodView]) -> Option<BTreeMap<String, u64>> {
+        let now = self.context.clock.now();
+        let mut readings = self.readings.lock();
+        let mut wanted = BTreeSet::from([MACHINE.to_owned()]);
+        for view in views.iter().filter(|v| v.seen.may_run()) {
+            let path = resources::pod_cgroup_path(&view.pod);
+            let runs = view.seen.containers.values().filter_map(|c| c.running());
+            wanted.extend(runs.map(|run| format!("{path}/{}", run.id)));
+            wanted.insert(path);
+        }
+        readings.retain(|name, _| wanted.contains(name));
+        for name in wanted {
+            let cpu_ns = if name == MACHINE { machine_cpu_ns() } else { self.context.engine.usage(&name).cpu_ns };
+            let next = next_reading(readings.get(&name).copied(), now, cpu_ns);
+            readings.insert(name, next);
+        }
+        readings.iter().map(|(name, r)| Some((name.clone(), r.rate?))).collect()
+    }
+
+    fn sample(&self, views: &[PodView]) -> std::io::Result<NodeSample> {
+        let context = &self.context;
+        let machine = Machine::read(&context.images.root())?;
+        let space = Space::of(&context.images.root())?;
+        Ok(NodeSample {
+            at: context.clock.now(),
+            name: context.config.node_name.clone(),
+            boot: boot_time(),
+            machine,
+            cpu_ns: machine_cpu_ns(),
+            cpu_rate: None,
+            tasks: tasks(),
+            space,
+            images: 0,
+            pods: views.iter().filter(|v| v.seen.may_run()).map(|v| self.pod(v)).collect(),
+        })
+    }
+
+    fn pod(&self, view: &PodView) -> PodSample {
+        let pod = &view.pod;
+        let path = resources::pod_cgroup_path(pod);
+        let usage = |cgroup: &str| self.context.engine.usage(cgroup);
+        let containers = view.seen.containers.iter().filter_map(|(name, c)| {
+            let run = c.running()?;
+            Some(ContainerSample {
+                name: name.clone(),
+                id: run.id.clone(),
+                image: run.image.clone(),
+                started_at: run.started_at,
+                usage: usage(&format!("{path}/{}", run.id)),
+                ..ContainerSample::default()
+            })
+        });
+        PodSample {
+            namespace: pod.namespace().to_owned(),
+            name: pod.name().to_owned(),
+            uid: pod.uid().to_owned(),
+            started_at: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
+            usage: usage(&path),
+            containers: containers.collect(),
+            ..PodSample::default()
+        }
+    }
+}
+
+/// Walks through what a pod has on disk.
+pub fn measure(context: &Context, sample: &mut PodSample, view: &PodView) {
+    let pod = &view.pod;
+    for c in &mut sample.containers {
+        c.rootfs = context.images.upper(&c.id).map(|dir| DiskUse::of(&dir));
+        let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid()).join(&c.name);
+        c.logs = Some(DiskUse::of(&logs));
+    }
+    let volumes = view::spec(pod).volumes.iter().flatten();
+    sample.volumes = volumes.filter_map(|v| volume_sample(context, view, v)).collect();
+}
+
+fn volume_sample(context: &Context, view: &PodView, volume: &Volume) -> Option<VolumeSample> {
+    let claim = crate::volumes::persistent::claim_of(&view.pod, volume).map(|(name, _)| name);
+    let in_memory = volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
+    if volume.host_path.is_some() || volume.image.is_some() {
+        return None;
+    }
+    let path: PathBuf = context.volumes.place(&view.pod, volume)?;
+    let space = Space::of(&path).ok()?;
+    let used = if claim.is_some() && space.is_alone { space.used() } else { DiskUse::of(&path) };
+    Some(VolumeSample {
+        name: volume.name.clone(),
+        ephemeral: claim.is_none() && !in_memory && volume.empty_dir.is_some(),
+        claim,
+        used,
+        space,
+    })
+}
+
+/// Runs of containers by state, for `/metrics`.
+pub fn count_containers(views: &[PodView]) -> BTreeMap<&'static str, usize> {
+    let mut out = BTreeMap::new();
+    for c in views.iter().flat_map(|v| v.seen.containers.values()) {
+        let state = match c.run {
+            Run::Running(_) => "running",
+            Run::Exited(_) => "exited",
+            Run::None => continue,
+        };
+        *out.entry(state).or_insert(0) += 1;
+    }
+    out
+}
+
+// === the machine ===
+
+/// User, nice, system, irq, softirq and steal of all processors (`/proc/stat`), in ticks of a hundredth.
+fn cpu_ticks(stat: &str) -> u64 {
+    let fields: Vec<u64> = stat
+        .lines()
+        .find_map(|l| l.strip_prefix("cpu "))
+        .map(|l| l.split_whitespace().filter_map(|n| n.parse().ok()).collect())
+        .unwrap_or_default();
+    [0, 1, 2, 5, 6, 7].iter().filter_map(|i| fields.get(*i)).sum()
+}
+
+fn machine_cpu_ns() -> u64 {
+    // The kernel tells user space hundredths on every architecture (`USER_HZ`).
+    cpu_ticks(&std::fs::read_to_string("/proc/stat").unwrap_or_default()) * 10_000_000
+}
+
+fn boot_time() -> Timestamp {
+    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let seconds = stat.lines().find_map(|l| l.strip_prefix("btime ")?.trim().parse::<i64>().ok()).unwrap_or(0);
+    Timestamp::from_second(seconds).unwrap_or_default()
+}
+
+/// `pid_max`, and how many tasks there are (`/proc/loadavg`: `0.1 0.2 0.3 2/345 6789`).
+pub fn tasks() -> (u64, u64) {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let number = |path: &str| text(path).trim().parse::<u64>().unwrap_or(u64::MAX);
+    let max = number("/proc/sys/kernel/pid_max").min(number("/proc/sys/kernel/threads-max"));
+    let load = text("/proc/loadavg");
+    let now = load.split_whitespace().nth(3).and_then(|f| f.split_once('/')?.1.parse().ok()).unwrap_or(0);
+    (max, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(1_000_000 + ms).expect("small")
+    }
+
+    #[test]
+    fn rates_need_two_readings_that_are_neither_too_close_nor_too_old() {
+        let first = next_reading(None, at(0), 1_000);
+        assert_eq!(first.rate, None);
+        let second = next_reading(Some(first), at(500), 1_000 + 250_000_000);
+        assert_eq!(second.rate, Some(500_000_000), "half a processor");
+        let at_once = next_reading(Some(second), at(510), 1_000 + 250_000_001);
+        assert_eq!((at_once.at, at_once.rate), (at(500), Some(500_000_000)));
+        assert_eq!(next_reading(Some(second), at(500_000), u64::MAX).rate, None, "too long ago");
+        assert_eq!(next_reading(Some(second), at(1_000), 0).rate, None, "another cgroup of the same name");
+    }
+
+    #[test]
+    fn processors_count_what_is_not_idle() {
+        assert_eq!(cpu_ticks("cpu  1 2 3 400 50 6 7 8 9 10\ncpu0 1 1 1"), 1 + 2 + 3 + 6 + 7 + 8);
+        assert!(machine_cpu_ns() > 0 && boot_time().as_second() > 0);
+        let (max, now) = tasks();
+        assert!(max > now && now > 0);
+    }
+}

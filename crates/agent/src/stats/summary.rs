@@ -1,0 +1,160 @@
+//! [`summary`]: `/stats/summary` (`k8s.io/kubelet/pkg/apis/stats/v1alpha1`). Pure.
+
+use super::disk::{DiskUse, Space};
+use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
+use crate::engine::Usage;
+use crate::pod::status::time;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The whole document.
+pub fn summary(node: &NodeSample) -> Value {
+    let available = node.machine.memory_available;
+    let memory = json!({
+        "time": time(node.at),
+        "availableBytes": available,
+        "usageBytes": node.machine.memory.saturating_sub(node.machine.memory_free),
+        "workingSetBytes": node.machine.memory.saturating_sub(available),
+    });
+    json!({
+        "node": {
+            "nodeName": node.name,
+            "startTime": time(node.boot),
+            "cpu": cpu(node.at, node.cpu_ns, node.cpu_rate),
+            "memory": memory,
+            "fs": fs(node.at, &node.space, node.space.used()),
+            "runtime": {"imageFs": fs(node.at, &node.space, DiskUse { bytes: node.images, inodes: node.space.used().inodes })},
+            "rlimit": {"time": time(node.at), "maxpid": node.tasks.0, "curproc": node.tasks.1},
+        },
+        "pods": node.pods.iter().map(|pod| pod_stats(node, pod)).collect::<Vec<_>>(),
+    })
+}
+
+fn pod_stats(node: &NodeSample, pod: &PodSample) -> Value {
+    let mut out = json!({
+        "podRef": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+        "startTime": pod.started_at.map(time),
+        "containers": pod.containers.iter().map(|c| container(node, c)).collect::<Vec<_>>(),
+        "cpu": cpu(node.at, pod.usage.cpu_ns, pod.cpu_rate),
+        "memory": memory(node.at, &pod.usage),
+        "ephemeral-storage": fs(node.at, &node.space, pod.ephemeral()),
+        "process_stats": {"process_count": pod.usage.pids},
+    });
+    if !pod.volumes.is_empty() {
+        out["volume"] = pod.volumes.iter().map(|v| volume(node.at, pod, v)).collect();
+    }
+    out
+}
+
+fn container(node: &NodeSample, c: &ContainerSample) -> Value {
+    let mut out = json!({
+        "name": c.name,
+        "startTime": time(c.started_at),
+        "cpu": cpu(node.at, c.usage.cpu_ns, c.cpu_rate),
+        "memory": memory(node.at, &c.usage),
+    });
+    for (key, used) in [("rootfs", c.rootfs), ("logs", c.logs)] {
+        if let Some(used) = used {
+            out[key] = fs(node.at, &node.space, used);
+        }
+    }
+    out
+}
+
+fn volume(at: Timestamp, pod: &PodSample, volume: &VolumeSample) -> Value {
+    let mut out = fs(at, &volume.space, volume.used);
+    out["name"] = volume.name.clone().into();
+    if let Some(claim) = &volume.claim {
+        out["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
+    }
+    out
+}
+
+fn cpu(at: Timestamp, total_ns: u64, rate: Option<u64>) -> Value {
+    let mut out = json!({"time": time(at), "usageCoreNanoSeconds": total_ns});
+    if let Some(rate) = rate {
+        out["usageNanoCores"] = rate.into();
+    }
+    out
+}
+
+fn memory(at: Timestamp, usage: &Usage) -> Value {
+    json!({
+        "time": time(at),
+        "usageBytes": usage.memory_usage,
+        "workingSetBytes": usage.memory_working_set,
+        "rssBytes": usage.memory_rss,
+        "pageFaults": usage.page_faults,
+        "majorPageFaults": usage.major_page_faults,
+    })
+}
+
+fn fs(at: Timestamp, space: &Space, used: DiskUse) -> Value {
+    json!({
+        "time": time(at),
+        "availableBytes": space.available,
+        "capacityBytes": space.capacity,
+        "usedBytes": used.bytes,
+        "inodesFree": space.inodes_free,
+        "inodes": space.inodes,
+        "inodesUsed": used.inodes,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::node::Machine;
+    use expect_test::expect;
+
+    pub(in crate::stats) fn sample() -> NodeSample {
+        let at = Timestamp::from_second(100).expect("small");
+        let usage =
+            Usage { cpu_ns: 1_500_000_000, memory_usage: 20, memory_working_set: 10, pids: 2, ..Usage::default() };
+        let used = DiskUse { bytes: 4096, inodes: 1 };
+        let container = ContainerSample {
+            name: "c".into(),
+            id: "i".into(),
+            image: "im".into(),
+            started_at: at,
+            usage,
+            cpu_rate: Some(5),
+            rootfs: Some(used),
+            logs: Some(used),
+        };
+        let space = Space { capacity: 100, available: 40, free: 50, inodes: 10, inodes_free: 4, is_alone: false };
+        let data = VolumeSample { name: "d".into(), claim: Some("pvc".into()), used, space, ephemeral: false };
+        let pod = PodSample {
+            namespace: "ns".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            started_at: Some(at),
+            usage,
+            cpu_rate: Some(7),
+            containers: vec![container],
+            volumes: vec![data],
+        };
+        let machine = Machine { cpus: 2, memory: 1000, memory_available: 600, memory_free: 500, ..Machine::default() };
+        NodeSample {
+            at,
+            name: "n".into(),
+            boot: Timestamp::UNIX_EPOCH,
+            machine,
+            cpu_ns: 9,
+            cpu_rate: None,
+            tasks: (100, 3),
+            space,
+            images: 30,
+            pods: vec![pod],
+        }
+    }
+
+    #[test]
+    fn a_pod_in_the_summary() {
+        let document = summary(&sample());
+        assert_eq!(document["node"]["memory"]["workingSetBytes"], 400);
+        assert!(document["node"]["cpu"].get("usageNanoCores").is_none(), "not known is not zero");
+        let pod = serde_json::to_string(&document["pods"][0]).expect("a value");
+        expect![[r#"{"containers":[{"cpu":{"time":"1970-01-01T00:01:40Z","usageCoreNanoSeconds":1500000000,"usageNanoCores":5},"logs":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"time":"1970-01-01T00:01:40Z","usedBytes":4096},"memory":{"majorPageFaults":0,"pageFaults":0,"rssBytes":0,"time":"1970-01-01T00:01:40Z","usageBytes":20,"workingSetBytes":10},"name":"c","rootfs":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"time":"1970-01-01T00:01:40Z","usedBytes":4096},"startTime":"1970-01-01T00:01:40Z"}],"cpu":{"time":"1970-01-01T00:01:40Z","usageCoreNanoSeconds":1500000000,"usageNanoCores":7},"ephemeral-storage":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":2,"time":"1970-01-01T00:01:40Z","usedBytes":8192},"memory":{"majorPageFaults":0,"pageFaults":0,"rssBytes":0,"time":"1970-01-01T00:01:40Z","usageBytes":20,"workingSetBytes":10},"podRef":{"name":"p","namespace":"ns","uid":"u"},"process_stats":{"process_count":2},"startTime":"1970-01-01T00:01:40Z","volume":[{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"name":"d","pvcRef":{"name":"pvc","namespace":"ns"},"time":"1970-01-01T00:01:40Z","usedBytes":4096}]}"#]].assert_eq(&pod);
+    }
+}

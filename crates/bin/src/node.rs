@@ -4,14 +4,9 @@ use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
-<<<<<<< HEAD
 use agent::node::{Machine, NodeKeeper, node_status};
-use agent::server::{AgentPods, ClientAuth, NodeApi, Tls};
-=======
-use agent::node::NodeKeeper;
-use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls, TlsMaterial};
+use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
->>>>>>> e6bf08e (Tell what node, pods and containers use)
 use agent::{Agent, AgentHandle, Parts};
 use api::k8s::api::core::v1::NodeStatus;
 use api::prelude::{EndpointSlice, Node as ApiNode, Service};

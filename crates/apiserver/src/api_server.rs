@@ -20,7 +20,7 @@ use crate::response::Answer;
 use crate::services::{Allocator, ServiceNetwork};
 use crate::webhook_client::WebhookClient;
 use crate::write::{Write, Written};
-use crate::{Body, pipeline, response, routes, status};
+use crate::{Body, node_metrics, pipeline, response, routes, status};
 use api::{AnyObject, Status};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -197,6 +197,9 @@ impl ApiServer {
         self.authorize(&attributes).await?;
         if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {
             return Ok(aggregate::forward(self, call, &remote, body).await);
+        }
+        if node_metrics::is_about(&call.info) {
+            return node_metrics::answer(self, call).await;
         }
         if !call.info.is_resource {
             return routes::non_resource(self, call, body).await;

@@ -32,6 +32,8 @@ use tokio_rustls::TlsConnector;
 
 /// A node, pod or endpoint answers the connection within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a node may answer to the server itself.
+const FETCH_MAX_BYTES: usize = 16 << 20;
 /// The node agent's port where its node does not say.
 const AGENT_PORT: u16 = 10250;
 
@@ -535,6 +537,30 @@ fn upgraded(call: &Call, mut response: Response<hyper::body::Incoming>) -> Respo
         }
     });
     answer
+}
+
+/// What a node's agent answers to a GET, asked by the server itself.
+pub(crate) async fn fetch(server: &ApiServer, node: &str, path: &str) -> Result<Bytes, Status> {
+    let target = agent_target(server, node, path.to_owned(), "").await?;
+    let failed = |error: &dyn std::fmt::Display| status::internal(format!("error dialing backend: {error}"));
+    let stream = match connect(server, &target).await {
+        Err(Dial::Unsupported(why)) => return Err(status::unsupported(why)),
+        Err(Dial::Failed(error)) => return Err(failed(&error)),
+        Ok(stream) => stream,
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let task = base::tasks::spawn("node-fetch", connection);
+    let request = Request::get(path).header(header::HOST, target.host.as_str());
+    let request = request.body(http_body_util::Empty::<Bytes>::new()).map_err(|e| failed(&e))?;
+    let response = sender.send_request(request).await.map_err(|e| failed(&e))?;
+    let code = response.status();
+    let body = http_body_util::Limited::new(response.into_body(), FETCH_MAX_BYTES);
+    let bytes = body.collect().await.map_err(|e| failed(&e))?.to_bytes();
+    task.abort();
+    if !code.is_success() {
+        return Err(failed(&format!("{code}")));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

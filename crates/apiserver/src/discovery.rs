@@ -5,7 +5,7 @@ use crate::api_server::{ApiServer, Call};
 use crate::negotiate::accepted;
 use crate::reader::KindRef;
 use crate::response::{Answer, plain};
-use crate::status;
+use crate::{node_metrics, status};
 use api::Status;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<GroupVersion>)> {
     let kinds = server.inner.kinds.load();
     let local = kinds.published().map(|k| (k.info().group.as_ref(), k.info().version.as_ref()));
-    server.inner.aggregation.groups(local)
+    server.inner.aggregation.groups(local.chain([(node_metrics::GROUP, node_metrics::VERSION)]))
 }
 
 /// `/api…` and `/apis…`.
@@ -66,6 +66,11 @@ fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, St
     let mut list: Vec<Value> = Vec::new();
     for kind in table.published().filter(|k| k.info().group == group && k.info().version == version) {
         list.extend(resource(kind));
+    }
+    if (group, version) == (node_metrics::GROUP, node_metrics::VERSION) {
+        list.extend(node_metrics::RESOURCES.map(|(plural, kind, namespaced)| {
+            json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": node_metrics::VERBS})
+        }));
     }
     if list.is_empty() {
         return Err(status::no_such_path());
@@ -163,7 +168,16 @@ fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Ans
                         return remote.documents.discovery(version);
                     }
                     let of = |k: &&KindRef| k.info().group == *group && k.info().version == *version;
-                    let list: Vec<Value> = table.published().filter(of).map(aggregated_resource).collect();
+                    let mut list: Vec<Value> = table.published().filter(of).map(aggregated_resource).collect();
+                    if (group.as_str(), version.as_str()) == (node_metrics::GROUP, node_metrics::VERSION) {
+                        list.extend(node_metrics::RESOURCES.map(|(plural, kind, namespaced)| {
+                            json!({
+                                "resource": plural, "singularResource": "", "verbs": node_metrics::VERBS,
+                                "responseKind": {"group": group, "version": version, "kind": kind},
+                                "scope": if namespaced { "Namespaced" } else { "Cluster" },
+                            })
+                        }));
+                    }
                     json!({"version": version, "resources": list, "freshness": "Current"})
                 })
                 .collect();

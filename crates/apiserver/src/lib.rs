@@ -28,6 +28,7 @@ mod list;
 mod managed;
 mod metrics;
 mod negotiate;
+mod node_metrics;
 mod openapi;
 mod openapi_proto;
 mod options;

@@ -53,6 +53,8 @@ pub struct NodeSample {
     pub cpu_ns: u64,
     /// Nanoseconds of CPU per second.
     pub cpu_rate: Option<u64>,
+    /// Over how many milliseconds the rates are.
+    pub window_ms: u64,
     /// Tasks: how many may be and are.
     pub tasks: (u64, u64),
     /// The file system of images and volumes.
@@ -135,19 +137,20 @@ struct Reading {
     at: Timestamp,
     cpu_ns: u64,
     rate: Option<u64>,
+    window_ms: u64,
 }
 
 /// Pure: the next reading of a counter, after the last one.
 fn next_reading(last: Option<Reading>, at: Timestamp, cpu_ns: u64) -> Reading {
     let Some(last) = last.filter(|l| at.duration_since(l.at).as_secs() < STALE && cpu_ns >= l.cpu_ns) else {
-        return Reading { at, cpu_ns, rate: None };
+        return Reading { at, cpu_ns, rate: None, window_ms: 0 };
     };
     let ms = at.duration_since(last.at).as_millis();
     if ms < SHORTEST_WINDOW_MS {
         return last;
     }
     let rate = u128::from(cpu_ns - last.cpu_ns) * 1000 / ms.unsigned_abs();
-    Reading { at, cpu_ns, rate: u64::try_from(rate).ok() }
+    Reading { at, cpu_ns, rate: u64::try_from(rate).ok(), window_ms: u64::try_from(ms).unwrap_or(0) }
 }
 
 /// Reads what is used.
@@ -178,6 +181,7 @@ impl Collector {
         let rates = self.read(&views);
         let rate = |cgroup: &str| rates.as_ref().and_then(|r| r.get(cgroup).copied());
         sample.cpu_rate = rate(MACHINE);
+        sample.window_ms = self.readings.lock().get(MACHINE).map_or(0, |r| r.window_ms);
         for (pod, view) in sample.pods.iter_mut().zip(views.iter().filter(|v| v.seen.may_run())) {
             let path = resources::pod_cgroup_path(&view.pod);
             pod.cpu_rate = rate(&path);
@@ -231,6 +235,7 @@ impl Collector {
             machine,
             cpu_ns: machine_cpu_ns(),
             cpu_rate: None,
+            window_ms: 0,
             tasks: tasks(),
             space,
             images: 0,

@@ -1,4 +1,6 @@
 //! [`summary`]: `/stats/summary` (`k8s.io/kubelet/pkg/apis/stats/v1alpha1`). Pure.
+//!
+//! Differs: `node.cpu.rateWindowMilliseconds` tells over which time all rates are; the API server's `metrics.k8s.io` needs it.
 
 use super::disk::{DiskUse, Space};
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
@@ -16,11 +18,13 @@ pub fn summary(node: &NodeSample) -> Value {
         "usageBytes": node.machine.memory.saturating_sub(node.machine.memory_free),
         "workingSetBytes": node.machine.memory.saturating_sub(available),
     });
+    let mut node_cpu = cpu(node.at, node.cpu_ns, node.cpu_rate);
+    node_cpu["rateWindowMilliseconds"] = node.window_ms.into();
     json!({
         "node": {
             "nodeName": node.name,
             "startTime": time(node.boot),
-            "cpu": cpu(node.at, node.cpu_ns, node.cpu_rate),
+            "cpu": node_cpu,
             "memory": memory,
             "fs": fs(node.at, &node.space, node.space.used()),
             "runtime": {"imageFs": fs(node.at, &node.space, DiskUse { bytes: node.images, inodes: node.space.used().inodes })},
@@ -142,6 +146,7 @@ pub(super) mod tests {
             machine,
             cpu_ns: 9,
             cpu_rate: None,
+            window_ms: 0,
             tasks: (100, 3),
             space,
             images: 30,

@@ -19,6 +19,7 @@ use crate::pod::recover::recover;
 use crate::pod::seen::{Ending, Run, Seen};
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
+use crate::static_pods::{self, Directory};
 use crate::volumes::{self, VolumeManager};
 use api::k8s::api::core::v1::{ContainerStatus, Pod};
 use api::meta::MetaExt;
@@ -96,6 +97,7 @@ impl Agent {
             random,
             allocatable: RwLock::default(),
             memory,
+            pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
         };
@@ -114,10 +116,18 @@ impl Agent {
 
     /// Runs until `shutdown`; pods go on without it.
     pub async fn run(self, mut feed: PodFeed, shutdown: CancellationToken) {
-        self.recover(&feed.initial).await;
+        let config = &self.context.config;
+        let mut manifests = Directory::new(config.static_pod_dir.clone(), &config.node_name);
+        let (mirrors, mut pods): (Vec<_>, Vec<_>) = feed.initial.drain(..).partition(|p| static_pods::is_mirror(p));
+        pods.extend(manifests.read().into_values());
+        self.recover(&pods).await;
+        mirrors.into_iter().for_each(|mirror| self.take(Feed::Pod(mirror)));
+        let (sender, mut statics) = mpsc::unbounded_channel();
+        base::tasks::detach("static pods", manifests.run(sender, shutdown.clone()));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                Some(change) = statics.recv() => self.take(change),
                 change = feed.changes.recv() => match change {
                     Some(change) => self.take(change),
                     None => break,
@@ -219,6 +229,7 @@ impl Agent {
 
     fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
         admission::admit(pod)?;
+        admission::admit_under(pod, *self.context.pressure.read())?;
         let allocatable = self.context.allocatable.read();
         self.context.ledger.grant(pod.uid(), Demand::of(pod), &allocatable)?;
         self.context.host_ports.take(pod, pod.uid()).inspect_err(|_| self.context.ledger.release(pod.uid()))
@@ -247,6 +258,8 @@ impl Agent {
 
     fn take(&self, change: Feed) {
         match change {
+            Feed::Pod(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, false),
+            Feed::Gone(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, true),
             Feed::Pod(pod) => {
                 let worker = self.workers.read().get(pod.uid()).cloned();
                 match worker {
@@ -264,6 +277,32 @@ impl Agent {
                 let workers = self.workers.read();
                 let concerned = workers.values().filter(|w| volumes::references(&w.view().pod).contains(&reference));
                 concerned.for_each(|w| w.tell(Message::Observed(Observation::ReferencesChanged)));
+            }
+        }
+    }
+
+    /// A mirror is there for its static pod: one that goes is made again, one that shows nothing is removed.
+    fn take_mirror(&self, mirror: Arc<Pod>, gone: bool) {
+        let shown = self
+            .workers
+            .read()
+            .values()
+            .find(|w| {
+                let view = w.view();
+                static_pods::shows(&mirror, &view.pod) && !view.seen.object_gone
+            })
+            .cloned();
+        match shown {
+            Some(worker) if gone || mirror.metadata.deletion_timestamp.is_some() => worker.tell(Message::MirrorLost),
+            Some(_) => {}
+            None if gone => {}
+            None => {
+                let cluster = self.context.cluster.clone();
+                base::tasks::detach("orphaned mirror", async move {
+                    if let Err(error) = cluster.delete_pod(&mirror).await {
+                        tracing::warn!(pod = view::describe(&mirror), error = %base::chain(&error), "failed to remove a mirror pod");
+                    }
+                });
             }
         }
     }
@@ -370,6 +409,13 @@ impl AgentHandle {
     /// All pods of the node, with their newest statuses.
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         self.workers.read().values().map(|w| w.view().pod).collect()
+    }
+
+    /// Tells a pod's worker; a pod that is gone needs no telling.
+    pub fn tell(&self, uid: &str, happened: Observation) {
+        if let Some(worker) = self.workers.read().get(uid) {
+            worker.tell(Message::Observed(happened));
+        }
     }
 
     /// Likewise, with what the node knows of each.

@@ -32,6 +32,10 @@ pub trait Cluster: Send + Sync {
         name: &str,
         patch: &serde_json::Value,
     ) -> Result<Pod, ClusterError>;
+    /// Makes a pod.
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ClusterError>;
+    /// `metadata.uid` of this node.
+    async fn node_uid(&self) -> Result<String, ClusterError>;
     /// Deletes this pod (and no other of its name) at once.
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError>;
     /// A ConfigMap; `None` if there is none. Being asked is also being told of changes from then on, until

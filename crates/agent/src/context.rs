@@ -2,6 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::engine::Engine;
+use crate::eviction::Pressure;
 use crate::images::Images;
 use crate::network::PodNetwork;
 use crate::pod::allocation::Ledger;
@@ -31,6 +32,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Container logs (`/var/log/pods`).
     pub log_dir: PathBuf,
+    /// Manifests of static pods; need not exist.
+    pub static_pod_dir: PathBuf,
     /// The cluster's DNS.
     pub dns: ClusterDns,
     /// The node's resolv.conf.
@@ -71,6 +74,8 @@ pub struct Context {
     pub allocatable: RwLock<BTreeMap<String, Quantity>>,
     /// Bytes of memory of the machine.
     pub memory: i64,
+    /// What the node has too little of, or had a moment ago.
+    pub pressure: RwLock<Pressure>,
     /// What the pods have been granted of it.
     pub ledger: Ledger,
     /// Which of its ports they have.

@@ -41,6 +41,8 @@ pub struct Thresholds {
     pub disk: Option<Threshold>,
     /// `nodefs.inodesFree`
     pub inodes: Option<Threshold>,
+    /// `pid.available`
+    pub pids: Option<Threshold>,
 }
 
 /// Upstream's defaults for Linux.
@@ -48,6 +50,7 @@ pub const DEFAULT: Thresholds = Thresholds {
     memory: Some(Threshold::Amount(100 << 20)),
     disk: Some(Threshold::Share(0.10)),
     inodes: Some(Threshold::Share(0.05)),
+    pids: None,
 };
 
 /// What is wrong with a text of thresholds.
@@ -57,7 +60,9 @@ pub enum ThresholdError {
     #[error("{0:?} is not of the form SIGNAL<VALUE, like memory.available<100Mi")]
     Form(String),
     /// A signal that is not watched.
-    #[error("unsupported eviction signal {0:?}: memory.available, nodefs.available and nodefs.inodesFree are watched")]
+    #[error(
+        "unsupported eviction signal {0:?}: memory.available, nodefs.available, nodefs.inodesFree and pid.available are watched"
+    )]
     Signal(String),
     /// Neither a quantity nor a share.
     #[error("{0:?} is neither a quantity like 100Mi nor a share like 10%")]
@@ -80,8 +85,12 @@ impl FromStr for Threshold {
 impl Thresholds {
     /// As the kubelet's `evictionHard` shows them.
     pub fn shown(&self) -> std::collections::BTreeMap<&'static str, String> {
-        let all =
-            [("memory.available", self.memory), ("nodefs.available", self.disk), ("nodefs.inodesFree", self.inodes)];
+        let all = [
+            ("memory.available", self.memory),
+            ("nodefs.available", self.disk),
+            ("nodefs.inodesFree", self.inodes),
+            ("pid.available", self.pids),
+        ];
         let shown = |threshold: Threshold| match threshold {
             Threshold::Amount(amount) => amount.to_string(),
             Threshold::Share(share) => format!("{}%", share * 100.0),
@@ -102,6 +111,7 @@ impl FromStr for Thresholds {
                 "memory.available" => out.memory = threshold,
                 "nodefs.available" => out.disk = threshold,
                 "nodefs.inodesFree" => out.inodes = threshold,
+                "pid.available" => out.pids = threshold,
                 other => return Err(ThresholdError::Signal(other.to_owned())),
             }
         }
@@ -116,6 +126,22 @@ pub struct Pressure {
     pub memory: bool,
     /// Space or files of the disk.
     pub disk: bool,
+    /// Tasks.
+    pub pids: bool,
+}
+
+impl Pressure {
+    /// What either says.
+    #[must_use]
+    pub fn or(self, other: Pressure) -> Pressure {
+        Pressure { memory: self.memory || other.memory, disk: self.disk || other.disk, pids: self.pids || other.pids }
+    }
+
+    /// The node's conditions.
+    pub fn conditions(self) -> Vec<&'static str> {
+        let all = [("MemoryPressure", self.memory), ("DiskPressure", self.disk), ("PIDPressure", self.pids)];
+        all.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect()
+    }
 }
 
 /// Compares the machine with the thresholds.
@@ -127,6 +153,7 @@ pub fn pressure(thresholds: &Thresholds, machine: &Machine) -> Pressure {
         memory: below(thresholds.memory, machine.memory_available, machine.memory),
         disk: below(thresholds.disk, machine.disk_available, machine.disk)
             || below(thresholds.inodes, machine.inodes_free, machine.inodes),
+        pids: below(thresholds.pids, machine.tasks.0.saturating_sub(machine.tasks.1), machine.tasks.0),
     }
 }
 
@@ -143,7 +170,7 @@ mod tests {
         assert_eq!((some.disk, some.memory), (Some(Threshold::Amount(1 << 30)), None));
         let error = |text: &str| text.parse::<Thresholds>().expect_err("is wrong").to_string();
         assert!(error("memory").contains("SIGNAL<VALUE"));
-        assert!(error("pid.available<1").contains("unsupported eviction signal \"pid.available\""));
+        assert!(error("imagefs.available<1").contains("unsupported eviction signal \"imagefs.available\""));
         assert!(error("memory.available<lots").contains("\"lots\" is neither"));
         assert!(error("memory.available<101%").contains("\"101%\" is neither"));
     }
@@ -159,7 +186,7 @@ mod tests {
         };
         let of = |m: &Machine| pressure(&DEFAULT, m);
         assert_eq!(of(&machine(10, 100 << 20)), Pressure::default());
-        assert_eq!(of(&machine(9, 99 << 20)), Pressure { memory: true, disk: true });
+        assert_eq!(of(&machine(9, 99 << 20)), Pressure { memory: true, disk: true, pids: false });
         assert_eq!(pressure(&Thresholds::default(), &machine(0, 0)), Pressure::default());
     }
 }

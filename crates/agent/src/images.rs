@@ -40,6 +40,10 @@ pub trait Images: Send + Sync {
     async fn retain(&self, containers: &[String]) -> Result<(), ImageError>;
     /// All images on the node, for the node's status.
     async fn list(&self) -> Result<Vec<Image>, ImageError>;
+    /// Ids of images that containers or their volumes use.
+    fn in_use(&self) -> Vec<String>;
+    /// Removes an image with all its names, if nothing uses it; tells how many bytes that freed.
+    async fn remove(&self, image: &str) -> Result<u64, ImageError>;
     /// The directory that takes what container `container` writes to its root, if it has one.
     fn upper(&self, container: &str) -> Option<PathBuf>;
     /// Where images are kept; its file system's size is the node's ephemeral storage.

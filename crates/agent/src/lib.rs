@@ -16,12 +16,15 @@ pub mod cluster;
 mod context;
 pub mod engine;
 pub mod eviction;
+pub mod evictor;
+pub mod image_gc;
 pub mod images;
 pub mod network;
 pub mod node;
 pub mod pod;
 pub mod probes;
 pub mod server;
+pub mod static_pods;
 pub mod stats;
 pub mod volumes;
 

@@ -2,11 +2,11 @@
 //! least every 5 minutes (`pkg/kubelet/kubelet_node_status.go`, `nodestatus/setters.go`, `nodelease`).
 //!
 //! [`node_status`] is pure: the machine's facts and the old status become the new one. Differs: the facts are read with
-//! the lease, every 10 s, instead of by cAdvisor; PID pressure is not measured.
+//! the lease, every 10 s, instead of by cAdvisor.
 
 use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
-use crate::eviction::{self, Thresholds};
+use crate::eviction::{self, Pressure, Thresholds};
 use crate::images::Image;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
@@ -50,6 +50,8 @@ pub struct Machine {
     pub memory_available: u64,
     /// Bytes that nothing uses.
     pub memory_free: u64,
+    /// Tasks: how many may be and are.
+    pub tasks: (u64, u64),
     /// Bytes of the file system with images and volumes.
     pub disk: u64,
     /// Of these, free.
@@ -88,6 +90,7 @@ impl Machine {
             memory: kib("MemTotal"),
             memory_available: kib("MemAvailable"),
             memory_free: kib("MemFree"),
+            tasks: crate::stats::tasks(),
             disk: space.f_blocks.saturating_mul(space.f_frsize),
             disk_available: space.f_bavail.saturating_mul(space.f_frsize),
             inodes: space.f_files,
@@ -162,10 +165,11 @@ pub fn new_node(config: &Config, status: NodeStatus) -> Node {
     }
 }
 
-/// `status` from the machine's facts. What others wrote into `old` stays.
+/// `status` from the machine's facts; `held`: pressure that is told of for a while after it ended. What others wrote into `old` stays.
 pub fn node_status(
     config: &Config,
     machine: &Machine,
+    held: Pressure,
     images: &[Image],
     old: &NodeStatus,
     now: Timestamp,
@@ -175,7 +179,7 @@ pub fn node_status(
         addresses: Some(addresses(config)),
         allocatable: Some(allocatable(&config.eviction, machine, &capacity)),
         capacity: Some(capacity),
-        conditions: Some(conditions(&config.eviction, machine, old, now)),
+        conditions: Some(conditions(&config.eviction, machine, held, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(config.port) }),
         }),
@@ -256,8 +260,8 @@ struct Verdict {
     message: &'static str,
 }
 
-fn verdicts(eviction: &Thresholds, machine: &Machine) -> [Verdict; 4] {
-    let eviction::Pressure { memory, disk } = eviction::pressure(eviction, machine);
+fn verdicts(eviction: &Thresholds, machine: &Machine, held: Pressure) -> [Verdict; 4] {
+    let eviction::Pressure { memory, disk, pids } = eviction::pressure(eviction, machine).or(held);
     let pick =
         |bad: bool, no: (&'static str, &'static str), yes: (&'static str, &'static str)| if bad { yes } else { no };
     let (memory_reason, memory_message) = pick(
@@ -270,23 +274,29 @@ fn verdicts(eviction: &Thresholds, machine: &Machine) -> [Verdict; 4] {
         ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("KubeletHasDiskPressure", "kubelet has disk pressure"),
     );
+    let (pids_reason, pids_message) = pick(
+        pids,
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    );
     [
         Verdict { type_: "MemoryPressure", bad: memory, reason: memory_reason, message: memory_message },
         Verdict { type_: "DiskPressure", bad: disk, reason: disk_reason, message: disk_message },
-        Verdict {
-            type_: "PIDPressure",
-            bad: false,
-            reason: "KubeletHasSufficientPID",
-            message: "kubelet has sufficient PID available",
-        },
+        Verdict { type_: "PIDPressure", bad: pids, reason: pids_reason, message: pids_message },
         Verdict { type_: "Ready", bad: false, reason: "KubeletReady", message: "kubelet is posting ready status" },
     ]
 }
 
-fn conditions(eviction: &Thresholds, machine: &Machine, old: &NodeStatus, now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    eviction: &Thresholds,
+    machine: &Machine,
+    held: Pressure,
+    old: &NodeStatus,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let before = old.conditions.as_deref().unwrap_or_default();
     let now = crate::pod::status::time(now);
-    let ours: Vec<NodeCondition> = verdicts(eviction, machine)
+    let ours: Vec<NodeCondition> = verdicts(eviction, machine, held)
         .into_iter()
         .map(|v| {
             let truth = if v.type_ == "Ready" { !v.bad } else { v.bad };
@@ -394,7 +404,8 @@ impl NodeKeeper {
         if self.uid.is_empty() {
             self.register(&machine, &images, now).await?;
         }
-        let status = node_status(&self.context.config, &machine, &images, &self.known, now);
+        let held = *self.context.pressure.read();
+        let status = node_status(&self.context.config, &machine, held, &images, &self.known, now);
         *self.context.allocatable.write() = status.allocatable.clone().unwrap_or_default();
         let due = self.reported_at.is_none_or(|at| now.duration_since(at) >= STATUS_EVERY);
         if due || differs(&self.known, &status) {
@@ -406,7 +417,7 @@ impl NodeKeeper {
     async fn register(&mut self, machine: &Machine, images: &[Image], now: Timestamp) -> Result<(), ClientError> {
         let config = &self.context.config;
         let nodes = self.client.api::<Node>();
-        let status = node_status(config, machine, images, &NodeStatus::default(), now);
+        let status = node_status(config, machine, Pressure::default(), images, &NodeStatus::default(), now);
         let wanted = new_node(config, status);
         let node = match nodes.create(&wanted).await {
             Ok(node) => node,
@@ -514,6 +525,7 @@ mod tests {
             hostname: "n1.lan".into(),
             data_dir: "/d".into(),
             run_dir: "/r".into(),
+            static_pod_dir: "/none".into(),
             log_dir: "/l".into(),
             dns: ClusterDns::default(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -559,7 +571,7 @@ mod tests {
 
     #[test]
     fn capacity_allocatable_and_conditions() {
-        let status = node_status(&config(), &machine(), &[], &NodeStatus::default(), at(100));
+        let status = node_status(&config(), &machine(), Pressure::default(), &[], &NodeStatus::default(), at(100));
         expect![[r#"
             cpu 2 2
             ephemeral-storage 104857600Ki 96636764160
@@ -581,12 +593,12 @@ mod tests {
 
     #[test]
     fn pressure_is_told_once_and_heartbeats_are_no_change() {
-        let before = node_status(&config(), &machine(), &[], &NodeStatus::default(), at(100));
-        let later = node_status(&config(), &machine(), &[], &before, at(200));
+        let before = node_status(&config(), &machine(), Pressure::default(), &[], &NodeStatus::default(), at(100));
+        let later = node_status(&config(), &machine(), Pressure::default(), &[], &before, at(200));
         assert!(!differs(&before, &later));
         assert_eq!(heartbeat(&later).map(|t| t.0), Some(at(200)));
         let full = Machine { disk_available: 1 << 30, memory_available: 1 << 20, ..machine() };
-        let pressed = node_status(&config(), &full, &[], &later, at(300));
+        let pressed = node_status(&config(), &full, Pressure::default(), &[], &later, at(300));
         assert!(differs(&later, &pressed));
         assert_eq!(transitions(&later, &pressed), ["NodeHasInsufficientMemory", "NodeHasDiskPressure"]);
         assert!(shown(&pressed).contains("Ready=True KubeletReady since 100"));

@@ -292,6 +292,12 @@ impl Images for FakeImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
+    fn in_use(&self) -> Vec<String> {
+        Vec::new()
+    }
+    async fn remove(&self, _: &str) -> Result<u64, ImageError> {
+        Ok(0)
+    }
     fn upper(&self, _: &str) -> Option<std::path::PathBuf> {
         None
     }
@@ -406,6 +412,16 @@ impl Cluster for FakeCluster {
         value["status"] = status;
         let patched = Pod::decode(value.to_string().as_bytes()).map_err(|e| ClusterError::Failed(e.to_string()))?;
         Ok(self.put(patched))
+    }
+
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ClusterError> {
+        let mut pod = pod.clone();
+        pod.metadata.uid = Some(format!("mirror-{}", self.revision.load(std::sync::atomic::Ordering::SeqCst)));
+        Ok(self.put(pod))
+    }
+
+    async fn node_uid(&self) -> Result<String, ClusterError> {
+        Ok("node-uid".into())
     }
 
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {

@@ -73,6 +73,12 @@ impl Images for DirImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
+    fn in_use(&self) -> Vec<String> {
+        Vec::new()
+    }
+    async fn remove(&self, _: &str) -> Result<u64, ImageError> {
+        Err(ImageError::Failed("nothing is removed here".into()))
+    }
     fn upper(&self, container: &str) -> Option<PathBuf> {
         Some(self.roots.join(container).join("upper"))
     }
@@ -134,6 +140,12 @@ impl Cluster for OneCluster {
         let mut value: Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
         merge(&mut value["status"], &patch["status"]);
         Ok(self.put(Pod::decode(value.to_string().as_bytes()).expect("a pod")))
+    }
+    async fn create_pod(&self, _: &Pod) -> Result<Pod, ClusterError> {
+        Err(ClusterError::Failed("no pods are made here".into()))
+    }
+    async fn node_uid(&self) -> Result<String, ClusterError> {
+        Err(ClusterError::Failed("there is no node here".into()))
     }
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {
         if let Some(pod) = self.pods.lock().remove(pod.name()) {
@@ -247,6 +259,7 @@ impl World {
             data_dir: self.path("data"),
             run_dir: self.path("run"),
             log_dir: self.path("log"),
+            static_pod_dir: self.path("manifests"),
             dns: ClusterDns::default(),
             resolv_conf: "/etc/resolv.conf".into(),
             port: 10250,

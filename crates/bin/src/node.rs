@@ -4,6 +4,8 @@ use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
+use agent::eviction::Pressure;
+use agent::evictor::Evictor;
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
@@ -166,6 +168,8 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
     let tidy = agent::volumes::local::tidy(local_volumes, client.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("local-volumes", tidy));
+    let evictor = Evictor::new(handle.clone(), context.clone());
+    tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
     let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
         format!(
             "failed to listen on port {} for the node's API; choose another with --agent-port: {e}",
@@ -227,7 +231,7 @@ pub(crate) fn new_node(
 ) -> std::io::Result<ApiNode> {
     let config = agent_config(config, node_ip, pod_cidrs);
     let machine = Machine::read(std::path::Path::new("/"))?;
-    let status = node_status(&config, &machine, &[], &NodeStatus::default(), now);
+    let status = node_status(&config, &machine, Pressure::default(), &[], &NodeStatus::default(), now);
     Ok(agent::node::new_node(&config, NodeStatus { conditions: None, ..status }))
 }
 
@@ -239,6 +243,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         data_dir: config.data_dir.join("agent"),
         run_dir: config.run_dir.join("agent"),
         log_dir: config.data_dir.join("log/pods"),
+        static_pod_dir: config.data_dir.join("manifests"),
         dns: agent::pod::spec::dns::ClusterDns {
             servers: vec![config.cluster_dns],
             domain: config.cluster_domain.clone(),

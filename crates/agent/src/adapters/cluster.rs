@@ -140,6 +140,16 @@ impl Cluster for ApiCluster {
         self.options.client.api::<Pod>().patch(namespace, name, "status", &patch).await.map_err(failed)
     }
 
+    async fn create_pod(&self, pod: &Pod) -> Result<Pod, ClusterError> {
+        self.options.client.api::<Pod>().create(pod).await.map_err(failed)
+    }
+
+    async fn node_uid(&self) -> Result<String, ClusterError> {
+        let node = self.options.client.api::<Node>().find("", &self.options.node_name).await.map_err(failed)?;
+        let missing = || ClusterError::NotFound(format!("node {}", self.options.node_name));
+        Ok(node.ok_or_else(missing)?.uid().to_owned())
+    }
+
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {
         let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::uid(pod.uid()) };
         self.options.client.api::<Pod>().delete(pod.namespace(), pod.name(), &params).await.map_err(failed)

@@ -117,6 +117,14 @@ impl Images for StoreImages {
         Ok(self.store.list().iter().map(|i| translate(i)).collect())
     }
 
+    fn in_use(&self) -> Vec<String> {
+        self.store.snapshots().into_iter().map(|(_, image)| image.to_string()).collect()
+    }
+
+    async fn remove(&self, id: &str) -> Result<u64, ImageError> {
+        self.store.remove(id).await.map(|removed| removed.bytes).map_err(failed)
+    }
+
     fn upper(&self, container: &str) -> Option<PathBuf> {
         self.store.upper(&format!("{PREFIX}{container}"))
     }

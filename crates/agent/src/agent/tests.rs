@@ -44,6 +44,7 @@ impl World {
             hostname: "n1".into(),
             data_dir: self.dir.path().join("data"),
             run_dir: self.dir.path().join("run"),
+            static_pod_dir: self.dir.path().join("manifests"),
             log_dir: self.dir.path().join("log"),
             dns: ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() },
             resolv_conf,
@@ -291,5 +292,36 @@ async fn an_idle_agent_does_nothing() {
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     assert_eq!(world.engine.calls().len(), calls);
     assert_eq!(world.cluster.get("web").and_then(|p| p.metadata.resource_version), before);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pod_runs_without_the_api_and_its_mirror_shows_it() {
+    let world = World::new();
+    let manifests = world.dir.path().join("manifests");
+    std::fs::create_dir(&manifests).expect("made");
+    let manifest = "kind: Pod\nmetadata: {name: web}\nspec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: nginx}]}\n";
+    std::fs::write(manifests.join("web.yaml"), manifest).expect("written");
+    let agent = world.start();
+    until_phase(&world, "web-n1", "Running").await;
+    let mirror = world.cluster.get("web-n1").expect("there");
+    let annotations = mirror.metadata.annotations.clone().expect("some");
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    assert_eq!(annotations["kubernetes.io/config.mirror"], annotations["kubernetes.io/config.hash"]);
+    assert_eq!(mirror.metadata.owner_references.expect("one")[0].kind, "Node");
+
+    world.cluster.take_away("web-n1");
+    until_phase(&world, "web-n1", "Running").await;
+    let starts = || world.engine.calls().iter().filter(|c| c.starts_with("start a")).count();
+    assert_eq!(starts(), 1, "a lost mirror is shown again and nothing is restarted");
+
+    agent.stop().await;
+    let agent = world.start();
+    until("it is known again", || async { agent.handle.pods().len() == 1 }).await;
+    assert_eq!(starts(), 1);
+    std::fs::remove_file(manifests.join("web.yaml")).expect("removed");
+    until("the mirror is gone", || async { world.cluster.get("web-n1").is_none() }).await;
+    until("all is removed", || async { agent.handle.pods().is_empty() }).await;
+    assert_eq!(world.left(), "sandboxes=0 roots=0 addresses=0 dirs=0");
     agent.stop().await;
 }

@@ -4,8 +4,11 @@
 //! and affinity are left to the scheduler; a critical pod makes no room by evicting others.
 
 use super::allocation::Shortage;
+use super::spec::resources::{self, Qos};
 use super::view;
-use api::k8s::api::core::v1::Pod;
+use crate::eviction::Pressure;
+use crate::static_pods;
+use api::k8s::api::core::v1::{Pod, Toleration};
 
 /// Why the node does not take a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +52,37 @@ pub fn admit(pod: &Pod) -> Result<(), Rejection> {
     sysctls(pod)
 }
 
+/// Whether the node needs the pod to work, or its user says so (`IsCriticalPod`).
+pub fn is_critical(pod: &Pod) -> bool {
+    const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+    static_pods::is_static(pod)
+        || static_pods::is_mirror(pod)
+        || view::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL)
+}
+
+/// Whether a node that has too little of something takes the pod (`managerImpl.Admit` of the eviction manager).
+pub fn admit_under(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
+    const MEMORY_TAINT: &str = "node.kubernetes.io/memory-pressure";
+    let conditions = pressure.conditions();
+    let tolerates = |t: &Toleration| {
+        let key = t.key.as_deref().unwrap_or_default();
+        let effect = t.effect.as_deref().unwrap_or_default();
+        let exists = t.operator.as_deref() == Some("Exists");
+        let same = key == MEMORY_TAINT && (exists || t.value.as_deref().unwrap_or_default().is_empty());
+        (same || (key.is_empty() && exists)) && matches!(effect, "" | "NoSchedule")
+    };
+    let only_memory = conditions == ["MemoryPressure"]
+        && (resources::qos_class(pod) != Qos::BestEffort
+            || view::spec(pod).tolerations.iter().flatten().any(tolerates));
+    if conditions.is_empty() || only_memory || is_critical(pod) {
+        return Ok(());
+    }
+    Err(Rejection {
+        reason: crate::evictor::REASON.into(),
+        message: format!("The node had condition: [{}]. ", conditions.join(" ")),
+    })
+}
+
 fn sysctls(pod: &Pod) -> Result<(), Rejection> {
     let spec = view::spec(pod);
     for sysctl in spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
@@ -75,6 +109,26 @@ mod tests {
     fn check(spec: &str, want: &str) {
         let got = admit(&pod(spec)).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
         assert_eq!(got, want, "{spec}");
+    }
+
+    #[test]
+    fn pressure_keeps_pods_away() {
+        let check = |spec: &str, pressure: Pressure, want: &str| {
+            let got = admit_under(&pod(spec), pressure).err().map(|r| r.message).unwrap_or_default();
+            assert_eq!(got, want, "{spec}");
+        };
+        let memory = Pressure { memory: true, ..Pressure::default() };
+        let disk = Pressure { disk: true, ..memory };
+        let best_effort = r#"{"containers":[{"name":"a"}]}"#;
+        let burstable = r#"{"containers":[{"name":"a","resources":{"requests":{"cpu":"1"}}}]}"#;
+        let critical = r#"{"priority":2000000000,"containers":[{"name":"a"}]}"#;
+        let tolerant = r#"{"tolerations":[{"key":"node.kubernetes.io/memory-pressure","operator":"Exists"}],"containers":[{"name":"a"}]}"#;
+        check(best_effort, Pressure::default(), "");
+        check(best_effort, memory, "The node had condition: [MemoryPressure]. ");
+        check(tolerant, memory, "");
+        check(burstable, memory, "");
+        check(burstable, disk, "The node had condition: [MemoryPressure DiskPressure]. ");
+        check(critical, disk, "");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum Message {
         /// How.
         exit: crate::engine::EngineExit,
     },
+    /// The mirror of a static pod is gone, or on its way.
+    MirrorLost,
     /// The server's answer to a status.
     StatusWritten(Box<Result<Pod, ClusterError>>),
     /// Stop working; the pod goes on.

@@ -5,7 +5,9 @@
 
 use super::allocation::{Allocation, Pending, Progress};
 use super::plan::ProbeKind;
-use super::seen::{ContainerSeen, Doing, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage};
+use super::seen::{
+    ContainerSeen, Doing, Ending, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage,
+};
 use super::seen::{Run, Running, Sandbox, Seen, StopStage, Volumes, Waiting, signed};
 use super::view;
 use api::k8s::api::core::v1::{Pod, Probe};
@@ -130,6 +132,13 @@ pub enum Observation {
         /// Why it did not work.
         error: Option<String>,
     },
+    /// The node needs what the pod uses.
+    Evicted {
+        /// `status.reason`
+        reason: String,
+        /// `status.message`
+        message: String,
+    },
     /// Another pod has given resources of the node back.
     RoomMade,
     /// A ConfigMap, Secret or Service that the pod refers to has changed: what failed for want of it is tried at once.
@@ -165,6 +174,8 @@ pub struct ExitFacts {
 /// After a start that failed before anything ran (`backOffPeriod`).
 const START_RETRY: Duration = FIRST_PAUSE;
 
+/// What an evicted pod's containers get to stop (`immediateEvictionGracePeriodSeconds`).
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// A resize whose cgroups could not be written is tried again after this.
 const RESIZE_RETRY: Duration = FIRST_PAUSE;
 
@@ -197,6 +208,12 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             resources_answered(seen, *wanted, generation, refused);
         }
         Observation::Resized { to, running, error } => resized(seen, *to, &running, error, now),
+        Observation::Evicted { reason, message } => {
+            if seen.ending.is_none() {
+                seen.ending = Some(Ending::Failed { reason, message });
+                seen.grace_override = Some(EVICTION_GRACE);
+            }
+        }
         Observation::RoomMade => {
             if let Some(pending) = &mut seen.resize.pending {
                 pending.again = true;

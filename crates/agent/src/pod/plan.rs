@@ -608,6 +608,7 @@ impl Planner<'_> {
         let now = self.now;
         let ending = self.seen.ending.is_some();
         let shorter = view::grace_period(self.pod, None);
+        let shorter = self.seen.grace_override.map_or(shorter, |s| shorter.min(s));
         let Run::Running(run) = &mut self.container(name).run else { return };
         let Some(stop) = &mut run.stop else { return };
         if ending {
@@ -732,6 +733,7 @@ impl Planner<'_> {
 
     fn ending(&mut self) {
         let grace = view::grace_period(self.pod, None);
+        let grace = self.seen.grace_override.map_or(grace, |shorter| grace.min(shorter));
         let mut busy = false;
         for (_, c) in view::all_containers(self.pod) {
             let s = self.container(&c.name);

@@ -146,6 +146,7 @@ impl Script {
                     .for_each(|c| c.resources = Some(wanted.clone()));
                 return;
             }
+            "evict" => Observation::Evicted { reason: "Evicted".into(), message: "no memory".into() },
             "node" => {
                 self.full = container == "full";
                 self.tight = container == "tight";

@@ -30,6 +30,8 @@ pub struct Seen {
     pub containers: BTreeMap<String, ContainerSeen>,
     /// Set once, when the pod must end; never unset.
     pub ending: Option<Ending>,
+    /// How long containers may take to stop, whatever the pod says.
+    pub grace_override: Option<Duration>,
     /// The API object is gone (force-deleted, or removed by us).
     pub object_gone: bool,
     /// Our delete request is under way.

@@ -509,6 +509,7 @@ fn conditions(
 ) -> Vec<PodCondition> {
     let before = old.conditions.as_deref().unwrap_or_default();
     let mut out: Vec<PodCondition> = before.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
+    out.extend(disruption(pod, seen, &out, now));
     let containers = containers_ready(pod, new, phase);
     let verdicts = [
         ("PodReadyToStartContainers", Verdict::of(matches!(seen.sandbox, Sandbox::Ready { .. }))),
@@ -532,6 +533,23 @@ fn conditions(
     }));
     out.extend(resize_conditions(seen, before, now));
     out
+}
+
+/// Whoever counts failures of a pod's own is told that the node ended it.
+fn disruption(pod: &Pod, seen: &Seen, conditions: &[PodCondition], now: Timestamp) -> Option<PodCondition> {
+    const TYPE: &str = "DisruptionTarget";
+    let Some(Ending::Failed { reason, message }) = &seen.ending else { return None };
+    let ended_here = reason == crate::evictor::REASON && seen.grace_override.is_some();
+    let known = conditions.iter().any(|c| c.type_ == TYPE);
+    (ended_here && !known).then(|| PodCondition {
+        type_: TYPE.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(message.clone()),
+        last_probe_time: None,
+        last_transition_time: Some(time(now)),
+        observed_generation: pod.metadata.generation,
+    })
 }
 
 /// `PodResizePending` and `PodResizeInProgress` are there only while they are true.

@@ -799,3 +799,32 @@ fn a_resize_waits_for_room_and_for_memory() {
         "#]],
     );
 }
+
+#[test]
+fn an_evicted_pod_gets_a_second_and_says_why() {
+    check_pod(
+        ONE,
+        "+1 evict\n+1\n+1 exit a 143\nstatus-written",
+        expect![[r#"
+        [  0] bound
+              mount volumes
+              create sandbox 0
+              pull nginx for a (IfNotPresent)
+              start a #0
+              = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        [  1] evict
+              event Normal Killing a "Stopping container a"
+              SIGTERM to a1
+              = Running | a running ready | DisruptionTarget,PodReadyToStartContainers,Initialized
+              wake at 3
+        [  2] (time)
+              wake at 3
+        [  3] exit a 143
+              stop sandbox s1
+              remove a1
+              unmount volumes
+              = Failed(Evicted) | a Error=143 | DisruptionTarget,Initialized
+        [  3] status-written
+    "#]],
+    );
+}

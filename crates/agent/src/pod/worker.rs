@@ -22,6 +22,7 @@ use super::view;
 use crate::cluster::ClusterError;
 use crate::context::Context;
 use crate::engine::EngineExit;
+use crate::static_pods;
 use api::Codec;
 use api::k8s::api::core::v1::{Pod, PodStatus};
 use api::meta::MetaExt;
@@ -81,6 +82,8 @@ struct Worker {
     write_backoff: Backoff,
     write_again_at: Option<Timestamp>,
     renew_at: Option<Timestamp>,
+    /// A static pod that the API does not show as it should.
+    mirror_lost: bool,
 }
 
 /// Starts a pod's worker. `ended` is called when nothing of the pod is left.
@@ -101,6 +104,7 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
         write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         write_again_at: None,
         renew_at: None,
+        mirror_lost: false,
     };
     base::tasks::detach("pod", async move {
         if worker.run(inbox).await {
@@ -133,6 +137,7 @@ impl Worker {
             }
             for action in actions {
                 if action == PodAction::Forget {
+                    self.hide_mirror().await;
                     self.forget();
                     return true;
                 }
@@ -192,6 +197,7 @@ impl Worker {
             Message::Detach => return true,
             Message::Pod(pod) => self.take_pod(pod),
             Message::RenewAt(at) => self.renew_at = at,
+            Message::MirrorLost => self.mirror_lost = true,
             Message::Exited { id, exit } => {
                 let message = self.last_words(&id, &exit);
                 let happened = Observation::Exited { id, how: exit_facts(&exit, message) };
@@ -326,6 +332,12 @@ impl Worker {
         }
         let wanted = self.status(now);
         let before = self.pod.status.clone().unwrap_or_default();
+        if static_pods::is_static(&self.pod) {
+            if self.mirror_lost || status_patch(&before, &wanted).is_some() {
+                self.show_mirror(wanted);
+            }
+            return;
+        }
         let Some(change) = status_patch(&before, &wanted) else {
             if is_terminal(&before) && !self.seen.terminal_reported {
                 self.tell_self(Observation::StatusWritten { terminal: true });
@@ -352,6 +364,30 @@ impl Worker {
         });
     }
 
+    /// The status of a static pod is shown by its mirror.
+    fn show_mirror(&mut self, wanted: PodStatus) {
+        self.writing = true;
+        self.mirror_lost = false;
+        let (context, pod, outbox) = (self.context.clone(), self.pod.clone(), self.outbox.clone());
+        base::tasks::detach("mirror pod", async move {
+            let shown = static_pods::show(&*context.cluster, &context.config.node_name, &pod, &wanted).await;
+            let result = shown.map(|()| Pod { status: Some(wanted), ..(*pod).clone() });
+            outbox.send(Message::StatusWritten(Box::new(result))).ok();
+        });
+    }
+
+    /// One that stays is found when the agent starts the next time.
+    async fn hide_mirror(&self) {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        if !static_pods::is_static(&self.pod) {
+            return;
+        }
+        let hidden = tokio::time::timeout(PATIENCE, static_pods::hide(&*self.context.cluster, &self.pod)).await;
+        if !matches!(hidden, Ok(Ok(()))) {
+            tracing::warn!(pod = view::describe(&self.pod), "failed to remove a mirror pod");
+        }
+    }
+
     fn tell_self(&self, happened: Observation) {
         self.outbox.send(Message::Observed(happened)).ok();
     }
@@ -367,6 +403,7 @@ impl Worker {
                 observe(&self.pod, &mut self.seen, Observation::StatusWritten { terminal }, now);
             }
             Err(error) => {
+                self.mirror_lost = static_pods::is_static(&self.pod);
                 // A pod that is gone is told by the watch.
                 let wait = self.write_backoff.fail();
                 tracing::debug!(pod = view::describe(&self.pod), error = %base::chain(&error), ?wait, "status not written");

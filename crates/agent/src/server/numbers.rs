@@ -78,6 +78,7 @@ fn settings(config: &Config) -> Value {
         "containerLogMaxFiles": 5,
         "evictionHard": config.eviction.shown(),
         "podLogsDir": config.log_dir,
+        "staticPodPath": config.static_pod_dir,
     }})
 }
 

@@ -13,7 +13,7 @@ pub mod summary;
 
 use crate::agent::AgentHandle;
 use crate::context::Context;
-use crate::engine::Usage;
+use crate::engine::{Engine, Usage};
 use crate::node::Machine;
 use crate::pod::seen::Run;
 use crate::pod::spec::resources;
@@ -55,8 +55,6 @@ pub struct NodeSample {
     pub cpu_rate: Option<u64>,
     /// Over how many milliseconds the rates are.
     pub window_ms: u64,
-    /// Tasks: how many may be and are.
-    pub tasks: (u64, u64),
     /// The file system of images and volumes.
     pub space: Space,
     /// Bytes of images.
@@ -236,37 +234,37 @@ impl Collector {
             cpu_ns: machine_cpu_ns(),
             cpu_rate: None,
             window_ms: 0,
-            tasks: tasks(),
             space,
             images: 0,
-            pods: views.iter().filter(|v| v.seen.may_run()).map(|v| self.pod(v)).collect(),
+            pods: views.iter().filter(|v| v.seen.may_run()).map(|v| pod_sample(&*context.engine, v)).collect(),
         })
     }
+}
 
-    fn pod(&self, view: &PodView) -> PodSample {
-        let pod = &view.pod;
-        let path = resources::pod_cgroup_path(pod);
-        let usage = |cgroup: &str| self.context.engine.usage(cgroup);
-        let containers = view.seen.containers.iter().filter_map(|(name, c)| {
-            let run = c.running()?;
-            Some(ContainerSample {
-                name: name.clone(),
-                id: run.id.clone(),
-                image: run.image.clone(),
-                started_at: run.started_at,
-                usage: usage(&format!("{path}/{}", run.id)),
-                ..ContainerSample::default()
-            })
-        });
-        PodSample {
-            namespace: pod.namespace().to_owned(),
-            name: pod.name().to_owned(),
-            uid: pod.uid().to_owned(),
-            started_at: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
-            usage: usage(&path),
-            containers: containers.collect(),
-            ..PodSample::default()
-        }
+/// What a pod uses, but for its disk.
+pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
+    let pod = &view.pod;
+    let path = resources::pod_cgroup_path(pod);
+    let usage = |cgroup: &str| engine.usage(cgroup);
+    let containers = view.seen.containers.iter().filter_map(|(name, c)| {
+        let run = c.running()?;
+        Some(ContainerSample {
+            name: name.clone(),
+            id: run.id.clone(),
+            image: run.image.clone(),
+            started_at: run.started_at,
+            usage: usage(&format!("{path}/{}", run.id)),
+            ..ContainerSample::default()
+        })
+    });
+    PodSample {
+        namespace: pod.namespace().to_owned(),
+        name: pod.name().to_owned(),
+        uid: pod.uid().to_owned(),
+        started_at: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
+        usage: usage(&path),
+        containers: containers.collect(),
+        ..PodSample::default()
     }
 }
 

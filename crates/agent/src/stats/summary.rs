@@ -28,7 +28,7 @@ pub fn summary(node: &NodeSample) -> Value {
             "memory": memory,
             "fs": fs(node.at, &node.space, node.space.used()),
             "runtime": {"imageFs": fs(node.at, &node.space, DiskUse { bytes: node.images, inodes: node.space.used().inodes })},
-            "rlimit": {"time": time(node.at), "maxpid": node.tasks.0, "curproc": node.tasks.1},
+            "rlimit": {"time": time(node.at), "maxpid": node.machine.tasks.0, "curproc": node.machine.tasks.1},
         },
         "pods": node.pods.iter().map(|pod| pod_stats(node, pod)).collect::<Vec<_>>(),
     })
@@ -138,7 +138,14 @@ pub(super) mod tests {
             containers: vec![container],
             volumes: vec![data],
         };
-        let machine = Machine { cpus: 2, memory: 1000, memory_available: 600, memory_free: 500, ..Machine::default() };
+        let machine = Machine {
+            cpus: 2,
+            memory: 1000,
+            memory_available: 600,
+            memory_free: 500,
+            tasks: (100, 3),
+            ..Machine::default()
+        };
         NodeSample {
             at,
             name: "n".into(),
@@ -147,7 +154,6 @@ pub(super) mod tests {
             cpu_ns: 9,
             cpu_rate: None,
             window_ms: 0,
-            tasks: (100, 3),
             space,
             images: 30,
             pods: vec![pod],

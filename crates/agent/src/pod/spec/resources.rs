@@ -155,6 +155,12 @@ pub fn storage_request(pod: &Pod) -> i64 {
     total(pod, of).memory.saturating_add(overhead)
 }
 
+/// The pod's limit of `ephemeral-storage`, in bytes; 0 if no container has one (`PodLimits`).
+pub fn storage_limit(pod: &Pod) -> i64 {
+    // As above.
+    total(pod, |c| Amounts { cpu_milli: 0, memory: amount(limits(c), "ephemeral-storage", false) }).memory
+}
+
 /// `ResourceConfigForPod`: the pod's own cgroup.
 pub fn pod_cgroup(pod: &Pod) -> Resources {
     let own = view::spec(pod).resources.as_ref();

@@ -1,0 +1,467 @@
+//! Ends pods when the node has too little left, or when they take more disk than they may; removes unused images before.
+//!
+//! Deciding is pure ([`next_victim`], [`over_limit`]); [`Evictor`] reads, removes and tells. Follows
+//! `pkg/kubelet/eviction/{eviction_manager,helpers}.go`. Differs: hard thresholds only; one file system for images, logs and
+//! volumes.
+
+use crate::agent::AgentHandle;
+use crate::cluster::ClusterEvent;
+use crate::context::Context;
+use crate::eviction::{self, Pressure, Threshold};
+use crate::image_gc::{self, Records};
+use crate::node::Machine;
+use crate::pod::admission::is_critical;
+use crate::pod::observe::Observation;
+use crate::pod::spec::resources;
+use crate::pod::view;
+use crate::pod::worker::PodView;
+use crate::stats::{self, PodSample, disk::DiskUse};
+use api::k8s::api::core::v1::Pod;
+use api::meta::MetaExt;
+use jiff::{SignedDuration, Timestamp};
+use machinery::quantity::{Format, Quantity};
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// `status.reason` of an evicted pod, and of its event.
+pub const REASON: &str = "Evicted";
+/// Between two looks (`evictionMonitoringPeriod`).
+const PERIOD: Duration = Duration::from_secs(10);
+/// Between two looks at the images (`ImageGCPeriod`).
+const IMAGES_PERIOD: SignedDuration = SignedDuration::from_mins(5);
+/// A condition stays for this long after its cause (`evictionPressureTransitionPeriod`).
+const CONDITION_STAYS: SignedDuration = SignedDuration::from_mins(5);
+
+/// A pod that may be ended, with what it uses.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The object.
+    pub pod: Arc<Pod>,
+    /// What it uses.
+    pub sample: PodSample,
+}
+
+/// What is to be reclaimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// `memory`
+    Memory,
+    /// `ephemeral-storage`
+    Disk,
+    /// `inodes`
+    Inodes,
+    /// `pids`
+    Pids,
+}
+
+impl Resource {
+    fn name(self) -> &'static str {
+        match self {
+            Resource::Memory => "memory",
+            Resource::Disk => "ephemeral-storage",
+            Resource::Inodes => "inodes",
+            Resource::Pids => "pids",
+        }
+    }
+
+    fn used(self, sample: &PodSample) -> i64 {
+        let used = match self {
+            Resource::Memory => sample.usage.memory_working_set,
+            Resource::Disk => sample.ephemeral().bytes,
+            Resource::Inodes => sample.ephemeral().inodes,
+            Resource::Pids => sample.usage.pids,
+        };
+        i64::try_from(used).unwrap_or(i64::MAX)
+    }
+
+    fn requested(self, pod: &Pod) -> i64 {
+        match self {
+            Resource::Memory => resources::pod_requests(pod).memory,
+            Resource::Disk => resources::storage_request(pod),
+            Resource::Inodes | Resource::Pids => 0,
+        }
+    }
+}
+
+fn priority(pod: &Pod) -> i32 {
+    view::spec(pod).priority.unwrap_or(0)
+}
+
+/// The pod to end: one that uses more than it asked for, of the lowest priority, the greatest excess first.
+pub fn next_victim(candidates: &[Candidate], resource: Resource) -> Option<&Candidate> {
+    let excess = |c: &Candidate| resource.used(&c.sample).saturating_sub(resource.requested(&c.pod));
+    let rank = |c: &&Candidate| {
+        // Nothing can ask for tasks, so more or less than asked for says nothing.
+        let within = resource != Resource::Pids && excess(c) <= 0;
+        (within, priority(&c.pod), Reverse(excess(c)))
+    };
+    candidates.iter().filter(|c| !is_critical(&c.pod)).min_by_key(rank)
+}
+
+fn binary(value: i64) -> String {
+    Quantity::new(value, Format::BinarySi).to_string()
+}
+
+/// `evictionMessage`.
+pub fn message(candidate: &Candidate, resource: Resource, threshold: i64, available: i64) -> String {
+    let name = resource.name();
+    let mut out = format!("The node was low on resource: {name}. ");
+    let shown = |n: i64| if matches!(resource, Resource::Memory | Resource::Disk) { binary(n) } else { n.to_string() };
+    out += &format!("Threshold quantity: {}, available: {}. ", shown(threshold), shown(available));
+    for sample in &candidate.sample.containers {
+        let Some((_, c)) = view::find_container(&candidate.pod, &sample.name) else { continue };
+        let used = match resource {
+            Resource::Memory => sample.usage.memory_working_set,
+            Resource::Disk => sample.rootfs.unwrap_or_default().plus(sample.logs.unwrap_or_default()).bytes,
+            Resource::Inodes | Resource::Pids => continue,
+        };
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        let requests = c.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let asked = resources::amount(requests, name, false);
+        if used > asked {
+            let asked = requests.and_then(|r| r.get(name)).map_or_else(|| "0".to_owned(), |q| q.0.clone());
+            out += &format!(
+                "Container {} was using {}, request is {asked}, has larger consumption of {name}. ",
+                sample.name,
+                binary(used)
+            );
+        }
+    }
+    out
+}
+
+/// Why a pod has more on disk than it may (`localStorageEviction`).
+pub fn over_limit(candidate: &Candidate) -> Option<String> {
+    let (pod, sample) = (&candidate.pod, &candidate.sample);
+    let more = |used: DiskUse, limit: &str| {
+        Quantity::parse(limit).is_ok_and(|q| q.value() > 0 && i128::from(used.bytes) > i128::from(q.value()))
+    };
+    for volume in view::spec(pod).volumes.iter().flatten() {
+        let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
+        if sample.volumes.iter().any(|v| v.name == volume.name && more(v.used, &limit.0)) {
+            return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
+        }
+    }
+    let limit = resources::storage_limit(pod);
+    if limit > 0 && sample.ephemeral().bytes > limit.unsigned_abs() {
+        let text = "Pod ephemeral local storage usage exceeds the total limit of containers";
+        return Some(format!("{text} {}. ", binary(limit)));
+    }
+    for c in view::app_containers(pod) {
+        let limits = c.resources.as_ref().and_then(|r| r.limits.as_ref());
+        let Some(limit) = limits.and_then(|l| l.get("ephemeral-storage")) else { continue };
+        let found = sample.containers.iter().find(|s| s.name == c.name);
+        let used = found.map(|s| s.rootfs.unwrap_or_default().plus(s.logs.unwrap_or_default())).unwrap_or_default();
+        if more(used, &limit.0) {
+            return Some(format!("Container {} exceeded its local ephemeral storage limit {:?}. ", c.name, limit.0));
+        }
+    }
+    None
+}
+
+/// Whether a pod's disk has to be measured at every look.
+fn has_disk_limit(pod: &Pod) -> bool {
+    let volume =
+        view::spec(pod).volumes.iter().flatten().any(|v| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some()));
+    volume || resources::storage_limit(pod) > 0
+}
+
+/// When each pressure was last seen.
+#[derive(Debug, Default)]
+struct LastSeen {
+    memory: Option<Timestamp>,
+    disk: Option<Timestamp>,
+    pids: Option<Timestamp>,
+}
+
+impl LastSeen {
+    /// What is under pressure, or was a moment ago.
+    fn held(&mut self, pressure: Pressure, now: Timestamp) -> Pressure {
+        let hold = |seen: &mut Option<Timestamp>, is: bool| {
+            if is {
+                *seen = Some(now);
+            }
+            seen.is_some_and(|at| now.duration_since(at) < CONDITION_STAYS)
+        };
+        Pressure {
+            memory: hold(&mut self.memory, pressure.memory),
+            disk: hold(&mut self.disk, pressure.disk),
+            pids: hold(&mut self.pids, pressure.pids),
+        }
+    }
+}
+
+/// See the file's head.
+pub struct Evictor {
+    agent: AgentHandle,
+    context: Arc<Context>,
+    last_seen: LastSeen,
+    images: Records,
+    images_looked: Option<Timestamp>,
+}
+
+impl Evictor {
+    /// Touches nothing.
+    pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
+        Evictor { agent, context, last_seen: LastSeen::default(), images: Records::default(), images_looked: None }
+    }
+
+    /// Looks until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            self.look().await;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        let now = self.context.clock.now();
+        let Some(machine) = self.machine() else { return };
+        let pressure = eviction::pressure(&self.context.config.eviction, &machine);
+        *self.context.pressure.write() = self.last_seen.held(pressure, now);
+        if self.images_looked.is_none_or(|at| now.duration_since(at) >= IMAGES_PERIOD) {
+            self.images_looked = Some(now);
+            if let Some(bytes) = image_gc::to_free(machine.disk, machine.disk_available) {
+                let freed = self.free_images(bytes, now).await;
+                if freed < bytes {
+                    self.complain(&machine, freed);
+                }
+            } else {
+                self.look_at_images(now).await;
+            }
+        }
+        if self.limits().await {
+            return;
+        }
+        let mut machine = machine;
+        if pressure.disk {
+            self.event("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage");
+            self.free_images(u64::MAX, now).await;
+            let Some(again) = self.machine() else { return };
+            machine = again;
+        }
+        self.relieve(&machine).await;
+    }
+
+    fn machine(&self) -> Option<Machine> {
+        let read = Machine::read(&self.context.images.root());
+        read.map_err(|error| tracing::error!(%error, "failed to read what this machine has")).ok()
+    }
+
+    fn event(&self, reason: &str, message: &str) {
+        self.context.cluster.event(ClusterEvent { pod: None, field_path: None, warning: true, reason, message });
+    }
+
+    // === pods ===
+
+    /// Pods that go on.
+    fn active(&self) -> Vec<PodView> {
+        self.agent.views().into_iter().filter(|v| v.seen.ending.is_none() && v.seen.may_run()).collect()
+    }
+
+    /// With what they use; their directories are walked through if `disks`.
+    async fn candidates(&self, views: Vec<PodView>, disks: bool) -> Vec<Candidate> {
+        let context = self.context.clone();
+        let measure = move || {
+            let one = |view: &PodView| {
+                let mut sample = stats::pod_sample(&*context.engine, view);
+                if disks {
+                    stats::measure(&context, &mut sample, view);
+                }
+                Candidate { pod: view.pod.clone(), sample }
+            };
+            views.iter().map(one).collect()
+        };
+        tokio::task::spawn_blocking(measure).await.unwrap_or_default()
+    }
+
+    fn evict(&self, victim: &Candidate, message: String) {
+        tracing::warn!(pod = view::describe(&victim.pod), message, "evicting a pod");
+        let pod = Some(&*victim.pod);
+        let event = ClusterEvent { pod, field_path: None, warning: true, reason: REASON, message: &message };
+        self.context.cluster.event(event);
+        self.agent.tell(victim.pod.uid(), Observation::Evicted { reason: REASON.into(), message });
+    }
+
+    /// Ends pods that have more on disk than they may. Whether there were any.
+    async fn limits(&self) -> bool {
+        let views: Vec<PodView> = self.active().into_iter().filter(|v| has_disk_limit(&v.pod)).collect();
+        if views.is_empty() {
+            return false;
+        }
+        let mut any = false;
+        for candidate in self.candidates(views, true).await {
+            if let Some(message) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
+                self.evict(&candidate, message);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Ends one pod if the node has too little left.
+    async fn relieve(&self, machine: &Machine) {
+        let Some((resource, threshold, available)) = most_urgent(&self.context.config.eviction, machine) else {
+            return;
+        };
+        let disks = matches!(resource, Resource::Disk | Resource::Inodes);
+        if !disks {
+            self.event("EvictionThresholdMet", &format!("Attempting to reclaim {}", resource.name()));
+        }
+        let candidates = self.candidates(self.active(), disks).await;
+        match next_victim(&candidates, resource) {
+            Some(victim) => self.evict(victim, message(victim, resource, threshold, available)),
+            None => {
+                tracing::warn!(resource = resource.name(), "the node is low on a resource, and no pod can be evicted")
+            }
+        }
+    }
+
+    // === images ===
+
+    async fn look_at_images(&mut self, now: Timestamp) {
+        match self.context.images.list().await {
+            Ok(images) => self.images.look(&images, &self.context.images.in_use(), now),
+            Err(error) => tracing::warn!(error = %base::chain(&error), "failed to list images"),
+        }
+    }
+
+    /// Removes unused images until so much is freed; tells how much it was.
+    async fn free_images(&mut self, bytes: u64, now: Timestamp) -> u64 {
+        self.look_at_images(now).await;
+        let images = self.context.images.list().await.unwrap_or_default();
+        let (ids, _) = self.images.plan(&images, bytes, now);
+        let mut freed = 0;
+        for id in ids {
+            match self.context.images.remove(&id).await {
+                Ok(bytes) => {
+                    tracing::info!(image = id, bytes, "removed an unused image");
+                    freed += bytes;
+                }
+                Err(error) => tracing::warn!(image = id, error = %base::chain(&error), "failed to remove an image"),
+            }
+        }
+        freed
+    }
+
+    fn complain(&self, machine: &Machine, freed: u64) {
+        let used = 100 - machine.disk_available.min(machine.disk) * 100 / machine.disk.max(1);
+        let message = format!(
+            "Insufficient free disk space on the node's image filesystem ({used}% of {} used). Failed to free sufficient \
+             space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by active \
+             images, logs, volumes, or other data.",
+            binary(i64::try_from(machine.disk).unwrap_or(i64::MAX))
+        );
+        self.event("FreeDiskSpaceFailed", &message);
+    }
+}
+
+/// The threshold that is met, memory first: what to reclaim, the threshold, and what is available.
+fn most_urgent(thresholds: &eviction::Thresholds, machine: &Machine) -> Option<(Resource, i64, i64)> {
+    let signals: [(Resource, Option<Threshold>, u64, u64); 4] = [
+        (Resource::Memory, thresholds.memory, machine.memory_available, machine.memory),
+        (Resource::Disk, thresholds.disk, machine.disk_available, machine.disk),
+        (Resource::Inodes, thresholds.inodes, machine.inodes_free, machine.inodes),
+        (Resource::Pids, thresholds.pids, machine.tasks.0.saturating_sub(machine.tasks.1), machine.tasks.0),
+    ];
+    signals.into_iter().find_map(|(resource, threshold, available, capacity)| {
+        let limit = threshold?.of(capacity);
+        let met = capacity > 0 && available < limit;
+        met.then(|| (resource, i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(available).unwrap_or(i64::MAX)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Usage;
+    use crate::pod::fixture;
+    use crate::stats::{ContainerSample, VolumeSample};
+
+    fn candidate(name: &str, spec: &str, memory: u64) -> Candidate {
+        let mut pod = fixture::pod(spec);
+        pod.metadata.name = Some(name.into());
+        let usage = Usage { memory_working_set: memory, ..Usage::default() };
+        let containers = vec![ContainerSample { name: "a".into(), usage, ..ContainerSample::default() }];
+        Candidate { pod: Arc::new(pod), sample: PodSample { usage, containers, ..PodSample::default() } }
+    }
+
+    fn memory(name: &str, request: &str, priority: i32, used: u64) -> Candidate {
+        let spec = format!(
+            r#"{{"priority":{priority},"containers":[{{"name":"a","resources":{{"requests":{{"memory":"{request}"}}}}}}]}}"#
+        );
+        candidate(name, &spec, used)
+    }
+
+    fn check_victim(candidates: &[Candidate], want: Option<&str>) {
+        let got = next_victim(candidates, Resource::Memory).map(|c| c.pod.name().to_owned());
+        assert_eq!(got.as_deref(), want);
+    }
+
+    #[test]
+    fn whoever_takes_more_than_asked_goes_first_then_the_least_important() {
+        let modest = memory("modest", "100Mi", 0, 90 << 20);
+        let greedy = memory("greedy", "10Mi", 5, 90 << 20);
+        let greedier = memory("greedier", "10Mi", 5, 95 << 20);
+        let lowly = memory("lowly", "10Mi", 1, 11 << 20);
+        let critical = memory("critical", "1Mi", 2_000_000_000, 1 << 30);
+        check_victim(&[modest.clone(), greedy.clone(), critical.clone()], Some("greedy"));
+        check_victim(&[greedy.clone(), greedier.clone()], Some("greedier"));
+        check_victim(&[greedy, greedier, lowly], Some("lowly"));
+        check_victim(&[modest, critical.clone()], Some("modest"));
+        check_victim(&[critical], None);
+    }
+
+    #[test]
+    fn the_message_names_who_took_more() {
+        let text = message(&memory("greedy", "10Mi", 0, 90 << 20), Resource::Memory, 100 << 20, 50 << 20);
+        assert_eq!(
+            text,
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container a was using 90Mi, \
+             request is 10Mi, has larger consumption of memory. "
+        );
+    }
+
+    #[test]
+    fn disk_limits_of_volumes_pods_and_containers() {
+        let used = DiskUse { bytes: 2 << 20, inodes: 1 };
+        let with = |spec: &str| {
+            let mut c = candidate("p", spec, 0);
+            c.sample.containers[0].rootfs = Some(used);
+            let space = crate::stats::disk::Space::default();
+            c.sample.volumes = vec![VolumeSample { name: "v".into(), claim: None, used, space, ephemeral: true }];
+            over_limit(&c).unwrap_or_default()
+        };
+        let limit = |n: &str| format!(r#"{{"limits":{{"ephemeral-storage":"{n}"}}}}"#);
+        assert_eq!(
+            with(r#"{"volumes":[{"name":"v","emptyDir":{"sizeLimit":"1Mi"}}],"containers":[{"name":"a"}]}"#),
+            "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". "
+        );
+        assert_eq!(
+            with(&format!(r#"{{"containers":[{{"name":"a","resources":{}}}]}}"#, limit("3Mi"))),
+            "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. "
+        );
+        let two = format!(
+            r#"{{"containers":[{{"name":"a","resources":{}}},{{"name":"b","resources":{}}}]}}"#,
+            limit("1Mi"),
+            limit("9Mi")
+        );
+        assert_eq!(with(&two), "Container a exceeded its local ephemeral storage limit \"1Mi\". ");
+        assert_eq!(with(r#"{"containers":[{"name":"a"}]}"#), "");
+    }
+
+    #[test]
+    fn pressure_is_held_for_a_while() {
+        let at = |s| Timestamp::from_second(s).expect("small");
+        let mut seen = LastSeen::default();
+        let memory = Pressure { memory: true, ..Pressure::default() };
+        assert_eq!(seen.held(memory, at(0)), memory);
+        assert_eq!(seen.held(Pressure::default(), at(299)), memory);
+        assert_eq!(seen.held(Pressure::default(), at(300)), Pressure::default());
+    }
+}

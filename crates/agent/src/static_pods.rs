@@ -204,19 +204,33 @@ impl Directory {
             found.insert(path, pods);
         }
         self.good = found;
+        self.pods()
+    }
+
+    fn pods(&self) -> BTreeMap<String, Arc<Pod>> {
         self.good.values().flatten().map(|p| (p.uid().to_owned(), p.clone())).collect()
     }
 
     /// Tells of every change until `shutdown`.
     pub async fn run(mut self, feed: mpsc::UnboundedSender<Feed>, shutdown: CancellationToken) {
-        let mut before = self.read();
+        // There from the start, so that the kernel can tell of the first manifest.
+        if let Err(error) = std::fs::create_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "failed to make the directory for static pods");
+        }
+        // As of the last reading, which whoever starts this has acted on.
+        let mut before = self.pods();
+        let mut watch = self.watch();
+        // What came before the watch.
+        let mut at_once = true;
         loop {
-            let mut watch = self.watch();
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = std::future::ready(()), if at_once => {}
                 () = tokio::time::sleep(PERIOD) => {}
                 () = changed(&mut watch) => tokio::time::sleep(SETTLE).await,
             }
+            at_once = false;
+            watch = self.watch();
             let after = self.read();
             for change in changes(&before, &after) {
                 if feed.send(change).is_err() {

@@ -3,12 +3,11 @@
 //! Watches   PersistentVolumeClaim, PersistentVolume (self, and each wakes the other), StorageClass (of claims that wait).
 //! Writes    both and their status; creates and deletes volumes of the provisioner `dhow.dev/local`.
 //! Invariant a volume is given to a claim by a write to the volume first, so two claims cannot get the same one.
-//! Differs   from upstream (`pkg/controller/volume/persistentvolume`): one write per object and round; no second look at the
-//!           server for a claim that seems gone, the cache is waited for instead; nothing is recycled. `dhow.dev/local` makes
+//! Differs   from upstream (`pkg/controller/volume/persistentvolume`): one write per object and round; nothing is recycled. `dhow.dev/local` makes
 //!           a `local` volume in the directory that the node names in its annotation; the node makes the directory at first
 //!           use and removes it when the volume is gone.
 
-use crate::plan::{Key, Plan, PlannedEvent, Write};
+use crate::plan::{Done, Key, Plan, PlannedEvent, Task, Write};
 use crate::run::{Context, Controller, Watches};
 use api::k8s::api::core::v1::{
     LocalVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PersistentVolumeClaimStatus,
@@ -16,7 +15,8 @@ use api::k8s::api::core::v1::{
 };
 use api::k8s::api::storage::v1::StorageClass;
 use api::prelude::*;
-use client::EventKind;
+use async_trait::async_trait;
+use client::{Client, ClientError, EventKind};
 use jiff::Timestamp;
 use machinery::volumes::{self, Search};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,8 @@ use std::time::Duration;
 /// On a Node: the directory in which it keeps local volumes.
 const NODE_DIRECTORY: &str = "dhow.dev/local-volumes";
 const HOSTNAME: &str = "kubernetes.io/hostname";
-/// How soon to look again whether the cache of claims has caught up.
-const CATCH_UP: Duration = Duration::from_millis(100);
+/// How soon to look again when the server knows a claim that the cache does not.
+const CATCH_UP: Duration = Duration::from_millis(500);
 
 pub(crate) struct VolumeBinder;
 
@@ -37,8 +37,6 @@ pub(crate) enum View {
         volume: Arc<PersistentVolume>,
         /// The claim it names, if that exists.
         claim: Option<Arc<PersistentVolumeClaim>>,
-        /// The cache of claims is at least as new as the volume: a claim that is not there is gone.
-        caught_up: bool,
     },
 }
 
@@ -93,8 +91,7 @@ impl Controller for VolumeBinder {
             let reference = volumes::claim_ref(&volume);
             let text = |t: Option<&String>| t.cloned().unwrap_or_default();
             let claim = reference.and_then(|r| claims.get(&text(r.namespace.as_ref()), &text(r.name.as_ref())));
-            let caught_up = claims.revision().is_some_and(|r| r >= volume.revision());
-            return Some(View::Volume { volume, claim, caught_up });
+            return Some(View::Volume { volume, claim });
         }
         let claim = claims.get(&key.namespace, &key.name)?;
         let name = volumes::volume_name(&claim);
@@ -124,7 +121,7 @@ impl Controller for VolumeBinder {
                 unbound_claim(view, &mut plan)
             }
             View::Claim(view) => bound_claim(view, &mut plan),
-            View::Volume { volume, claim, caught_up } => sync_volume(volume, claim.as_deref(), *caught_up, &mut plan),
+            View::Volume { volume, claim } => sync_volume(volume, claim.as_deref(), &mut plan),
         }
         plan
     }
@@ -419,19 +416,14 @@ fn volume_phase(volume: &PersistentVolume, phase: &str, message: &str) -> Option
 }
 
 /// `syncVolume`
-fn sync_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>, caught_up: bool, plan: &mut Plan) {
+fn sync_volume(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>, plan: &mut Plan) {
     let uid = volumes::claim_ref(volume).and_then(|r| r.uid.as_deref()).unwrap_or_default();
     if uid.is_empty() {
         // Free, or reserved for a claim whose own round binds it.
         return plan.writes.extend(volume_phase(volume, "Available", ""));
     }
     let Some(claim) = claim.filter(|c| c.uid() == uid) else {
-        if caught_up {
-            release(volume, plan);
-        } else {
-            plan.again(CATCH_UP);
-        }
-        return;
+        return release(volume, plan);
     };
     let by_controller = volume.annotation(volumes::BOUND_BY_CONTROLLER).is_some();
     match volumes::volume_name(claim) {
@@ -475,7 +467,7 @@ fn policy(volume: &PersistentVolume) -> &str {
 fn release(volume: &PersistentVolume, plan: &mut Plan) {
     let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
     if phase != "Released" && phase != "Failed" {
-        return plan.writes.extend(volume_phase(volume, "Released", ""));
+        return plan.writes.push(Write::run(Release { volume: volume.clone() }));
     }
     let maker = volume.annotation(volumes::PROVISIONED_BY).unwrap_or_default();
     let is_csi = volume.spec.as_ref().is_some_and(|s| s.csi.is_some());
@@ -501,6 +493,36 @@ fn release(volume: &PersistentVolume, plan: &mut Plan) {
     if let Some(mut write) = volume_phase(volume, "Failed", &text) {
         write.on_success = Some(PlannedEvent::new(volume, EventKind::Warning, reason, &text));
         plan.writes.push(write);
+    }
+}
+
+/// Says that a volume is released, unless the server knows the claim that the cache does not show (yet).
+struct Release {
+    volume: PersistentVolume,
+}
+
+#[async_trait]
+impl Task for Release {
+    fn title(&self) -> String {
+        format!("release PersistentVolume {}", self.volume.name())
+    }
+
+    async fn run(&self, client: &Client) -> Result<Done, ClientError> {
+        let reference = volumes::claim_ref(&self.volume).cloned().unwrap_or_default();
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        let api = client.api::<PersistentVolumeClaim>();
+        let claim = api.find(&text(&reference.namespace), &text(&reference.name)).await?;
+        let holds = |claim: &PersistentVolumeClaim| {
+            let name = volumes::volume_name(claim);
+            claim.uid() == text(&reference.uid) && (name.is_empty() || name == self.volume.name())
+        };
+        if claim.as_ref().is_some_and(holds) {
+            return Ok(Done::again(CATCH_UP));
+        }
+        let mut next = self.volume.clone();
+        next.status.get_or_insert_default().phase = Some("Released".into());
+        client.api::<PersistentVolume>().update_status(&next).await?;
+        Ok(Done::default())
     }
 }
 
@@ -550,7 +572,7 @@ mod tests {
     }
 
     fn check_volume(volume: Arc<PersistentVolume>, claim: Option<Arc<PersistentVolumeClaim>>, expected: Expect) {
-        expected.assert_eq(&show(&VolumeBinder::plan(&View::Volume { volume, claim, caught_up: true }, at(0))));
+        expected.assert_eq(&show(&VolumeBinder::plan(&View::Volume { volume, claim }, at(0))));
     }
 
     const REF: &str = r#"{"spec": {"claimRef": {"name": "c", "namespace": "ns", "uid": "u"}}}"#;
@@ -674,8 +696,8 @@ mod tests {
             volume(reserved()),
             None,
             expect![[r#"
-            status PersistentVolume v {"phase":"Released"}
-        "#]],
+                release PersistentVolume v
+            "#]],
         );
         let mut deletable = reserved();
         merge(

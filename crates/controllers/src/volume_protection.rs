@@ -3,16 +3,16 @@
 //!
 //! Watches   PersistentVolumeClaim (self) and Pod (by the claims it uses); PersistentVolume (self).
 //! Writes    the finalizers `kubernetes.io/pvc-protection` and `kubernetes.io/pv-protection`.
-//! Differs   from upstream: no live list of pods; the cache must be as new as the deletion of the claim, and no pod starts with
-//!           a claim that is being deleted.
+//! Reads     pods from the server, too, before a claim goes: the cache may not know the newest.
 
-use crate::plan::{Key, Plan, Write};
+use crate::plan::{Done, Key, Plan, Task, Write};
 use crate::run::{Context, Controller, Watches};
 use api::prelude::*;
+use async_trait::async_trait;
+use client::{Client, ClientError, ListParams};
 use jiff::Timestamp;
 use machinery::volumes;
 use std::sync::Arc;
-use std::time::Duration;
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
@@ -23,8 +23,6 @@ pub(crate) struct VolumeProtection;
 pub(crate) struct View {
     claim: Arc<PersistentVolumeClaim>,
     used: bool,
-    /// The cache of pods is at least as new as the claim.
-    caught_up: bool,
 }
 
 impl Controller for ClaimProtection {
@@ -43,17 +41,16 @@ impl Controller for ClaimProtection {
         let claim = ctx.cache::<PersistentVolumeClaim>().get(&key.namespace, &key.name)?;
         let pods = ctx.cache::<Pod>();
         let used = claim.is_deleting() && pods.list_in(&key.namespace).iter().any(|pod| uses(pod, &claim));
-        let caught_up = pods.revision().is_some_and(|r| r >= claim.revision());
-        Some(View { claim, used, caught_up })
+        Some(View { claim, used })
     }
 
     fn plan(view: &View, _: Timestamp) -> Plan {
         let mut plan = Plan::done();
-        if view.claim.is_deleting() && !view.caught_up {
-            plan.again(Duration::from_millis(100));
-        } else {
-            plan.writes.extend(protect(view.claim.as_ref(), CLAIM_FINALIZER, view.used));
-        }
+        let write = protect(view.claim.as_ref(), CLAIM_FINALIZER, view.used);
+        plan.writes.extend(match write {
+            Some(_) if view.claim.is_deleting() => Some(Write::run(GiveUp { claim: view.claim.clone() })),
+            other => other,
+        });
         plan
     }
 }
@@ -103,6 +100,31 @@ fn protect<K: Object + Clone>(object: &K, finalizer: &str, used: bool) -> Option
     Some(Write::update(next))
 }
 
+/// Takes the finalizer from a claim that no pod uses, not even one that the cache does not show yet.
+struct GiveUp {
+    claim: Arc<PersistentVolumeClaim>,
+}
+
+#[async_trait]
+impl Task for GiveUp {
+    fn title(&self) -> String {
+        format!("give up PersistentVolumeClaim {}", Key::of(self.claim.as_ref()))
+    }
+
+    async fn run(&self, client: &Client) -> Result<Done, ClientError> {
+        let params = ListParams { namespace: self.claim.metadata.namespace.clone(), ..ListParams::all() };
+        let (pods, _) = client.api::<Pod>().list(&params).await?;
+        if pods.iter().any(|pod| uses(pod, &self.claim)) {
+            // Its changes wake us.
+            return Ok(Done::default());
+        }
+        let mut next = self.claim.as_ref().clone();
+        next.metadata.finalizers.get_or_insert_default().retain(|f| f != CLAIM_FINALIZER);
+        client.api::<PersistentVolumeClaim>().update(&next).await?;
+        Ok(Done::default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,7 +135,7 @@ mod tests {
     fn check(metadata: Value, pods: &[Value], expected: Expect) {
         let claim: Arc<PersistentVolumeClaim> = object(json!({"metadata": metadata}));
         let used = pods.iter().any(|fields| uses(&pod("p", fields.clone()), &claim));
-        expected.assert_eq(&show(&ClaimProtection::plan(&View { claim, used, caught_up: true }, at(0))));
+        expected.assert_eq(&show(&ClaimProtection::plan(&View { claim, used }, at(0))));
     }
 
     fn deleting() -> Value {
@@ -130,7 +152,7 @@ mod tests {
     fn a_deleted_claim_stays_while_a_placed_pod_uses_it() {
         let volumes = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
         check(deleting(), &[json!({"spec": {"nodeName": "n", "volumes": volumes}})], expect![""]);
-        check(deleting(), &[json!({"spec": {"volumes": volumes}})], expect![["update PersistentVolumeClaim ns/c\n"]]);
-        check(deleting(), &[], expect![["update PersistentVolumeClaim ns/c\n"]]);
+        check(deleting(), &[json!({"spec": {"volumes": volumes}})], expect![["give up PersistentVolumeClaim ns/c\n"]]);
+        check(deleting(), &[], expect![["give up PersistentVolumeClaim ns/c\n"]]);
     }
 }

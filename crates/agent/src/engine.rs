@@ -148,6 +148,8 @@ pub struct EngineExit {
     pub code: i32,
     /// Killed for want of memory.
     pub oom: bool,
+    /// Nobody saw the code.
+    pub lost: bool,
     /// When.
     pub finished_at: Timestamp,
 }

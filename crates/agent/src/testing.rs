@@ -105,7 +105,7 @@ impl FakeEngine {
 
     /// Ends a container and tells of it.
     pub(crate) fn end(&self, sandbox: &str, id: &str, code: i32, at: Timestamp) {
-        let exit = EngineExit { code, oom: false, finished_at: at };
+        let exit = EngineExit { code, oom: false, lost: false, finished_at: at };
         if let Some(c) = self.state.lock().sandboxes.get_mut(sandbox).and_then(|(_, cs)| cs.get_mut(id)) {
             c.exit = Some(exit.clone());
         }

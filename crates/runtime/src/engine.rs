@@ -1,9 +1,15 @@
 //! The agent's door to zygote and supervisors.
 //!
-//! Holds connections and no truth: everything it knows can be had again from the supervisors with [`Engine::recover`]. A reader task
-//! per pod turns packets into answers and events. Invariant: dropping an [`Engine`] stops the zygote and nothing else.
+//! Holds connections and no truth: everything it knows can be had again from the supervisors with [`Engine::recover`]. A task
+//! per pod turns packets into answers and events, keeps what another supervisor would need, and starts one if the pod's dies
+//! ([`repair`]). Invariant: dropping an [`Engine`] stops the zygote and nothing else.
 
-use crate::protocol::{self, Event, ExecSpec, Exit, Kind, PodSnapshot, Reason, Reply, Request, Started};
+mod repair;
+
+use crate::keep::{Kept, KeptContainer, Parts};
+use crate::protocol::{
+    self, ContainerRecord, ContainerState, Event, ExecSpec, Exit, Kind, PodSnapshot, Reason, Reply, Request, Started,
+};
 use crate::spec::{ContainerSpec, PodSandboxSpec, Resources, is_valid_id};
 use crate::stream::Stream;
 use parking_lot::Mutex;
@@ -12,10 +18,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sys::cgroup::{Cgroups, Missing, Stats};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What the engine needs to know.
 #[derive(Debug, Clone)]
@@ -72,6 +78,9 @@ pub enum EngineError {
     Cgroup(#[from] sys::cgroup::Error),
 }
 
+/// How long a start that was under way before this agent may still take before the agent goes on without it.
+const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 type Result<T> = std::result::Result<T, EngineError>;
 
 /// What happened to a pod.
@@ -84,7 +93,13 @@ pub enum EngineEvent {
         /// What.
         event: Event,
     },
-    /// The supervisor is gone without having been told to: its containers may still run. See [`Engine::orphans`].
+    /// The supervisor was gone without having been told to, and another one has taken its place; no container noticed.
+    SupervisorReplaced {
+        /// Which pod.
+        pod: String,
+    },
+    /// The supervisor is gone without having been told to, and nothing replaces it: its containers may still run. See
+    /// [`Engine::orphans`].
     SupervisorLost {
         /// Which pod.
         pod: String,
@@ -105,33 +120,59 @@ struct Inner {
     config: Config,
     cgroups: Cgroups,
     zygote: Mutex<Option<OwnedFd>>,
+    /// How many open files this process could have before it asked for more; containers begin with that.
+    open_files: u64,
     events: mpsc::UnboundedSender<EngineEvent>,
 }
 
-/// A connection to the supervisor of a pod. Cheap to clone.
+/// The way to the supervisor of a pod, whichever process that is at the time. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Pod {
-    connection: Arc<Connection>,
+    link: Arc<Link>,
 }
 
 type Answer = (Reply, Vec<OwnedFd>);
 
 #[derive(Debug)]
-struct Connection {
+struct Link {
     pod: String,
-    socket: AsyncFd<OwnedFd>,
+    state: watch::Sender<Way>,
     next: AtomicU32,
-    /// `None` once the connection is lost.
-    pending: Mutex<Option<HashMap<u32, oneshot::Sender<Answer>>>>,
     execs: Mutex<HashMap<u64, ExecWait>>,
-    /// Set while [`Engine::remove_pod`] runs: then the end of the connection is no loss.
-    removing: std::sync::atomic::AtomicBool,
+    kept: Mutex<Kept>,
+    /// Until the pod is made and from when it is removed: then the end of the connection is no loss.
+    end_expected: AtomicBool,
+}
+
+/// Whether the supervisor can be asked.
+#[derive(Debug, Clone)]
+enum Way {
+    Open(Arc<Connection>),
+    /// Another supervisor is about to take over.
+    Repaired,
+    Gone,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: AsyncFd<OwnedFd>,
+    /// `None` once the connection is lost.
+    pending: Mutex<Option<HashMap<u32, Pending>>>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    answer: oneshot::Sender<Answer>,
+    /// What to keep if the answer is that it has started.
+    record: Option<Box<ContainerRecord>>,
 }
 
 #[derive(Debug)]
 struct ExecWait {
     exit: oneshot::Sender<i32>,
     taken: Option<oneshot::Receiver<i32>>,
+    /// Of a process that has not ended.
+    process: Option<(i32, Arc<OwnedFd>)>,
 }
 
 /// A pod found alive.
@@ -210,7 +251,9 @@ impl Engine {
         }
         let (events, receiver) = mpsc::unbounded_channel();
         let cgroups = Cgroups::detect()?;
-        let engine = Engine { inner: Arc::new(Inner { config, cgroups, zygote: Mutex::new(None), events }) };
+        let open_files = raise_open_files();
+        let engine =
+            Engine { inner: Arc::new(Inner { config, cgroups, zygote: Mutex::new(None), open_files, events }) };
         *engine.inner.zygote.lock() = Some(engine.spawn_zygote()?);
         Ok((engine, receiver))
     }
@@ -240,6 +283,7 @@ impl Engine {
         #[expect(clippy::disallowed_methods, reason = "starts itself, not a tool of the host")]
         let mut command = std::process::Command::new(sys::fd::proc_path(&exe));
         command.arg(crate::zygote::WORD).arg(config.supervisor_cgroup.as_deref().unwrap_or("-"));
+        command.arg(self.inner.open_files.to_string());
         command
             .env_clear()
             .current_dir("/")
@@ -274,19 +318,31 @@ impl Engine {
         let json = serde_json::to_vec(spec).map_err(|e| io_error("encode", &record)(e.into()))?;
         std::fs::write(&record, json).map_err(io_error("write", &record))?;
         let (ours, theirs) = sys::socket::pair().map_err(io_error("create a socket for", &run_dir))?;
-        let request =
-            Request::CreatePod { spec: Box::new(spec.clone()), run_dir: run_dir.clone(), state_dir: state_dir.clone() };
+        let request = Request::CreatePod {
+            spec: Box::new(spec.clone()),
+            run_dir: run_dir.clone(),
+            state_dir: state_dir.clone(),
+            adopt: false,
+        };
         self.ask_zygote(&request, theirs)?;
-        let (pod, first_word) = self.connect(&spec.id, ours)?;
-        let created = first_word.await.map_err(|_| pod.lost()).and_then(accepted);
-        if created.is_err() {
-            pod.connection.removing.store(true, Ordering::SeqCst);
-            for dir in [&run_dir, &state_dir] {
-                // The refusal is the news; what cannot be removed now is found by the sweep.
-                std::fs::remove_dir_all(dir).ok();
+        let connection = Connection::new(&spec.id, ours)?;
+        // Answer 0 is the first word of a new supervisor, which answers no request of ours.
+        let first_word = connection.expect(0, None);
+        let pod = self.tend(&spec.id, connection, true);
+        let created = match first_word {
+            Some(word) => word.await.map_err(|_| pod.lost()).and_then(accepted),
+            None => Err(pod.lost()),
+        };
+        match created {
+            Ok(_) => Ok(pod),
+            Err(e) => {
+                if let Err(left) = self.sweep(&self.orphan(spec.id.clone())).await {
+                    // The refusal is the news; what cannot be removed now is found at the next start.
+                    tracing::warn!(pod = spec.id, error = %base::chain(&left), "a pod that was not made left something");
+                }
+                Err(e)
             }
         }
-        created.map(|_| pod)
     }
 
     /// Sends to the zygote; starts a new one if it has died.
@@ -306,27 +362,20 @@ impl Engine {
         }
     }
 
-    fn connect(&self, pod: &str, socket: OwnedFd) -> Result<(Pod, oneshot::Receiver<Answer>)> {
-        let fail = |source| EngineError::Io { verb: "connect to the supervisor of", path: pod.to_owned(), source };
-        sys::fd::set_nonblocking(socket.as_fd(), true).map_err(fail)?;
-        // Answer 0 is the first word of a new supervisor, which answers no request of ours.
-        let (sender, first_word) = oneshot::channel();
-        #[expect(
-            deprecated,
-            reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot"
-        )]
-        let socket = AsyncFd::new(socket).map_err(fail)?;
-        let connection = Arc::new(Connection {
+    /// Begins to listen to a supervisor.
+    fn tend(&self, pod: &str, connection: Connection, end_expected: bool) -> Pod {
+        let connection = Arc::new(connection);
+        let link = Arc::new(Link {
             pod: pod.to_owned(),
-            socket,
+            state: watch::Sender::new(Way::Open(connection.clone())),
             next: AtomicU32::new(1),
-            pending: Mutex::new(Some(HashMap::from([(0, sender)]))),
-            execs: Mutex::new(HashMap::new()),
-            removing: false.into(),
+            execs: Mutex::default(),
+            kept: Mutex::default(),
+            end_expected: end_expected.into(),
         });
-        let pod = Pod { connection: connection.clone() };
-        base::tasks::detach("pod-connection", read_loop(connection, self.inner.events.clone()));
-        Ok((pod, first_word))
+        let (engine, events) = (Arc::downgrade(&self.inner), self.inner.events.clone());
+        base::tasks::detach("pod-connection", repair::tend(engine, events, link.clone(), connection));
+        Pod { link }
     }
 
     /// Connects to every supervisor that lives: after a restart of the agent.
@@ -334,14 +383,37 @@ impl Engine {
         let mut found = Vec::new();
         for id in self.known_pods()? {
             let Ok(socket) = sys::socket::connect(&self.run_dir(&id).join("sock")) else { continue };
-            let (pod, _) = self.connect(&id, socket)?;
-            match self.snapshot(&pod).await {
-                Ok(snapshot) => found.push(Recovered { pod, snapshot }),
+            let pod = self.tend(&id, Connection::new(&id, socket)?, true);
+            match self.recover_pod(&pod).await {
+                Ok(snapshot) => {
+                    pod.link.end_expected.store(false, Ordering::SeqCst);
+                    found.push(Recovered { pod, snapshot });
+                }
                 Err(EngineError::SupervisorLost { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
         Ok(found)
+    }
+
+    /// A snapshot in which nothing is about to start, of a pod that is kept from now on.
+    async fn recover_pod(&self, pod: &Pod) -> Result<PodSnapshot> {
+        let before = self.snapshot(pod).await?;
+        if let Err(EngineError::Refused { message, .. }) = pod.ask(&Request::Keep { container: None }, &[]).await {
+            tracing::warn!(pod = pod.id(), message, "the supervisor is older: if it dies, its pod must be made anew");
+            return Ok(before);
+        }
+        for container in before.containers {
+            let id = container.id;
+            let keep = Request::Keep { container: Some(id.clone()) };
+            // Answered when it has started.
+            match tokio::time::timeout(START_PATIENCE, pod.ask(&keep, &[])).await {
+                Ok(Ok(_)) | Ok(Err(EngineError::Refused { .. })) => {}
+                Ok(Err(e)) => return Err(e),
+                Err(_) => tracing::warn!(pod = pod.id(), container = id, "a container does not finish starting"),
+            }
+        }
+        self.snapshot(pod).await
     }
 
     fn known_pods(&self) -> Result<Vec<String>> {
@@ -420,9 +492,16 @@ impl Engine {
 
     /// Creates and starts a container. When this returns its program runs.
     pub async fn start_container(&self, pod: &Pod, spec: &ContainerSpec) -> Result<Started> {
-        match pod.ask(&Request::StartContainer { spec: Box::new(spec.clone()) }, &[]).await?.0 {
-            Reply::Started(started) => Ok(started),
-            _ => unexpected(),
+        let request = Request::StartContainer { spec: Box::new(spec.clone()) };
+        let record = ContainerRecord::of(spec);
+        loop {
+            match pod.ask_once(&request, &[], Some(&record)).await {
+                // Whatever was half started is ended by the new supervisor.
+                Err(EngineError::SupervisorLost { .. }) => pod.repaired().await?,
+                Ok((Reply::Started { started, .. }, _)) => return Ok(started),
+                Ok(_) => return unexpected(),
+                Err(e) => return Err(e),
+            }
         }
     }
 
@@ -434,7 +513,7 @@ impl Engine {
         let request = Request::Exec { container: container.to_owned(), exec: Box::new(exec) };
         let mut streams = StdioStreams::default();
         let (reply, mut fds) = if tty {
-            pod.ask(&request, &[]).await?
+            pod.ask_once(&request, &[], None).await?
         } else {
             let (theirs, local) = make_pipes([stdin, true, true]).map_err(fail)?;
             let [input, out, err] = theirs;
@@ -445,9 +524,9 @@ impl Engine {
             streams = local;
             let borrowed: Vec<BorrowedFd<'_>> =
                 [Some(&input), out.as_ref(), err.as_ref()].into_iter().flatten().map(|f| f.as_fd()).collect();
-            pod.ask(&request, &borrowed).await?
+            pod.ask_once(&request, &borrowed, None).await?
         };
-        let Reply::ExecStarted { exec, pid } = reply else { return unexpected() };
+        let Reply::ExecStarted { exec, pid, .. } = reply else { return unexpected() };
         let mut terminal = None;
         if tty {
             let Some(master) = fds.pop() else { return unexpected() };
@@ -459,7 +538,7 @@ impl Engine {
             streams.stdout = Some(Stream::new(master).map_err(fail)?);
         }
         let lost = || EngineError::SupervisorLost { pod: pod.id().to_owned() };
-        let exit = pod.connection.take_exec(exec).ok_or_else(lost)?;
+        let exit = pod.link.take_exec(exec).ok_or_else(lost)?;
         Ok(ExecSession { exec, pid, streams, terminal, exit, pod: pod.id().to_owned() })
     }
 
@@ -481,7 +560,7 @@ impl Engine {
         let (theirs, local) = make_pipes([stdin, stdout, stderr]).map_err(fail)?;
         let borrowed: Vec<BorrowedFd<'_>> = theirs.iter().flatten().map(|f| f.as_fd()).collect();
         let request = Request::Attach { container: container.to_owned(), stdin, stdout, stderr };
-        pod.ask(&request, &borrowed).await?;
+        pod.ask_once(&request, &borrowed, None).await?;
         Ok(local)
     }
 
@@ -512,7 +591,9 @@ impl Engine {
 
     /// Forgets a container that has ended, and its exit record. Its upper directory is the caller's.
     pub async fn remove_container(&self, pod: &Pod, container: &str) -> Result<()> {
-        pod.ask(&Request::RemoveContainer { container: container.to_owned() }, &[]).await.map(drop)
+        pod.ask(&Request::RemoveContainer { container: container.to_owned() }, &[]).await?;
+        pod.link.kept.lock().removed(container);
+        Ok(())
     }
 
     /// The network namespace of the pod (the machine's own if it has none).
@@ -533,7 +614,7 @@ impl Engine {
 
     /// Kills what runs in the pod, removes every trace of it and ends its supervisor.
     pub async fn remove_pod(&self, pod: &Pod) -> Result<()> {
-        pod.connection.removing.store(true, Ordering::SeqCst);
+        pod.link.end_expected.store(true, Ordering::SeqCst);
         match pod.ask(&Request::RemovePod, &[]).await {
             Err(EngineError::SupervisorLost { .. }) => self.sweep(&self.orphan(pod.id().to_owned())).await,
             other => other.map(drop),
@@ -546,44 +627,123 @@ impl Engine {
 impl Pod {
     /// The pod's id.
     pub fn id(&self) -> &str {
-        &self.connection.pod
+        &self.link.pod
     }
 
     fn lost(&self) -> EngineError {
-        EngineError::SupervisorLost { pod: self.connection.pod.clone() }
+        EngineError::SupervisorLost { pod: self.link.pod.clone() }
     }
 
-    /// Registers for an answer; `None` if the connection is lost.
-    fn expect(&self, id: u32) -> Option<oneshot::Receiver<Answer>> {
-        let (sender, receiver) = oneshot::channel();
-        let mut pending = self.connection.pending.lock();
-        let map = pending.as_mut()?;
-        map.insert(id, sender);
-        Some(receiver)
-    }
-
-    async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
-        let c = &self.connection;
-        let id = c.next.fetch_add(1, Ordering::Relaxed);
-        let fail = |source| EngineError::Io { verb: "ask the supervisor of", path: c.pod.clone(), source };
-        let message = protocol::encode(Kind::Request, id, request).map_err(fail)?;
-        let receiver = self.expect(id).ok_or_else(|| self.lost())?;
+    /// Waits while the supervisor is being replaced.
+    async fn way(&self) -> Result<Arc<Connection>> {
+        let mut states = self.link.state.subscribe();
         loop {
-            let mut guard = c.socket.writable().await.map_err(fail)?;
-            match guard.try_io(|socket| message.send(socket.get_ref().as_fd(), fds, true)) {
-                Ok(Ok(())) => break,
-                Ok(Err(e)) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
-                    return Err(self.lost());
-                }
-                Ok(Err(e)) => return Err(fail(e)),
-                Err(_would_block) => {}
+            match &*states.borrow_and_update() {
+                Way::Open(connection) if !connection.is_lost() => return Ok(connection.clone()),
+                Way::Gone => return Err(self.lost()),
+                Way::Open(_) | Way::Repaired => {}
             }
+            states.changed().await.map_err(|_| self.lost())?;
+        }
+    }
+
+    /// After a loss: another supervisor is there.
+    async fn repaired(&self) -> Result<()> {
+        self.way().await.map(drop)
+    }
+
+    /// Asks, and asks again if the supervisor dies: for what can be asked twice.
+    async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer> {
+        loop {
+            match self.ask_once(request, fds, None).await {
+                Err(EngineError::SupervisorLost { .. }) => self.repaired().await?,
+                other => return other,
+            }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        record: Option<&ContainerRecord>,
+    ) -> Result<Answer> {
+        let connection = self.way().await?;
+        let id = self.link.next.fetch_add(1, Ordering::Relaxed);
+        let receiver = connection.expect(id, record.cloned().map(Box::new)).ok_or_else(|| self.lost())?;
+        if !connection.send(&self.link.pod, id, request, fds).await? {
+            connection.lose();
+            return Err(self.lost());
         }
         accepted(receiver.await.map_err(|_| self.lost())?)
     }
 }
 
+// === impl Connection and Link ===
+
 impl Connection {
+    fn new(pod: &str, socket: OwnedFd) -> Result<Self> {
+        let fail = |source| EngineError::Io { verb: "connect to the supervisor of", path: pod.to_owned(), source };
+        sys::fd::set_nonblocking(socket.as_fd(), true).map_err(fail)?;
+        #[expect(
+            deprecated,
+            reason = "`register` is unsafe only for types that may give their descriptor away; OwnedFd cannot"
+        )]
+        let socket = AsyncFd::new(socket).map_err(fail)?;
+        Ok(Connection { socket, pending: Mutex::new(Some(HashMap::new())) })
+    }
+
+    /// Registers for an answer; `None` if the connection is lost.
+    fn expect(&self, id: u32, record: Option<Box<ContainerRecord>>) -> Option<oneshot::Receiver<Answer>> {
+        let (answer, receiver) = oneshot::channel();
+        self.pending.lock().as_mut()?.insert(id, Pending { answer, record });
+        Some(receiver)
+    }
+
+    fn is_lost(&self) -> bool {
+        self.pending.lock().is_none()
+    }
+
+    /// Whoever waits for an answer learns that none will come.
+    fn lose(&self) {
+        self.pending.lock().take();
+    }
+
+    /// False if nobody is at the other end.
+    async fn send(&self, pod: &str, id: u32, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<bool> {
+        let fail = |source| EngineError::Io { verb: "ask the supervisor of", path: pod.to_owned(), source };
+        let message = protocol::encode(Kind::Request, id, request).map_err(fail)?;
+        loop {
+            let mut guard = self.socket.writable().await.map_err(fail)?;
+            match guard.try_io(|socket| message.send(socket.get_ref().as_fd(), fds, true)) {
+                Ok(Ok(())) => return Ok(true),
+                Ok(Err(e)) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
+                    return Ok(false);
+                }
+                Ok(Err(e)) => return Err(fail(e)),
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// The next packet; `None` at the end.
+    async fn receive(&self, pod: &str) -> Option<protocol::Packet> {
+        loop {
+            let mut guard = self.socket.readable().await.ok()?;
+            match guard.try_io(|socket| protocol::receive(socket.get_ref().as_fd(), true)) {
+                Err(_would_block) => {}
+                Ok(Ok(packet)) => return packet,
+                Ok(Err(e)) if e.raw_os_error() == Some(libc::ECONNRESET) => return None,
+                Ok(Err(e)) => {
+                    tracing::warn!(pod, error = %e, "the connection to a supervisor broke");
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Link {
     fn take_exec(&self, exec: u64) -> Option<oneshot::Receiver<i32>> {
         let mut execs = self.execs.lock();
         let wait = execs.get_mut(&exec)?;
@@ -594,65 +754,78 @@ impl Connection {
         }
         receiver
     }
-}
 
-async fn read_loop(connection: Arc<Connection>, events: mpsc::UnboundedSender<EngineEvent>) {
-    loop {
-        let Ok(mut guard) = connection.socket.readable().await else { break };
-        match guard.try_io(|socket| protocol::receive(socket.get_ref().as_fd(), true)) {
-            Err(_would_block) => {}
-            Ok(Ok(Some(packet))) => dispatch(&connection, packet, &events),
-            Ok(Ok(None)) => break,
-            Ok(Err(e)) => {
-                tracing::warn!(pod = connection.pod, error = %e, "the connection to a supervisor broke");
-                break;
+    fn exec_exited(&self, exec: u64, code: i32) {
+        let mut execs = self.execs.lock();
+        let Some(wait) = execs.remove(&exec) else { return };
+        let receiver = wait.taken;
+        // A failure means that the session was dropped.
+        wait.exit.send(code).ok();
+        if let Some(receiver) = receiver {
+            let (closed, _) = oneshot::channel();
+            execs.insert(exec, ExecWait { exit: closed, taken: Some(receiver), process: None });
+        }
+    }
+
+    fn dispatch(
+        &self,
+        connection: &Connection,
+        mut packet: protocol::Packet,
+        events: &mpsc::UnboundedSender<EngineEvent>,
+    ) {
+        if packet.kind == Kind::Event as u16 {
+            match packet.parse::<Event>() {
+                Ok(event) => self.happened(event, events),
+                Err(e) => tracing::warn!(pod = self.pod, error = %e, "an unknown event of a supervisor was ignored"),
             }
+            return;
         }
-    }
-    // Whoever waits for an answer or an exit learns that none will come.
-    connection.pending.lock().take();
-    connection.execs.lock().clear();
-    if !connection.removing.load(Ordering::SeqCst) {
-        // Nobody listens only when the engine is gone.
-        events.send(EngineEvent::SupervisorLost { pod: connection.pod.clone() }).ok();
-    }
-}
-
-fn dispatch(connection: &Connection, mut packet: protocol::Packet, events: &mpsc::UnboundedSender<EngineEvent>) {
-    if packet.kind == Kind::Event as u16 {
-        match packet.parse::<Event>() {
-            Ok(Event::ExecExited { exec, code }) => exec_exited(connection, exec, code),
-            // Nobody listens only when the engine is gone.
-            Ok(event) => drop(events.send(EngineEvent::Pod { pod: connection.pod.clone(), event })),
-            Err(e) => tracing::warn!(pod = connection.pod, error = %e, "an unknown event of a supervisor was ignored"),
-        }
-        return;
-    }
-    let reply = packet.parse::<Reply>().unwrap_or_else(|e| Reply::Failed {
-        reason: Reason::Unsupported,
-        message: format!("the answer of the supervisor was not understood: {e}"),
-    });
-    if let Reply::ExecStarted { exec, .. } = reply {
-        let (exit, receiver) = oneshot::channel();
-        connection.execs.lock().insert(exec, ExecWait { exit, taken: Some(receiver) });
-    }
-    let fds = std::mem::take(&mut packet.fds);
-    let waiting = connection.pending.lock().as_mut().and_then(|p| p.remove(&packet.id));
-    if let Some(sender) = waiting {
+        let reply = packet.parse::<Reply>().unwrap_or_else(|e| Reply::Failed {
+            reason: Reason::Unsupported,
+            message: format!("the answer of the supervisor was not understood: {e}"),
+        });
+        let mut fds = std::mem::take(&mut packet.fds);
+        let waiting = connection.pending.lock().as_mut().and_then(|p| p.remove(&packet.id));
+        let Some(Pending { answer, record }) = waiting else { return };
+        self.keep(&reply, record, &mut fds);
         // The caller has given up waiting; its descriptors close here.
-        drop(sender.send((reply, fds)));
+        drop(answer.send((reply, fds)));
     }
-}
 
-fn exec_exited(connection: &Connection, exec: u64, code: i32) {
-    let mut execs = connection.execs.lock();
-    let Some(wait) = execs.remove(&exec) else { return };
-    let receiver = wait.taken;
-    // A failure means that the session was dropped.
-    wait.exit.send(code).ok();
-    if let Some(receiver) = receiver {
-        let (closed, _) = oneshot::channel();
-        execs.insert(exec, ExecWait { exit: closed, taken: Some(receiver) });
+    fn happened(&self, event: Event, events: &mpsc::UnboundedSender<EngineEvent>) {
+        match &event {
+            Event::ExecExited { exec, code } => return self.exec_exited(*exec, *code),
+            Event::Exited { container, exit } => self.kept.lock().exited(container, exit),
+            Event::LogFault { .. } => {}
+        }
+        // Nobody listens only when the engine is gone.
+        events.send(EngineEvent::Pod { pod: self.pod.clone(), event }).ok();
+    }
+
+    /// Takes out of an answer what is to be kept.
+    fn keep(&self, reply: &Reply, record: Option<Box<ContainerRecord>>, fds: &mut Vec<OwnedFd>) {
+        let mut kept = self.kept.lock();
+        match reply {
+            Reply::KeptPod { created_at_ns, parts } => {
+                kept.pod = Some((*created_at_ns, Parts::new(parts, std::mem::take(fds))));
+                self.end_expected.store(false, Ordering::SeqCst);
+            }
+            Reply::KeptContainer { record, state, parts } => {
+                let parts = Parts::new(parts, std::mem::take(fds));
+                kept.put(KeptContainer { record: *record.clone(), state: state.clone(), parts });
+            }
+            Reply::Started { started, parts } => {
+                if let Some(record) = record {
+                    kept.started(*record, started.clone(), Parts::new(parts, std::mem::take(fds)));
+                }
+            }
+            Reply::ExecStarted { exec, pid, pidfd } => {
+                let process = (*pidfd && !fds.is_empty()).then(|| (*pid, Arc::new(fds.remove(0))));
+                let (exit, receiver) = oneshot::channel();
+                self.execs.lock().insert(*exec, ExecWait { exit, taken: Some(receiver), process });
+            }
+            Reply::Done | Reply::Snapshot(_) | Reply::Failed { .. } => {}
+        }
     }
 }
 
@@ -713,4 +886,13 @@ fn read_only_exe(exe: &Path) -> io::Result<OwnedFd> {
         tracing::warn!(error = %e, "the zygote runs from the plain program file, which privileged containers could overwrite");
         Ok(std::fs::File::open(exe)?.into())
     })
+}
+
+/// Some descriptors per container are kept, and 1024 is what systems begin with. Returns what it was.
+fn raise_open_files() -> u64 {
+    let Ok((soft, hard)) = sys::process::rlimit(libc::RLIMIT_NOFILE) else { return 1024 };
+    if let Err(e) = sys::process::set_rlimit(libc::RLIMIT_NOFILE, hard, hard) {
+        tracing::warn!(error = %e, "the number of open files stays limited to {soft}");
+    }
+    soft
 }

@@ -163,6 +163,8 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
 
 /// What needs the machine's /proc and rights.
 fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<()> {
+    // Half a container that nobody knows of must not go on; a whole one is found in its cgroup.
+    sys::process::set_parent_death_signal(libc::SIGKILL).step(|| "failed to be bound to the supervisor".into())?;
     sys::process::set_dumpable(false).step(|| "failed to become undumpable".into())?;
     sys::process::reset_signals().step(|| "failed to reset signals".into())?;
     sys::process::setsid().step(|| "failed to start a session".into())?;
@@ -578,6 +580,7 @@ fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>) -> Res
         install()?;
     }
     sys::fd::cloexec_from(3).step(|| "failed to close descriptors".into())?;
+    sys::process::set_parent_death_signal(0).step(|| "failed to be unbound from the supervisor".into())?;
     execute(&process.args, &env, &path)
 }
 

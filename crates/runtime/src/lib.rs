@@ -11,11 +11,13 @@
 
 pub mod caps;
 mod engine;
+mod keep;
 mod launcher;
 mod log;
 mod protocol;
 pub mod seccomp;
 pub mod spec;
+mod spool;
 mod stream;
 mod supervisor;
 mod syscalls;

@@ -4,6 +4,7 @@
 //! a last `F` one, as containerd does (`internal/cri/io/logger.go`); what cannot be written is counted, not silently lost.
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// Longer lines are cut (containerd's max_container_log_line_size).
@@ -27,7 +28,17 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn new(stream: Stream) -> Self {
-        Lines { stream, partial: Vec::new(), continued: false }
+        Self::resumed(stream, false)
+    }
+
+    /// What comes next may continue a line whose beginning was an entry already.
+    pub(crate) fn resumed(stream: Stream, continued: bool) -> Self {
+        Lines { stream, partial: Vec::new(), continued }
+    }
+
+    /// How many of the last bytes are in no entry yet.
+    pub(crate) fn partial_len(&self) -> usize {
+        self.partial.len()
     }
 
     /// Whether the file may be cut after what was produced so far.
@@ -122,17 +133,28 @@ pub(crate) struct LogFile {
 
 impl LogFile {
     pub(crate) fn open(path: &Path, max_size: u64, max_files: u32) -> io::Result<Self> {
-        let mut log = LogFile {
-            path: path.to_owned(),
-            max_size,
-            max_files: max_files.max(1),
-            file: None,
-            size: 0,
-            lost: 0,
-            last_rotation_ns: 0,
-        };
+        let mut log = Self::new(path, max_size, max_files);
         log.reopen()?;
         Ok(log)
+    }
+
+    /// One that is opened when there is something to write.
+    pub(crate) fn new(path: &Path, max_size: u64, max_files: u32) -> Self {
+        let (path, max_files) = (path.to_owned(), max_files.max(1));
+        LogFile { path, max_size, max_files, file: None, size: 0, lost: 0, last_rotation_ns: 0 }
+    }
+
+    /// The last bytes of the file.
+    pub(crate) fn tail(&self, len: usize) -> io::Result<Vec<u8>> {
+        let file = match std::fs::File::open(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        };
+        let size = file.metadata()?.len();
+        let mut tail = vec![0; len.min(usize::try_from(size).unwrap_or(len))];
+        let from = size - tail.len() as u64;
+        file.read_exact_at(&mut tail, from)?;
+        Ok(tail)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -246,6 +268,18 @@ impl LogFile {
     }
 }
 
+/// The part of `entries` that was not written by somebody who was killed while writing them; `tail` is the end of the log, as long as
+/// `entries` if there is so much. What was written ends the log: nobody else writes, and no other entry has their time. The file may
+/// have been cut while they were written; then it holds nothing else.
+pub(crate) fn missing<'a>(tail: &[u8], entries: &'a [u8]) -> &'a [u8] {
+    let written = |n: &usize| {
+        let done = &entries[..*n];
+        tail.ends_with(done) || (!tail.is_empty() && tail.len() < *n && done.ends_with(tail))
+    };
+    let written = (1..=entries.len()).rev().find(written).unwrap_or(0);
+    &entries[written..]
+}
+
 fn ignore_missing(e: io::Error) -> io::Result<()> {
     if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
 }
@@ -322,6 +356,33 @@ mod tests {
         let text: Vec<String> = files.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
         assert_eq!(text, ["t stdout F 5\n", "t stdout F 3\n", "t stdout F 4\n"]);
         assert!(files[1].to_string_lossy().ends_with("0.log.20231114-221320.123456792"), "{files:?}");
+    }
+
+    #[test]
+    fn only_what_is_missing_is_written_again() {
+        let entries = b"9 stdout F y\n9 stdout F y\n9 stdout F z\n";
+        for (tail, want) in [
+            ("", "9 stdout F y\n9 stdout F y\n9 stdout F z\n"),
+            ("8 stdout F y\n8 stderr F other\n", "9 stdout F y\n9 stdout F y\n9 stdout F z\n"),
+            ("F other\n9 stdout F y\n", "9 stdout F y\n9 stdout F z\n"),
+            ("F other\n9 stdout F y\n9 std", "out F y\n9 stdout F z\n"),
+            ("9 stdout F y\n9 stdout F y\n9 stdout F z\n", ""),
+            // The file was cut after the second entry.
+            ("9 stdout F z\n", ""),
+            ("9 stdout F y\n9 stdout F ", "z\n"),
+        ] {
+            assert_eq!(missing(tail.as_bytes(), entries), want.as_bytes(), "{tail:?}");
+        }
+    }
+
+    #[test]
+    fn the_tail_of_a_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::new(&path, 0, 0);
+        assert_eq!(log.tail(5).unwrap(), b"");
+        log.write(b"abc\n", true, T).unwrap();
+        assert_eq!((log.tail(2).unwrap(), log.tail(10).unwrap()), (b"c\n".to_vec(), b"abc\n".to_vec()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Invariants: a body over [`INLINE`] bytes travels in a memfd, the last descriptor of the packet; within a major version
 //! everything is additive; what a supervisor does not know it answers as unsupported. Follows ENGINE §6.3.
 
-use crate::spec::{ContainerSpec, PodSandboxSpec, Process};
+use crate::spec::{ContainerSpec, Log, PidMode, PodSandboxSpec, Process};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -29,7 +29,14 @@ pub(crate) enum Kind {
 #[serde(tag = "op", rename_all = "snake_case")]
 pub(crate) enum Request {
     /// To the zygote, with one end of a socket pair: fork a supervisor for this pod, which answers on that pair.
-    CreatePod { spec: Box<PodSandboxSpec>, run_dir: std::path::PathBuf, state_dir: std::path::PathBuf },
+    CreatePod {
+        spec: Box<PodSandboxSpec>,
+        run_dir: std::path::PathBuf,
+        state_dir: std::path::PathBuf,
+        /// The pod exists and its supervisor is dead: the new one takes over what the next requests bring.
+        #[serde(default)]
+        adopt: bool,
+    },
     /// State of everything; the reply carries no descriptors.
     Snapshot,
     /// Create and start.
@@ -54,6 +61,71 @@ pub(crate) enum Request {
     NetworkNamespace,
     /// Kill what runs, remove what is left of the pod, end.
     RemovePod,
+    /// Descriptors by which another supervisor could go on: of the pod, or of a container, and then not before it has started.
+    Keep { container: Option<String> },
+    /// To a supervisor that adopts, first: the pod, with its [`Part`]s.
+    AdoptPod { created_at_ns: i64, parts: Vec<Part> },
+    /// A container, with its parts unless it has ended.
+    AdoptContainer { record: Box<ContainerRecord>, state: ContainerState, parts: Vec<Part> },
+    /// A process started by exec, with its pidfd.
+    AdoptExec { exec: u64, pid: i32 },
+    /// That was all.
+    Adopted,
+}
+
+/// What a descriptor is that one process keeps for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Part {
+    /// Of a pod: its namespaces and `/dev/shm`.
+    Network,
+    Ipc,
+    Uts,
+    Shm,
+    /// The init of the PID namespace that containers share.
+    Pause,
+    /// The first process of a container.
+    Process,
+    /// Write end, or the terminal's master.
+    Stdin,
+    /// Read ends, or the terminal's master and nothing.
+    Stdout,
+    Stderr,
+    /// What was read of them and is not in the log ([`crate::spool`]).
+    StdoutSpool,
+    StderrSpool,
+    /// Something newer.
+    #[serde(other)]
+    Other,
+}
+
+/// What a supervisor must know of a container beyond its descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) id: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) process: Process,
+    /// Ends with its first process, because that is the init of its PID namespace.
+    pub(crate) own_pid_namespace: bool,
+    pub(crate) cgroup: String,
+    pub(crate) log: Option<Log>,
+    pub(crate) stdin: bool,
+    pub(crate) stdin_once: bool,
+}
+
+impl ContainerRecord {
+    pub(crate) fn of(spec: &ContainerSpec) -> Self {
+        ContainerRecord {
+            id: spec.id.clone(),
+            labels: spec.labels.clone(),
+            process: spec.process.clone(),
+            own_pid_namespace: spec.pid == PidMode::Container,
+            cgroup: spec.cgroup.path.clone(),
+            log: spec.log.clone(),
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+        }
+    }
 }
 
 /// A process to run in a running container.
@@ -74,9 +146,33 @@ pub struct ExecSpec {
 pub(crate) enum Reply {
     Done,
     Snapshot(Box<PodSnapshot>),
-    Started(Started),
-    ExecStarted { exec: u64, pid: i32 },
-    Failed { reason: Reason, message: String },
+    Started {
+        #[serde(flatten)]
+        started: Started,
+        /// What the descriptors are.
+        #[serde(default)]
+        parts: Vec<Part>,
+    },
+    /// With `pidfd` it is the first descriptor; a terminal's master is the last.
+    ExecStarted {
+        exec: u64,
+        pid: i32,
+        #[serde(default)]
+        pidfd: bool,
+    },
+    KeptPod {
+        created_at_ns: i64,
+        parts: Vec<Part>,
+    },
+    KeptContainer {
+        record: Box<ContainerRecord>,
+        state: ContainerState,
+        parts: Vec<Part>,
+    },
+    Failed {
+        reason: Reason,
+        message: String,
+    },
 }
 
 /// Why a request was refused, for programs; people get the sentence beside it.
@@ -121,6 +217,9 @@ pub struct Exit {
     pub started_at_ns: i64,
     /// Nanoseconds since 1970.
     pub finished_at_ns: i64,
+    /// Nobody saw the exit code, and `code` is 255: the supervisor had been replaced, and Linux before 6.15 tells it to the parent only.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// Where in its life a container is.

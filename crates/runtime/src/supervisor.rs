@@ -1,19 +1,24 @@
 //! The supervisor: one small single-threaded process per pod, parent of the pod's processes.
 //!
 //! It lives in the pod's network, IPC and UTS namespaces and so holds them; it has the containers' standard streams, writes their
-//! logs, reaps, records exits and serves agents on a socket. Agents come and go; nothing here depends on one.
+//! logs, reaps, records exits and serves agents on a socket. Agents come and go; nothing here depends on one. It may be killed itself:
+//! an agent that has kept its descriptors starts another one in its place ([`adopt`]).
 //! Invariants: an exit record is on disk before anybody is told; no request blocks the loop - launchers are children; a container
 //! is in exactly one [`Phase`]; nothing polls - the loop sleeps until a descriptor is ready, except while a cgroup refuses removal.
 
+mod adopt;
+
+use crate::keep::Parts;
 use crate::launcher::{self, Launch, LaunchExec, SYNC_FAILURE, SYNC_TERMINAL, Stdio};
 use crate::log::{Lines, LogFile, Stream};
 use crate::protocol::{
-    self, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, PodSnapshot, Reason, Reply, Request,
-    Started,
+    self, ContainerRecord, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, Part, PodSnapshot,
+    Reason, Reply, Request, Started,
 };
-use crate::spec::{ContainerSpec, NamespaceMode, PidMode, PodSandboxSpec, Process, is_valid_id};
+use crate::spec::{ContainerSpec, NamespaceMode, PidMode, PodSandboxSpec, is_valid_id};
+use crate::spool::Spool;
 use base::{Clock, SystemClock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -47,7 +52,14 @@ struct Client {
 }
 
 enum Phase {
-    Starting { client: u32, request: u32, sync: OwnedFd, failure: Option<String> },
+    /// `keepers` are clients and their requests to keep it when it has started.
+    Starting {
+        client: u32,
+        request: u32,
+        sync: OwnedFd,
+        failure: Option<String>,
+        keepers: Vec<(u32, u32)>,
+    },
     Running(Started),
     Exited(Exit),
 }
@@ -58,15 +70,18 @@ struct Attached {
     pending: [Vec<u8>; 2],
 }
 
-struct Container {
-    spec_id: String,
-    labels: BTreeMap<String, String>,
-    process: Process,
-    phase: Phase,
+/// A process, and whether wait(2) tells its end: that of one that was a dead supervisor's child its pidfd tells.
+struct Task {
     pid: Pid,
     pidfd: OwnedFd,
-    /// Ends with its first process, because that is the init of its PID namespace.
-    own_pid_namespace: bool,
+    ours: bool,
+}
+
+struct Container {
+    record: ContainerRecord,
+    phase: Phase,
+    /// Its first process, until that has ended.
+    task: Option<Task>,
     cgroup: Cgroup,
     missing: Vec<String>,
     log: Option<LogFile>,
@@ -74,17 +89,16 @@ struct Container {
     /// Read ends of stdout and stderr, or the terminal's master and nothing.
     outputs: [Option<OwnedFd>; 2],
     lines: [Lines; 2],
+    /// None if there is no log, or no memory for them: then what was read dies with this process.
+    spools: [Option<Spool>; 2],
     /// Write end of stdin; for a terminal the master again.
     stdin: Option<OwnedFd>,
     stdin_pending: Vec<u8>,
-    has_stdin: bool,
-    stdin_once: bool,
     attached: Vec<Attached>,
 }
 
 struct Exec {
-    pid: Pid,
-    pidfd: OwnedFd,
+    task: Task,
     /// Until started: whom to answer, and what came over `sync`.
     starting: Option<(u32, u32, OwnedFd)>,
     master: Option<OwnedFd>,
@@ -100,6 +114,8 @@ enum Shm {
 
 enum Token {
     Signal,
+    /// A process that is no child of ours.
+    Stranger,
     Listener,
     Client(u32),
     Sync(u32),
@@ -122,7 +138,7 @@ struct Supervisor {
     pod_cgroup: Option<Cgroup>,
     shm: Shm,
     own_pid_namespace: OwnedFd,
-    pause: Option<(Pid, OwnedFd)>,
+    pause: Option<Task>,
     clients: Vec<Client>,
     next_client: u32,
     containers: BTreeMap<u32, Container>,
@@ -140,13 +156,20 @@ pub(crate) fn main(
     spec: PodSandboxSpec,
     run_dir: PathBuf,
     state_dir: PathBuf,
+    adopt: bool,
     client: OwnedFd,
 ) -> i32 {
     let id = spec.id.clone();
-    match Supervisor::new(single, spec, run_dir, state_dir) {
-        Ok(mut supervisor) => {
+    let made = if adopt {
+        adopt::receive(client.as_fd()).and_then(|estate| Supervisor::adopt(single, spec, run_dir, state_dir, estate))
+    } else {
+        Supervisor::new(single, spec, run_dir, state_dir, Origin::New)
+    };
+    match made.and_then(|s| s.keep().map(|kept| (s, kept))) {
+        Ok((mut supervisor, (word, fds))) => {
             supervisor.add_client(client);
-            supervisor.reply(1, 0, &Reply::Done, &[]);
+            let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+            supervisor.reply(1, 0, &word, &fds);
             match supervisor.run() {
                 Ok(()) => 0,
                 Err(e) => {
@@ -166,12 +189,20 @@ pub(crate) fn main(
     }
 }
 
+/// Where the pod comes from.
+enum Origin {
+    New,
+    /// A dead supervisor: when the pod was made, and its namespaces.
+    Adopted(i64, Parts),
+}
+
 impl Supervisor {
     fn new(
         single: SingleThreaded,
         spec: PodSandboxSpec,
         run_dir: PathBuf,
         state_dir: PathBuf,
+        origin: Origin,
     ) -> Result<Self, Refusal> {
         let fail =
             |what: &'static str| move |e: io::Error| (Reason::Internal, format!("{what}: {}", launcher::reason(&e)));
@@ -185,25 +216,25 @@ impl Supervisor {
         }
         let signals = sys::fd::signalfd(&[libc::SIGCHLD]).map_err(fail("failed to create a signalfd"))?;
         let cgroups = Cgroups::detect().map_err(|e| (Reason::Internal, base::chain(&e)))?;
-        enter_namespaces(&spec)?;
-        let pod_cgroup = match &spec.cgroup {
-            None => None,
-            Some(c) => {
-                let cgroup = cgroups.cgroup(&c.path);
-                cgroup
-                    .create()
-                    .and_then(|()| cgroup.apply(&limits(&c.resources, None)))
-                    .map_err(|e| (Reason::Start, base::chain(&e)))?;
-                Some(cgroup)
+        let pod_cgroup = spec.cgroup.as_ref().map(|c| cgroups.cgroup(&c.path));
+        let clock = Box::new(SystemClock);
+        let (shm, created_at_ns) = match origin {
+            Origin::New => {
+                enter_namespaces(&spec)?;
+                if let (Some(cgroup), Some(c)) = (&pod_cgroup, &spec.cgroup) {
+                    cgroup
+                        .create()
+                        .and_then(|()| cgroup.apply(&limits(&c.resources, None)))
+                        .map_err(|e| (Reason::Start, base::chain(&e)))?;
+                }
+                (make_shm(&spec, &run_dir)?, now_ns(&*clock))
             }
+            Origin::Adopted(created_at_ns, parts) => (adopt::pod(&spec, &run_dir, parts)?, created_at_ns),
         };
-        let shm = make_shm(&spec, &run_dir)?;
         let listener = sys::socket::listen(&run_dir.join("sock")).map_err(fail("failed to listen"))?;
         let own_pid_namespace =
             std::fs::File::open("/proc/self/ns/pid").map_err(fail("failed to open /proc/self/ns/pid"))?.into();
         std::fs::create_dir_all(run_dir.join("root")).map_err(fail("failed to create the directory for roots"))?;
-        let clock = Box::new(SystemClock);
-        let created_at_ns = now_ns(&*clock);
         Ok(Supervisor {
             single,
             clock,
@@ -255,7 +286,7 @@ impl Supervisor {
                     continue;
                 }
                 match token {
-                    Token::Signal => signaled = true,
+                    Token::Signal | Token::Stranger => signaled = true,
                     Token::Listener => self.accept(),
                     Token::Client(number) => self.serve(number),
                     Token::Sync(number) => self.on_sync(number),
@@ -271,6 +302,7 @@ impl Supervisor {
             }
             if signaled {
                 self.reap();
+                self.reap_strangers();
             }
         }
     }
@@ -284,6 +316,10 @@ impl Supervisor {
         };
         want(self.signals.as_fd(), true, false, Token::Signal);
         want(self.listener.as_fd(), true, false, Token::Listener);
+        let containers = self.containers.values().filter_map(|c| c.task.as_ref());
+        for task in containers.chain(self.execs.values().map(|e| &e.task)).chain(&self.pause).filter(|t| !t.ours) {
+            want(task.pidfd.as_fd(), true, false, Token::Stranger);
+        }
         for c in &self.clients {
             want(c.socket.as_fd(), true, false, Token::Client(c.number));
         }
@@ -341,13 +377,8 @@ impl Supervisor {
         }
     }
 
-    /// A client that does not take its messages is let go; it finds everything in the snapshot when it comes back.
     fn reply(&mut self, client: u32, request: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) {
-        let Some(c) = self.clients.iter().find(|c| c.number == client) else { return };
-        let sent = protocol::encode(Kind::Reply, request, reply).and_then(|m| m.send(c.socket.as_fd(), fds, true));
-        if sent.is_err() {
-            self.clients.retain(|c| c.number != client);
-        }
+        reply_to(&mut self.clients, client, request, reply, fds);
     }
 
     fn announce(&mut self, event: &Event) {
@@ -392,6 +423,20 @@ impl Supervisor {
                 self.begin_removal(client, id);
                 Ok(None)
             }
+            Ok(Request::Keep { container: None }) => self.keep().map(|(reply, fds)| {
+                let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+                self.reply(client, id, &reply, &fds);
+                None
+            }),
+            Ok(Request::Keep { container: Some(container) }) => {
+                self.keep_container(client, id, &container).map(|()| None)
+            }
+            Ok(
+                Request::AdoptPod { .. }
+                | Request::AdoptContainer { .. }
+                | Request::AdoptExec { .. }
+                | Request::Adopted,
+            ) => refuse(Reason::Invalid, "this supervisor has its pod already"),
         };
         match answer {
             Ok(None) => {}
@@ -401,7 +446,7 @@ impl Supervisor {
     }
 
     fn number_of(&self, id: &str) -> Result<u32, Refusal> {
-        match self.containers.iter().find(|(_, c)| c.spec_id == id) {
+        match self.containers.iter().find(|(_, c)| c.record.id == id) {
             Some((number, _)) => Ok(*number),
             None => refuse(Reason::NotFound, format!("container {id:?} not found")),
         }
@@ -422,17 +467,13 @@ impl Supervisor {
 
     fn snapshot(&self) -> PodSnapshot {
         let one = |c: &Container| ContainerSnapshot {
-            id: c.spec_id.clone(),
-            state: match &c.phase {
-                Phase::Starting { .. } => ContainerState::Starting,
-                Phase::Running(started) => ContainerState::Running(started.clone()),
-                Phase::Exited(exit) => ContainerState::Exited(exit.clone()),
-            },
+            id: c.record.id.clone(),
+            state: c.state(),
             cgroup: c.cgroup.path().to_owned(),
             log_path: c.log.as_ref().map(|l| l.path().to_owned()),
-            labels: c.labels.clone(),
-            tty: c.process.tty,
-            stdin: c.has_stdin,
+            labels: c.record.labels.clone(),
+            tty: c.record.process.tty,
+            stdin: c.record.stdin,
         };
         PodSnapshot {
             spec: self.spec.clone(),
@@ -440,6 +481,45 @@ impl Supervisor {
             created_at_ns: self.created_at_ns,
             containers: self.containers.values().map(one).collect(),
         }
+    }
+
+    // === what others keep ===
+
+    /// The pod, for a client to keep.
+    fn keep(&self) -> Result<(Reply, Vec<OwnedFd>), Refusal> {
+        let fail = |e: io::Error| (Reason::Internal, format!("failed to duplicate a descriptor of the pod: {e}"));
+        let own = [
+            (self.spec.network, Part::Network, "net"),
+            (self.spec.ipc, Part::Ipc, "ipc"),
+            (self.spec.uts, Part::Uts, "uts"),
+        ];
+        let (mut parts, mut fds) = (Vec::new(), Vec::new());
+        for (_, part, name) in own.into_iter().filter(|(mode, ..)| *mode == NamespaceMode::Pod) {
+            fds.push(std::fs::File::open(format!("/proc/self/ns/{name}")).map_err(fail)?.into());
+            parts.push(part);
+        }
+        if let Shm::Detached(tree) = &self.shm {
+            fds.push(sys::fd::dup_above(tree.as_fd(), 3).map_err(fail)?);
+            parts.push(Part::Shm);
+        }
+        Ok((Reply::KeptPod { created_at_ns: self.created_at_ns, parts }, fds))
+    }
+
+    fn keep_container(&mut self, client: u32, request: u32, id: &str) -> Result<(), Refusal> {
+        let number = self.number_of(id)?;
+        if let Some(Phase::Starting { keepers, .. }) = self.containers.get_mut(&number).map(|c| &mut c.phase) {
+            keepers.push((client, request));
+            return Ok(());
+        }
+        self.give_container(client, request, number);
+        Ok(())
+    }
+
+    fn give_container(&mut self, client: u32, request: u32, number: u32) {
+        let Some(c) = self.containers.get(&number) else { return };
+        let (parts, fds) = c.parts(self.pause.as_ref());
+        let reply = Reply::KeptContainer { record: Box::new(c.record.clone()), state: c.state(), parts };
+        reply_to(&mut self.clients, client, request, &reply, &fds);
     }
 
     // === start ===
@@ -492,6 +572,7 @@ impl Supervisor {
                 (Reason::Start, format!("failed to open the log {:?}: {}", l.path, launcher::reason(&e)))
             })?),
         };
+        let spools = if log.is_some() { [Spool::new().ok(), Spool::new().ok()] } else { [None, None] };
         let Streams { stdio, outputs, stdin } = make_streams(spec).map_err(start_failure("failed to create stdio"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
         let shm = self.clone_shm()?;
@@ -520,23 +601,18 @@ impl Supervisor {
             sys::process::exit_now(1)
         };
         Ok(Container {
-            spec_id: spec.id.clone(),
-            labels: spec.labels.clone(),
-            process: spec.process.clone(),
-            phase: Phase::Starting { client, request, sync, failure: None },
-            pid,
-            pidfd,
-            own_pid_namespace: spec.pid == PidMode::Container,
+            record: ContainerRecord::of(spec),
+            phase: Phase::Starting { client, request, sync, failure: None, keepers: Vec::new() },
+            task: Some(Task { pid, pidfd, ours: true }),
             cgroup: self.cgroups.cgroup(&spec.cgroup.path),
             missing: missing.0.into_iter().map(str::to_owned).collect(),
             log,
             log_fault: false,
             outputs,
             lines: [Lines::new(Stream::Stdout), Lines::new(Stream::Stderr)],
+            spools,
             stdin,
             stdin_pending: Vec::new(),
-            has_stdin: spec.stdin,
-            stdin_once: spec.stdin_once,
             attached: Vec::new(),
         })
     }
@@ -545,13 +621,13 @@ impl Supervisor {
     fn enter_pid_namespace(&mut self, mode: &PidMode) -> Result<bool, Refusal> {
         let pidfd = match mode {
             PidMode::Container | PidMode::Host => return Ok(false),
-            PidMode::Target(id) => self.running(id)?.pidfd.as_fd(),
+            PidMode::Target(id) => self.running(id)?.task()?.pidfd.as_fd(),
             PidMode::Pod => {
                 if self.pause.is_none() {
                     self.pause = Some(self.start_pause()?);
                 }
                 match &self.pause {
-                    Some((_, pidfd)) => pidfd.as_fd(),
+                    Some(task) => task.pidfd.as_fd(),
                     None => return refuse(Reason::Internal, "no process holds the PID namespace of the pod"),
                 }
             }
@@ -566,13 +642,13 @@ impl Supervisor {
     }
 
     /// The init of the shared PID namespace: reaps and does nothing else.
-    fn start_pause(&self) -> Result<(Pid, OwnedFd), Refusal> {
+    fn start_pause(&self) -> Result<Task, Refusal> {
         match self
             .single
             .clone(libc::CLONE_NEWPID, None)
             .map_err(start_failure("failed to clone the init of the pod"))?
         {
-            Cloned::Parent(pid, pidfd) => Ok((pid, pidfd)),
+            Cloned::Parent(pid, pidfd) => Ok(Task { pid, pidfd, ours: true }),
             Cloned::Child => {
                 let prepared = sys::process::reset_signals()
                     .and_then(|()| sys::process::set_signal_ignored(libc::SIGCHLD, true))
@@ -625,16 +701,19 @@ impl Supervisor {
     fn on_launched(&mut self, number: u32) {
         let now = self.now();
         let Some(c) = self.containers.get_mut(&number) else { return };
-        let Phase::Starting { client, request, failure, .. } = &mut c.phase else { return };
-        let (client, request) = (*client, *request);
-        match failure.take() {
-            None => {
-                let started = Started { pid: c.pid, started_at_ns: now, missing_controllers: c.missing.clone() };
-                c.phase = Phase::Running(started.clone());
-                self.reply(client, request, &Reply::Started(started), &[]);
-            }
-            // Answered when it is reaped, because only then is its cgroup empty and its id free again.
-            Some(message) => *failure = Some(message),
+        let Phase::Starting { client, request, failure, keepers, .. } = &mut c.phase else { return };
+        // Otherwise answered when it is reaped, because only then is its cgroup empty and its id free again.
+        if failure.is_some() {
+            return;
+        }
+        let (client, request, keepers) = (*client, *request, std::mem::take(keepers));
+        let Some(pid) = c.task.as_ref().map(|t| t.pid) else { return };
+        let started = Started { pid, started_at_ns: now, missing_controllers: c.missing.clone() };
+        c.phase = Phase::Running(started.clone());
+        let (parts, fds) = c.parts(self.pause.as_ref());
+        reply_to(&mut self.clients, client, request, &Reply::Started { started, parts }, &fds);
+        for (client, request) in keepers {
+            self.give_container(client, request, number);
         }
     }
 
@@ -642,7 +721,8 @@ impl Supervisor {
 
     fn exec(&mut self, client: u32, request: u32, id: &str, exec: ExecSpec, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let c = self.running(id)?;
-        let mut process = exec.process.unwrap_or_else(|| c.process.clone());
+        let init = c.task()?;
+        let mut process = exec.process.unwrap_or_else(|| c.record.process.clone());
         (process.args, process.tty) = (exec.args, exec.tty);
         let stdio = if exec.tty {
             Stdio::Terminal
@@ -652,8 +732,9 @@ impl Supervisor {
                 three.map_err(|_| (Reason::Invalid, "exec without a terminal needs three descriptors".to_owned()))?,
             )
         };
-        let entry = c.cgroup.entry(Some(c.pid)).map_err(|e| (Reason::Start, base::chain(&e)))?;
-        let target = sys::fd::dup_above(c.pidfd.as_fd(), 3).map_err(start_failure("failed to duplicate a pidfd"))?;
+        // If its id is somebody else's by now, joining its namespaces below fails, before anything is done with this.
+        let entry = c.cgroup.entry(Some(init.pid)).map_err(|e| (Reason::Start, base::chain(&e)))?;
+        let target = sys::fd::dup_above(init.pidfd.as_fd(), 3).map_err(start_failure("failed to duplicate a pidfd"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
         sys::process::setns(target.as_fd(), libc::CLONE_NEWPID)
             .map_err(start_failure("failed to join the PID namespace"))?;
@@ -666,7 +747,10 @@ impl Supervisor {
             sys::process::exit_now(1)
         };
         let starting = Some((client, request, sync));
-        self.execs.insert(self.next_exec, Exec { pid, pidfd, starting, master: None, failure: None });
+        self.execs.insert(
+            self.next_exec,
+            Exec { task: Task { pid, pidfd, ours: true }, starting, master: None, failure: None },
+        );
         self.next_exec += 1;
         Ok(())
     }
@@ -687,11 +771,13 @@ impl Supervisor {
             }
         }
         let Some((client, request, _)) = e.starting.take() else { return };
-        let (pid, master, failure) = (e.pid, e.master.take(), e.failure.take());
+        let (pid, master, failure) = (e.task.pid, e.master.take(), e.failure.take());
         match failure {
             None => {
-                let fds: Vec<BorrowedFd<'_>> = master.iter().map(|m| m.as_fd()).collect();
-                self.reply(client, request, &Reply::ExecStarted { exec: number, pid }, &fds);
+                let fds: Vec<BorrowedFd<'_>> =
+                    [&e.task.pidfd].into_iter().chain(&master).map(|fd| fd.as_fd()).collect();
+                let reply = Reply::ExecStarted { exec: number, pid, pidfd: true };
+                reply_to(&mut self.clients, client, request, &reply, &fds);
             }
             Some(message) => {
                 self.execs.remove(&number);
@@ -717,7 +803,7 @@ impl Supervisor {
             }
             return Ok(());
         }
-        match sys::process::pidfd_kill(c.pidfd.as_fd(), signal) {
+        match sys::process::pidfd_kill(c.task()?.pidfd.as_fd(), signal) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                 refuse(Reason::Internal, format!("failed to signal: {e}"))
             }
@@ -727,7 +813,7 @@ impl Supervisor {
 
     fn kill_exec(&mut self, exec: u64, signal: i32) -> Result<(), Refusal> {
         let Some(e) = self.execs.get(&exec) else { return refuse(Reason::NotFound, format!("exec {exec} not found")) };
-        match sys::process::pidfd_kill(e.pidfd.as_fd(), signal) {
+        match sys::process::pidfd_kill(e.task.pidfd.as_fd(), signal) {
             Err(e) if e.raw_os_error() != Some(libc::ESRCH) => {
                 refuse(Reason::Internal, format!("failed to signal: {e}"))
             }
@@ -737,7 +823,7 @@ impl Supervisor {
 
     fn resize(&mut self, id: &str, columns: u16, rows: u16) -> Result<(), Refusal> {
         let c = self.running(id)?;
-        let (true, Some(master)) = (c.process.tty, &c.outputs[0]) else {
+        let (true, Some(master)) = (c.record.process.tty, &c.outputs[0]) else {
             return refuse(Reason::Invalid, format!("container {id:?} has no terminal"));
         };
         sys::pty::resize(master.as_fd(), columns, rows)
@@ -773,7 +859,7 @@ impl Supervisor {
             return refuse(Reason::Invalid, "attach needs one descriptor per stream");
         }
         let c = self.running(id)?;
-        if wanted[0] && !c.has_stdin {
+        if wanted[0] && !c.record.stdin {
             return refuse(Reason::Invalid, format!("container {id:?} has no standard input"));
         }
         let mut fds = fds.into_iter();
@@ -797,8 +883,7 @@ impl Supervisor {
         let now = self.now();
         let c = self.containers.get_mut(&number)?;
         let mut buf = [0u8; CHUNK];
-        let read = sys::fd::read(c.outputs[stream].as_ref()?.as_fd(), &mut buf);
-        match read {
+        match c.read(stream, &mut buf)? {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
             Ok(n) if n > 0 => {
                 for a in c.attached.iter_mut().filter(|a| a.outputs[stream].is_some()) {
@@ -827,7 +912,7 @@ impl Supervisor {
             }
             Ok(_) | Err(_) => {
                 c.attached[at].stdin = None;
-                if c.stdin_once && !c.process.tty {
+                if c.record.stdin_once && !c.record.process.tty {
                     c.stdin = None;
                 }
             }
@@ -874,22 +959,29 @@ impl Supervisor {
     fn reap(&mut self) {
         sys::fd::drain_signalfd(self.signals.as_fd());
         while let Ok(Some((pid, status))) = sys::process::reap() {
-            if let Some(number) = self.containers.iter().find(|(_, c)| c.pid == pid && !c.exited()).map(|(n, _)| *n) {
+            let is = |task: &Task| task.ours && task.pid == pid;
+            let container = self.containers.iter().find(|(_, c)| c.task.as_ref().is_some_and(is)).map(|(n, _)| *n);
+            if let Some(number) = container {
                 // It may have become the program and ended before we looked.
                 self.on_sync(number);
-                self.on_exit(number, status);
-            } else if let Some(number) = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(n, _)| *n) {
+                self.on_exit(number, Some(status));
+            } else if let Some(number) = self.execs.iter().find(|(_, e)| is(&e.task)).map(|(n, _)| *n) {
                 self.on_exec_sync(number);
-                if self.execs.remove(&number).is_some() {
-                    self.announce(&Event::ExecExited { exec: number, code: code_of(status).0 });
-                }
-            } else if self.pause.as_ref().is_some_and(|(p, _)| *p == pid) {
+                self.on_exec_exit(number, Some(status));
+            } else if self.pause.as_ref().is_some_and(is) {
                 self.pause = None;
             }
         }
     }
 
-    fn on_exit(&mut self, number: u32, status: Status) {
+    fn on_exec_exit(&mut self, number: u64, status: Option<Status>) {
+        if self.execs.remove(&number).is_some() {
+            self.announce(&Event::ExecExited { exec: number, code: code_of(status).0 });
+        }
+    }
+
+    /// `status` is none if nobody can tell it any more.
+    fn on_exit(&mut self, number: u32, status: Option<Status>) {
         let now = self.now();
         let Some(c) = self.containers.get(&number) else { return };
         let started_at_ns = match &c.phase {
@@ -898,7 +990,7 @@ impl Supervisor {
             Phase::Exited(_) => return,
         };
         let oom_killed = c.cgroup.stats().oom_kills > 0;
-        if !c.own_pid_namespace
+        if !c.record.own_pid_namespace
             && let Err(e) = c.cgroup.kill()
         {
             eprintln!("shim-{}: {}", self.spec.id, base::chain(&e));
@@ -907,13 +999,15 @@ impl Supervisor {
             self.drain(number, stream);
         }
         let (code, signal) = code_of(status);
-        let exit = Exit { code, signal, oom_killed, started_at_ns, finished_at_ns: now };
+        let exit = Exit { code, signal, oom_killed, started_at_ns, finished_at_ns: now, lost: status.is_none() };
         let Some(c) = self.containers.get_mut(&number) else { return };
         c.stdin = None;
         for a in &mut c.attached {
             a.end();
         }
-        let id = c.spec_id.clone();
+        c.spools = [None, None];
+        c.task = None;
+        let id = c.record.id.clone();
         c.phase = Phase::Exited(exit.clone());
         let path = c.cgroup.path().to_owned();
         self.bury(self.cgroups.cgroup(&path));
@@ -924,12 +1018,16 @@ impl Supervisor {
     }
 
     /// The launcher has ended instead of becoming the program.
-    fn on_failed_start(&mut self, number: u32, status: Status) {
+    fn on_failed_start(&mut self, number: u32, status: Option<Status>) {
         let Some(c) = self.containers.remove(&number) else { return };
         self.bury(c.cgroup);
-        if let Phase::Starting { client, request, failure, .. } = c.phase {
-            let silent = || format!("the launcher ended without a word ({status:?})");
+        if let Phase::Starting { client, request, failure, keepers, .. } = c.phase {
+            let silent = || format!("the launcher ended without a word ({})", code_of(status).0);
             let message = failure.unwrap_or_else(silent);
+            for (client, request) in keepers {
+                let (reason, message) = (Reason::NotFound, message.clone());
+                self.reply(client, request, &Reply::Failed { reason, message }, &[]);
+            }
             self.reply(client, request, &Reply::Failed { reason: Reason::Start, message }, &[]);
         }
     }
@@ -997,13 +1095,13 @@ impl Supervisor {
                 eprintln!("shim-{}: {}", self.spec.id, base::chain(&e));
             }
             // A launcher that has not joined its cgroup yet.
-            sys::process::pidfd_kill(c.pidfd.as_fd(), libc::SIGKILL).ok();
+            c.task.iter().for_each(|t| drop(sys::process::pidfd_kill(t.pidfd.as_fd(), libc::SIGKILL)));
         }
         for e in self.execs.values() {
-            sys::process::pidfd_kill(e.pidfd.as_fd(), libc::SIGKILL).ok();
+            sys::process::pidfd_kill(e.task.pidfd.as_fd(), libc::SIGKILL).ok();
         }
-        if let Some((_, pidfd)) = &self.pause {
-            sys::process::pidfd_kill(pidfd.as_fd(), libc::SIGKILL).ok();
+        if let Some(pause) = &self.pause {
+            sys::process::pidfd_kill(pause.pidfd.as_fd(), libc::SIGKILL).ok();
         }
     }
 
@@ -1056,11 +1154,69 @@ impl Container {
         if entries.is_empty() {
             return None;
         }
+        let spool = &mut self.spools[stream];
+        let begun = spool.as_mut().map_or(Ok(()), |s| s.begin(now));
         let result = log.write(&entries, border, now);
+        let (kept, continued) = (self.lines[stream].partial_len(), !self.lines[stream].at_border());
+        let logged = begun.and_then(|()| spool.as_mut().map_or(Ok(()), |s| s.logged(kept, continued)));
+        if logged.is_err() {
+            // Out of memory. A spool that says something wrong is worse than none.
+            spool.take().into_iter().for_each(Spool::void);
+        }
         let first = result.is_err() && !self.log_fault;
         self.log_fault = result.is_err();
         let message = result.err()?.to_string();
-        first.then(|| Event::LogFault { container: self.spec_id.clone(), message })
+        first.then(|| Event::LogFault { container: self.record.id.clone(), message })
+    }
+
+    /// Reads once, by way of the spool if there is one. None if the stream has ended.
+    fn read(&mut self, stream: usize, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        let fd = self.outputs[stream].as_ref()?.as_fd();
+        let spool = &mut self.spools[stream];
+        if let Some(s) = spool.as_mut().filter(|_| !self.record.process.tty) {
+            match s.fill(fd, buf) {
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => {}
+                other => return Some(other),
+            }
+            spool.take().into_iter().for_each(Spool::void);
+        }
+        let read = sys::fd::read(fd, buf);
+        if let (Ok(n), Some(s)) = (&read, spool.as_mut())
+            && s.append(&buf[..*n]).is_err()
+        {
+            spool.take().into_iter().for_each(Spool::void);
+        }
+        Some(read)
+    }
+
+    fn task(&self) -> Result<&Task, Refusal> {
+        self.task.as_ref().ok_or_else(|| (Reason::NotFound, format!("container {:?} is not running", self.record.id)))
+    }
+
+    fn state(&self) -> ContainerState {
+        match &self.phase {
+            Phase::Starting { .. } => ContainerState::Starting,
+            Phase::Running(started) => ContainerState::Running(started.clone()),
+            Phase::Exited(exit) => ContainerState::Exited(exit.clone()),
+        }
+    }
+
+    /// What another supervisor needs to go on with it. Standard input that is to end with its client ends with this process.
+    fn parts<'a>(&'a self, pause: Option<&'a Task>) -> (Vec<Part>, Vec<BorrowedFd<'a>>) {
+        let Some(task) = &self.task else { return (Vec::new(), Vec::new()) };
+        let tty = self.record.process.tty;
+        let stdin = self.stdin.as_ref().filter(|_| !self.record.stdin_once && !tty);
+        let spool = |at: usize| self.spools[at].as_ref().map(|s| s.as_fd());
+        let all = [
+            (Part::Pause, pause.map(|p| p.pidfd.as_fd())),
+            (Part::Process, Some(task.pidfd.as_fd())),
+            (Part::Stdin, stdin.map(|fd| fd.as_fd())),
+            (Part::Stdout, self.outputs[0].as_ref().map(|fd| fd.as_fd())),
+            (Part::Stderr, self.outputs[1].as_ref().map(|fd| fd.as_fd())),
+            (Part::StdoutSpool, spool(0)),
+            (Part::StderrSpool, spool(1)),
+        ];
+        all.into_iter().filter_map(|(part, fd)| Some((part, fd?))).unzip()
     }
 }
 
@@ -1092,16 +1248,27 @@ impl Attached {
     }
 }
 
+/// A client that does not take its messages is let go; it finds everything in the snapshot when it comes back.
+fn reply_to(clients: &mut Vec<Client>, client: u32, request: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) {
+    let Some(c) = clients.iter().find(|c| c.number == client) else { return };
+    let sent = protocol::encode(Kind::Reply, request, reply).and_then(|m| m.send(c.socket.as_fd(), fds, true));
+    if sent.is_err() {
+        clients.retain(|c| c.number != client);
+    }
+}
+
 // === pure helpers and set-up ===
 
 fn now_ns(clock: &dyn Clock) -> i64 {
     i64::try_from(clock.now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-fn code_of(status: Status) -> (i32, Option<i32>) {
+/// Code and signal; 255 if nobody knows.
+fn code_of(status: Option<Status>) -> (i32, Option<i32>) {
     match status {
-        Status::Exited(code) => (code, None),
-        Status::Signaled(signal) => (128 + signal, Some(signal)),
+        Some(Status::Exited(code)) => (code, None),
+        Some(Status::Signaled(signal)) => (128 + signal, Some(signal)),
+        None => (255, None),
     }
 }
 

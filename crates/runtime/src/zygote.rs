@@ -8,8 +8,8 @@ use crate::supervisor;
 use std::os::fd::{AsFd, OwnedFd};
 use sys::process::{Forked, SingleThreaded};
 
-/// Arguments of the zygote in `argv`, after the word `zygote`: the cgroup for it and the supervisors (`-` for none).
-/// The control socket is standard input.
+/// Arguments of the zygote in `argv`, after the word `zygote`: the cgroup for it and the supervisors (`-` for none), and how many open
+/// files containers may have unless they ask for more. The control socket is standard input.
 pub(crate) const WORD: &str = "zygote";
 
 /// Runs the zygote until the agent closes its socket. Returns the exit code of the process.
@@ -43,15 +43,20 @@ fn serve(args: &[String]) -> std::io::Result<()> {
     {
         eprintln!("zygote: supervisors stay in the cgroup of the agent: {}", base::chain(&e));
     }
+    if let Some(soft) = args.get(1).and_then(|n| n.parse().ok()) {
+        // The agent raised its own.
+        let (_, hard) = sys::process::rlimit(libc::RLIMIT_NOFILE)?;
+        sys::process::set_rlimit(libc::RLIMIT_NOFILE, soft, hard)?;
+    }
     loop {
         let Some(mut packet) = protocol::receive(control.as_fd(), false)? else { return Ok(()) };
         let client = (packet.fds.len() == 1).then(|| packet.fds.pop()).flatten();
         match (packet.parse::<Request>(), client) {
-            (Ok(Request::CreatePod { spec, run_dir, state_dir }), Some(client)) => match single.fork() {
+            (Ok(Request::CreatePod { spec, run_dir, state_dir, adopt }), Some(client)) => match single.fork() {
                 Ok(Forked::Parent(_)) => {}
                 Ok(Forked::Child) => {
                     drop(control);
-                    let code = supervisor::main(single, *spec, run_dir, state_dir, client);
+                    let code = supervisor::main(single, *spec, run_dir, state_dir, adopt, client);
                     sys::process::exit_now(code);
                 }
                 Err(e) => refuse(&client, Reason::Internal, format!("failed to fork a supervisor: {e}")),

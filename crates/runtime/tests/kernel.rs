@@ -114,7 +114,7 @@ impl Fixture {
         loop {
             match timeout(self.events.recv()).await.expect("the engine lives") {
                 EngineEvent::Pod { event: Event::Exited { container, exit }, .. } => return (container, exit),
-                EngineEvent::Pod { .. } => {}
+                EngineEvent::Pod { .. } | EngineEvent::SupervisorReplaced { .. } => {}
                 EngineEvent::SupervisorLost { pod } => panic!("supervisor of {pod} lost: {}", self.zygote_log()),
             }
         }
@@ -659,13 +659,17 @@ async fn the_death_of_agent_and_zygote_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_death_of_a_supervisor_is_told_and_can_be_swept() {
+async fn a_supervisor_without_an_agent_that_dies_leaves_what_can_be_swept() {
     let mut f = Fixture::new();
     let pod = f.pod("p").await;
     let started = f.engine.start_container(&pod, &f.spec("p", "c", "sleep 1000")).await.unwrap();
-    kill9(f.engine.snapshot(&pod).await.unwrap().supervisor_pid);
+    let supervisor = f.engine.snapshot(&pod).await.unwrap().supervisor_pid;
+    let (engine, events) = Engine::start(Fixture::config(f.dir.path())).unwrap();
+    drop(std::mem::replace(&mut f.engine, engine));
+    kill9(supervisor);
     let lost = timeout(f.events.recv()).await.unwrap();
     assert_eq!(lost, EngineEvent::SupervisorLost { pod: "p".into() });
+    f.events = events;
     assert!(Path::new(&format!("/proc/{}", started.pid)).exists(), "the container lives on");
     assert!(matches!(f.engine.snapshot(&pod).await, Err(EngineError::SupervisorLost { .. })));
     let orphans = f.engine.orphans().unwrap();
@@ -674,6 +678,157 @@ async fn the_death_of_a_supervisor_is_told_and_can_be_swept() {
     until(|| !Path::new(&format!("/proc/{}", started.pid)).exists()).await;
     assert!(f.engine.orphans().unwrap().is_empty());
     let pod = f.pod("p").await;
+    f.finish(pod).await;
+}
+
+impl Fixture {
+    /// Kills the supervisor and waits until another one has taken its place. Exits that are told meanwhile are returned.
+    async fn replace_supervisor(&mut self, pod: &Pod) -> Vec<(String, Exit)> {
+        let old = self.engine.snapshot(pod).await.unwrap().supervisor_pid;
+        kill9(old);
+        let mut exits = Vec::new();
+        loop {
+            match timeout(self.events.recv()).await.expect("the engine lives") {
+                EngineEvent::SupervisorReplaced { .. } => break,
+                EngineEvent::Pod { event: Event::Exited { container, exit }, .. } => exits.push((container, exit)),
+                EngineEvent::Pod { .. } => {}
+                EngineEvent::SupervisorLost { .. } => panic!("not replaced: {}", self.zygote_log()),
+            }
+        }
+        assert_ne!(self.engine.snapshot(pod).await.unwrap().supervisor_pid, old);
+        exits
+    }
+}
+
+#[tokio::test]
+async fn the_death_of_a_supervisor_stops_nothing() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    let go = f.dir.path().join("go");
+    std::fs::create_dir(&go).unwrap();
+    let with_go = |id: &str, script: &str, pid: PidMode| {
+        let mut spec = f.spec("p", id, script);
+        spec.mounts.push(Mount::bind(&go, "/go"));
+        spec.pid = pid;
+        spec
+    };
+    let wait = "while ! test -e /go/stop; do usleep 1000; done";
+    let ender = with_go("ender", &format!("{wait}; exit 42"), PidMode::Container);
+    let shares = with_go("shares", "echo shared >/dev/shm/f; exec sleep 12345", PidMode::Pod);
+    let mut reader = with_go("reader", "cat", PidMode::Container);
+    reader.stdin = true;
+    let over = with_go("over", "exit 3", PidMode::Container);
+    let later = with_go("later", "cat /dev/shm/f; hostname; ps | grep -c '[1]2345'", PidMode::Pod);
+    let mut started = Vec::new();
+    for spec in [&ender, &shares, &reader, &over] {
+        started.push(f.engine.start_container(&pod, spec).await.unwrap());
+    }
+    assert_eq!(f.exited().await.0, "over");
+    let exec = |script: &str| ExecSpec { args: ["sh", "-c", script].map(String::from).to_vec(), ..ExecSpec::default() };
+    let mut session = f.engine.exec(&pod, "shares", exec(&format!("{wait}; exit 9")), false).await.unwrap();
+    let before = f.engine.snapshot(&pod).await.unwrap();
+    let netns = f.engine.netns(&pod).await.unwrap();
+    for _ in 0..3 {
+        assert!(f.replace_supervisor(&pod).await.is_empty());
+    }
+    let after = f.engine.snapshot(&pod).await.unwrap();
+    assert_eq!((&after.containers, after.created_at_ns), (&before.containers, before.created_at_ns));
+    let link = |fd| std::fs::read_link(sys_path(fd)).unwrap();
+    assert_eq!(link(&f.engine.netns(&pod).await.unwrap()), link(&netns));
+    // Everything can still be done.
+    let mut input = f.engine.attach(&pod, "reader", true, false, false).await.unwrap().stdin.unwrap();
+    input.write_all(b"typed\n").await.unwrap();
+    until(|| f.output("p", "reader") == "typed\n").await;
+    let (_, out) = f.run(&pod, later).await;
+    assert_eq!(out, "shared\npodhost\n1\n");
+    let mut ran = f.engine.exec(&pod, "shares", exec("echo hi"), false).await.unwrap();
+    assert_eq!((read_all(ran.streams.stdout.take()).await.as_str(), ran.wait().await.unwrap()), ("hi\n", 0));
+    std::fs::write(go.join("stop"), "").unwrap();
+    assert_eq!(timeout(session.wait()).await.unwrap(), 9);
+    let (id, exit) = f.exited().await;
+    assert_eq!((id.as_str(), exit.code, exit.lost, exit.started_at_ns), ("ender", 42, false, started[0].started_at_ns));
+    f.engine.kill(&pod, "reader", libc::SIGKILL).await.unwrap();
+    assert_eq!(f.exited().await.1.signal, Some(libc::SIGKILL));
+    f.engine.remove_container(&pod, "over").await.unwrap();
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+async fn an_exit_while_there_is_no_supervisor_is_known() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    for i in 0..5 {
+        let id = format!("c{i}");
+        let started = f.engine.start_container(&pod, &f.spec("p", &id, "echo said; exec sleep 1000")).await.unwrap();
+        until(|| f.output("p", &id) == "said\n").await;
+        let supervisor = f.engine.snapshot(&pod).await.unwrap().supervisor_pid;
+        kill9(supervisor);
+        kill9(started.pid);
+        let (container, exit) = f.exited().await;
+        assert_eq!((container, exit.code, exit.signal), (id, 137, Some(9)));
+    }
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+async fn no_byte_of_a_log_is_lost_or_written_twice_when_supervisors_die() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    // Fast and in large pieces, and slowly with lines that come in parts.
+    let fast = "i=0; while [ $i -lt 40 ]; do seq $((i*10000)) $((i*10000+9999)); i=$((i+1)); usleep 10000; done";
+    let slow = "i=0; while [ $i -lt 400 ]; do printf 'half of '; usleep 500; echo $i; i=$((i+1)); done";
+    let mut rotated = f.spec("p", "fast", fast);
+    rotated.log.as_mut().unwrap().max_size = 1 << 20;
+    rotated.log.as_mut().unwrap().max_files = 1000;
+    f.engine.start_container(&pod, &rotated).await.unwrap();
+    f.engine.start_container(&pod, &f.spec("p", "slow", slow)).await.unwrap();
+    let (mut replaced, mut over) = (0, 0);
+    while over < 2 {
+        over += f.replace_supervisor(&pod).await.len();
+        replaced += 1;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        while let Ok(event) = f.events.try_recv() {
+            over += usize::from(matches!(event, EngineEvent::Pod { event: Event::Exited { .. }, .. }));
+        }
+        assert!(replaced < 500);
+    }
+    let dir = f.log("p", "fast").parent().unwrap().to_owned();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files.rotate_left(1); // 0.log sorts first and is the newest
+    let text: String = files.iter().map(|p| std::fs::read_to_string(p).unwrap()).collect();
+    let mut next = 0;
+    for line in text.lines() {
+        assert_eq!(line.rsplit(' ').next().unwrap(), next.to_string(), "after {replaced} replacements: {line}");
+        next += 1;
+    }
+    assert_eq!(next, 400_000);
+    let want: String = (0..400).map(|i| format!("half of {i}\n")).collect();
+    assert_eq!(f.output("p", "slow"), want);
+    assert!(replaced > 3, "{replaced}");
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+async fn a_start_goes_on_when_the_supervisor_dies_in_the_middle() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    for i in 0..8 {
+        let id = format!("c{i}");
+        let spec = f.spec("p", &id, "exec sleep 1000");
+        let supervisor = f.engine.snapshot(&pod).await.unwrap().supervisor_pid;
+        let killer = async {
+            tokio::time::sleep(Duration::from_micros(400 * i)).await;
+            kill9(supervisor);
+        };
+        let (started, ()) = tokio::join!(f.engine.start_container(&pod, &spec), killer);
+        let started = started.unwrap();
+        let cgroup = f.engine.cgroups().cgroup(&spec.cgroup.path);
+        until(|| cgroup.procs().into_iter().eq([started.pid])).await;
+        f.engine.kill(&pod, &id, libc::SIGKILL).await.unwrap();
+        let (ended, exit) = f.exited().await;
+        assert_eq!((ended, exit.code), (id, 137));
+    }
     f.finish(pod).await;
 }
 

@@ -91,6 +91,38 @@ pub fn sealed_memfd(name: &str, content: &mut dyn io::Read) -> io::Result<OwnedF
     Ok(file.into())
 }
 
+/// An anonymous file in memory.
+pub fn memfd(name: &str) -> io::Result<std::fs::File> {
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: `name` is a valid C string.
+    Ok(own(check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?).into())
+}
+
+/// Moves bytes from a pipe to where a file is positioned, and the position with them: a process that is killed has done both or
+/// neither. `WouldBlock` on an empty pipe, `Ok(0)` at the end.
+pub fn splice(pipe: BorrowedFd<'_>, file: BorrowedFd<'_>, max: usize) -> io::Result<usize> {
+    loop {
+        // SAFETY: null offsets mean the files' own positions; no other pointers.
+        let n = unsafe {
+            let (from, to) = (pipe.as_raw_fd(), file.as_raw_fd());
+            libc::splice(from, std::ptr::null_mut(), to, std::ptr::null_mut(), max, libc::SPLICE_F_NONBLOCK)
+        };
+        match check_long(n as libc::c_long) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(n) => return Ok(n as usize),
+        }
+    }
+}
+
+/// Gives back the memory of a range of a file in memory; it reads as zeroes then.
+pub fn punch_hole(file: BorrowedFd<'_>, start: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: no pointers.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, start as libc::off_t, len as libc::off_t) })?;
+    Ok(())
+}
+
 /// One descriptor to poll and what it is waited for.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]

@@ -79,6 +79,11 @@ struct MountAttrArg {
 }
 
 impl Detached {
+    /// One that another process made and handed over.
+    pub fn received(fd: OwnedFd) -> Detached {
+        Detached(fd)
+    }
+
     /// A bind mount of `path`, as `mount --bind` (or `--rbind`) would make it.
     pub fn clone_path(path: &Path, recursive: bool) -> io::Result<Detached> {
         let path = cstr(path)?;

@@ -102,6 +102,17 @@ pub enum Status {
     Signaled(i32),
 }
 
+impl Status {
+    /// From the number that wait(2) gives.
+    fn of_wait(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Status::Signaled(libc::WTERMSIG(status))
+        } else {
+            Status::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
 /// Reaps one ended child, if there is one.
 pub fn reap() -> io::Result<Option<(Pid, Status)>> {
     let mut status = 0;
@@ -110,9 +121,34 @@ pub fn reap() -> io::Result<Option<(Pid, Status)>> {
         Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
         Err(e) => Err(e),
         Ok(0) => Ok(None),
-        Ok(pid) if libc::WIFSIGNALED(status) => Ok(Some((pid, Status::Signaled(libc::WTERMSIG(status))))),
-        Ok(pid) => Ok(Some((pid, Status::Exited(libc::WEXITSTATUS(status))))),
+        Ok(pid) => Ok(Some((pid, Status::of_wait(status)))),
     }
+}
+
+/// How a process ended that is somebody else's child; none if the kernel no longer tells. It must have ended: its pidfd is readable.
+///
+/// Its parent may not have reaped it yet, then /proc tells; afterwards the pidfd does, since Linux 6.15. `pid` is looked at only while
+/// the pidfd proves that it is not somebody else's by now.
+pub fn pidfd_status(pidfd: BorrowedFd<'_>, pid: Pid) -> Option<Status> {
+    let zombie = || zombie_status(pid).filter(|_| pidfd_kill(pidfd, 0).is_ok());
+    reaped_status(pidfd).or_else(zombie).or_else(|| reaped_status(pidfd))
+}
+
+fn reaped_status(pidfd: BorrowedFd<'_>) -> Option<Status> {
+    // SAFETY: pidfd_info is plain data; all zeroes is valid.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: the number of the ioctl holds the size of the structure, and `info` is one.
+    check(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) }).ok()?;
+    (info.mask & u64::from(libc::PIDFD_INFO_EXIT) != 0).then(|| Status::of_wait(info.exit_code))
+}
+
+/// From the last field of /proc/PID/stat (proc_pid_stat(5)).
+fn zombie_status(pid: Pid) -> Option<Status> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split_ascii_whitespace();
+    (fields.next()? == "Z").then_some(())?;
+    Some(Status::of_wait(fields.next_back()?.parse().ok()?))
 }
 
 /// A descriptor that means exactly this process, however ids are reused later.
@@ -173,6 +209,11 @@ fn prctl(option: i32, arg: libc::c_ulong) -> io::Result<i32> {
 /// Orphans among the descendants become children of this process.
 pub fn set_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+}
+
+/// The kernel sends this signal when the parent ends; 0 for none. A change of the user id takes it back.
+pub fn set_parent_death_signal(signal: i32) -> io::Result<()> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong).map(drop)
 }
 
 /// Without it nobody unprivileged may look at this process through /proc or ptrace.
@@ -388,4 +429,27 @@ pub fn cwd() -> io::Result<String> {
 /// Major and minor number in one value, as mknod wants it.
 pub fn device_number(major: u32, minor: u32) -> u64 {
     libc::makedev(major, minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_pidfd_tells_the_exit_code_before_and_after_reaping() {
+        for (script, want) in [("exit 7", Status::Exited(7)), ("kill -9 $$", Status::Signaled(9))] {
+            #[expect(clippy::disallowed_methods, reason = "any process will do")]
+            let mut child = std::process::Command::new("/bin/sh").args(["-c", script]).spawn().unwrap();
+            let pid = child.id() as Pid;
+            let pidfd = pidfd_open(pid).unwrap();
+            crate::fd::poll(&mut [crate::fd::PollFd::new(pidfd.as_fd(), true, false)], None).unwrap();
+            assert_eq!(pidfd_status(pidfd.as_fd(), pid), Some(want));
+            assert_eq!(zombie_status(pid), Some(want));
+            child.wait().unwrap();
+            // Kernels before 6.15 do not know.
+            assert!(reaped_status(pidfd.as_fd()).is_none_or(|s| s == want));
+            assert_eq!(zombie_status(pid), None);
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// More descriptors than this in one message are refused.
-pub const MAX_FDS: usize = 8;
+pub const MAX_FDS: usize = 16;
 /// More bytes than this in one message are refused; larger bodies travel in a memfd.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 

@@ -89,7 +89,7 @@ fn timestamp(ns: i64) -> Timestamp {
 }
 
 fn exit_of(exit: &runtime::Exit) -> EngineExit {
-    EngineExit { code: exit.code, oom: exit.oom_killed, finished_at: timestamp(exit.finished_at_ns) }
+    EngineExit { code: exit.code, oom: exit.oom_killed, lost: exit.lost, finished_at: timestamp(exit.finished_at_ns) }
 }
 
 #[async_trait]
@@ -288,7 +288,7 @@ impl Engine for RuntimeEngine {
                 runtime::EngineEvent::Pod { pod, event: runtime::Event::LogFault { container, message } } => {
                     tracing::warn!(sandbox = pod, container, message, "a container's log cannot be written");
                 }
-                runtime::EngineEvent::Pod { .. } => {}
+                runtime::EngineEvent::Pod { .. } | runtime::EngineEvent::SupervisorReplaced { .. } => {}
                 runtime::EngineEvent::SupervisorLost { pod } => {
                     self.pods.write().remove(&pod);
                     return Some(EngineEvent::SandboxLost { sandbox: pod });

@@ -51,7 +51,13 @@ fn from_labels(snapshot: &ContainerSnapshot) -> Option<(String, Running)> {
 
 /// How the engine's word for an end becomes ours.
 pub fn exit_facts(exit: &EngineExit, message: String) -> ExitFacts {
-    ExitFacts { code: exit.code, oom: exit.oom, reason: None, message, finished_at: exit.finished_at }
+    let (reason, message) = if exit.lost {
+        let message = "The container ended while its supervisor was being replaced, and this kernel does not tell how";
+        (Some("ContainerStatusUnknown".into()), message.into())
+    } else {
+        (None, message)
+    };
+    ExitFacts { code: exit.code, oom: exit.oom, reason, message, finished_at: exit.finished_at }
 }
 
 /// What is known again. `message` reads the termination message of a run, given container name and `restartCount`.
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_runs_goes_on_and_what_ended_meanwhile_is_known() {
-        let exit = EngineExit { code: 3, oom: false, finished_at: at(50) };
+        let exit = EngineExit { code: 3, oom: false, lost: false, finished_at: at(50) };
         let ready = "Ready { id: \"s\" }";
         let runs = || kept(Run::Running(running("c1")), Doing::Nothing);
         check(runs(), Some(&snapshot(vec![container("c1", None)])), &format!("{ready}: running c1"));

@@ -6,7 +6,7 @@
 
 use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
-use crate::engine::{Engine, EngineError, EngineEvent, SandboxSnapshot, Session, StreamRequest};
+use crate::engine::{Engine, EngineError, EngineEvent, EngineExit, SandboxSnapshot, Session, StreamRequest};
 use crate::images::Images;
 use crate::network::PodNetwork;
 use crate::pod::admission::{self, Rejection};
@@ -199,7 +199,8 @@ impl Agent {
         let gone = newest.is_none();
         let pod = newest.unwrap_or_else(|| Arc::new(kept));
         let snapshot = sandbox_id(&seen).and_then(|id| snapshots.iter().find(|s| s.id == id));
-        let message = |name: &str, restarts: u32, exit: &_| last_words(&self.context, &pod, name, restarts, exit);
+        let message =
+            |name: &str, restarts: u32, exit: &EngineExit| last_words(&self.context, &pod, name, restarts, exit.code);
         let mut seen = recover(&pod, seen, snapshot, message, now);
         let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
         if seen.ending.is_none() {

@@ -184,6 +184,20 @@ async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_ends_before_we_know_that_it_started_keeps_its_last_words() {
+    let world = World::new();
+    let agent = world.start();
+    let spec =
+        r#"{"nodeName":"n1","restartPolicy":"Never","containers":[{"name":"a","image":"nginx","command":["quick"]}]}"#;
+    world.cluster.put(pod(spec));
+    until_phase(&world, "web", "Succeeded").await;
+    let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there").remove(0);
+    let ended = status.state.and_then(|s| s.terminated).expect("it ended");
+    assert_eq!((ended.exit_code, ended.message.as_deref()), (0, Some("gone already")));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn restarting_the_agent_restarts_nothing_and_misses_no_exit() {
     let world = World::new();
     let agent = world.start();

@@ -12,7 +12,7 @@
 use super::checkpoint::Checkpoint;
 use super::events::PodEvents;
 use super::execute::{self, Executor, Message};
-use super::observe::{Observation, observe};
+use super::observe::{Observation, next_restart, observe};
 use super::plan::{Plan, PodAction, plan};
 use super::recover::exit_facts;
 use super::seen::{Seen, Volumes};
@@ -213,6 +213,9 @@ impl Worker {
                 {
                     self.pulls.remove(container);
                 }
+                if let Observation::Started { container, running } = &happened {
+                    self.hear_early_exit(container, &running.id);
+                }
                 observe(&self.pod, &mut self.seen, happened, now);
             }
         }
@@ -295,7 +298,15 @@ impl Worker {
     fn last_words(&self, id: &str, exit: &EngineExit) -> String {
         let run = self.seen.containers.iter().find(|(_, c)| c.running().is_some_and(|r| r.id == id));
         let Some((name, seen)) = run else { return String::new() };
-        last_words(&self.context, &self.pod, name, seen.restarts, exit)
+        last_words(&self.context, &self.pod, name, seen.restarts, exit.code)
+    }
+
+    /// A container may have ended before the answer that it started is here; only now it is known whose last words those are.
+    fn hear_early_exit(&mut self, container: &str, id: &str) {
+        let restarts = self.seen.containers.get(container).map_or(0, next_restart);
+        if let Some(early) = self.seen.early_exits.iter_mut().find(|e| e.id == id) {
+            early.how.message = last_words(&self.context, &self.pod, container, restarts, early.how.code);
+        }
     }
 
     fn forget(&self) {
@@ -423,11 +434,11 @@ impl Drop for AbortOnDrop {
 }
 
 /// The termination message of a run.
-pub fn last_words(context: &Context, pod: &Pod, container: &str, restarts: u32, exit: &EngineExit) -> String {
+pub fn last_words(context: &Context, pod: &Pod, container: &str, restarts: u32, code: i32) -> String {
     let Some((_, c)) = view::find_container(pod, container) else { return String::new() };
     let file = context.termination_path(pod.uid(), container, restarts);
     let log = context.log_path(pod.namespace(), pod.name(), pod.uid(), container, restarts);
-    termination::message(&c, &file, &log, exit.code)
+    termination::message(&c, &file, &log, code)
 }
 
 fn is_terminal(status: &PodStatus) -> bool {

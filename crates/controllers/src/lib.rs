@@ -38,6 +38,7 @@ mod token_cleaner;
 mod ttl_after_finished;
 mod volume_binder;
 mod volume_protection;
+mod validatingadmissionpolicy_status;
 
 pub use certificates::{Life, Signer};
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<cronjob::CronJobs>(),
         Runner::of::<disruption::Disruption>(),
         Runner::of::<resource_quota::ResourceQuotas>(),
+        Runner::of::<validatingadmissionpolicy_status::PolicyStatus>(),
         Runner::of::<certificates::Certificates>(),
         Runner::of::<token_cleaner::TokenCleaner>(),
         Runner::of::<volume_binder::VolumeBinder>(),

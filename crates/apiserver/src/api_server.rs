@@ -30,6 +30,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Request, Response};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use store::Store;
@@ -402,6 +403,30 @@ impl Cluster for ApiServer {
 
     fn webhooks(&self) -> &WebhookClient {
         &self.inner.webhooks
+    }
+
+    fn equivalents(&self, kind: &KindRef) -> Vec<KindRef> {
+        let own = kind.info();
+        let is_other = |k: &&KindRef| {
+            let info = k.info();
+            info.storage == own.storage && (info.group != own.group || info.version != own.version)
+        };
+        self.inner.kinds.load().all().iter().filter(is_other).cloned().collect()
+    }
+
+    fn kind_named(&self, group: &str, version: &str, kind: &str) -> Option<KindRef> {
+        let is_it = |k: &&KindRef| {
+            let info = k.info();
+            info.group == group && info.version == version && info.kind == kind
+        };
+        self.inner.kinds.load().all().iter().find(is_it).cloned()
+    }
+
+    async fn convert(&self, object: Value, from: &KindRef, to: &KindRef) -> Result<Value, Status> {
+        match to {
+            KindRef::Custom(custom) => crate::custom::view::converted(self, custom, object).await,
+            KindRef::BuiltIn(_) => crate::convert::between(object, &**from, &**to).map_err(status::internal),
+        }
     }
 }
 

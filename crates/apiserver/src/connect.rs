@@ -107,7 +107,7 @@ async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), St
         return Ok(());
     }
     let name = call.info.name.split(':').next().unwrap_or_default();
-    let options = serde_json::Value::Null;
+    let options = options_of(kind, call);
     let mut request = Admitted {
         operation: Operation::Connect,
         kind,
@@ -120,10 +120,37 @@ async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), St
         object: None,
         old_object: None,
         remarks: &call.warnings,
+        reinvocation: Default::default(),
         cluster: server,
     };
     server.admit(&mut request).await?;
     server.admit_final(&request).await
+}
+
+/// What admission sees of a connection: the query as `PodExecOptions` and the like.
+fn options_of(kind: &KindRef, call: &Call) -> serde_json::Value {
+    let of = kind.info().subresource(&call.info.subresource).map(|s| s.kind.to_string()).unwrap_or_default();
+    let mut options = serde_json::json!({"kind": of, "apiVersion": "v1"});
+    for name in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.get(name).is_some_and(|v| !matches!(v, "" | "false" | "0")) {
+            options[name] = true.into();
+        }
+    }
+    if let Some(container) = call.query.text("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = command.into();
+    }
+    let ports: Vec<i64> = call.query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = ports.into();
+    }
+    if call.info.subresource == "proxy" && !call.info.rest.is_empty() {
+        options["path"] = call.info.rest.as_str().into();
+    }
+    options
 }
 
 // === where to ===

@@ -64,6 +64,15 @@ pub(crate) fn view(kind: &dyn Kind, bytes: &Bytes) -> Bytes {
     out.into()
 }
 
+/// An object of one kind as the other kind's version, for admission.
+pub(crate) fn between(mut object: Value, from: &dyn Kind, to: &dyn Kind) -> Result<Value, serde_json::Error> {
+    if is_shared(from.info()) {
+        return serde_json::from_slice(&view(to, &Bytes::from(object.to_string())));
+    }
+    object["apiVersion"] = to.info().api_version().into();
+    Ok(object)
+}
+
 fn rename(
     object: &mut Map<String, Value>,
     pair: impl Fn(&(&'static str, &'static str)) -> (&'static str, &'static str),

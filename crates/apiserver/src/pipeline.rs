@@ -316,6 +316,7 @@ async fn admit_delete(
         object: None,
         old_object: Some(object.boxed_clone()),
         remarks: &call.warnings,
+        reinvocation: Default::default(),
         cluster: server,
     };
     server.admit(&mut request).await?;

@@ -205,6 +205,16 @@ fn check(scale: &Value, name: &str) -> Result<i64, Status> {
     Ok(replicas)
 }
 
+/// The Scale that an object of `kind` shows, for admission.
+pub(crate) fn shown(object: &Value, kind: &KindRef) -> Result<Value, Status> {
+    scale_of(object, &kind.info().api_version(), &Paths::of(kind))
+}
+
+/// Puts the replicas of a Scale that admission changed into its object.
+pub(crate) fn put_back(scale: &Value, object: &mut Value, kind: &KindRef) {
+    Paths::of(kind).set_replicas(object, scale["spec"]["replicas"].as_i64().unwrap_or(0));
+}
+
 /// The Scale of a workload.
 fn scale_of(object: &Value, api_version: &str, paths: &Paths<'_>) -> Result<Value, Status> {
     let meta = &object["metadata"];

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use store::MemoryStore;
 
+mod admission;
 mod custom;
 mod deletes;
 mod lists;

@@ -467,6 +467,7 @@ impl<'a> Write<'a> {
             object,
             old_object,
             remarks: self.warnings,
+            reinvocation: Default::default(),
             cluster: server,
         }
     }

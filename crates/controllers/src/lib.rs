@@ -36,9 +36,9 @@ mod statefulset;
 mod testing;
 mod token_cleaner;
 mod ttl_after_finished;
+mod validatingadmissionpolicy_status;
 mod volume_binder;
 mod volume_protection;
-mod validatingadmissionpolicy_status;
 
 pub use certificates::{Life, Signer};
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};

@@ -6,29 +6,40 @@
 //! Invariant: plugins keep nothing between requests but what they can rebuild from the store.
 
 mod certificates;
+mod configured;
 mod default_ingress_class;
 mod default_toleration_seconds;
+mod expressions;
 mod limit_ranger;
+mod matching;
+mod mutating_policy;
+mod mutating_webhook;
 mod namespace_lifecycle;
 mod node_restriction;
 mod owner_references;
 mod pod_security;
 mod pod_topology_labels;
+mod policy;
 mod priority;
+mod reinvocation;
 mod resource_quota;
+mod review;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
 mod storage_class;
 mod storage_protection;
 mod taint_nodes;
+mod validating_policy;
+mod validating_webhook;
+mod webhook;
 
 use crate::auth::{Rules, UserInfo};
 use crate::reader::{KindRef, Reader, Stored};
 use crate::remarks::Remarks;
 use crate::status;
 use api::status::StatusCause;
-use api::{AnyObject, Object, Status};
+use api::{AnyObject, DecodeError, Object, Status};
 use async_trait::async_trait;
 use base::Random;
 use machinery::kinds::KindInfo;
@@ -39,12 +50,15 @@ pub use certificates::{CertificateApproval, CertificateSigning, CertificateSubje
 pub use default_ingress_class::DefaultIngressClass;
 pub use default_toleration_seconds::DefaultTolerationSeconds;
 pub use limit_ranger::LimitRanger;
+pub use mutating_policy::MutatingPolicies;
+pub use mutating_webhook::MutatingWebhooks;
 pub use namespace_lifecycle::NamespaceLifecycle;
 pub use node_restriction::NodeRestriction;
 pub use owner_references::OwnerReferences;
 pub use pod_security::{Exemptions, PodSecurity};
 pub use pod_topology_labels::PodTopologyLabels;
 pub use priority::Priority;
+pub use reinvocation::Reinvocation;
 pub use resource_quota::ResourceQuotas;
 pub use role_escalation::RoleEscalation;
 pub use runtime_class::RuntimeClasses;
@@ -52,6 +66,8 @@ pub use service_account::ServiceAccounts;
 pub use storage_class::{DefaultStorageClass, VolumeClaimResize};
 pub use storage_protection::StorageProtection;
 pub use taint_nodes::TaintNodes;
+pub use validating_policy::ValidatingPolicies;
+pub use validating_webhook::ValidatingWebhooks;
 
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +118,8 @@ pub struct Request<'a> {
     pub old_object: Option<Box<dyn AnyObject>>,
     /// For warnings and audit annotations.
     pub remarks: &'a Remarks,
+    /// Which mutations are to run again.
+    pub reinvocation: Reinvocation,
     /// Reads of the cluster, and writes of one's own.
     pub cluster: &'a dyn Cluster,
 }
@@ -186,6 +204,15 @@ pub trait Cluster: Send + Sync {
 
     /// Calls webhooks.
     fn webhooks(&self) -> &crate::webhook_client::WebhookClient;
+
+    /// Other groups and versions in which the same objects are served.
+    fn equivalents(&self, kind: &KindRef) -> Vec<KindRef>;
+
+    /// The served kind of this group, version and kind.
+    fn kind_named(&self, group: &str, version: &str, kind: &str) -> Option<KindRef>;
+
+    /// An object, as JSON, in another of its versions.
+    async fn convert(&self, object: Value, from: &KindRef, to: &KindRef) -> Result<Value, Status>;
 }
 
 /// An admission plugin.
@@ -275,7 +302,7 @@ fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
         Box::new(RoleEscalation),
         Box::new(NamespaceLifecycle),
         Box::new(LimitRanger),
-        Box::new(ServiceAccounts { random }),
+        Box::new(ServiceAccounts { random: random.clone() }),
         Box::new(NodeRestriction),
         Box::new(TaintNodes),
         Box::new(PodSecurity::default()),
@@ -291,7 +318,10 @@ fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
         Box::new(CertificateSubjectRestriction),
         Box::new(DefaultIngressClass),
         Box::new(PodTopologyLabels),
-        // Not yet: webhooks, policies.
+        Box::new(MutatingPolicies::new()),
+        Box::new(MutatingWebhooks::new(random.clone())),
+        Box::new(ValidatingPolicies::new()),
+        Box::new(ValidatingWebhooks::new(random)),
         Box::new(ResourceQuotas::default()),
     ]
 }
@@ -305,12 +335,34 @@ fn newest<K: Object>(classes: &[K]) -> Option<&K> {
 
 /// All mutations in order; stops at the first refusal.
 pub(crate) async fn mutate(plugins: &[Box<dyn Admission>], request: &mut Request<'_>) -> Result<(), Status> {
-    for plugin in plugins {
-        if plugin.handles(request.operation, request.kind.info(), request.subresource) {
-            plugin.mutate(request).await?;
+    loop {
+        for plugin in plugins {
+            if plugin.handles(request.operation, request.kind.info(), request.subresource) {
+                plugin.mutate(request).await?;
+            }
+        }
+        if !request.reinvocation.next_round() {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// The body of a subresource of another kind (binding, eviction, token) from changed JSON; `None` if we know no such body.
+fn redecode(body: &dyn AnyObject, json: &[u8]) -> Result<Option<Box<dyn AnyObject>>, DecodeError> {
+    use api::Codec;
+    use api::k8s::api::authentication::v1::TokenRequest;
+    use api::k8s::api::core::v1::Binding;
+    use api::k8s::api::policy::v1::Eviction;
+    let body = body.as_any();
+    Ok(if body.is::<Binding>() {
+        Some(Box::new(Binding::decode(json)?))
+    } else if body.is::<Eviction>() {
+        Some(Box::new(Eviction::decode(json)?))
+    } else if body.is::<TokenRequest>() {
+        Some(Box::new(TokenRequest::decode(json)?))
+    } else {
+        None
+    })
 }
 
 /// All validations in order; stops at the first refusal.

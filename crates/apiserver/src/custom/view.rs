@@ -128,6 +128,15 @@ pub(crate) async fn to_stored(
     Ok(value)
 }
 
+/// An object of another version, as JSON, in the version of `to`.
+pub(crate) async fn converted(server: &ApiServer, to: &Custom, value: Value) -> Result<Value, Status> {
+    if !to.definition.has_webhook() {
+        return Ok(to.kind.adopt(value).map_err(status::internal)?.to_value());
+    }
+    let mut converted = by_webhook(server, to, &to.kind, vec![value]).await?;
+    converted.pop().ok_or_else(|| status::internal("a conversion lost its object"))
+}
+
 /// Asks the definition's webhook for objects in the version of `to`.
 async fn by_webhook(
     server: &ApiServer,

@@ -206,6 +206,19 @@ pub fn keep_unchanged_times(old: &Value, new: &mut Value) {
     }
 }
 
+/// `live` with everything that a policy's `Object{…}` says, without owners (`plugin/policy/mutating/patch/smd.go`). What is
+/// atomic may not be changed so: whoever wants to set a part would remove the rest.
+pub fn merge_policy_patch(root: SchemaRef<'_>, live: &Value, patch: &Value) -> Result<Value, String> {
+    let of_patch = |e: &TypeErrors| format!("failed to convert patch object to typed object: {e}");
+    typed::validate(root, patch).map_err(|e| of_patch(&e))?;
+    let atomics = typed::atomics(root, patch);
+    if !atomics.is_empty() {
+        let atomics = atomics.join(", ");
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {atomics}"));
+    }
+    merge::merge(root, live, patch).map_err(|e| format!("failed to merge patch: {e}"))
+}
+
 // === the chain, from outside in ===
 
 impl<'a> Context<'a> {

@@ -350,6 +350,39 @@ fn items_of(types: Types<'_>, item: Ref, keys: &ListTopology, list: &[Value]) ->
     set
 }
 
+/// Paths of all atomic lists, maps and structs that a value sets (`patch/smd.go`, `findAtomics`).
+pub(super) fn atomics(root: SchemaRef<'_>, value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    find_atomics(Types(root.schema), Ref::Type(root.ty), value, &mut Vec::new(), &mut found);
+    found
+}
+
+fn find_atomics(types: Types<'_>, r: Ref, value: &Value, path: &mut Vec<PathElement>, found: &mut Vec<String>) {
+    match (types.shape(r, Some(value)), value) {
+        (Shape::Map { fields, element, atomic }, Value::Object(map)) => {
+            if atomic {
+                found.push(show_path(path));
+            }
+            for (key, value) in map {
+                path.push(PathElement::field(key));
+                find_atomics(types, field_type(fields, element, key), value, path, found);
+                path.pop();
+            }
+        }
+        (Shape::List { item, keys }, Value::Array(list)) => {
+            if keys.is_none() {
+                found.push(show_path(path));
+            }
+            for (i, value) in list.iter().enumerate() {
+                path.push(PathElement::Index(i as i64));
+                find_atomics(types, item, value, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
 // === sets against schemas ===
 
 /// Adds every declared field above a member: removing `.a.b` may then remove an emptied `.a`, if `.a` is a field and

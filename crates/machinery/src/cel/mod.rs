@@ -20,6 +20,7 @@ mod eval;
 mod library;
 mod macros;
 mod parse;
+pub mod policy;
 #[cfg(test)]
 mod tests;
 mod types;

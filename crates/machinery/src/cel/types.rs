@@ -72,6 +72,14 @@ impl Type {
         Type::Optional(Arc::new(value))
     }
 
+    /// As cel-go's `Type.String` shows it.
+    pub(super) fn name_with_parameters(&self) -> String {
+        match self {
+            Type::Null => "null_type".into(),
+            other => other.to_string(),
+        }
+    }
+
     /// cel-go's name of the type, without parameters.
     pub(super) fn name(&self) -> String {
         match self {

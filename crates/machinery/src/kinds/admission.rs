@@ -1,10 +1,11 @@
 //! Admission webhooks and policies (`pkg/registry/admissionregistration/*/strategy.go`,
-//! `pkg/apis/admissionregistration/validation/validation.go`). CEL expressions are not compiled here: only an empty one
-//! is refused.
+//! `pkg/apis/admissionregistration/validation/validation.go`).
 
 use super::common::{age, age_column, bump_if, column, name, name_column, set, str_of, typed_column};
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
+use crate::cel::policy::{self, Sees};
+use crate::cel::{Env, Type};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     Messages, WebhookService, invalid_each, is_c_identifier, is_dns1035_label, is_dns1123_subdomain,
@@ -189,7 +190,7 @@ fn validate_hook(hook: &Hook<'_>, path: &Path) -> Errors {
     }
     let service = hook.client.service.as_ref().map(service);
     errors.extend(validate_webhook_client(hook.client.url.as_deref(), service, &path.child("clientConfig")));
-    errors.extend(validate_conditions(hook.conditions, &path.child("matchConditions")));
+    errors.extend(validate_conditions(hook.conditions, false, &path.child("matchConditions")));
     let missing = "must specify one of v1, v1beta1";
     errors.extend(validate_review_versions(hook.versions, missing, &path.child("admissionReviewVersions")));
     errors
@@ -313,14 +314,20 @@ fn validate_resources(resources: &[String], path: &Path) -> Errors {
     errors
 }
 
-fn validate_conditions(conditions: &[MatchCondition], path: &Path) -> Errors {
+fn validate_conditions(conditions: &[MatchCondition], params: bool, path: &Path) -> Errors {
     let mut errors = Vec::new();
+    let env = policy::env(Sees { params, authorizer: true, patch_types: false });
     if conditions.len() > 64 {
         errors.push(FieldError::too_many(path, conditions.len(), 64));
     }
     for (i, condition) in conditions.iter().enumerate() {
         let path = path.index(i);
-        required(&mut errors, &path.child("expression"), condition.expression.trim());
+        let expression = condition.expression.trim();
+        let at = path.child("expression");
+        required(&mut errors, &at, expression);
+        if !expression.is_empty() {
+            compiled(&mut errors, &at, expression, &env, &[Type::Bool]);
+        }
         let at = path.child("name");
         if condition.name.is_empty() {
             errors.push(FieldError::required(&at, ""));
@@ -333,6 +340,20 @@ fn validate_conditions(conditions: &[MatchCondition], path: &Path) -> Errors {
         }
     }
     errors
+}
+
+/// `maxAuditAnnotationValueExpressionLength`
+const MAX_ANNOTATION_EXPRESSION: usize = 5 * 1024;
+
+/// Compiles an expression; gives back its type, or complains.
+fn compiled(errors: &mut Errors, path: &Path, expression: &str, env: &Env, wanted: &[Type]) -> Option<Type> {
+    match policy::compile_as(expression, env, wanted) {
+        Ok(program) => Some(program.output_type().clone()),
+        Err(why) => {
+            errors.push(FieldError::invalid(path, expression, &why));
+            None
+        }
+    }
 }
 
 // === policies ===
@@ -379,7 +400,14 @@ impl Strategy for ValidatingAdmissionPolicyKind {
             spec.match_conditions.as_deref().unwrap_or_default(),
             &path,
         );
-        errors.extend(validate_variables(spec.variables.as_deref().unwrap_or_default(), &path.child("variables")));
+        let params = spec.param_kind.is_some();
+        let variables = spec.variables.as_deref().unwrap_or_default();
+        let defined = validate_variables(&mut errors, variables, params, &path.child("variables"));
+        let env = |authorizer| {
+            let env = policy::env(Sees { params, authorizer, patch_types: false });
+            if variables.is_empty() { env } else { policy::with_variables(env, &defined) }
+        };
+        let (full_env, message_env) = (env(true), env(false));
         let validations = spec.validations.as_deref().unwrap_or_default();
         let annotations = spec.audit_annotations.as_deref().unwrap_or_default();
         if validations.is_empty() && annotations.is_empty() {
@@ -392,6 +420,8 @@ impl Strategy for ValidatingAdmissionPolicyKind {
             let path = path.child("validations").index(i);
             if validation.expression.trim().is_empty() {
                 errors.push(FieldError::required(&path.child("expression"), "expression is not specified"));
+            } else {
+                compiled(&mut errors, &path.child("expression"), &validation.expression, &full_env, &[Type::Bool]);
             }
             for (field, text) in
                 [("messageExpression", &validation.message_expression), ("message", &validation.message)]
@@ -401,6 +431,8 @@ impl Strategy for ValidatingAdmissionPolicyKind {
                     errors.push(FieldError::invalid(&path.child(field), text, "must be non-empty if specified"));
                 } else if field == "message" && text.trim().contains(['\n', '\r']) {
                     errors.push(FieldError::invalid(&path.child(field), text, "must not contain line breaks"));
+                } else if field == "messageExpression" && !text.is_empty() {
+                    compiled(&mut errors, &path.child(field), text, &message_env, &[Type::String]);
                 }
             }
             if let Some(reason) = &validation.reason {
@@ -410,9 +442,14 @@ impl Strategy for ValidatingAdmissionPolicyKind {
         }
         for (i, annotation) in annotations.iter().enumerate() {
             let path = path.child("auditAnnotations").index(i);
-            if annotation.value_expression.trim().is_empty() {
-                let detail = "valueExpression is not specified";
-                errors.push(FieldError::required(&path.child("valueExpression"), detail));
+            let (at, expression) = (path.child("valueExpression"), annotation.value_expression.trim());
+            match expression.len() {
+                0 => errors.push(FieldError::required(&at, "valueExpression is not specified")),
+                length if length > MAX_ANNOTATION_EXPRESSION => {
+                    let detail = format!("must not exceed {MAX_ANNOTATION_EXPRESSION} bytes in length");
+                    errors.push(FieldError::required(&at, &detail));
+                }
+                _ => drop(compiled(&mut errors, &at, expression, &full_env, &[Type::String, Type::Null])),
             }
             if annotations[..i].iter().any(|a| a.key == annotation.key) {
                 errors.push(FieldError::duplicate(&path.child("key"), &annotation.key));
@@ -470,7 +507,11 @@ impl Strategy for MutatingAdmissionPolicyKind {
             &path,
         );
         errors.extend(validate_no_deletes(spec.match_constraints.as_ref(), &path.child("matchConstraints")));
-        errors.extend(validate_variables(spec.variables.as_deref().unwrap_or_default(), &path.child("variables")));
+        let params = spec.param_kind.is_some();
+        let variables = spec.variables.as_deref().unwrap_or_default();
+        let defined = validate_variables(&mut errors, variables, params, &path.child("variables"));
+        let env = policy::env(Sees { params, authorizer: true, patch_types: true });
+        let env = policy::with_variables(env, &defined);
         let mutations = spec.mutations.as_deref().unwrap_or_default();
         if mutations.is_empty() {
             let detail = "mutations must contain at least one item";
@@ -493,7 +534,15 @@ impl Strategy for MutatingAdmissionPolicyKind {
             }
             for (field, of, form) in forms {
                 let path = path.child(field);
-                if of == ty && form.is_none() {
+                if let Some(expression) = form.filter(|_| of == ty) {
+                    let at = path.child("expression");
+                    let text = str_of(expression);
+                    if text.trim().is_empty() {
+                        errors.push(FieldError::required(&at, ""));
+                    } else {
+                        compiled(&mut errors, &at, text, &env, &[mutation_type(ty)]);
+                    }
+                } else if of == ty && form.is_none() {
                     let detail = format!("must be specified when patchType is {ty}");
                     errors.push(FieldError::required(&path, &detail));
                 } else if of != ty && form.is_some() {
@@ -550,7 +599,7 @@ fn validate_policy(
             }
         }
     }
-    errors.extend(validate_conditions(conditions, &path.child("matchConditions")));
+    errors.extend(validate_conditions(conditions, param_kind.is_some(), &path.child("matchConditions")));
     errors
 }
 
@@ -635,8 +684,18 @@ fn validate_no_deletes(resources: Option<&MatchResources>, path: &Path) -> Error
     errors
 }
 
-fn validate_variables(variables: &[Variable], path: &Path) -> Errors {
-    let mut errors = Vec::new();
+/// What the expression of a mutation must be.
+fn mutation_type(patch_type: &str) -> Type {
+    match patch_type {
+        "JSONPatch" => Type::list(policy::json_patch_type()),
+        _ => Type::Patch("Object".into()),
+    }
+}
+
+/// Checks the variables one after the other, since each may use those before; gives back their types.
+fn validate_variables(errors: &mut Errors, variables: &[Variable], params: bool, path: &Path) -> Vec<(String, Type)> {
+    let mut defined = Vec::new();
+    let env = policy::env(Sees { params, authorizer: true, patch_types: false });
     for (i, variable) in variables.iter().enumerate() {
         let path = path.index(i);
         if variable.name.trim().is_empty() {
@@ -647,9 +706,13 @@ fn validate_variables(variables: &[Variable], path: &Path) -> Errors {
         }
         if variable.expression.trim().is_empty() {
             errors.push(FieldError::required(&path.child("expression"), "expression is not specified"));
+        } else {
+            let env = policy::with_variables(env.clone(), &defined);
+            let ty = compiled(errors, &path.child("expression"), &variable.expression, &env, &[]);
+            defined.push((variable.name.clone(), ty.unwrap_or(Type::Dyn)));
         }
     }
-    errors
+    defined
 }
 
 // === bindings ===

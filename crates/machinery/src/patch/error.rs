@@ -16,6 +16,9 @@ pub enum PatchError {
     /// 422: well formed, but it does not fit the object. Upstream does not tell the client why.
     #[error("{0}")]
     Unprocessable(String),
+    /// The same answer: a `test` of the patch says that it is not for this object.
+    #[error("{0}")]
+    TestFailed(String),
     /// 500 in upstream, too: the patch contradicts the schema in a way it has no answer for.
     #[error("{0}")]
     Contradiction(String),
@@ -30,7 +33,7 @@ impl PatchError {
                 Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {text}"))
             }
             // errors.NewGenericServerResponse replaces the text by this one.
-            PatchError::Unprocessable(_) => {
+            PatchError::Unprocessable(_) | PatchError::TestFailed(_) => {
                 Status::failure(422, "Invalid", "the server rejected our request due to an error in our request")
                     .with_details(StatusDetails::default())
             }

@@ -81,7 +81,10 @@ pub(super) fn apply(operations: &[Operation], current: &Value) -> Result<Value, 
     let mut document = current.clone();
     let mut copied_bytes = 0;
     for operation in operations {
-        operation.apply(&mut document, &mut copied_bytes).map_err(PatchError::Unprocessable)?;
+        operation.apply(&mut document, &mut copied_bytes).map_err(|why| match operation.op.as_str() {
+            "test" => PatchError::TestFailed(why),
+            _ => PatchError::Unprocessable(why),
+        })?;
     }
     Ok(document)
 }

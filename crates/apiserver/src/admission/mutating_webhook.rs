@@ -1,0 +1,153 @@
+//! MutatingAdmissionWebhook: hooks that change objects, one after the other
+//! (`apiserver/pkg/admission/plugin/webhook/mutating/dispatcher.go`).
+
+use super::configured::Configured;
+use super::matching::is_exempt;
+use super::review::{is_same, objects_of};
+use super::webhook::{Failure, Hook};
+use super::{Admission, Operation, Request};
+use crate::reader::{KindRef, Stored};
+use crate::status;
+use api::Status;
+use api::k8s::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use async_trait::async_trait;
+use base::Random;
+use machinery::kinds::KindInfo;
+use machinery::patch::{Patch, PatchType};
+use serde_json::Value;
+use std::sync::Arc;
+
+const NAME: &str = "MutatingAdmissionWebhook";
+
+/// See the file's head.
+pub struct MutatingWebhooks {
+    hooks: Configured<Vec<Hook>>,
+    random: Arc<dyn Random>,
+}
+
+impl MutatingWebhooks {
+    /// `random` makes the UIDs of reviews.
+    pub fn new(random: Arc<dyn Random>) -> Self {
+        MutatingWebhooks {
+            hooks: Configured::new("admissionregistration.k8s.io/mutatingwebhookconfigurations", hooks_of),
+            random,
+        }
+    }
+}
+
+fn hooks_of(stored: &Stored) -> Vec<Hook> {
+    let configuration: MutatingWebhookConfiguration = match stored.decode() {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            tracing::error!(%error, "a stored webhook configuration is damaged");
+            return Vec::new();
+        }
+    };
+    let name = configuration.metadata.name.unwrap_or_default();
+    let hooks = configuration.webhooks.unwrap_or_default();
+    hooks.iter().enumerate().map(|(i, hook)| Hook::mutating(&name, i, hook)).collect()
+}
+
+#[async_trait]
+impl Admission for MutatingWebhooks {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn handles(&self, _: Operation, kind: &KindInfo, _: &str) -> bool {
+        !is_exempt(kind)
+    }
+
+    async fn mutate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        let configurations = self.hooks.all(request).await?;
+        if configurations.is_empty() {
+            return Ok(());
+        }
+        request.reinvocation.begin(NAME, request.object.as_deref());
+        for (i, hook) in configurations.iter().flat_map(|hooks| hooks.iter()).enumerate() {
+            let Some(kind) = hook.wants(request).await? else { continue };
+            if !request.reinvocation.may_run(NAME, &hook.id) {
+                continue;
+            }
+            let result = self.ask(hook, request, &kind).await;
+            if matches!(result, Ok(true)) {
+                request.reinvocation.changed(NAME);
+            }
+            if hook.reinvoked {
+                request.reinvocation.ran(NAME, &hook.id);
+            }
+            match result {
+                Ok(_) => {}
+                Err(Failure::Calling(why)) if hook.ignores_failures => {
+                    tracing::warn!(webhook = %hook.name, %why, "failed calling webhook, failing open");
+                    let key = format!("round_{}_index_{i}", request.reinvocation.round());
+                    request.remarks.annotate("failed-open.mutation.webhook.admission.k8s.io/", &key, &hook.name);
+                }
+                Err(Failure::Calling(why)) => return Err(hook.failed(&why)),
+                Err(Failure::Refused(status)) => return Err(*status),
+            }
+        }
+        request.reinvocation.end(NAME, request.object.as_deref());
+        Ok(())
+    }
+}
+
+impl MutatingWebhooks {
+    /// Calls a hook and applies its patch; `true` if that changed the object.
+    async fn ask(&self, hook: &Hook, request: &mut Request<'_>, kind: &KindRef) -> Result<bool, Failure> {
+        let refused = |status: Status| Failure::Refused(Box::new(status));
+        let (object, old) = objects_of(request, kind).await.map_err(refused)?;
+        let answer = hook.call(request, kind, (&object, &old), &self.random.uuid(), true).await?;
+        answer.remark(hook, request);
+        let Some(patch) = answer.patch else { return Ok(false) };
+        let decoded = Patch::from_value(PatchType::Json, patch)
+            .map_err(|error| Failure::Calling(format!("received undecodable patch in webhook response: {error}")))?;
+        if request.object.is_none() {
+            let why = format!(
+                "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+                hook.name
+            );
+            return Err(refused(status::internal(why)));
+        }
+        let patched = decoded.apply(None, &object).map_err(|e| refused(status::internal(e)))?;
+        if patched == object {
+            return Ok(false);
+        }
+        replace(request, kind, patched).await.map_err(refused)?;
+        Ok(true)
+    }
+}
+
+/// Puts a changed object, JSON of `kind`, into the request: unknown fields are dropped, defaults filled in.
+pub(super) async fn replace(request: &mut Request<'_>, kind: &KindRef, changed: Value) -> Result<(), Status> {
+    let changed = match is_same(request.kind, kind) {
+        true => changed,
+        false => request.cluster.convert(changed, kind, request.kind).await?,
+    };
+    let of_kind = changed["kind"] == request.info().kind.as_ref();
+    let bytes = serde_json::to_vec(&changed).map_err(status::internal)?;
+    if of_kind {
+        let mut object = request.kind.decode(&bytes).map_err(|e| status::internal(e.source))?;
+        request.kind.default(&mut *object);
+        request.object = Some(object);
+        return Ok(());
+    }
+    if changed["kind"] == "Scale"
+        && let Some(object) = request.object.as_deref()
+    {
+        // A Scale is another view of the object: only the replicas can have changed.
+        let mut whole: Value = serde_json::from_slice(&object.encode()).map_err(status::internal)?;
+        crate::scale::put_back(&changed, &mut whole, request.kind);
+        let object = request.kind.decode(whole.to_string().as_bytes()).map_err(|e| status::internal(e.source))?;
+        request.object = Some(object);
+        return Ok(());
+    }
+    // The body of a subresource of another kind (a binding, an eviction).
+    let body = request.object.as_deref().map(|body| super::redecode(body, &bytes));
+    match body {
+        Some(Ok(Some(body))) => request.object = Some(body),
+        Some(Err(error)) => return Err(status::internal(error.source)),
+        _ => return Err(status::unsupported(&format!("changing the body of {}", request.subresource))),
+    }
+    Ok(())
+}

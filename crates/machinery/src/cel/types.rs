@@ -204,6 +204,11 @@ impl Decl {
         &self.list
     }
 
+    /// The fewest bytes of JSON that a value of this type takes.
+    pub fn min_bytes(&self) -> u64 {
+        self.min_bytes
+    }
+
     /// The most items, entries or characters that a value of this type has.
     pub fn max_size(&self) -> Option<u64> {
         self.max_elements

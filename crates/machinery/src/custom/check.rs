@@ -53,12 +53,19 @@ pub(crate) struct Strictness {
     pruned_defaults: bool,
     atomic_sets: bool,
     map_keys: bool,
+    rule_costs: bool,
 }
 
 impl Strictness {
     /// Of a new definition.
-    pub(crate) const FULL: Strictness =
-        Strictness { types: true, structural: true, pruned_defaults: true, atomic_sets: true, map_keys: true };
+    pub(crate) const FULL: Strictness = Strictness {
+        types: true,
+        structural: true,
+        pruned_defaults: true,
+        atomic_sets: true,
+        map_keys: true,
+        rule_costs: true,
+    };
 
     /// Of a changed one.
     pub(crate) fn after(old: &CustomResourceDefinitionSpec) -> Self {
@@ -76,7 +83,13 @@ impl Strictness {
             }),
             atomic_sets: !anywhere(&|s| non_atomic_set(s).is_some()),
             map_keys: !anywhere(&|s| !map_key_errors(s, &Path::root()).is_empty()),
+            rule_costs: true,
         }
+    }
+
+    /// Of a version whose schema is the one that was accepted before: each of its rules may cost what it did.
+    pub(crate) fn of_same_schema(self) -> Self {
+        Strictness { rule_costs: false, ..self }
     }
 }
 
@@ -150,6 +163,7 @@ pub(crate) fn schema_errors(version: &CustomResourceDefinitionVersion, path: &Pa
     errors.extend(openapi_errors(schema, &at, &context, true));
     if errors.is_empty() {
         errors.extend(unsupported);
+        errors.extend(rules::check(schema, &at, strictness.rule_costs));
     }
     errors
 }
@@ -543,7 +557,6 @@ fn openapi_errors(s: &JSONSchemaProps, path: &Path, context: &Context, root: boo
     }
     errors.extend(extension_errors(s, path, context));
     errors.extend(rule_errors(s, path));
-    errors.extend(rules::unsupported(s, path));
     errors
 }
 

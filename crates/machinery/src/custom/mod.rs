@@ -167,7 +167,7 @@ impl CustomKind {
             served: version.served,
             deprecation: deprecation_of(crd, version),
             types: types::types_of(&schema),
-            rules: Rules::compile(&schema),
+            rules: Rules::compile(props),
             published: Published::new(props, &selectable),
             paths: columns
                 .iter()

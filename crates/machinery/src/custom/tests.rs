@@ -1,7 +1,7 @@
 //! Definitions in, what their kinds do to objects out.
 
 use super::*;
-use api::Codec;
+use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use expect_test::{Expect, expect};
 use serde_json::json;
 
@@ -310,5 +310,63 @@ fn a_webhook_converts_and_changes_no_metadata_but_labels() {
     check(
         old.clone(),
         "returned invalid object at index 0: invalid groupVersion (expected example.com/v1beta1, received example.com/v1)",
+    );
+}
+
+const RULED: &str = r#"{"type": "object", "properties": {"spec": {
+    "type": "object",
+    "x-kubernetes-validations": [
+        {"rule": "self.min <= self.max", "messageExpression": "self.name + ' is wrong'", "fieldPath": ".min"},
+        {"rule": "self.max >= oldSelf.max", "message": "max only grows", "reason": "FieldValueForbidden"},
+        {"rule": "oldSelf.hasValue() || self.min == 0", "optionalOldSelf": true}],
+    "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}, "name": {"type": "string", "maxLength": 5}}}}}"#;
+
+#[test]
+fn rules_are_run_on_objects_and_their_changes() {
+    let schema = serde_json::from_str::<Value>(RULED).expect("JSON");
+    let props = JSONSchemaProps::decode(schema.to_string().as_bytes()).expect("a schema");
+    let rules = rules::Rules::compile(Some(&props));
+    let run = |new: Value, old: Option<Value>| {
+        let wrap = |spec: Value| json!({"apiVersion": "example.com/v1", "kind": "Foo", "metadata": {}, "spec": spec});
+        lines(&rules.evaluate(&Structural::of(&props), &wrap(new), old.map(wrap).as_ref()))
+    };
+    expect![""].assert_eq(&run(json!({"min": 0, "max": 2}), None));
+    expect![[r#"
+        spec.min: Invalid value: foo is wrong
+        spec: Invalid value: failed rule: oldSelf.hasValue() || self.min == 0"#]]
+    .assert_eq(&run(json!({"min": 3, "max": 2, "name": "foo"}), None));
+    expect!["spec: Forbidden: max only grows"]
+        .assert_eq(&run(json!({"min": 1, "max": 2}), Some(json!({"min": 1, "max": 5}))));
+    // What was wrong may stay, but for what compares with before.
+    expect![""].assert_eq(&run(json!({"min": 3, "max": 2}), Some(json!({"min": 3, "max": 2}))));
+}
+
+#[test]
+fn rules_must_compile_and_be_cheap() {
+    check_schema(RULED, expect![""]);
+    check_schema(
+        r#"{"type": "object", "properties": {"list": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [
+            {"rule": "self == oldSelf"}, {"rule": "self.contains(1) && true"}, {"rule": "self"},
+            {"rule": "true", "messageExpression": "1", "optionalOldSelf": true}]}}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Invalid value: "self == oldSelf": oldSelf cannot be used on the uncorrelatable portion of the schema within schema.openAPIV3Schema.properties[list]
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[1].rule: Invalid value: {"Rule":"self.contains(1) \u0026\u0026 true","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed: ERROR: <input>:1:14: found no matching overload for 'contains' applied to 'string.(int)'
+             | self.contains(1) && true
+             | .............^
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[2].rule: Invalid value: {"Rule":"self","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: cel expression must evaluate to a bool
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[3].messageExpression: Invalid value: {"Rule":"true","Message":"","MessageExpression":"1","Reason":null,"FieldPath":"","OptionalOldSelf":true}: messageExpression must evaluate to a string
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[3].optionalOldSelf: Invalid value: true: may not be set if oldSelf is not used in rule
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[3].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema
+            schema.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"#]],
+    );
+    check_schema(
+        r#"{"type": "object", "properties": {"list": {"type": "array", "items": {"type": "array", "items": {"type": "string"},
+            "x-kubernetes-validations": [{"rule": "self.all(a, self.all(b, a.contains(b)))"}]}}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)
+            schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema
+            schema.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"#]],
     );
 }

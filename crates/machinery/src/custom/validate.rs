@@ -119,19 +119,19 @@ fn show(value: &Value) -> String {
 
 /// A value with the one it was before (`apiserver/pkg/cel/common/equality.go`).
 #[derive(Clone, Copy)]
-struct Node<'a> {
-    new: &'a Value,
-    old: &'a Value,
-    schema: &'a Structural,
+pub(super) struct Node<'a> {
+    pub(super) new: &'a Value,
+    pub(super) old: &'a Value,
+    pub(super) schema: &'a Structural,
 }
 
 impl<'a> Node<'a> {
-    fn key(self, name: &str) -> Option<Node<'a>> {
+    pub(super) fn key(self, name: &str) -> Option<Node<'a>> {
         Some(Node { new: self.new.get(name)?, old: self.old.get(name)?, schema: self.schema.child(name)? })
     }
 
     /// Items are told apart by their keys; other lists have none.
-    fn index(self, index: usize) -> Option<Node<'a>> {
+    pub(super) fn index(self, index: usize) -> Option<Node<'a>> {
         if self.schema.list_type.as_deref() != Some("map") {
             return None;
         }
@@ -144,7 +144,7 @@ impl<'a> Node<'a> {
         Some(Node { new: item, old, schema })
     }
 
-    fn is_unchanged(self) -> bool {
+    pub(super) fn is_unchanged(self) -> bool {
         match (self.old, self.new) {
             (Value::Array(old), Value::Array(new)) if self.schema.list_type.as_deref() == Some("map") => {
                 old.len() == new.len() && (0..new.len()).all(|i| self.index(i).is_some_and(Node::is_unchanged))

@@ -91,14 +91,14 @@ impl Strategy for CustomResourceDefinitionKind {
     }
 
     fn validate_create(crd: &CustomResourceDefinition) -> Errors {
-        let mut errors = validate_schemas(&crd.spec, Strictness::FULL);
+        let mut errors = validate_schemas(&crd.spec, None);
         errors.extend(validate_approval(crd));
         errors
     }
 
     fn validate_update(new: &CustomResourceDefinition, old: &CustomResourceDefinition) -> Errors {
         let path = Path::new("spec");
-        let mut errors = validate_schemas(&new.spec, Strictness::after(&old.spec));
+        let mut errors = validate_schemas(&new.spec, Some(&old.spec));
         errors.extend(validate_bundle(new, old));
         if approval(new) != approval(old) {
             errors.extend(validate_approval(new));
@@ -131,10 +131,14 @@ impl Strategy for CustomResourceDefinitionKind {
 }
 
 /// Schemas and what refers to them.
-fn validate_schemas(spec: &CustomResourceDefinitionSpec, strictness: Strictness) -> Errors {
+fn validate_schemas(spec: &CustomResourceDefinitionSpec, old: Option<&CustomResourceDefinitionSpec>) -> Errors {
     let mut errors = Vec::new();
+    let strictness = old.map_or(Strictness::FULL, Strictness::after);
     for (i, version) in spec.versions.iter().enumerate() {
         let path = Path::new("spec").child("versions").index(i);
+        let mut before = old.into_iter().flat_map(|o| &o.versions).filter(|o| o.name == version.name);
+        let same = before.any(|o| o.schema == version.schema);
+        let strictness = if same { strictness.of_same_schema() } else { strictness };
         errors.extend(check::schema_errors(version, &path.child("schema"), strictness));
         errors.extend(check::selectable_errors(version, &path.child("selectableFields")));
     }

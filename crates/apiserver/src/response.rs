@@ -3,7 +3,7 @@
 use crate::api_server::{ApiServer, Call, plain_output};
 use crate::negotiate::{self, Form, Output};
 use crate::reader::KindRef;
-use crate::{Body, codec, convert, encode, reviews, table};
+use crate::{Body, codec, convert, encode, table};
 use api::Status;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
@@ -85,8 +85,6 @@ pub(crate) fn write(server: &ApiServer, call: &Call, answer: Answer, warnings: &
                     encode::write_partial(&mut out, &bytes);
                     encoded(code, out.into(), output)
                 }
-                // Reviews are not stored and have no columns (`registry/authorization`: no TableConvertor).
-                Form::Table if reviews::is_review(kind.info()) => Err(negotiate::refusal()),
                 Form::Table => {
                     let table = table::of_one(&kind, &bytes, &call.query, server.clock_now())?;
                     encoded(code, table, output)

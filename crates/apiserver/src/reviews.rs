@@ -4,6 +4,7 @@
 use crate::api_server::{ApiServer, Call};
 use crate::auth::{Attributes, Decision, UserInfo};
 use crate::codec;
+use crate::negotiate::{self, Form};
 use crate::options::WriteOptions;
 use crate::reader::KindRef;
 use crate::response::Answer;
@@ -15,12 +16,11 @@ use machinery::kinds::KindInfo;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// Whether objects of the kind are never stored.
-pub(crate) fn is_review(info: &KindInfo) -> bool {
+fn is_review(info: &KindInfo) -> bool {
     matches!(info.group.as_ref(), "authorization.k8s.io" | "authentication.k8s.io")
 }
 
-/// A kind that is answered, not stored.
+/// Whether objects of the kind are never stored.
 pub(crate) fn is_virtual(info: &KindInfo) -> bool {
     match info.group.as_ref() {
         "authorization.k8s.io" | "authentication.k8s.io" => true,
@@ -34,7 +34,12 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     if call.info.verb != "create" {
         return component_statuses(call, kind);
     }
-    let encoding = crate::negotiate::input(&call.head.headers)?;
+    // Reviews have no columns (`registry/authorization`: no TableConvertor).
+    let output = negotiate::output(&call.head.headers, &call.query, false)?;
+    if is_review(kind.info()) && output.form == Form::Table {
+        return Err(negotiate::refusal());
+    }
+    let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let json = codec::to_json(encoding, body, codec::Expected::of(&**kind))?;
     if kind.info().kind == "Binding" {

@@ -4,6 +4,7 @@
 
 use crate::admission::{self, Admission, Cluster, Operation};
 use crate::aggregate::{self, Aggregation};
+use crate::audit::{self, Audit, Record};
 use crate::auth::{
     ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity, Rules,
     TokenIssuer, UserInfo, forbidden,
@@ -52,6 +53,8 @@ pub struct Deps {
     pub services: ServiceNetwork,
     /// TLS towards node agents (with a client certificate); without one, log, exec and the like are unsupported.
     pub node_client: Option<Arc<rustls::ClientConfig>>,
+    /// Notes requests; without one, nothing is noted.
+    pub audit: Option<Arc<Audit>>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// UIDs and name suffixes.
@@ -95,7 +98,11 @@ pub(crate) struct Call {
     /// Its flow and the seat it runs on.
     class: Option<Class>,
     seat: Option<Seat>,
+    /// What is noted of it. Not in the call alone, so that it outlives a panic.
+    record: RecordSlot,
 }
+
+type RecordSlot = Arc<Mutex<Option<Box<Record>>>>;
 
 impl Call {
     pub(crate) fn user_agent(&self) -> &str {
@@ -147,22 +154,35 @@ impl ApiServer {
         let query = Query::parse(head.uri.query());
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let (user, warnings) = (UserInfo::default(), Remarks::default());
-        let call = Call { head, query, info, user, warnings, class: None, seat: None };
+        let record = RecordSlot::default();
+        let call = Call { head, query, info, user, warnings, class: None, seat: None, record: record.clone() };
         let labels = self.inner.metrics.labels(&call);
         let _in_flight = self.inner.metrics.in_flight(&call);
         let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer(call, body, peer));
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
-        let response = answer.unwrap_or_else(|panic| {
-            let text = panic_text(&*panic);
-            tracing::error!(panic = %text, "a request panicked");
-            response::failure(&status::internal("this request caused apiserver to panic. Look in the logs for details"))
-        });
+        let response = match answer {
+            Ok(response) => response,
+            Err(panic) => {
+                let text = panic_text(&*panic);
+                tracing::error!(panic = %text, "a request panicked");
+                let failure = status::internal("this request caused apiserver to panic. Look in the logs for details");
+                let noted = record.lock().take();
+                if let Some(record) = noted {
+                    record.panicked(&audit::status_of(500, Some(&failure)), self.clock_now()).await;
+                }
+                response::failure(&failure)
+            }
+        };
         self.inner.metrics.observe(labels, response.status().as_u16(), started.elapsed());
         response
     }
 
     async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {
         let result = self.answer_inner(&mut call, body, &peer).await;
+        if matches!(&result, Err(failure) if failure.code == 401) {
+            self.begin_record(&call, None, &peer).await;
+        }
+        let failure = self.note_answer(&call, &result);
         let warnings = call.warnings.take();
         let mut response = match result {
             Ok(answer) => response::write(self, &call, answer, &warnings),
@@ -171,10 +191,58 @@ impl ApiServer {
         if let Some(class) = &call.class {
             class.mark(response.headers_mut());
         }
-        match call.seat.take() {
+        let response = match call.seat.take() {
             Some(seat) if call.info.verb == "list" => response.map(|body| flow::hold_until_written(body, seat)),
             _ => response,
+        };
+        self.end_record(&call, failure.as_ref(), response).await
+    }
+
+    /// Begins to note a request, if the policy wants it.
+    async fn begin_record(&self, call: &Call, impersonator: Option<&UserInfo>, peer: &Peer) {
+        let Some(audit) = &self.inner.deps.audit else { return };
+        let (received, random) = (self.clock_now(), &*self.inner.deps.random);
+        let origin = audit::Origin { impersonator, peer, received, random };
+        let Some(record) = Record::begin(audit, call, origin) else { return };
+        record.received().await;
+        *call.record.lock() = Some(record);
+    }
+
+    /// Notes the body of a request, if the policy wants it; hands it on.
+    async fn note_body(&self, call: &Call, body: Body) -> Result<Body, Status> {
+        if !call.record.lock().as_ref().is_some_and(|r| r.wants_request()) {
+            return Ok(body);
         }
+        let bytes = pipeline::read(body).await?;
+        if let Some(record) = &mut *call.record.lock() {
+            record.note_request(&bytes);
+        }
+        Ok(response::body_from(bytes))
+    }
+
+    /// Notes what is answered; returns the failure, if it is one that is noted.
+    fn note_answer(&self, call: &Call, result: &Result<Answer, Status>) -> Option<Status> {
+        let mut slot = call.record.lock();
+        let record = slot.as_mut()?;
+        record.note_answer(result, call.warnings.take_annotations());
+        result.as_ref().err().cloned()
+    }
+
+    /// Notes the end of a request, or the beginning of a stream.
+    async fn end_record(&self, call: &Call, failure: Option<&Status>, response: Response<Body>) -> Response<Body> {
+        let Some(record) = call.record.lock().take() else { return response };
+        let (mut head, mut body) = response.into_parts();
+        if let Ok(id) = http::HeaderValue::from_str(record.id()) {
+            head.headers.insert("audit-id", id);
+        }
+        let status = audit::status_of(head.status.as_u16(), failure);
+        let streams = call.info.verb == "watch" || STREAMS.contains(&call.info.subresource.as_str());
+        if streams && failure.is_none() {
+            body = record.started(status, self.inner.deps.clock.clone(), body).await;
+        } else {
+            record.complete(&status, self.clock_now()).await;
+        }
+        Response::from_parts(head, body)
     }
 
     /// Takes a seat of the request's priority level.
@@ -190,12 +258,18 @@ impl ApiServer {
     /// The steps every request takes, in order.
     async fn answer_inner(&self, call: &mut Call, body: Body, peer: &Peer) -> Result<Answer, Status> {
         call.user = self.authenticate(&call.head, peer).await?;
-        if let Some(user) = self.impersonated(call).await? {
-            call.user = user;
-        }
+        let impersonated = self.impersonated(call).await?;
+        let impersonator = impersonated.map(|user| std::mem::replace(&mut call.user, user));
+        self.begin_record(call, impersonator.as_ref(), peer).await;
+        let body = self.note_body(call, body).await?;
         self.take_seat(call).await?;
         let attributes = call.info.attributes(&call.user, &call.query);
-        self.authorize(&attributes).await?;
+        let allowed = self.authorize(&attributes).await;
+        if call.record.lock().is_some() {
+            let decision = if allowed.is_ok() { "allow" } else { "forbid" };
+            call.warnings.annotate("authorization.k8s.io/", "decision", decision);
+        }
+        allowed?;
         if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {
             return Ok(aggregate::forward(self, call, &remote, body).await);
         }
@@ -429,6 +503,9 @@ impl Cluster for ApiServer {
         }
     }
 }
+
+/// Subresources whose answers last.
+const STREAMS: [&str; 5] = ["attach", "exec", "portforward", "proxy", "log"];
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());

@@ -13,6 +13,7 @@
 pub mod admission;
 mod aggregate;
 mod api_server;
+pub mod audit;
 pub mod auth;
 mod codec;
 mod connect;

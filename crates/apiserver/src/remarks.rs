@@ -26,6 +26,10 @@ impl Remarks {
         self.annotations.lock().entry(format!("{prefix}{key}")).or_insert_with(|| value.to_owned());
     }
 
+    pub(crate) fn take_annotations(&self) -> BTreeMap<String, String> {
+        std::mem::take(&mut self.annotations.lock())
+    }
+
     pub(crate) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use store::MemoryStore;
 
 mod admission;
+mod audits;
 mod custom;
 mod deletes;
 mod lists;
@@ -46,10 +47,14 @@ impl Fixture {
     }
 
     async fn over(store: Arc<dyn store::Store>) -> Self {
-        Self::with(store, vec![Box::new(crate::admission::NamespaceLifecycle)]).await
+        Self::with(store, vec![Box::new(crate::admission::NamespaceLifecycle)], None).await
     }
 
-    async fn with(store: Arc<dyn store::Store>, admission: Vec<Box<dyn crate::admission::Admission>>) -> Self {
+    async fn with(
+        store: Arc<dyn store::Store>,
+        admission: Vec<Box<dyn crate::admission::Admission>>,
+        audit: Option<Arc<crate::audit::Audit>>,
+    ) -> Self {
         let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
         let server = ApiServer::new(Deps {
             store,
@@ -59,6 +64,7 @@ impl Fixture {
             token_issuer: None,
             services: ServiceNetwork::default(),
             node_client: None,
+            audit,
             clock: clock.clone(),
             random: Arc::new(SeededRandom::new(1)),
         })

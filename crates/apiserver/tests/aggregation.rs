@@ -124,6 +124,7 @@ async fn an_aggregated_server_is_discovered_and_gets_requests() {
         token_issuer: None,
         services: ServiceNetwork::default(),
         node_client: None,
+        audit: None,
         clock: SystemClock::shared(),
         random: Arc::new(SystemRandom),
     })

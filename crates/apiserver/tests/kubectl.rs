@@ -50,6 +50,7 @@ impl Cluster {
             token_issuer: None,
             services: ServiceNetwork::default(),
             node_client: None,
+            audit: None,
             clock: SystemClock::shared(),
             random: Arc::new(SystemRandom),
         })

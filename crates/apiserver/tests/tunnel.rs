@@ -82,6 +82,7 @@ async fn server(agent: &Identity) -> ApiServer {
         token_issuer: None,
         services: ServiceNetwork::default(),
         node_client: Some(agent.client()),
+        audit: None,
         clock: SystemClock::shared(),
         random: Arc::new(SystemRandom),
     })

@@ -33,6 +33,7 @@ pub(crate) async fn run(dir: &Path) -> Result<()> {
         token_issuer: None,
         services: ServiceNetwork::default(),
         node_client: None,
+        audit: None,
         clock: SystemClock::shared(),
         random,
     };

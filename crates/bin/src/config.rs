@@ -91,6 +91,12 @@ pub(crate) struct Settings {
     /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%]
     #[arg(long, global = true, value_name = "SIGNAL<VALUE,…")]
     pub(crate) eviction_hard: Option<String>,
+    /// What is noted in the audit log: a Policy of audit.k8s.io/v1 [default: everything but the system's own reading, at level Metadata]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) audit_policy: Option<PathBuf>,
+    /// Admission plugins to be used beside the default ones: OwnerReferencesPermissionEnforcement
+    #[arg(long, global = true, value_name = "NAME,…")]
+    pub(crate) enable_admission_plugins: Option<String>,
 }
 
 /// What it means: plain data, nothing left to look up.
@@ -115,6 +121,9 @@ pub(crate) struct Config {
     pub(crate) cgroup_root: String,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Thresholds,
+    /// `None`: the default policy.
+    pub(crate) audit_policy: Option<PathBuf>,
+    pub(crate) enable_admission_plugins: Vec<String>,
     /// `None`: objects are kept in the data directory.
     pub(crate) etcd: Option<Etcd>,
 }
@@ -193,6 +202,8 @@ impl Settings {
             etcd_keyfile: self.etcd_keyfile.or(file.etcd_keyfile),
             etcd_prefix: self.etcd_prefix.or(file.etcd_prefix),
             eviction_hard: self.eviction_hard.or(file.eviction_hard),
+            audit_policy: self.audit_policy.or(file.audit_policy),
+            enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
         }
     }
 
@@ -256,6 +267,8 @@ impl Settings {
                     cgroup_root: cgroup_root.to_owned(),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
+                    audit_policy: self.audit_policy,
+                    enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
                     etcd,
                 })
             }
@@ -294,6 +307,11 @@ impl Settings {
         }
         Some(Etcd { servers, ca_file: self.etcd_cafile.clone(), identity, prefix })
     }
+}
+
+/// Names with commas between.
+fn names(said: Option<&str>) -> Vec<String> {
+    said.unwrap_or_default().split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
 }
 
 const CIDR: &str = "an address range like 10.42.0.0/16";

@@ -1,12 +1,111 @@
-//! Logs go to standard error; `DHOW_LOG` filters them (`info`, `debug`, `apiserver=debug,info`).
+//! Logs go to standard error; `DHOW_LOG` filters them (`info`, `debug`, `apiserver=debug,info`). Where standard error is our own
+//! file, it is bounded: a full one is renamed and a new one begun, a few old ones are kept.
 
-use std::io::IsTerminal;
+use parking_lot::Mutex;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging for the rest of the process.
-pub(crate) fn start() {
+/// A log is full at this size.
+const FULL: u64 = 16 << 20;
+/// Old ones that are kept: `dhow.log.1` is the newest.
+const KEPT: usize = 3;
+
+/// Starts logging for the rest of the process. `file`: where standard error goes, if that is a file of ours.
+pub(crate) fn start(file: Option<PathBuf>) {
     let filter = EnvFilter::try_new(crate::config::log_filter()).unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
+    let colours = io::stderr().is_terminal();
+    let log = Log(file.map(|path| Arc::new(Mutex::new(Bounded::of(path)))));
+    let writer = move || log.clone();
     // A second start (tests) keeps the first logger.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).try_init());
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).try_init());
+}
+
+/// Standard error, with its file if that is bounded.
+#[derive(Clone)]
+struct Log(Option<Arc<Mutex<Bounded>>>);
+
+struct Bounded {
+    path: PathBuf,
+    written: u64,
+}
+
+impl Bounded {
+    fn of(path: PathBuf) -> Self {
+        let written = std::fs::metadata(&path).map_or(0, |found| found.len());
+        Bounded { path, written }
+    }
+
+    /// Begins a new file. Containers' supervisors, which have the old one open, go on writing there.
+    fn turn(&mut self) -> io::Result<()> {
+        self.written = 0;
+        shift(&self.path, KEPT)?;
+        let file = append(&self.path)?;
+        Ok(rustix::stdio::dup2_stderr(&file)?)
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let Some(bounded) = &self.0 else { return io::stderr().write(line) };
+        let mut bounded = bounded.lock();
+        if bounded.written >= FULL
+            && let Err(error) = bounded.turn()
+        {
+            // Nobody to tell but the log itself; it is tried again after as much again.
+            drop(writeln!(io::stderr(), "failed to begin a new log file: {error}"));
+        }
+        bounded.written += line.len() as u64;
+        io::stderr().write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// A file that only root may read, at its end.
+pub(crate) fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// Renames `path` to `path.1`, what was there to `path.2`, and so on; the oldest goes.
+pub(crate) fn shift(path: &Path, kept: usize) -> io::Result<()> {
+    let numbered = |n: usize| {
+        let mut name = path.as_os_str().to_owned();
+        if n > 0 {
+            name.push(format!(".{n}"));
+        }
+        PathBuf::from(name)
+    };
+    for n in (0..kept).rev() {
+        match std::fs::rename(numbered(n), numbered(n + 1)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_logs_move_up_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("log");
+        for text in ["a", "b", "c", "d"] {
+            std::fs::write(&path, text).expect("writes");
+            shift(&path, 2).expect("renames");
+        }
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).ok();
+        assert_eq!(
+            [read("log"), read("log.1"), read("log.2"), read("log.3")],
+            [None, Some("d".into()), Some("c".into()), None]
+        );
+    }
 }

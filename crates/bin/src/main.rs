@@ -1,6 +1,7 @@
 //! dhow: Docker and Kubernetes in one binary. This file only tells roles apart; `cli.rs` has the commands, `system.rs` assembles
 //! what runs.
 
+mod audit_log;
 mod backup;
 mod bootstrap;
 mod cli;

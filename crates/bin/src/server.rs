@@ -1,5 +1,6 @@
 //! The server half, assembled: store, API server, controllers, scheduler. The only place where they meet.
 
+use crate::audit_log;
 use crate::bootstrap::objects::{self, ApiAddress};
 use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
 use crate::config::{Config, NODE_PREFIX};
@@ -160,6 +161,9 @@ pub(crate) async fn start(
     let tokens = Tokens::new(&authority.token_key()?, &issuer, reader.clone(), clock.clone(), random.clone())
         .map_err(|e| api_error(&e))?;
     let rbac = Rbac::start(&reader).await.map_err(|e| api_error(&e))?;
+    let audit = audit_log::start(&config.data_dir, config.audit_policy.as_deref()).map_err(ServerError::Api)?;
+    let admission = apiserver::admission::plugins(random.clone(), &config.enable_admission_plugins)
+        .map_err(|name| ServerError::Api(format!("there is no admission plugin {name}")))?;
     let deps = Deps {
         store,
         authenticator: Arc::new(Authenticators(vec![
@@ -169,10 +173,11 @@ pub(crate) async fn start(
             Arc::new(BootstrapTokens::new(reader.clone(), clock.clone())),
         ])),
         authorizer: Arc::new(Authorizers(vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(reader)), rbac])),
-        admission: apiserver::admission::default_plugins(random.clone()),
+        admission,
         token_issuer: Some(tokens),
         services: ServiceNetwork { cidrs: vec![config.service_cidr], ..ServiceNetwork::default() },
         node_client: Some(node_client(&authority)?),
+        audit: Some(audit),
         clock: clock.clone(),
         random: random.clone(),
     };

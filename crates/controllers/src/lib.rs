@@ -14,6 +14,7 @@ mod endpoints;
 mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volume;
+mod event_ttl;
 mod garbage_collector;
 mod garbage_graph;
 mod history;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<validatingadmissionpolicy_status::PolicyStatus>(),
         Runner::of::<certificates::Certificates>(),
         Runner::of::<token_cleaner::TokenCleaner>(),
+        Runner::of::<event_ttl::EventTtl>(),
         Runner::of::<volume_binder::VolumeBinder>(),
         Runner::of::<volume_protection::ClaimProtection>(),
         Runner::of::<volume_protection::VolumeProtection>(),

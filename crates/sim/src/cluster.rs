@@ -87,6 +87,7 @@ impl Cluster {
             token_issuer: None,
             services: ServiceNetwork::default(),
             node_client: None,
+            audit: None,
             clock: self.clock(),
             random: self.random.clone(),
         };

@@ -28,7 +28,7 @@ async fn fixture() -> Fixture {
         Box::new(ValidatingPolicies::new()),
         Box::new(ValidatingWebhooks::new(random())),
     ];
-    Fixture::with(store, plugins).await
+    Fixture::with(store, plugins, None).await
 }
 
 // === policies ===

@@ -8,7 +8,7 @@ use store::MemoryStore;
 
 async fn with_quota(hard: &str) -> Fixture {
     let store = Arc::new(MemoryStore::new(store::Limits::default()));
-    let f = Fixture::with(store, vec![Box::new(ResourceQuotas::default())]).await;
+    let f = Fixture::with(store, vec![Box::new(ResourceQuotas::default())], None).await;
     let quotas = "/api/v1/namespaces/default/resourcequotas";
     f.ask(&format!("POST {quotas}\n{{\"metadata\":{{\"name\":\"q\"}},\"spec\":{{\"hard\":{hard}}}}}")).await;
     let zero = hard.replace("\"2\"", "\"0\"");

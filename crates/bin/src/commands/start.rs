@@ -37,7 +37,7 @@ pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<
     if detached {
         process::detach();
     }
-    crate::logging::start();
+    crate::logging::start(detached.then(|| log_file(config)));
     let started = Instant::now();
     let instance = Instance::acquire(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -495,17 +495,15 @@ async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
         })));
         until(&world, "it is over", || matches!(world.phase().as_str(), "Succeeded" | "Failed")).await;
         let log = world.log("main", 0);
-        let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
-        let want = [
-            "0 77",
-            "drwxrwsrwx 77",
-            "/image/bin/busybox",
-            "root:x:0:0::/root:/bin/sh",
-            "read-only",
-            "sh: /image/bin/busybox: Permission denied",
-            "noexec",
-        ];
-        assert_eq!(lines, want, "{log}");
+        // Lines of two streams come in any order.
+        let of = |stream: &str| -> Vec<&str> {
+            let parts = log.lines().map(|l| l.splitn(4, ' ').collect::<Vec<_>>());
+            parts.filter(|p| p[1] == stream).map(|p| p[3]).collect()
+        };
+        let want =
+            ["0 77", "drwxrwsrwx 77", "/image/bin/busybox", "root:x:0:0::/root:/bin/sh", "read-only", "noexec"];
+        assert_eq!(of("stdout"), want, "{log}");
+        assert_eq!(of("stderr"), ["sh: /image/bin/busybox: Permission denied"], "{log}");
         world.delete(0);
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
         world.assert_nothing_left(&agent).await;

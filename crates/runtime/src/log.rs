@@ -144,16 +144,17 @@ impl LogFile {
         LogFile { path, max_size, max_files, file: None, size: 0, lost: 0, last_rotation_ns: 0 }
     }
 
-    /// The last bytes of the file.
+    /// The last bytes of the log. The file may just have been cut: then they are at the end of older ones.
     pub(crate) fn tail(&self, len: usize) -> io::Result<Vec<u8>> {
-        let file = match std::fs::File::open(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other?,
-        };
-        let size = file.metadata()?.len();
-        let mut tail = vec![0; len.min(usize::try_from(size).unwrap_or(len))];
-        let from = size - tail.len() as u64;
-        file.read_exact_at(&mut tail, from)?;
+        let mut tail = end_of(&self.path, len)?;
+        for old in self.old()?.iter().rev() {
+            if tail.len() >= len {
+                break;
+            }
+            let mut before = end_of(old, len - tail.len())?;
+            before.append(&mut tail);
+            tail = before;
+        }
         Ok(tail)
     }
 
@@ -239,6 +240,10 @@ impl LogFile {
             std::fs::remove_file(&self.path).or_else(ignore_missing)?;
         } else {
             self.last_rotation_ns = now_ns.max(self.last_rotation_ns + 1);
+            // A predecessor that was killed in the same write may have cut the file at the same time.
+            while self.rotated(self.last_rotation_ns).exists() {
+                self.last_rotation_ns += 1;
+            }
             std::fs::rename(&self.path, self.rotated(self.last_rotation_ns)).or_else(ignore_missing)?;
         }
         self.file = None;
@@ -253,8 +258,9 @@ impl LogFile {
         name.into()
     }
 
-    fn remove_oldest(&self) -> io::Result<()> {
-        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
+    /// The files that were cut off, oldest first.
+    fn old(&self) -> io::Result<Vec<PathBuf>> {
+        let (Some(dir), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(Vec::new()) };
         let prefix = format!("{}.", name.to_string_lossy());
         let mut old: Vec<PathBuf> = std::fs::read_dir(dir)?
             .flatten()
@@ -262,6 +268,11 @@ impl LogFile {
             .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
             .collect();
         old.sort();
+        Ok(old)
+    }
+
+    fn remove_oldest(&self) -> io::Result<()> {
+        let old = self.old()?;
         let keep = self.max_files as usize - 1;
         let surplus = old.len().saturating_sub(keep);
         old.iter().take(surplus).try_for_each(|p| std::fs::remove_file(p).or_else(ignore_missing))
@@ -269,8 +280,8 @@ impl LogFile {
 }
 
 /// The part of `entries` that was not written by somebody who was killed while writing them; `tail` is the end of the log, as long as
-/// `entries` if there is so much. What was written ends the log: nobody else writes, and no other entry has their time. The file may
-/// have been cut while they were written; then it holds nothing else.
+/// `entries` if there is so much. What was written ends the log: nobody else writes, and no other entry has their time. What was cut
+/// off while they were written may be gone; then the log holds nothing else.
 pub(crate) fn missing<'a>(tail: &[u8], entries: &'a [u8]) -> &'a [u8] {
     let written = |n: &usize| {
         let done = &entries[..*n];
@@ -278,6 +289,19 @@ pub(crate) fn missing<'a>(tail: &[u8], entries: &'a [u8]) -> &'a [u8] {
     };
     let written = (1..=entries.len()).rev().find(written).unwrap_or(0);
     &entries[written..]
+}
+
+/// The last bytes of a file; none of one that is not there.
+fn end_of(path: &Path, len: usize) -> io::Result<Vec<u8>> {
+    let file = match std::fs::File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let size = file.metadata()?.len();
+    let mut end = vec![0; len.min(usize::try_from(size).unwrap_or(len))];
+    let from = size - end.len() as u64;
+    file.read_exact_at(&mut end, from)?;
+    Ok(end)
 }
 
 fn ignore_missing(e: io::Error) -> io::Result<()> {
@@ -383,6 +407,32 @@ mod tests {
         assert_eq!(log.tail(5).unwrap(), b"");
         log.write(b"abc\n", true, T).unwrap();
         assert_eq!((log.tail(2).unwrap(), log.tail(10).unwrap()), (b"c\n".to_vec(), b"abc\n".to_vec()));
+    }
+
+    #[test]
+    fn a_successor_that_cuts_at_the_same_time_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for text in [b"a\n", b"b\n"] {
+            let mut log = LogFile::new(&path, 0, 5);
+            log.write(text, true, T).unwrap();
+            log.rotate(T).unwrap();
+        }
+        assert_eq!(LogFile::new(&path, 0, 5).tail(9).unwrap(), b"a\nb\n");
+    }
+
+    /// Whoever cut the file may have been killed before anything was in the new one.
+    #[test]
+    fn the_tail_of_a_log_that_was_just_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::new(&dir.path().join("0.log"), 0, 5);
+        log.write(b"abc\n", true, T).unwrap();
+        log.rotate(T).unwrap();
+        assert_eq!(log.tail(3).unwrap(), b"bc\n");
+        log.write(b"d\n", true, T).unwrap();
+        log.rotate(T).unwrap();
+        log.write(b"e\n", true, T).unwrap();
+        assert_eq!((log.tail(5).unwrap(), log.tail(99).unwrap()), (b"\nd\ne\n".to_vec(), b"abc\nd\ne\n".to_vec()));
     }
 
     #[test]

@@ -43,6 +43,9 @@ impl<T> Step<T> for io::Result<T> {
 
 /// First byte of a message on `sync`: a terminal's master comes with it.
 pub(crate) const SYNC_TERMINAL: u8 = b'T';
+/// First byte of a message on `sync`: nothing is left to do but to shed rights and execute. Without it the close of `sync` is the
+/// launcher's death, not the start of the program.
+pub(crate) const SYNC_READY: u8 = b'R';
 /// First byte of a message on `sync`: the rest is why it failed.
 pub(crate) const SYNC_FAILURE: u8 = b'E';
 
@@ -144,7 +147,7 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         sys::mount::set_attr(root, Attr::RDONLY, None, false).step(|| "failed to make the rootfs read-only".into())?;
     }
     sys::mount::pivot_root(root).step(|| "failed to change the root (pivot_root)".into())?;
-    become_process(&spec.process, &launch.stdio, tty)
+    become_process(&spec.process, &launch.stdio, tty, sync)
 }
 
 fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
@@ -158,7 +161,7 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         }
         Stdio::Given(_) => None,
     };
-    become_process(launch.process, &launch.stdio, tty)
+    become_process(launch.process, &launch.stdio, tty, sync)
 }
 
 /// What needs the machine's /proc and rights.
@@ -531,7 +534,7 @@ fn make_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<()> {
 }
 
 /// Sheds rights in the order of runc's `finalizeNamespace` and executes.
-fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>) -> Result<Infallible> {
+fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let user = user::resolve(&process.user, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure)?;
     let (env, path) = environment(process, &user);
@@ -554,6 +557,9 @@ fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>) -> Res
     };
     connect_stdio(stdio, tty, user.uid)?;
     sys::process::umask(process.umask.unwrap_or(0o022));
+    // Before the filter, which may not allow it.
+    sys::process::set_parent_death_signal(0).step(|| "failed to be unbound from the supervisor".into())?;
+    sys::socket::send(sync, &[&[SYNC_READY]], &[], false).step(|| "failed to tell the supervisor".into())?;
     if !process.no_new_privileges {
         // Needs CAP_SYS_ADMIN, which is about to go.
         install()?;
@@ -580,7 +586,6 @@ fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>) -> Res
         install()?;
     }
     sys::fd::cloexec_from(3).step(|| "failed to close descriptors".into())?;
-    sys::process::set_parent_death_signal(0).step(|| "failed to be unbound from the supervisor".into())?;
     execute(&process.args, &env, &path)
 }
 

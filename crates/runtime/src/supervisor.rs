@@ -9,7 +9,7 @@
 mod adopt;
 
 use crate::keep::Parts;
-use crate::launcher::{self, Launch, LaunchExec, SYNC_FAILURE, SYNC_TERMINAL, Stdio};
+use crate::launcher::{self, Launch, LaunchExec, SYNC_FAILURE, SYNC_READY, SYNC_TERMINAL, Stdio};
 use crate::log::{Lines, LogFile, Stream};
 use crate::protocol::{
     self, ContainerRecord, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, Part, PodSnapshot,
@@ -57,6 +57,8 @@ enum Phase {
         client: u32,
         request: u32,
         sync: OwnedFd,
+        /// Its launcher has said so.
+        ready: bool,
         failure: Option<String>,
         keepers: Vec<(u32, u32)>,
     },
@@ -102,6 +104,7 @@ struct Exec {
     /// Until started: whom to answer, and what came over `sync`.
     starting: Option<(u32, u32, OwnedFd)>,
     master: Option<OwnedFd>,
+    ready: bool,
     failure: Option<String>,
 }
 
@@ -602,7 +605,7 @@ impl Supervisor {
         };
         Ok(Container {
             record: ContainerRecord::of(spec),
-            phase: Phase::Starting { client, request, sync, failure: None, keepers: Vec::new() },
+            phase: Phase::Starting { client, request, sync, ready: false, failure: None, keepers: Vec::new() },
             task: Some(Task { pid, pidfd, ours: true }),
             cgroup: self.cgroups.cgroup(&spec.cgroup.path),
             missing: missing.0.into_iter().map(str::to_owned).collect(),
@@ -677,11 +680,12 @@ impl Supervisor {
     fn on_sync(&mut self, number: u32) {
         let Some(c) = self.containers.get_mut(&number) else { return };
         loop {
-            let Phase::Starting { sync, failure, .. } = &mut c.phase else { return };
+            let Phase::Starting { sync, ready, failure, .. } = &mut c.phase else { return };
             let mut buf = [0u8; 8192];
             match sys::socket::recv(sync.as_fd(), &mut buf, true) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Ok((n, mut fds)) if n > 0 => match (buf[0], fds.pop()) {
+                    (SYNC_READY, _) => *ready = true,
                     (SYNC_FAILURE, _) => *failure = Some(String::from_utf8_lossy(&buf[1..n]).into_owned()),
                     (SYNC_TERMINAL, Some(master)) => {
                         // The read and the write end of a terminal are the same; both are kept non-blocking.
@@ -701,9 +705,9 @@ impl Supervisor {
     fn on_launched(&mut self, number: u32) {
         let now = self.now();
         let Some(c) = self.containers.get_mut(&number) else { return };
-        let Phase::Starting { client, request, failure, keepers, .. } = &mut c.phase else { return };
+        let Phase::Starting { client, request, ready, failure, keepers, .. } = &mut c.phase else { return };
         // Otherwise answered when it is reaped, because only then is its cgroup empty and its id free again.
-        if failure.is_some() {
+        if failure.is_some() || !*ready {
             return;
         }
         let (client, request, keepers) = (*client, *request, std::mem::take(keepers));
@@ -749,7 +753,7 @@ impl Supervisor {
         let starting = Some((client, request, sync));
         self.execs.insert(
             self.next_exec,
-            Exec { task: Task { pid, pidfd, ours: true }, starting, master: None, failure: None },
+            Exec { task: Task { pid, pidfd, ours: true }, starting, master: None, ready: false, failure: None },
         );
         self.next_exec += 1;
         Ok(())
@@ -763,6 +767,7 @@ impl Supervisor {
             match sys::socket::recv(sync.as_fd(), &mut buf, true) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Ok((n, mut fds)) if n > 0 => match (buf[0], fds.pop()) {
+                    (SYNC_READY, _) => e.ready = true,
                     (SYNC_FAILURE, _) => e.failure = Some(String::from_utf8_lossy(&buf[1..n]).into_owned()),
                     (SYNC_TERMINAL, Some(master)) => e.master = Some(master),
                     _ => {}
@@ -771,7 +776,8 @@ impl Supervisor {
             }
         }
         let Some((client, request, _)) = e.starting.take() else { return };
-        let (pid, master, failure) = (e.task.pid, e.master.take(), e.failure.take());
+        let silent = (!e.ready).then(|| "the launcher ended without a word".to_owned());
+        let (pid, master, failure) = (e.task.pid, e.master.take(), e.failure.take().or(silent));
         match failure {
             None => {
                 let fds: Vec<BorrowedFd<'_>> =

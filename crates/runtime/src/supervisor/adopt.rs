@@ -83,7 +83,7 @@ impl Supervisor {
         }
         for (number, task) in estate.execs {
             supervisor.next_exec = supervisor.next_exec.max(number + 1);
-            supervisor.execs.insert(number, Exec { task, starting: None, master: None, failure: None });
+            supervisor.execs.insert(number, Exec { task, starting: None, master: None, ready: true, failure: None });
         }
         supervisor.bury_unknown();
         Ok(supervisor)

@@ -2,7 +2,7 @@
 //! (`apiserver/pkg/util/webhook/client.go`, texts as Go's `net/http` and client-go make them).
 //!
 //! Always holds: a call ends at its deadline; nothing of a connection is shared between webhooks of different trust; an answer
-//! larger than [`MAX_ANSWER`] is refused.
+//! larger than `MAX_ANSWER` is refused.
 
 pub(crate) mod trust;
 

@@ -74,7 +74,7 @@ pub struct Needs {
     pub terms: Arc<PodTerms>,
     /// Its own topology spread constraints.
     pub spread: Vec<Constraint>,
-    /// Names the group of pods that look the same to other pods' selectors; see [`crate::groups`].
+    /// Names the group of pods that look the same to other pods' selectors; see `groups.rs`.
     pub group: String,
     /// Something it needs that is not built yet.
     pub unsupported: Option<&'static str>,

@@ -1,4 +1,4 @@
-//! The loop: caches in, decisions out. One task decides; what follows from decisions happens beside it ([`crate::bind`]).
+//! The loop: caches in, decisions out. One task decides; what follows from decisions happens beside it (`bind.rs`).
 
 use crate::bind::{self, Done, Tools};
 use crate::decide::{Decision, decide};

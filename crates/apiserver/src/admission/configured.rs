@@ -3,9 +3,9 @@
 //! Invariant: every request sees the newest state of the store. Nothing is decoded for a request but what changed since the
 //! last one; without any configuration a request costs one look at an empty range.
 
-use crate::reader::Stored;
+use crate::reader::storage_of;
 use crate::status;
-use api::Status;
+use api::{Object, Status};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use store::Revision;
 
 use super::Request;
 
-/// All objects of one kind, each made into a `T`.
-pub(super) struct Configured<T> {
-    storage: &'static str,
-    make: fn(&Stored) -> T,
+/// All objects of the kind `K`, each made into a `T`; a damaged one into the default, which does nothing.
+pub(super) struct Configured<K, T> {
+    storage: String,
+    make: fn(K) -> T,
     /// By name; only what is stored now.
     made: Mutex<HashMap<String, (Revision, Arc<T>)>>,
 }
 
-impl<T> Configured<T> {
-    pub(super) fn new(storage: &'static str, make: fn(&Stored) -> T) -> Self {
-        Configured { storage, make, made: Mutex::new(HashMap::new()) }
+impl<K: Object, T: Default> Configured<K, T> {
+    pub(super) fn new(make: fn(K) -> T) -> Self {
+        Configured { storage: storage_of::<K>(), make, made: Mutex::new(HashMap::new()) }
     }
 
     /// What is configured now, ordered by name.
     pub(super) async fn all(&self, request: &Request<'_>) -> Result<Vec<Arc<T>>, Status> {
-        let (list, _) = request.reader().stored_list(self.storage, "").await.map_err(status::from_store)?;
+        let (list, _) = request.reader().stored_list(&self.storage, "").await.map_err(status::from_store)?;
         if list.is_empty() {
             return Ok(Vec::new());
         }
@@ -39,7 +39,13 @@ impl<T> Configured<T> {
             let name = stored.entry.key.0.rsplit('/').next().unwrap_or_default().to_owned();
             let (revision, value) = match made.remove(&name) {
                 Some((revision, value)) if revision == stored.revision() => (revision, value),
-                _ => (stored.revision(), Arc::new((self.make)(stored))),
+                _ => {
+                    let made = stored.decode().map(self.make).unwrap_or_else(|error| {
+                        tracing::error!(key = %stored.entry.key.0, %error, "a stored configuration is damaged");
+                        T::default()
+                    });
+                    (stored.revision(), Arc::new(made))
+                }
             };
             all.push(value.clone());
             newest.insert(name, (revision, value));

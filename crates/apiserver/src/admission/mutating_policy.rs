@@ -8,7 +8,7 @@ use super::mutating_webhook::replace;
 use super::policy::{Binding, Fields, Policy};
 use super::review::objects_of;
 use super::{Admission, Operation, Request};
-use crate::reader::{KindRef, Stored};
+use crate::reader::KindRef;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::{MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, Mutation};
 use api::status::StatusCause;
@@ -24,8 +24,8 @@ const NAME: &str = "MutatingAdmissionPolicy";
 
 /// See the file's head.
 pub struct MutatingPolicies {
-    policies: Configured<Option<Mutator>>,
-    bindings: Configured<Option<Binding>>,
+    policies: Configured<MutatingAdmissionPolicy, Option<Mutator>>,
+    bindings: Configured<MutatingAdmissionPolicyBinding, Option<Binding>>,
 }
 
 impl Default for MutatingPolicies {
@@ -37,10 +37,7 @@ impl Default for MutatingPolicies {
 impl MutatingPolicies {
     /// With nothing compiled yet.
     pub fn new() -> Self {
-        MutatingPolicies {
-            policies: Configured::new("admissionregistration.k8s.io/mutatingadmissionpolicies", mutator_of),
-            bindings: Configured::new("admissionregistration.k8s.io/mutatingadmissionpolicybindings", binding_of),
-        }
+        MutatingPolicies { policies: Configured::new(mutator_of), bindings: Configured::new(binding_of) }
     }
 }
 
@@ -59,14 +56,7 @@ enum Change {
     JsonPatch(Expression),
 }
 
-fn mutator_of(stored: &Stored) -> Option<Mutator> {
-    let policy: MutatingAdmissionPolicy = match stored.decode() {
-        Ok(policy) => policy,
-        Err(error) => {
-            tracing::error!(%error, "a stored policy is damaged");
-            return None;
-        }
-    };
+fn mutator_of(policy: MutatingAdmissionPolicy) -> Option<Mutator> {
     let spec = policy.spec.unwrap_or_default();
     let policy = Policy::new(Fields {
         name: policy.metadata.name.as_deref().unwrap_or_default(),
@@ -85,14 +75,7 @@ fn mutator_of(stored: &Stored) -> Option<Mutator> {
     })
 }
 
-fn binding_of(stored: &Stored) -> Option<Binding> {
-    let binding: MutatingAdmissionPolicyBinding = match stored.decode() {
-        Ok(binding) => binding,
-        Err(error) => {
-            tracing::error!(%error, "a stored policy binding is damaged");
-            return None;
-        }
-    };
+fn binding_of(binding: MutatingAdmissionPolicyBinding) -> Option<Binding> {
     let (name, spec) = (binding.metadata.name.unwrap_or_default(), binding.spec.unwrap_or_default());
     let policy = spec.policy_name.as_deref().unwrap_or_default();
     Some(Binding::new(&name, policy, spec.match_resources.as_ref(), spec.param_ref.as_ref(), &[]))

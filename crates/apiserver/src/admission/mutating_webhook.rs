@@ -6,7 +6,7 @@ use super::matching::is_exempt;
 use super::review::{is_same, objects_of};
 use super::webhook::{Failure, Hook};
 use super::{Admission, Operation, Request};
-use crate::reader::{KindRef, Stored};
+use crate::reader::KindRef;
 use crate::status;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -21,28 +21,18 @@ const NAME: &str = "MutatingAdmissionWebhook";
 
 /// See the file's head.
 pub struct MutatingWebhooks {
-    hooks: Configured<Vec<Hook>>,
+    hooks: Configured<MutatingWebhookConfiguration, Vec<Hook>>,
     random: Arc<dyn Random>,
 }
 
 impl MutatingWebhooks {
     /// `random` makes the UIDs of reviews.
     pub fn new(random: Arc<dyn Random>) -> Self {
-        MutatingWebhooks {
-            hooks: Configured::new("admissionregistration.k8s.io/mutatingwebhookconfigurations", hooks_of),
-            random,
-        }
+        MutatingWebhooks { hooks: Configured::new(hooks_of), random }
     }
 }
 
-fn hooks_of(stored: &Stored) -> Vec<Hook> {
-    let configuration: MutatingWebhookConfiguration = match stored.decode() {
-        Ok(configuration) => configuration,
-        Err(error) => {
-            tracing::error!(%error, "a stored webhook configuration is damaged");
-            return Vec::new();
-        }
-    };
+fn hooks_of(configuration: MutatingWebhookConfiguration) -> Vec<Hook> {
     let name = configuration.metadata.name.unwrap_or_default();
     let hooks = configuration.webhooks.unwrap_or_default();
     hooks.iter().enumerate().map(|(i, hook)| Hook::mutating(&name, i, hook)).collect()

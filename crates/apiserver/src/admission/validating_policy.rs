@@ -6,7 +6,6 @@ use super::expressions::{Evaluation, Expression, Failure, Verdict};
 use super::matching::{is_exempt, namespace_of};
 use super::policy::{Binding, Fields, Policy};
 use super::{Admission, Operation, Request};
-use crate::reader::Stored;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::{
     AuditAnnotation, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, Validation,
@@ -25,8 +24,8 @@ const MAX_ANNOTATION: usize = 10 * 1024;
 
 /// See the file's head.
 pub struct ValidatingPolicies {
-    policies: Configured<Option<Judge>>,
-    bindings: Configured<Option<Binding>>,
+    policies: Configured<ValidatingAdmissionPolicy, Option<Judge>>,
+    bindings: Configured<ValidatingAdmissionPolicyBinding, Option<Binding>>,
 }
 
 impl Default for ValidatingPolicies {
@@ -38,10 +37,7 @@ impl Default for ValidatingPolicies {
 impl ValidatingPolicies {
     /// With nothing compiled yet.
     pub fn new() -> Self {
-        ValidatingPolicies {
-            policies: Configured::new("admissionregistration.k8s.io/validatingadmissionpolicies", judge_of),
-            bindings: Configured::new("admissionregistration.k8s.io/validatingadmissionpolicybindings", binding_of),
-        }
+        ValidatingPolicies { policies: Configured::new(judge_of), bindings: Configured::new(binding_of) }
     }
 }
 
@@ -59,14 +55,7 @@ struct Check {
     reason: String,
 }
 
-fn judge_of(stored: &Stored) -> Option<Judge> {
-    let policy: ValidatingAdmissionPolicy = match stored.decode() {
-        Ok(policy) => policy,
-        Err(error) => {
-            tracing::error!(%error, "a stored policy is damaged");
-            return None;
-        }
-    };
+fn judge_of(policy: ValidatingAdmissionPolicy) -> Option<Judge> {
     let spec = policy.spec.unwrap_or_default();
     let policy = Policy::new(Fields {
         name: policy.metadata.name.as_deref().unwrap_or_default(),
@@ -90,14 +79,7 @@ fn annotation(annotation: &AuditAnnotation, env: &cel::Env) -> Expression {
     Expression::new(annotation.value_expression.trim(), env, &[Type::String, Type::Null])
 }
 
-fn binding_of(stored: &Stored) -> Option<Binding> {
-    let binding: ValidatingAdmissionPolicyBinding = match stored.decode() {
-        Ok(binding) => binding,
-        Err(error) => {
-            tracing::error!(%error, "a stored policy binding is damaged");
-            return None;
-        }
-    };
+fn binding_of(binding: ValidatingAdmissionPolicyBinding) -> Option<Binding> {
     let (name, spec) = (binding.metadata.name.unwrap_or_default(), &binding.spec);
     let resources = spec.match_resources.as_ref();
     Some(Binding::new(&name, &spec.policy_name, resources, spec.param_ref.as_ref(), &spec.validation_actions))

@@ -6,7 +6,7 @@ use super::matching::is_exempt;
 use super::review::{is_same, objects_of};
 use super::webhook::{Failure, Hook};
 use super::{Admission, Operation, Request};
-use crate::reader::{KindRef, Stored};
+use crate::reader::KindRef;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use async_trait::async_trait;
@@ -17,28 +17,18 @@ use std::sync::Arc;
 
 /// See the file's head.
 pub struct ValidatingWebhooks {
-    hooks: Configured<Vec<Hook>>,
+    hooks: Configured<ValidatingWebhookConfiguration, Vec<Hook>>,
     random: Arc<dyn Random>,
 }
 
 impl ValidatingWebhooks {
     /// `random` makes the UIDs of reviews.
     pub fn new(random: Arc<dyn Random>) -> Self {
-        ValidatingWebhooks {
-            hooks: Configured::new("admissionregistration.k8s.io/validatingwebhookconfigurations", hooks_of),
-            random,
-        }
+        ValidatingWebhooks { hooks: Configured::new(hooks_of), random }
     }
 }
 
-fn hooks_of(stored: &Stored) -> Vec<Hook> {
-    let configuration: ValidatingWebhookConfiguration = match stored.decode() {
-        Ok(configuration) => configuration,
-        Err(error) => {
-            tracing::error!(%error, "a stored webhook configuration is damaged");
-            return Vec::new();
-        }
-    };
+fn hooks_of(configuration: ValidatingWebhookConfiguration) -> Vec<Hook> {
     let name = configuration.metadata.name.unwrap_or_default();
     let hooks = configuration.webhooks.unwrap_or_default();
     hooks.iter().enumerate().map(|(i, hook)| Hook::validating(&name, i, hook)).collect()

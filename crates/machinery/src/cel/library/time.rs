@@ -3,6 +3,7 @@
 use super::{Answer, Def, def};
 use crate::cel::errors::EvalError;
 use crate::cel::value::Value;
+pub(crate) use crate::schema::time::parse_go_duration as parse_duration;
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, Zoned};
 
@@ -99,48 +100,6 @@ pub(crate) fn literal_problem(function: &str, text: &str) -> Option<String> {
         _ => false,
     };
     failed.then(|| format!("invalid {function} argument"))
-}
-
-/// Go's durations: `1h30m`, `-1.5s`, `100ms`; nanoseconds.
-pub(crate) fn parse_duration(text: &str) -> Option<i64> {
-    let (negative, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total: i128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let (number, tail) = rest.split_at(end);
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') || whole.len() > 19 {
-            return None;
-        }
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let unit: i128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        total += whole.parse::<i128>().unwrap_or(0) * unit;
-        let mut scale = unit;
-        for digit in fraction.bytes() {
-            scale /= 10;
-            total += i128::from(digit - b'0') * scale;
-        }
-        rest = tail;
-    }
-    i64::try_from(if negative { -total } else { total }).ok()
 }
 
 /// As CEL shows a duration: seconds, with a fraction if there is one.

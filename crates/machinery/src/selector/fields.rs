@@ -44,12 +44,13 @@ pub struct FieldSelector {
 }
 
 impl FieldSelector {
-    /// Reads the text form. Terms are sorted, as upstream.
+    /// Reads the text form. Terms are sorted, as upstream, but by how they are shown: what is shown reads as the same.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut terms = split_terms(text);
         terms.sort_unstable();
         let terms = terms.into_iter().filter(|t| !t.is_empty());
-        let requirements = terms.map(|term| parse_term(text, term)).collect::<Result<_, _>>()?;
+        let mut requirements = terms.map(|term| parse_term(text, term)).collect::<Result<Vec<_>, _>>()?;
+        requirements.sort_by_cached_key(ToString::to_string);
         Ok(FieldSelector { requirements })
     }
 
@@ -168,6 +169,14 @@ mod tests {
         assert!(!pods.matches_by(|_| Some("a")));
         assert_eq!(pods.exact("spec.nodeName"), Some(""));
         assert_eq!(pods.exact("status.phase"), None);
+    }
+
+    /// `==` comes after `=.`, what it means before.
+    #[test]
+    fn terms_stand_in_the_order_in_which_they_are_shown() {
+        let shown = FieldSelector::parse("=.,==").expect("valid").to_string();
+        assert_eq!(shown, "=,=.");
+        assert_eq!(FieldSelector::parse(&shown).expect("valid").to_string(), shown);
     }
 
     proptest! {

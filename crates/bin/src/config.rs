@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
+/// Where our files are if nobody says otherwise.
+pub(crate) const CONFIG_DIR: &str = "/etc/dhow";
 /// Where the file is looked for if nobody says otherwise.
 pub(crate) const CONFIG_FILE: &str = "/etc/dhow/config.yaml";
 

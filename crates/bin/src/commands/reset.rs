@@ -6,6 +6,7 @@ use crate::cli::Reset;
 use crate::config;
 use crate::traces;
 use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 
 /// Asks first, unless told not to.
 pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
@@ -20,6 +21,7 @@ pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
         _ => {}
     }
+    remove_if_empty(Path::new(config::CONFIG_DIR))?;
     if config.merge_kubeconfig
         && let Some(home) = config::invoking_home()
     {
@@ -29,7 +31,16 @@ pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
     Ok(())
 }
 
-fn confirmed(data_dir: &std::path::Path) -> Result<bool, CommandError> {
+/// `/etc/dhow` is ours; what a person put there stays, and so does it.
+fn remove_if_empty(dir: &Path) -> std::io::Result<()> {
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    match std::fs::remove_dir(dir) {
+        Err(e) if !matches!(e.kind(), DirectoryNotEmpty | NotFound) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn confirmed(data_dir: &Path) -> Result<bool, CommandError> {
     if !std::io::stdin().is_terminal() {
         return Err("this removes all data of the cluster; say --yes if you mean it".into());
     }
@@ -38,4 +49,23 @@ fn confirmed(data_dir: &std::path::Path) -> Result<bool, CommandError> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_goes_only_when_nothing_is_in_it() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let ours = dir.path().join("dhow");
+        std::fs::create_dir(&ours).expect("made");
+        std::fs::write(ours.join("registries.yaml"), "").expect("written");
+        remove_if_empty(&ours).expect("stays");
+        assert!(ours.exists());
+        std::fs::remove_file(ours.join("registries.yaml")).expect("removed");
+        remove_if_empty(&ours).expect("goes");
+        assert!(!ours.exists());
+        remove_if_empty(&ours).expect("is gone already");
+    }
 }

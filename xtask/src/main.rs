@@ -2,13 +2,17 @@
 //!
 //! `cargo xtask codegen [API] [KUBERNETES]` derives `crates/machinery/data/*` from upstream's published API (a folder
 //! like `shared/api/1.36`) and, for what only the Go types say (pointer or value), from a Kubernetes source tree.
+//!
+//! `cargo run -p xtask --features grpc -- grpc KUBERNETES` generates `crates/node-api/src/*`.
 
 mod codegen;
+#[cfg(feature = "grpc")]
+mod grpc;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask codegen [API-FOLDER [KUBERNETES-TREE]]";
+const USAGE: &str = "usage: cargo xtask codegen [API-FOLDER [KUBERNETES-TREE]]\n       cargo run -p xtask --features grpc -- grpc KUBERNETES-TREE";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -19,6 +23,13 @@ fn main() -> ExitCode {
             let out = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/machinery/data"));
             codegen::run(api.as_ref(), kubernetes.as_ref(), &out)
         }
+        #[cfg(feature = "grpc")]
+        Some("grpc") => match args.next() {
+            Some(kubernetes) => {
+                grpc::run(kubernetes.as_ref(), concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/node-api/src").as_ref())
+            }
+            None => Err(USAGE.to_owned()),
+        },
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

@@ -1,54 +1,7 @@
-//! Upstream's samples both ways (where the corpus is there), and what it does not show.
+//! What upstream's samples (`tests/corpus.rs`) do not show.
 
 use super::*;
 use serde_json::json;
-use std::path::Path;
-
-const CORPUS: &str = "/work/shared/api/1.36/testdata";
-
-#[test]
-#[expect(clippy::print_stdout, reason = "a skipped check must say so")]
-fn upstream_samples_go_both_ways() {
-    if !Path::new(CORPUS).is_dir() {
-        println!("skipped: {CORPUS} is not there");
-        return;
-    }
-    let mut done = 0;
-    let mut failed = Vec::new();
-    for entry in std::fs::read_dir(CORPUS).expect("readable").filter_map(Result::ok) {
-        let path = entry.path();
-        if path.extension().is_none_or(|e| e != "json") {
-            continue;
-        }
-        let object: Value = serde_json::from_slice(&std::fs::read(&path).expect("readable")).expect("JSON");
-        let text = |key: &str| object[key].as_str().unwrap_or_default();
-        // The sample of WatchEvent is an envelope in an envelope, which no server sends; see the framing test.
-        if !is_supported(text("apiVersion"), text("kind")) || text("kind") == "WatchEvent" {
-            continue;
-        }
-        let bytes = std::fs::read(path.with_extension("pb")).expect("every sample has both forms");
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        done += 1;
-        match encode(&object) {
-            Ok(ours) if ours == bytes => {}
-            Ok(ours) => failed.push(format!("{name}: encoded differently\n{}", first_difference(&ours, &bytes))),
-            Err(e) => failed.push(format!("{name}: {e}")),
-        }
-        match decode(&bytes, None) {
-            Ok(d) if d.value == object => {}
-            Ok(d) => failed.push(format!("{name}: decoded differently\n  ours   {}\n  theirs {object}", d.value)),
-            Err(e) => failed.push(format!("{name}: {e}")),
-        }
-    }
-    assert!(failed.is_empty(), "{} of {done} samples:\n{}", failed.len(), failed.join("\n"));
-    assert!(done > 60, "only {done} samples were of known kinds");
-}
-
-fn first_difference(ours: &[u8], theirs: &[u8]) -> String {
-    let at = ours.iter().zip(theirs).position(|(a, b)| a != b).unwrap_or(ours.len().min(theirs.len()));
-    let show = |b: &[u8]| String::from_utf8_lossy(&b[at.saturating_sub(40)..(at + 40).min(b.len())]).into_owned();
-    format!("  at {at}\n  ours   {:?}\n  theirs {:?}", show(ours), show(theirs))
-}
 
 fn round_trip(object: Value) -> Value {
     decode(&encode(&object).expect("encodes"), None).expect("decodes").value

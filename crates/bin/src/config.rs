@@ -99,6 +99,12 @@ pub(crate) struct Settings {
     /// Admission plugins to be used beside the default ones: OwnerReferencesPermissionEnforcement
     #[arg(long, global = true, value_name = "NAME,…")]
     pub(crate) enable_admission_plugins: Option<String>,
+    /// Leave out the controllers, for a kube-controller-manager beside this server
+    #[arg(long, global = true)]
+    pub(crate) disable_controllers: bool,
+    /// Leave out the scheduler, for a kube-scheduler beside this server
+    #[arg(long, global = true)]
+    pub(crate) disable_scheduler: bool,
 }
 
 /// What it means: plain data, nothing left to look up.
@@ -126,6 +132,10 @@ pub(crate) struct Config {
     /// `None`: the default policy.
     pub(crate) audit_policy: Option<PathBuf>,
     pub(crate) enable_admission_plugins: Vec<String>,
+    /// Whether our controllers run.
+    pub(crate) controllers: bool,
+    /// Whether our scheduler runs.
+    pub(crate) scheduler: bool,
     /// `None`: objects are kept in the data directory.
     pub(crate) etcd: Option<Etcd>,
 }
@@ -206,6 +216,8 @@ impl Settings {
             eviction_hard: self.eviction_hard.or(file.eviction_hard),
             audit_policy: self.audit_policy.or(file.audit_policy),
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
+            disable_controllers: self.disable_controllers || file.disable_controllers,
+            disable_scheduler: self.disable_scheduler || file.disable_scheduler,
         }
     }
 
@@ -271,6 +283,8 @@ impl Settings {
                     eviction,
                     audit_policy: self.audit_policy,
                     enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
+                    controllers: !self.disable_controllers,
+                    scheduler: !self.disable_scheduler,
                     etcd,
                 })
             }

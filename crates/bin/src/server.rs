@@ -65,7 +65,7 @@ pub(crate) struct Server {
     /// Where its objects are.
     pub(crate) storage: Storage,
     /// Dropping it would end the loops.
-    _leadership: Option<watch::Sender<bool>>,
+    _leadership: watch::Sender<bool>,
 }
 
 /// How long history is kept at least (`--etcd-compaction-interval`).
@@ -219,15 +219,13 @@ pub(crate) async fn start(
         base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone())),
         base::tasks::spawn("aggregation", api.clone().run_aggregation(shutdown.clone())),
     ];
-    let (leading, leadership) = match storage.is_shared() {
-        true => (campaign(config, &api, &clock, &*random, &shutdown), None),
-        false => {
-            // One server on its own store leads without asking anybody.
-            let (leadership, leading) = watch::channel(true);
-            (Leading { controllers: leading.clone(), scheduler: leading }, Some(leadership))
-        }
+    let (leadership, always) = watch::channel(true);
+    let leading = match storage.is_shared() {
+        true => campaign(config, &api, &clock, &*random, &always, &shutdown),
+        // One server on its own store leads without asking anybody.
+        false => Leading { controllers: always.clone(), scheduler: always },
     };
-    tasks.extend(start_loops(&api, &facts, clock, random, &leading, &shutdown));
+    tasks.extend(start_loops(config, &api, &facts, clock, random, &leading, &shutdown));
     Ok(Server { api, client, address, tasks, shutdown, storage, _leadership: leadership })
 }
 
@@ -251,16 +249,21 @@ struct Leading {
     scheduler: watch::Receiver<bool>,
 }
 
-/// Several servers: one of them runs the controllers, one the scheduler, by upstream's leases.
+/// Several servers: one of them runs the controllers, one the scheduler, by upstream's leases. Where a program of upstream does that
+/// work, the lease is its own; what is left of ours runs `always`.
 fn campaign(
     config: &Config,
     api: &ApiServer,
     clock: &Arc<dyn Clock>,
     random: &dyn Random,
+    always: &watch::Receiver<bool>,
     shutdown: &CancellationToken,
 ) -> Leading {
     let identity = format!("{}_{:016x}", config.node_name, random.next_u64());
-    let elect = |name: &str| {
+    let elect = |name: &str, wanted: bool| {
+        if !wanted {
+            return always.clone();
+        }
         let user = format!("system:{name}");
         let client = Client::new(LocalTransport::new(api, &user, &["system:authenticated"]), name);
         let lease = LeaseConfig {
@@ -272,11 +275,15 @@ fn campaign(
         };
         LeaderElection::start(&client, lease, clock.clone(), shutdown.clone()).subscribe()
     };
-    Leading { controllers: elect("kube-controller-manager"), scheduler: elect("kube-scheduler") }
+    Leading {
+        controllers: elect("kube-controller-manager", config.controllers),
+        scheduler: elect("kube-scheduler", config.scheduler),
+    }
 }
 
-/// Controllers, each as its own service account, and the scheduler. All read through one set of caches.
+/// Controllers, each as its own service account, and the scheduler, as far as they are wanted. All read through one set of caches.
 fn start_loops(
+    config: &Config,
     api: &ApiServer,
     facts: &Arc<Facts>,
     clock: Arc<dyn Clock>,
@@ -286,7 +293,8 @@ fn start_loops(
 ) -> Vec<JoinHandle<()>> {
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
     let shared = Client::new(reader, "dhow-controllers");
-    let mut tasks: Vec<JoinHandle<()>> = controllers::all()
+    let runners = if config.controllers { controllers::all() } else { controllers::of_api_server() };
+    let mut tasks: Vec<JoinHandle<()>> = runners
         .iter()
         .map(|runner| {
             let user = format!("system:serviceaccount:kube-system:{}", runner.account);
@@ -295,6 +303,9 @@ fn start_loops(
             runner.start(client, facts, &clock, leading.controllers.clone(), shutdown)
         })
         .collect();
+    if !config.scheduler {
+        return tasks;
+    }
     let client =
         shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
     tasks.push(base::tasks::spawn(

@@ -82,6 +82,11 @@ pub fn all() -> Vec<Runner> {
     ]
 }
 
+/// What upstream's API server does by itself: wanted also where the controllers are another program's.
+pub fn of_api_server() -> Vec<Runner> {
+    vec![Runner::of::<event_ttl::EventTtl>()]
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

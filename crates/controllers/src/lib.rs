@@ -2,6 +2,7 @@
 //!
 //! `all()` is the table. A controller never loops, sleeps, retries or spawns, and sees nothing but [`client`].
 
+mod attach_detach;
 mod attributes_class_protection;
 mod autoscaler;
 mod certificates;
@@ -15,6 +16,7 @@ mod endpointslice;
 mod endpointslice_mirroring;
 mod ephemeral_volume;
 mod event_ttl;
+mod expand;
 mod garbage_collector;
 mod garbage_graph;
 mod history;
@@ -77,6 +79,8 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<volume_protection::ClaimProtection>(),
         Runner::of::<volume_protection::VolumeProtection>(),
         Runner::of::<ephemeral_volume::EphemeralVolumes>(),
+        Runner::of::<attach_detach::AttachDetach>(),
+        Runner::of::<expand::Expand>(),
         Runner::of::<autoscaler::HorizontalPodAutoscalers>(),
         Runner::of::<attributes_class_protection::AttributesClassProtection>(),
     ]
@@ -95,7 +99,7 @@ mod tests {
     fn names_are_those_of_accounts_and_unique() {
         let names: Vec<&str> = super::all().iter().map(|r| r.name).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
-        for name in names {
+        for name in super::all().iter().map(|r| r.account) {
             assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{name} is no account name");
         }
     }

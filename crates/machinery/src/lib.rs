@@ -6,6 +6,7 @@ pub mod apply;
 pub mod bootstrap_token;
 pub mod cel;
 pub mod certificates;
+pub mod csi;
 pub mod custom;
 pub mod field;
 pub mod kinds;

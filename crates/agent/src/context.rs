@@ -30,6 +30,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// On a tmpfs: files that come from the API (`/run/dhow/agent`).
     pub run_dir: PathBuf,
+    /// Where plugins of the node expect the kubelet's files (`/var/lib/kubelet`).
+    pub kubelet_dir: PathBuf,
     /// Container logs (`/var/log/pods`).
     pub log_dir: PathBuf,
     /// Manifests of static pods; need not exist.

@@ -525,6 +525,7 @@ mod tests {
             hostname: "n1.lan".into(),
             data_dir: "/d".into(),
             run_dir: "/r".into(),
+            kubelet_dir: "/k".into(),
             static_pod_dir: "/none".into(),
             log_dir: "/l".into(),
             dns: ClusterDns::default(),

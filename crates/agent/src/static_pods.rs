@@ -6,21 +6,18 @@
 
 use crate::agent::Feed;
 use crate::cluster::{Cluster, ClusterError};
+use crate::dir_watch::DirWatch;
 use crate::pod::view;
 use crate::pod::worker::status_patch;
 use api::k8s::api::core::v1::{Pod, PodStatus, Toleration};
 use api::meta::MetaExt;
 use api::{AnyObject, Codec, OwnerReference};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -219,7 +216,7 @@ impl Directory {
         }
         // As of the last reading, which whoever starts this has acted on.
         let mut before = self.pods();
-        let mut watch = self.watch();
+        let mut watch = DirWatch::new([self.path.as_path()]);
         // What came before the watch.
         let mut at_once = true;
         loop {
@@ -227,10 +224,10 @@ impl Directory {
                 () = shutdown.cancelled() => return,
                 () = std::future::ready(()), if at_once => {}
                 () = tokio::time::sleep(PERIOD) => {}
-                () = changed(&mut watch) => tokio::time::sleep(SETTLE).await,
+                () = watch.changed() => tokio::time::sleep(SETTLE).await,
             }
             at_once = false;
-            watch = self.watch();
+            watch = DirWatch::new([self.path.as_path()]);
             let after = self.read();
             for change in changes(&before, &after) {
                 if feed.send(change).is_err() {
@@ -239,28 +236,6 @@ impl Directory {
             }
             before = after;
         }
-    }
-
-    fn watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
-        let events = WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        inotify::add_watch(&fd, &self.path, events).ok()?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe for types that change their descriptor; OwnedFd does not"
-        )]
-        AsyncFd::new(fd).ok()
-    }
-}
-
-/// Waits for the next change; for ever if there is nothing to watch.
-async fn changed(watch: &mut Option<AsyncFd<OwnedFd>>) {
-    let readable: Option<io::Result<()>> = match watch {
-        Some(fd) => Some(fd.readable().await.map(drop)),
-        None => None,
-    };
-    if !matches!(readable, Some(Ok(()))) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -259,6 +259,7 @@ impl World {
             data_dir: self.path("data"),
             run_dir: self.path("run"),
             log_dir: self.path("log"),
+            kubelet_dir: self.path("kubelet"),
             static_pod_dir: self.path("manifests"),
             dns: ClusterDns::default(),
             resolv_conf: "/etc/resolv.conf".into(),

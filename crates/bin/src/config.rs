@@ -14,6 +14,8 @@ use thiserror::Error;
 
 /// Where our files are if nobody says otherwise.
 pub(crate) const CONFIG_DIR: &str = "/etc/dhow";
+/// Where our data are if nobody says otherwise.
+const DATA_DIR: &str = "/var/lib/dhow";
 /// Where the file is looked for if nobody says otherwise.
 pub(crate) const CONFIG_FILE: &str = "/etc/dhow/config.yaml";
 
@@ -31,6 +33,10 @@ pub(crate) struct Settings {
     /// Sockets and state of this boot [default: /run/dhow]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// Where plugins of the node, CSI drivers foremost, expect the kubelet's files [default: /var/lib/kubelet, or `kubelet` in
+    /// a data directory that is elsewhere]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) kubelet_dir: Option<PathBuf>,
     /// Where the kubeconfig is written [default: /etc/dhow/kubeconfig]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -112,6 +118,7 @@ pub(crate) struct Settings {
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
+    pub(crate) kubelet_dir: PathBuf,
     pub(crate) kubeconfig: PathBuf,
     pub(crate) merge_kubeconfig: bool,
     pub(crate) listen: SocketAddr,
@@ -194,6 +201,7 @@ impl Settings {
             config: self.config,
             data_dir: self.data_dir.or(file.data_dir),
             run_dir: self.run_dir.or(file.run_dir),
+            kubelet_dir: self.kubelet_dir.or(file.kubelet_dir),
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             no_merge_kubeconfig: self.no_merge_kubeconfig || file.no_merge_kubeconfig,
             listen: self.listen.or(file.listen),
@@ -263,8 +271,15 @@ impl Settings {
             (Some(listen), Some(cluster_cidr), Some(service_cidr), Some(cluster_dns), Some(overlay))
                 if mistakes.is_empty() =>
             {
+                // Manifests of CSI drivers name upstream's directory. Where somebody chose another place for our data,
+                // nothing is to be written elsewhere.
+                let kubelet_dir = match &self.data_dir {
+                    Some(dir) if dir != Path::new(DATA_DIR) => dir.join("kubelet"),
+                    _ => "/var/lib/kubelet".into(),
+                };
                 Ok(Config {
-                    data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/dhow".into()),
+                    data_dir: self.data_dir.unwrap_or_else(|| DATA_DIR.into()),
+                    kubelet_dir: self.kubelet_dir.unwrap_or(kubelet_dir),
                     run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
                     kubeconfig: self.kubeconfig.unwrap_or_else(|| "/etc/dhow/kubeconfig".into()),
                     merge_kubeconfig: !self.no_merge_kubeconfig,

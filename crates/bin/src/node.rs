@@ -3,10 +3,12 @@
 use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
+use crate::traces;
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
 use agent::node::{Machine, NodeKeeper, node_status};
+use agent::plugins::{Handlers, Registrar};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
 use agent::{Agent, AgentHandle, Parts};
@@ -168,6 +170,9 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("node", keeper.run(shutdown.clone())));
     let tidy = agent::volumes::local::tidy(local_volumes, client.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("local-volumes", tidy));
+    traces::make_kubelet_dir(config)?;
+    let registrar = Registrar::new(config.kubelet_dir.join("plugins_registry"), plugin_handlers());
+    tasks.push(base::tasks::spawn("plugins", registrar.run(shutdown.clone())));
     let evictor = Evictor::new(handle.clone(), context.clone());
     tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
     let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
@@ -191,6 +196,11 @@ pub(crate) async fn start(
     }));
     let status = status_of(config, server_url, &handle, &store, nodes.clone());
     Ok(Node { name: config.node_name.clone(), nodes, images: store, status, tasks, shutdown })
+}
+
+/// What is done with plugins of the node, by their type.
+fn plugin_handlers() -> Handlers {
+    Handlers::new()
 }
 
 fn feed(
@@ -242,6 +252,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         hostname: config.node_name.clone(),
         data_dir: config.data_dir.join("agent"),
         run_dir: config.run_dir.join("agent"),
+        kubelet_dir: config.kubelet_dir.clone(),
         log_dir: config.data_dir.join("log/pods"),
         static_pod_dir: config.data_dir.join("manifests"),
         dns: agent::pod::spec::dns::ClusterDns {

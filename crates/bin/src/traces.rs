@@ -73,11 +73,13 @@ pub(crate) async fn stop_containers(config: &Config) -> Result<usize, TraceError
 pub(crate) fn remove_all(config: &Config) -> Result<(), TraceError> {
     unmount_below(&config.data_dir)?;
     unmount_below(&config.run_dir)?;
+    unmount_below(&config.kubelet_dir)?;
     // Whatever addresses its pods had: everything is found by name.
     net::teardown(&node::net_config(config, &[node::first_pod_cidr(config)]))?;
     remove_cgroups(&node::cgroups(config))?;
     remove_cgroup_root(&config.cgroup_root)?;
-    for path in [&config.data_dir, &config.run_dir] {
+    let kubelet_dir = config.kubelet_dir.join(OURS).exists().then_some(&config.kubelet_dir);
+    for path in [Some(&config.data_dir), Some(&config.run_dir), kubelet_dir].into_iter().flatten() {
         match std::fs::remove_dir_all(path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(TraceError::Directory { path: path.clone(), source });
@@ -86,6 +88,18 @@ pub(crate) fn remove_all(config: &Config) -> Result<(), TraceError> {
         }
     }
     Ok(())
+}
+
+/// In the kubelet's directory: dhow made it. One that somebody else made stays when dhow goes.
+const OURS: &str = ".made-by-dhow";
+
+/// Makes the directory where plugins of the node expect the kubelet's files.
+pub(crate) fn make_kubelet_dir(config: &Config) -> std::io::Result<()> {
+    if config.kubelet_dir.exists() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&config.kubelet_dir)?;
+    std::fs::write(config.kubelet_dir.join(OURS), "")
 }
 
 /// Deepest first.

@@ -44,6 +44,7 @@ impl World {
             hostname: "n1".into(),
             data_dir: self.dir.path().join("data"),
             run_dir: self.dir.path().join("run"),
+            kubelet_dir: self.dir.path().join("kubelet"),
             static_pod_dir: self.dir.path().join("manifests"),
             log_dir: self.dir.path().join("log"),
             dns: ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() },

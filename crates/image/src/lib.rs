@@ -13,6 +13,7 @@
 mod archive;
 mod content;
 mod digest;
+mod disk;
 mod error;
 mod http;
 mod layers;
@@ -28,6 +29,7 @@ mod users;
 
 pub use content::ContentError;
 pub use digest::{Digest, DigestError};
+pub use disk::DiskUse;
 pub use error::ImageError;
 pub use http::HttpError;
 pub use merged::{Found, Merged};

@@ -63,6 +63,27 @@ pub fn all() -> Vec<String> {
     NAMES.iter().map(|n| format!("CAP_{n}")).collect()
 }
 
+/// The usual set with these added and dropped, as `CAP_*` in the kernel's order; `ALL` stands for every one, and adding wins.
+/// The error is the name that does not exist (containerd `internal/cri/server/container_create.go`).
+pub fn select(add: &[String], drop: &[String]) -> Result<Vec<String>, String> {
+    let plain = |name: &String| {
+        let upper = name.to_uppercase();
+        upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned()
+    };
+    let [add, drop] = [add, drop].map(|names| names.iter().map(plain).collect::<Vec<_>>());
+    if let Some(unknown) = add.iter().chain(&drop).find(|n| *n != "ALL" && number(n).is_none()) {
+        return Err(unknown.clone());
+    }
+    let has = |list: &[String], name: &str| list.iter().any(|n| n == name);
+    let usual = crate::spec::default_capabilities();
+    let kept = |full: &String| {
+        let name = full.trim_start_matches("CAP_");
+        let base = (usual.contains(full) && !has(&drop, "ALL")) || has(&add, "ALL");
+        (base && !has(&drop, name)) || has(&add, name)
+    };
+    Ok(all().into_iter().filter(kept).collect())
+}
+
 /// The number of a resource limit (`RLIMIT_NOFILE` or `NOFILE`).
 pub(crate) fn rlimit(name: &str) -> Option<u32> {
     let name = name.strip_prefix("RLIMIT_").unwrap_or(name);

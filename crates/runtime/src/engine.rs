@@ -5,6 +5,9 @@
 //! ([`repair`]). Invariant: dropping an [`Engine`] stops the zygote and nothing else.
 
 mod repair;
+mod run;
+
+pub use run::Capture;
 
 use crate::keep::{Kept, KeptContainer, Parts};
 use crate::protocol::{

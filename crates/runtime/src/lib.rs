@@ -10,22 +10,25 @@
 //! announced; a root file system is mounted in its container's mount namespace and nowhere else.
 
 pub mod caps;
+pub mod defaults;
 mod engine;
 mod keep;
 mod launcher;
 mod log;
 mod protocol;
 pub mod seccomp;
+pub mod signal;
 pub mod spec;
 mod spool;
 mod stream;
 mod supervisor;
 mod syscalls;
-mod user;
+pub mod user;
 pub mod zygote;
 
 pub use engine::{
-    Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams, Terminal,
+    Capture, Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams,
+    Terminal,
 };
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{

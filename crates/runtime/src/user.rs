@@ -6,11 +6,15 @@ use crate::spec::User;
 
 /// Numbers for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Resolved {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
-    pub(crate) home: Option<String>,
+pub struct Resolved {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups, the primary one among them.
+    pub groups: Vec<u32>,
+    /// From `/etc/passwd`.
+    pub home: Option<String>,
 }
 
 struct Passwd<'a> {
@@ -40,7 +44,7 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
 }
 
 /// Resolves; the error is a sentence.
-pub(crate) fn resolve(user: &User, passwd_text: &str, group_text: &str) -> Result<Resolved, String> {
+pub fn resolve(user: &User, passwd_text: &str, group_text: &str) -> Result<Resolved, String> {
     let name = user.name.as_deref().unwrap_or("");
     let (user_part, group_part) = name.split_once(':').unwrap_or((name, ""));
     let number = user.uid.or_else(|| user_part.parse().ok()).or(if user_part.is_empty() { Some(0) } else { None });

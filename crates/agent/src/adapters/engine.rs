@@ -6,24 +6,20 @@
 use crate::engine::*;
 use async_trait::async_trait;
 use jiff::Timestamp;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast;
 
 /// Container logs: as the kubelet's `containerLogMaxSize` and `containerLogMaxFiles`.
 const LOG_MAX_BYTES: u64 = 10 << 20;
 const LOG_MAX_FILES: u32 = 5;
 /// What a probe or hook may write.
-const OUTPUT_MAX_BYTES: u64 = 64 * 1024;
-/// After a command has ended, somebody else may hold its streams; what comes later is not waited for.
-const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+const OUTPUT_MAX_BYTES: usize = 64 * 1024;
 
 const NAMESPACE: &str = "namespace";
 const NAME: &str = "name";
@@ -148,7 +144,8 @@ impl Engine for RuntimeEngine {
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
         let pod = self.pod(sandbox)?;
-        let number = signal_number(signal).ok_or_else(|| EngineError::Unsupported(format!("signal {signal}")))?;
+        let number =
+            runtime::signal::number(signal).ok_or_else(|| EngineError::Unsupported(format!("signal {signal}")))?;
         let sent = if signal == "SIGKILL" {
             self.engine.kill_all(&pod, container, number).await
         } else {
@@ -190,33 +187,12 @@ impl Engine for RuntimeEngine {
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, EngineError> {
         let pod = self.pod(sandbox)?;
-        let spec = runtime::ExecSpec { args: command.to_vec(), tty: false, process: None };
-        let mut session = self.engine.exec(&pod, container, spec, false).await.map_err(translate)?;
-        let streams = std::mem::take(&mut session.streams);
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let readers: Vec<_> = [streams.stdout, streams.stderr]
-            .into_iter()
-            .flatten()
-            .map(|stream| base::tasks::spawn("exec output", read_into(stream, output.clone())))
-            .collect();
-        let ended = match timeout {
-            Some(limit) => tokio::time::timeout(limit, session.wait()).await,
-            None => Ok(session.wait().await),
-        };
-        let code = match ended {
-            Ok(code) => code.map_err(translate),
-            Err(_) => {
-                let killed = self.engine.kill_exec(&pod, session.exec, SIGKILL).await.map_err(translate);
-                killed.and(Err(EngineError::Timeout(timeout.unwrap_or_default())))
-            }
-        };
-        for mut reader in readers {
-            if tokio::time::timeout(OUTPUT_GRACE, &mut reader).await.is_err() {
-                reader.abort();
-            }
+        // Together, in the order in which they came.
+        let output = runtime::Capture::new(OUTPUT_MAX_BYTES);
+        match self.engine.run(&pod, container, command, timeout, [&output, &output]).await.map_err(translate)? {
+            Some(code) => Ok(ExecOutput { code, output: output.take() }),
+            None => Err(EngineError::Timeout(timeout.unwrap_or_default())),
         }
-        let output = std::mem::take(&mut *output.lock());
-        Ok(ExecOutput { code: code?, output })
     }
 
     async fn exec_stream(
@@ -295,15 +271,6 @@ impl Engine for RuntimeEngine {
                 }
             }
         }
-    }
-}
-
-async fn read_into(stream: runtime::Stream, output: Arc<Mutex<Vec<u8>>>) {
-    let mut stream = stream.take(OUTPUT_MAX_BYTES);
-    let mut chunk = [0u8; 4096];
-    // A stream that breaks has said all it will.
-    while let Ok(n @ 1..) = stream.read(&mut chunk).await {
-        output.lock().extend_from_slice(&chunk[..n]);
     }
 }
 
@@ -539,54 +506,9 @@ fn is_mount_point(path: &Path) -> bool {
     }
 }
 
-const SIGKILL: i32 = 9;
-
-/// Linux' numbers on every architecture we run on; real-time signals as `SIGRTMIN+n`.
-fn signal_number(name: &str) -> Option<i32> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let plain = name.trim_start_matches("SIG");
-    if let Some(at) = NAMES.iter().position(|n| *n == plain) {
-        return i32::try_from(at + 1).ok();
-    }
-    const RTMIN: i32 = 34;
-    const RTMAX: i32 = 64;
-    let offset = |text: &str| if text.is_empty() { Some(0) } else { text.get(1..)?.parse::<i32>().ok() };
-    let number = match (plain.strip_prefix("RTMIN"), plain.strip_prefix("RTMAX")) {
-        (Some(rest), _) => RTMIN + offset(rest)?,
-        (_, Some(rest)) => RTMAX - offset(rest)?,
-        _ => return None,
-    };
-    (RTMIN..=RTMAX).contains(&number).then_some(number)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signals() {
-        for (name, want) in [
-            ("SIGTERM", Some(15)),
-            ("TERM", Some(15)),
-            ("9", Some(9)),
-            ("SIGSYS", Some(31)),
-            ("SIGRTMIN", Some(34)),
-            ("SIGRTMIN+3", Some(37)),
-            ("SIGRTMAX-1", Some(63)),
-            ("SIGRTMIN+99", None),
-            ("SIGNOPE", None),
-            ("0", None),
-        ] {
-            assert_eq!(signal_number(name), want, "{name}");
-        }
-    }
 
     #[test]
     fn mount_points() {

@@ -41,9 +41,6 @@ pub enum SpecError {
     Unsupported(&'static str),
 }
 
-/// PATH if neither image nor spec set it, as Docker has it.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// The sandbox of a pod.
 pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -> Result<SandboxSpec, SpecError> {
     let spec = view::spec(pod);
@@ -148,7 +145,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
     let declared = env::environment(pod, c, input.sources, input.facts)?;
     let args = command(c, input.image, &declared)?;
     let tty = c.tty == Some(true);
-    let env = whole_environment(input.image, declared, input.hostname, tty);
+    let env = runtime::defaults::environment(&input.image.env, declared, input.hostname, tty);
     let cwd = [c.working_dir.as_deref(), Some(input.image.working_dir.as_str())];
     let privileged = context.privileged == Some(true);
     Ok(ContainerSpec {
@@ -202,34 +199,8 @@ fn command(c: &Container, image: &ImageConfig, env: &[(String, String)]) -> Resu
         list.iter().flatten().map(|s| expand::expand(s, lookup)).collect()
     };
     let (own, args) = (expanded(&c.command), expanded(&c.args));
-    let mut out = if own.is_empty() { image.entrypoint.clone() } else { own.clone() };
-    if own.is_empty() && args.is_empty() {
-        out.extend(image.command.iter().cloned());
-    }
-    out.extend(args);
+    let out = runtime::defaults::command(&image.entrypoint, &image.command, own, args);
     if out.is_empty() { Err(SpecError::NoCommand) } else { Ok(out) }
-}
-
-/// Defaults, then the image's variables, then the container's. `HOME` is the engine's to add: it knows the user.
-fn whole_environment(
-    image: &ImageConfig,
-    declared: Vec<(String, String)>,
-    hostname: &str,
-    tty: bool,
-) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> =
-        vec![("PATH".into(), DEFAULT_PATH.into()), ("HOSTNAME".into(), hostname.into())];
-    if tty {
-        out.push(("TERM".into(), "xterm".into()));
-    }
-    let of_image = image.env.iter().filter_map(|e| e.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned()));
-    for (name, value) in of_image.chain(declared) {
-        match out.iter_mut().find(|(n, _)| *n == name) {
-            Some(entry) => entry.1 = value,
-            None => out.push((name, value)),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

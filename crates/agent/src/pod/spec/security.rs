@@ -50,69 +50,6 @@ pub enum SecurityError {
     AppArmor(String),
 }
 
-/// Linux' capabilities, by number.
-const ALL_CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
-/// containerd's and Docker's default set.
-const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "MKNOD",
-    "NET_RAW",
-    "SETGID",
-    "SETUID",
-    "SETFCAP",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "SYS_CHROOT",
-    "KILL",
-    "AUDIT_WRITE",
-];
-
 /// The container's settings over the pod's (`DetermineEffectiveSecurityContext`).
 pub fn effective(pod: &Pod, c: &Container) -> SecurityContext {
     let of_pod = pod_context(pod).cloned().unwrap_or_default();
@@ -133,24 +70,12 @@ fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
 /// The bounding set, with `CAP_`, in the kernel's order.
 pub fn capabilities(context: &SecurityContext) -> Result<Vec<String>, SecurityError> {
     if context.privileged == Some(true) {
-        return Ok(ALL_CAPABILITIES.iter().map(|c| format!("CAP_{c}")).collect());
+        return Ok(runtime::caps::all());
     }
-    let plain = |name: &String| name.to_uppercase().trim_start_matches("CAP_").to_owned();
-    let list = |names: Option<&Vec<String>>| names.into_iter().flatten().map(plain).collect::<Vec<_>>();
     let own = context.capabilities.as_ref();
-    let add = list(own.and_then(|c| c.add.as_ref()));
-    let drop = list(own.and_then(|c| c.drop.as_ref()));
-    let known = |name: &String| name == "ALL" || ALL_CAPABILITIES.contains(&name.as_str());
-    if let Some(unknown) = add.iter().chain(&drop).find(|n| !known(n)) {
-        return Err(SecurityError::Capability(unknown.clone()));
-    }
-    let has = |list: &[String], name: &str| list.iter().any(|n| n == name);
-    let kept = |name: &&&str| {
-        let name = **name;
-        let base = (DEFAULT_CAPABILITIES.contains(&name) && !has(&drop, "ALL")) || has(&add, "ALL");
-        (base && !has(&drop, name)) || has(&add, name)
-    };
-    Ok(ALL_CAPABILITIES.iter().filter(kept).map(|c| format!("CAP_{c}")).collect())
+    let list = |names: Option<&Vec<String>>| names.cloned().unwrap_or_default();
+    let (add, drop) = (list(own.and_then(|c| c.add.as_ref())), list(own.and_then(|c| c.drop.as_ref())));
+    runtime::caps::select(&add, &drop).map_err(SecurityError::Capability)
 }
 
 /// The system call filter.

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Server(Up),
     /// Make this machine a node of a cluster whose server is elsewhere
     Agent(Agent),
+    /// Serve the Container Runtime Interface (v1) on a socket, for a kubelet or crictl
+    Cri(Cri),
     /// Save store and certificates to a file, also while dhow runs
     Backup(Backup),
     /// Put a saved cluster into an empty data directory
@@ -72,6 +74,35 @@ pub(crate) struct Agent {
     pub(crate) ca_hash: Option<String>,
     #[command(flatten)]
     pub(crate) up: Up,
+}
+
+/// Arguments of `cri`. Its directories, links and cgroups are its own, so that it can run beside `dhow up`.
+#[derive(Debug, Args)]
+pub(crate) struct Cri {
+    /// The socket
+    #[arg(long, value_name = "URL", default_value = "unix:///run/dhow-cri/cri.sock")]
+    pub(crate) listen: String,
+    /// Images, records and logs of supervisors
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/dhow-cri")]
+    pub(crate) data_dir: PathBuf,
+    /// Sockets and state of this boot
+    #[arg(long, value_name = "DIR", default_value = "/run/dhow-cri")]
+    pub(crate) run_dir: PathBuf,
+    /// Addresses of pods on this machine
+    #[arg(long, value_name = "CIDR", default_value = "10.85.0.0/16")]
+    pub(crate) pod_cidr: ipnet::IpNet,
+    /// Name of the pods' bridge
+    #[arg(long, value_name = "NAME", default_value = "dhow-cri0")]
+    pub(crate) bridge: String,
+    /// The cgroup of supervisors, and of pods whose client names none
+    #[arg(long, value_name = "PATH", default_value = "/dhow-cri")]
+    pub(crate) cgroup: String,
+    /// Registries: mirrors, plain HTTP, CA files, credentials
+    #[arg(long, value_name = "FILE", default_value = "/etc/dhow/registries.yaml")]
+    pub(crate) registries: PathBuf,
+    /// Stop all pods and remove every trace, instead of serving
+    #[arg(long)]
+    pub(crate) reset: bool,
 }
 
 /// Arguments of `backup` and `restore`.

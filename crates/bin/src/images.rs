@@ -1,12 +1,11 @@
 //! What `dhow image` does, in whichever process owns the store.
 
 use crate::cli::ImageCommand;
-use crate::config::Config;
 use crate::control::Reply;
 use image::{Image, ImageStore, Options, Progress, Reference, Registries, State, Transfer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -42,16 +41,16 @@ impl ImageRequest {
     }
 }
 
-/// Opens the store of a configuration. Blocks; fails if another process has it.
-pub(crate) fn open(config: &Config) -> Result<ImageStore, String> {
-    let registries = match std::fs::read_to_string(&config.registries) {
+/// Opens the store of a data directory. Blocks; fails if another process has it.
+pub(crate) fn open(data_dir: &Path, registries: &Path) -> Result<ImageStore, String> {
+    let registries = match std::fs::read_to_string(registries) {
         Ok(text) => serde_saphyr::from_str::<Registries>(&text)
-            .map_err(|e| format!("{} is not a valid registry configuration: {e}", config.registries.display()))?,
+            .map_err(|e| format!("{} is not a valid registry configuration: {e}", registries.display()))?,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Registries::default(),
-        Err(e) => return Err(format!("failed to read {}: {e}", config.registries.display())),
+        Err(e) => return Err(format!("failed to read {}: {e}", registries.display())),
     };
     let options = Options { registries, ..Options::default() };
-    ImageStore::open(&config.data_dir.join("images"), options).map_err(|e| base::chain(&e))
+    ImageStore::open(&data_dir.join("images"), options).map_err(|e| base::chain(&e))
 }
 
 /// Does it. Errors are sentences.

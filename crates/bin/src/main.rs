@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod config;
 mod control;
+mod cri;
 mod images;
 mod join;
 mod local;
@@ -50,6 +51,7 @@ fn run(cli: Cli, args: &[String]) -> Result<(), CommandError> {
         Command::Up(up) => commands::up::run(up, Role::Up, args),
         Command::Server(up) => commands::up::run(up, Role::Server, args),
         Command::Agent(agent) => commands::agent::run(agent, args),
+        Command::Cri(args) => commands::cri::run(args),
         Command::Backup(args) => commands::backup::make(args),
         Command::Restore(args) => commands::backup::restore(args),
         Command::Token(token) => commands::token::run(token),

@@ -139,7 +139,7 @@ pub(crate) async fn start(
 
     let (engine, events) = Engine::start(engine_config(config))?;
     let open = config.clone();
-    let store = tokio::task::spawn_blocking(move || images::open(&open)).await??;
+    let store = tokio::task::spawn_blocking(move || images::open(&open.data_dir, &open.registries)).await??;
     let recorder = Recorder::new(&client, "kubelet", &config.node_name, clock.clone());
     let options = ClusterOptions { client: client.clone(), services, recorder, node_name: config.node_name.clone() };
     let (cluster, feed) = ApiCluster::start(options).await;

@@ -52,12 +52,43 @@ pub(crate) enum TraceError {
     Mountinfo(#[source] std::io::Error),
 }
 
+/// Where an engine leaves what it makes.
+pub(crate) struct Place {
+    /// Everything that is mounted below.
+    pub(crate) mounts: Vec<PathBuf>,
+    /// All ours.
+    pub(crate) dirs: Vec<PathBuf>,
+    pub(crate) network: net::NetConfig,
+    pub(crate) engine: runtime::Config,
+    /// All ours, with everything below.
+    pub(crate) cgroups: Vec<String>,
+    /// Goes if it is empty then; empty: there is none.
+    pub(crate) cgroup_root: String,
+}
+
+impl Place {
+    /// Of a node.
+    pub(crate) fn of(config: &Config) -> Self {
+        let kubelet_dir = config.kubelet_dir.join(OURS).exists().then(|| config.kubelet_dir.clone());
+        let dirs = [config.data_dir.clone(), config.run_dir.clone()];
+        Place {
+            mounts: [dirs.as_slice(), std::slice::from_ref(&config.kubelet_dir)].concat(),
+            dirs: dirs.into_iter().chain(kubelet_dir).collect(),
+            // Whatever addresses its pods had: everything is found by name.
+            network: node::net_config(config, &[node::first_pod_cidr(config)]),
+            engine: node::engine_config(config),
+            cgroups: node::cgroups(config).into(),
+            cgroup_root: config.cgroup_root.clone(),
+        }
+    }
+}
+
 /// Kills every pod and removes its namespaces, cgroups and mounts. Data and images stay.
-pub(crate) async fn stop_containers(config: &Config) -> Result<usize, TraceError> {
-    if !config.run_dir.join("runtime").exists() {
+pub(crate) async fn stop_containers(engine: &runtime::Config) -> Result<usize, TraceError> {
+    if !engine.run_dir.exists() {
         return Ok(0);
     }
-    let (engine, _events) = Engine::start(node::engine_config(config))?;
+    let (engine, _events) = Engine::start(engine.clone())?;
     let pods = engine.recover().await?;
     let count = pods.len();
     for found in pods {
@@ -69,17 +100,13 @@ pub(crate) async fn stop_containers(config: &Config) -> Result<usize, TraceError
     Ok(count)
 }
 
-/// Removes mounts, links, rules, cgroups and both directories.
-pub(crate) fn remove_all(config: &Config) -> Result<(), TraceError> {
-    unmount_below(&config.data_dir)?;
-    unmount_below(&config.run_dir)?;
-    unmount_below(&config.kubelet_dir)?;
-    // Whatever addresses its pods had: everything is found by name.
-    net::teardown(&node::net_config(config, &[node::first_pod_cidr(config)]))?;
-    remove_cgroups(&node::cgroups(config))?;
-    remove_cgroup_root(&config.cgroup_root)?;
-    let kubelet_dir = config.kubelet_dir.join(OURS).exists().then_some(&config.kubelet_dir);
-    for path in [Some(&config.data_dir), Some(&config.run_dir), kubelet_dir].into_iter().flatten() {
+/// Removes mounts, links, rules, cgroups and directories.
+pub(crate) fn remove_all(place: &Place) -> Result<(), TraceError> {
+    place.mounts.iter().try_for_each(|dir| unmount_below(dir))?;
+    net::teardown(&place.network)?;
+    remove_cgroups(&place.cgroups)?;
+    remove_cgroup_root(&place.cgroup_root)?;
+    for path in &place.dirs {
         match std::fs::remove_dir_all(path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(TraceError::Directory { path: path.clone(), source });

@@ -46,7 +46,10 @@ pub fn teardown(config: &NetConfig) -> Result<(), TeardownError> {
     }
     route.link_delete_named(&format!("{}{VXLAN_LINK_SUFFIX}", config.link_prefix))?;
     route.link_delete_named(&config.bridge)?;
-    for entry in route.routes()?.iter().filter(|r| [RouteEntry::OURS, RouteEntry::OURS_PODS].contains(&r.protocol)) {
+    // A node that has all addresses itself has no routes to others; those that there are belong to somebody beside it.
+    let alone = config.pod_cidrs == config.cluster_cidrs;
+    let ours = |r: &&RouteEntry| !alone && [RouteEntry::OURS, RouteEntry::OURS_PODS].contains(&r.protocol);
+    for entry in route.routes()?.iter().filter(ours) {
         route.route_delete(entry)?;
     }
     for (path, value) in settings(config) {

@@ -28,7 +28,7 @@ pub(crate) fn run(image: Image) -> Result<(), CommandError> {
         if Instance::find(&config.run_dir).is_some() {
             return Ok(control::ask(&config.run_dir, &Request::Image(request), |reply| bars.show(&reply)).await?);
         }
-        let store = images::open(&config)?;
+        let store = images::open(&config.data_dir, &config.registries)?;
         let (sender, mut replies) = tokio::sync::mpsc::unbounded_channel();
         let show = async {
             while let Some(reply) = replies.recv().await {

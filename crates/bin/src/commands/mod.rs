@@ -3,6 +3,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod backup;
+pub(crate) mod cri;
 pub(crate) mod down;
 pub(crate) mod image;
 pub(crate) mod install;

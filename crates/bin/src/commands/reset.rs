@@ -4,7 +4,7 @@ use super::{CommandError, down, require_root, say};
 use crate::bootstrap::kubeconfig;
 use crate::cli::Reset;
 use crate::config;
-use crate::traces;
+use crate::traces::{self, Place};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
         return Err("nothing was removed".into());
     }
     down::stop(&config)?;
-    traces::remove_all(&config)?;
+    traces::remove_all(&Place::of(&config))?;
     match std::fs::remove_file(&config.kubeconfig) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
         _ => {}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How long open requests may take at the end.
-const STOP_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the starter of an agent waits for a server that does not answer; the agent itself goes on waiting.
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -117,7 +117,7 @@ fn warn_of_pressure(system: &System) {
     }
 }
 
-async fn wait_for_signal() -> std::io::Result<()> {
+pub(super) async fn wait_for_signal() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -16,6 +16,10 @@ pub(crate) fn run(settings: Settings) -> Result<(), CommandError> {
     let status = runtime.block_on(control::ask(&config.run_dir, &Request::Status, |_| {}))?;
     let text = |key: &str| status[key].as_str().unwrap_or("unknown").to_owned();
     say(format_args!("dhow runs as process {pid}."));
+    if status["cri"].is_string() {
+        say(format_args!("  CRI      {}", text("cri")));
+        return Ok(());
+    }
     say(format_args!("  API      {} (Kubernetes {})", text("server"), text("version")));
     if status["node"].is_string() {
         say(format_args!("  Node     {} ({})", text("node"), text("nodeState")));

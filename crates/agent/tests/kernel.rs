@@ -236,6 +236,7 @@ impl World {
             state_dir: self.path("runtime-state"),
             exe: env!("CARGO_BIN_EXE_agent-zygote").into(),
             supervisor_cgroup: None,
+            patience: runtime::Config::PATIENCE,
         }
     }
 

@@ -146,7 +146,13 @@ impl Ours {
     fn start(dir: &Path, image: &Path) -> Result<Ours> {
         let exe = std::env::current_exe().map_err(io("find this program"))?;
         let cgroup = format!("/dhow-bench-{}", std::process::id());
-        let config = Config { run_dir: dir.join("run"), state_dir: dir.join("state"), exe, supervisor_cgroup: None };
+        let config = Config {
+            run_dir: dir.join("run"),
+            state_dir: dir.join("state"),
+            exe,
+            supervisor_cgroup: None,
+            patience: Config::PATIENCE,
+        };
         let (engine, events) = Engine::start(config).map_err(refused("start the engine"))?;
         let config = NetConfig { node_name: "bench".into(), state_dir: dir.join("net"), ..NetConfig::default() };
         let network = PodNetwork::new(config.clone(), Arc::new(SystemRandom)).map_err(refused("set up the network"))?;

@@ -73,6 +73,7 @@ impl Config {
             state_dir: self.data_dir.join("runtime"),
             exe: "/proc/self/exe".into(),
             supervisor_cgroup: Some(format!("{}/supervisors", self.cgroup)),
+            patience: runtime::Config::PATIENCE,
         }
     }
 

@@ -93,6 +93,7 @@ pub(crate) fn engine_config(config: &Config) -> runtime::Config {
         exe: "/proc/self/exe".into(),
         // Where the zygote and the supervisors live.
         supervisor_cgroup: Some(format!("{}/dhow/supervisors", config.cgroup_root)),
+        patience: runtime::Config::PATIENCE,
     }
 }
 

@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 use sys::cgroup::{Cgroups, Missing, Stats};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,6 +38,13 @@ pub struct Config {
     pub exe: PathBuf,
     /// Where zygote and supervisors live, so that nobody's limits or service stop hit them (`/dhow/.supervisors`).
     pub supervisor_cgroup: Option<String>,
+    /// How long a supervisor may be silent before it is asked whether it is there, and then before it counts as dead.
+    pub patience: Duration,
+}
+
+impl Config {
+    /// What `patience` is outside of tests. A supervisor answers within milliseconds; a machine may be busy.
+    pub const PATIENCE: Duration = Duration::from_secs(15);
 }
 
 /// An operation of the engine failed.
@@ -82,7 +90,7 @@ pub enum EngineError {
 }
 
 /// How long a start that was under way before this agent may still take before the agent goes on without it.
-const START_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 type Result<T> = std::result::Result<T, EngineError>;
 
@@ -293,9 +301,10 @@ impl Engine {
             .stdin(theirs)
             .stdout(io_stdio(&log).map_err(fail("copy a descriptor"))?)
             .stderr(log);
-        // jemalloc would start a thread, and the zygote must have one only.
+        // jemalloc would start a thread, and the zygote must have one only. Memory is given back when there has been time for it: at
+        // once would be a system call and a page fault for almost everything that is freed.
         for key in ["_RJEM_MALLOC_CONF", "MALLOC_CONF"] {
-            command.env(key, "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
+            command.env(key, "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:1000,muzzy_decay_ms:0");
         }
         let mut child = command.spawn().map_err(fail("start"))?;
         // It lives as long as this process or dies alone; either way somebody must reap it.
@@ -480,7 +489,7 @@ impl Engine {
             if cgroup.delete().is_ok() {
                 return Ok(());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         Ok(cgroup.delete()?)
     }
@@ -601,6 +610,10 @@ impl Engine {
 
     /// The network namespace of the pod (the machine's own if it has none).
     pub async fn netns(&self, pod: &Pod) -> Result<OwnedFd> {
+        if let Some(kept) = pod.link.kept.lock().network() {
+            let fail = |source| EngineError::Io { verb: "keep the network of", path: pod.id().to_owned(), source };
+            return sys::fd::dup_above(kept, 3).map_err(fail);
+        }
         let (_, mut fds) = pod.ask(&Request::NetworkNamespace, &[]).await?;
         fds.pop().map_or_else(unexpected, Ok)
     }

@@ -5,7 +5,7 @@
 
 use crate::protocol::{ContainerRecord, ContainerState, Exit, Part, Started};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Descriptors by what they are.
@@ -53,6 +53,12 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// The pod's network namespace, if it has one of its own.
+    pub(crate) fn network(&self) -> Option<BorrowedFd<'_>> {
+        let (_, parts) = self.pod.as_ref()?;
+        parts.0.get(&Part::Network).map(|fd| fd.as_fd())
+    }
+
     pub(crate) fn started(&mut self, record: ContainerRecord, started: Started, parts: Parts) {
         self.put(KeptContainer { record, state: ContainerState::Running(started), parts });
     }

@@ -438,16 +438,21 @@ fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: 
     let writable = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
     sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, "mode=755")
         .step(|| "failed to mount tmpfs".into())?;
+    // Of the tmpfs, which is empty: what is in it needs no way through the root.
+    let top = dir(to)?;
+    let inner = |name: &str| {
+        sys::mount::make_dir_below(top.as_fd(), Path::new(name), Resolve::NoSymlinks)
+            .step(|| format!("failed to create {name:?}"))
+    };
     for (options, name) in &launch.v1_mounts {
-        sys::mount::mount_at("cgroup", "cgroup", dir(&to.join(name))?.as_fd(), attr, options)
+        sys::mount::mount_at("cgroup", "cgroup", inner(name)?.as_fd(), attr, options)
             .step(|| format!("failed to mount cgroup {options}"))?;
     }
     // Other engines show only the v1 hierarchies here, and software takes a v2 mount for a sign of v2 alone.
     if launch.cgroup_mode == Mode::Hybrid && mount.readonly == ReadOnly::No {
-        sys::mount::mount_at("cgroup2", "cgroup", dir(&to.join("unified"))?.as_fd(), attr, "")
+        sys::mount::mount_at("cgroup2", "cgroup", inner("unified")?.as_fd(), attr, "")
             .step(|| "failed to mount cgroup2".into())?;
     }
-    let top = dir(to)?;
     sys::mount::set_attr(top.as_fd(), attr, None, false).step(|| "failed to set attributes".into())
 }
 

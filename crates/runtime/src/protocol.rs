@@ -37,6 +37,8 @@ pub(crate) enum Request {
         #[serde(default)]
         adopt: bool,
     },
+    /// Are you there? Any answer will do, so that of a supervisor that does not know this word.
+    Ping,
     /// State of everything; the reply carries no descriptors.
     Snapshot,
     /// Create and start.
@@ -398,6 +400,31 @@ mod tests {
         for junk in [&b"short"[..], &[0; 64], b"dhow\x02\0\x01\0aaaabbbbcccc{}"] {
             sys::socket::send(a.as_fd(), &[junk], &[], false).unwrap();
             assert_eq!(receive(b.as_fd(), false).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever comes over the socket: a packet or an error, and what it says is understood or not.
+        #[test]
+        fn any_bytes_are_a_packet_or_an_error(
+            junk in proptest::collection::vec(proptest::num::u8::ANY, 1..200),
+            flag in proptest::bool::ANY,
+            body in "\\PC{0,80}|[{}\":,a-z0-9\\[\\]]{0,80}",
+        ) {
+            let (a, b) = sys::socket::pair().unwrap();
+            sys::socket::send(a.as_fd(), &[&junk], &[], false).unwrap();
+            let honest = junk.starts_with(&MAGIC);
+            assert!(receive(b.as_fd(), true).is_err() || honest);
+            let header = [&MAGIC[..], &MAJOR.to_le_bytes(), &junk[..junk.len().min(2)], &[0; 6], &[u8::from(flag), 0, 0, 0]].concat();
+            let (pipe, mut end) = sys::fd::pipe().map(|(r, w)| (r, std::fs::File::from(w))).unwrap();
+            std::io::Write::write_all(&mut end, body.as_bytes()).unwrap();
+            drop(end);
+            sys::socket::send(a.as_fd(), &[&header, body.as_bytes()], &[pipe.as_fd()], false).unwrap();
+            if let Ok(Some(packet)) = receive(b.as_fd(), true) {
+                packet.parse::<Request>().ok();
+                packet.parse::<Reply>().ok();
+                packet.parse::<Event>().ok();
+            }
         }
     }
 

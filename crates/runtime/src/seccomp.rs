@@ -9,7 +9,9 @@
 use crate::spec::Seccomp;
 use crate::syscalls;
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use sys::seccomp::Instruction;
 
 /// Why there is no filter.
@@ -17,15 +19,34 @@ use sys::seccomp::Instruction;
 #[error("seccomp: {0}")]
 pub struct Error(String);
 
+type Program = Cow<'static, [Instruction]>;
+
+/// [`Seccomp::RuntimeDefault`] for the bounding sets that most containers have.
+static PREPARED: OnceLock<Vec<(u64, Vec<Instruction>)>> = OnceLock::new();
+
+/// Compiles what most containers need. The zygote does this once; whoever is forked from it finds it done.
+pub(crate) fn prepare() {
+    let usual = [crate::caps::mask(&crate::spec::default_capabilities()).unwrap_or(0), 0];
+    // One that does not compile is missing here, and its error is told when somebody wants it.
+    let compiled = || usual.into_iter().filter_map(|caps| Some((caps, assemble(&default_rules(caps)).ok()?))).collect();
+    PREPARED.get_or_init(compiled);
+}
+
 /// The filter for a process with these capabilities (bit mask of the bounding set); `None` if everything is allowed.
-pub fn compile(profile: &Seccomp, caps: u64) -> Result<Option<Vec<Instruction>>, Error> {
+pub fn compile(profile: &Seccomp, caps: u64) -> Result<Option<Program>, Error> {
     match profile {
         Seccomp::Unconfined => Ok(None),
-        Seccomp::RuntimeDefault => assemble(&default_rules(caps)).map(Some),
+        Seccomp::RuntimeDefault => {
+            let prepared = PREPARED.get().and_then(|all| all.iter().find(|(of, _)| *of == caps));
+            prepared.map_or_else(
+                || assemble(&default_rules(caps)).map(|program| Some(program.into())),
+                |(_, program)| Ok(Some(program.into())),
+            )
+        }
         Seccomp::Custom(json) => {
             let profile: Profile =
                 serde_json::from_str(json).map_err(|e| Error(format!("the profile is not valid: {e}")))?;
-            assemble(&profile.rules(caps)?).map(Some)
+            assemble(&profile.rules(caps)?).map(|program| Some(program.into()))
         }
     }
 }

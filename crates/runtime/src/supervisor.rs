@@ -157,6 +157,7 @@ struct Supervisor {
 pub(crate) fn main(
     single: SingleThreaded,
     spec: PodSandboxSpec,
+    cgroups: Cgroups,
     run_dir: PathBuf,
     state_dir: PathBuf,
     adopt: bool,
@@ -164,9 +165,10 @@ pub(crate) fn main(
 ) -> i32 {
     let id = spec.id.clone();
     let made = if adopt {
-        adopt::receive(client.as_fd()).and_then(|estate| Supervisor::adopt(single, spec, run_dir, state_dir, estate))
+        adopt::receive(client.as_fd())
+            .and_then(|estate| Supervisor::adopt(single, spec, cgroups, run_dir, state_dir, estate))
     } else {
-        Supervisor::new(single, spec, run_dir, state_dir, Origin::New)
+        Supervisor::new(single, spec, cgroups, run_dir, state_dir, Origin::New)
     };
     match made.and_then(|s| s.keep().map(|kept| (s, kept))) {
         Ok((mut supervisor, (word, fds))) => {
@@ -203,6 +205,7 @@ impl Supervisor {
     fn new(
         single: SingleThreaded,
         spec: PodSandboxSpec,
+        cgroups: Cgroups,
         run_dir: PathBuf,
         state_dir: PathBuf,
         origin: Origin,
@@ -218,7 +221,6 @@ impl Supervisor {
             drop(e);
         }
         let signals = sys::fd::signalfd(&[libc::SIGCHLD]).map_err(fail("failed to create a signalfd"))?;
-        let cgroups = Cgroups::detect().map_err(|e| (Reason::Internal, base::chain(&e)))?;
         let pod_cgroup = spec.cgroup.as_ref().map(|c| cgroups.cgroup(&c.path));
         let clock = Box::new(SystemClock);
         let (shm, created_at_ns) = match origin {
@@ -395,6 +397,7 @@ impl Supervisor {
         let answer = match packet.parse::<Request>() {
             Err(e) => refuse(Reason::Unsupported, format!("this supervisor does not understand the request: {e}")),
             Ok(Request::CreatePod { .. }) => refuse(Reason::Unsupported, "only the zygote creates pods"),
+            Ok(Request::Ping) => Ok(Some(Reply::Done)),
             Ok(Request::Snapshot) => Ok(Some(Reply::Snapshot(Box::new(self.snapshot())))),
             Ok(Request::StartContainer { spec }) => self.start(client, id, &spec).map(|()| None),
             Ok(Request::Exec { container, exec }) => self.exec(client, id, &container, *exec, fds).map(|()| None),
@@ -995,7 +998,7 @@ impl Supervisor {
             Phase::Starting { .. } => return self.on_failed_start(number, status),
             Phase::Exited(_) => return,
         };
-        let oom_killed = c.cgroup.stats().oom_kills > 0;
+        let oom_killed = c.cgroup.oom_kills() > 0;
         if !c.record.own_pid_namespace
             && let Err(e) = c.cgroup.kill()
         {

@@ -48,6 +48,9 @@ fn serve(args: &[String]) -> std::io::Result<()> {
         let (_, hard) = sys::process::rlimit(libc::RLIMIT_NOFILE)?;
         sys::process::set_rlimit(libc::RLIMIT_NOFILE, soft, hard)?;
     }
+    // Once for all supervisors to come, who inherit it.
+    crate::seccomp::prepare();
+    let cgroups = sys::cgroup::Cgroups::detect().map_err(std::io::Error::other)?;
     loop {
         let Some(mut packet) = protocol::receive(control.as_fd(), false)? else { return Ok(()) };
         let client = (packet.fds.len() == 1).then(|| packet.fds.pop()).flatten();
@@ -56,7 +59,7 @@ fn serve(args: &[String]) -> std::io::Result<()> {
                 Ok(Forked::Parent(_)) => {}
                 Ok(Forked::Child) => {
                     drop(control);
-                    let code = supervisor::main(single, *spec, run_dir, state_dir, adopt, client);
+                    let code = supervisor::main(single, *spec, cgroups, run_dir, state_dir, adopt, client);
                     sys::process::exit_now(code);
                 }
                 Err(e) => refuse(&client, Reason::Internal, format!("failed to fork a supervisor: {e}")),

@@ -255,9 +255,12 @@ pub fn set_signal_ignored(signal: i32, ignored: bool) -> io::Result<()> {
 
 /// Default action for every signal and an empty mask, as a freshly executed program expects.
 pub fn reset_signals() -> io::Result<()> {
+    // The kernel's own structure, all zeroes: SIG_DFL, no flags, an empty mask. libc would leave out the two signals that it keeps for
+    // itself, and whoever started us may have ignored them.
+    let default = [0u64; 4];
     for s in 1..=64 {
-        // Uncatchable signals and those libc keeps for itself answer EINVAL; that is fine, they have no handler.
-        set_signal_ignored(s, false).ok();
+        // SAFETY: `default` is as large as the kernel's sigaction of any 64-bit architecture. Refused for SIGKILL and SIGSTOP only.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, s, default.as_ptr(), std::ptr::null::<u8>(), 8usize) };
     }
     // SAFETY: sigset_t is plain data that sigemptyset initialises; the old mask is not wanted.
     unsafe {

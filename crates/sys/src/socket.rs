@@ -104,6 +104,23 @@ pub fn peer(fd: BorrowedFd<'_>) -> io::Result<Peer> {
     Ok(Peer { pid: cred.pid, uid: cred.uid })
 }
 
+/// The process at the other end, as a descriptor that cannot come to mean another one.
+pub fn peer_process(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut process: libc::c_int = -1;
+    let mut len = std::mem::size_of_val(&process) as libc::socklen_t;
+    // SAFETY: `process` and `len` are valid for writes.
+    let known = check(unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, (&raw mut process).cast(), &raw mut len)
+    });
+    match known {
+        Ok(_) => Ok(own(process)),
+        // Linux before 6.5. The connection stands, so its other end has only just gone, if at all.
+        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => crate::process::pidfd_open(peer(fd)?.pid),
+        Err(e) => Err(e),
+    }
+}
+
 const CONTROL: usize = 64 + MAX_FDS * 4;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -229,5 +246,7 @@ mod tests {
         let _client = connect(&deep.join("sock")).unwrap();
         let server = accept(listener.as_fd()).unwrap();
         assert_eq!(peer(server.as_fd()).unwrap().pid, std::process::id() as i32);
+        let me = peer_process(server.as_fd()).unwrap();
+        assert!(crate::process::pidfd_kill(me.as_fd(), 0).is_ok());
     }
 }

@@ -1,13 +1,12 @@
 //! When a supervisor goes away without having been told to: another one takes its place, with what was kept for it.
 //!
 //! A supervisor may also have let us go because we were slow; then it is only connected to again. Either way its snapshot tells of exits
-//! whose word was lost. Invariants: while this goes on, requests wait; what cannot be repaired is told as
+//! whose word was lost. One that hangs is killed, so that this is the only way on. Invariants: while this goes on, requests wait; what cannot be repaired is told as
 //! [`EngineEvent::SupervisorLost`], once.
 
 use super::*;
 use std::sync::Weak;
-use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// Attempts to repair one loss. Memory or descriptors may be short for a moment.
 const ATTEMPTS: u32 = 6;
@@ -26,9 +25,7 @@ pub(super) async fn tend(
     let mut short_lives = 0;
     loop {
         let begun = Instant::now();
-        while let Some(packet) = connection.receive(&link.pod).await {
-            link.dispatch(&connection, packet, &events);
-        }
+        listen(&engine, &events, &link, &connection).await;
         let expected = link.end_expected.load(Ordering::SeqCst);
         link.state.send_replace(if expected { Way::Gone } else { Way::Repaired });
         connection.lose();
@@ -46,6 +43,51 @@ pub(super) async fn tend(
     if !expected {
         // Nobody listens only when the engine is gone.
         events.send(EngineEvent::SupervisorLost { pod: link.pod.clone() }).ok();
+    }
+}
+
+/// Hands on what a supervisor tells until there is nothing more to come. Whoever is silent is asked, and whoever does not answer is
+/// killed: a hung supervisor can neither start nor end nor log anything, and a dead one can be replaced.
+async fn listen(
+    engine: &Weak<Inner>,
+    events: &mpsc::UnboundedSender<EngineEvent>,
+    link: &Link,
+    connection: &Connection,
+) {
+    let Some(patience) = engine.upgrade().map(|e| e.config.patience) else { return };
+    let mut unanswered = 0u32;
+    loop {
+        match timeout(patience, connection.receive(&link.pod)).await {
+            Ok(None) => return,
+            Ok(Some(packet)) => {
+                unanswered = 0;
+                link.dispatch(connection, packet, events);
+            }
+            Err(_) => {
+                match (unanswered, engine.upgrade()) {
+                    (0, _) => {
+                        let id = link.next.fetch_add(1, Ordering::Relaxed);
+                        // Whether it can be sent or not: what counts is the answer.
+                        timeout(patience, connection.send(&link.pod, id, &Request::Ping, &[])).await.ok();
+                    }
+                    (1, Some(engine)) => end_hung(&Engine { inner: engine }, &link.pod),
+                    // It is in the hands of the kernel: dying, or waiting for a disk.
+                    _ => {}
+                }
+                unanswered = unanswered.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// By a descriptor of the process that listens on the pod's socket, not by an id that might be somebody else's.
+fn end_hung(engine: &Engine, pod: &str) {
+    let killed = sys::socket::connect(&engine.run_dir(pod).join("sock"))
+        .and_then(|socket| sys::socket::peer_process(socket.as_fd()))
+        .and_then(|process| sys::process::pidfd_kill(process.as_fd(), libc::SIGKILL));
+    match killed {
+        Ok(()) => tracing::warn!(pod, "a supervisor did not answer and was killed"),
+        Err(error) => tracing::warn!(pod, %error, "a supervisor does not answer and cannot be killed"),
     }
 }
 

@@ -72,12 +72,13 @@ impl Supervisor {
     pub(super) fn adopt(
         single: SingleThreaded,
         spec: PodSandboxSpec,
+        cgroups: Cgroups,
         run_dir: PathBuf,
         state_dir: PathBuf,
         estate: Estate,
     ) -> Result<Self, Refusal> {
         let origin = Origin::Adopted(estate.created_at_ns, estate.pod);
-        let mut supervisor = Self::new(single, spec, run_dir, state_dir, origin)?;
+        let mut supervisor = Self::new(single, spec, cgroups, run_dir, state_dir, origin)?;
         for kept in estate.containers {
             supervisor.adopt_container(kept)?;
         }

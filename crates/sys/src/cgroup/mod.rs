@@ -105,7 +105,7 @@ trait Backend: fmt::Debug + Send + Sync {
     fn create(&self) -> Result<()>;
     /// Sets what it can and what is not yet in `done`, and adds the names of that.
     fn apply(&self, resources: &Resources, done: &mut BTreeSet<&'static str>) -> Result<()>;
-    /// Files into which a process writes `0` to join.
+    /// Files into which a process with one thread writes `0` to join.
     fn entries(&self) -> Result<Vec<OwnedFd>>;
     /// The directory that a process can be born in, if the kernel can do that here; `resident` is a process that is in already.
     fn birthplace(&self, resident: Option<Pid>) -> Result<Option<OwnedFd>>;
@@ -117,6 +117,8 @@ trait Backend: fmt::Debug + Send + Sync {
     fn freeze(&self, frozen: bool) -> Result<bool>;
     /// Adds what it counts.
     fn stats(&self, stats: &mut Stats);
+    /// Times a task was killed for lack of memory.
+    fn oom_kills(&self) -> u64;
     /// Removes the directories.
     fn delete(&self) -> Result<()>;
 }
@@ -262,7 +264,7 @@ impl Cgroup {
         Ok(entry)
     }
 
-    /// Moves the calling process into it.
+    /// Moves the calling process, which has one thread, into it.
     pub fn join(&self) -> Result<()> {
         for b in &self.backends {
             let entry = Entry { birthplace: None, files: b.entries()? };
@@ -324,6 +326,11 @@ impl Cgroup {
         stats
     }
 
+    /// Times a task in it was killed for lack of memory.
+    pub fn oom_kills(&self) -> u64 {
+        self.backends.iter().map(|b| b.oom_kills()).max().unwrap_or(0)
+    }
+
     /// Removes it and everything below. Fails with `EBUSY` while a process is in it.
     pub fn delete(&self) -> Result<()> {
         let results: Vec<Result<()>> = self.backends.iter().map(|b| b.delete()).collect();
@@ -351,7 +358,8 @@ impl Entry {
         self.birthplace.as_ref().map(|dir| dir.as_fd())
     }
 
-    /// Moves the calling process, born in [`birthplace`](Self::birthplace), into the rest: the hierarchies of v1.
+    /// Moves the calling process, which has one thread and was born in [`birthplace`](Self::birthplace), into the rest: the
+    /// hierarchies of v1.
     pub fn complete(&self) -> io::Result<()> {
         self.files.iter().try_for_each(|file| crate::fd::write(file.as_fd(), b"0").map(drop))
     }
@@ -364,15 +372,26 @@ fn error(verb: impl Into<String>, path: &Path, source: io::Error) -> Error {
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut f| f.write_all(value.as_bytes()))
-        .map_err(|e| error(format!("write {value:?} to"), path, e))
+    write_each(path, [value])
 }
 
-fn open_entry(dir: &Path) -> Result<OwnedFd> {
-    let path = dir.join("cgroup.procs");
+/// Each value is a write of its own, as the kernel wants it.
+fn write_each(path: &Path, values: impl IntoIterator<Item = impl AsRef<str>>) -> Result<()> {
+    let mut file: Option<std::fs::File> = None;
+    for value in values {
+        let value = value.as_ref();
+        let fail = |e| error(format!("write {value:?} to"), path, e);
+        let file = match &mut file {
+            Some(file) => file,
+            none => none.insert(std::fs::OpenOptions::new().write(true).open(path).map_err(fail)?),
+        };
+        file.write_all(value.as_bytes()).map_err(fail)?;
+    }
+    Ok(())
+}
+
+fn open_entry(dir: &Path, name: &str) -> Result<OwnedFd> {
+    let path = dir.join(name);
     std::fs::OpenOptions::new().write(true).open(&path).map(OwnedFd::from).map_err(|e| error("open", &path, e))
 }
 
@@ -405,19 +424,35 @@ fn procs_below(dir: &Path, out: &mut BTreeSet<i32>) {
     }
 }
 
-/// Makes `root/a`, `root/a/b`, … for `relative` = `a/b`; calls `made` for each level whether new or not, parents first.
-fn make_dirs(root: &Path, relative: &str, mut level: impl FnMut(&Path, bool) -> Result<()>) -> Result<()> {
+/// Makes `root/a`, `root/a/b`, … for `relative` = `a/b`; calls `level` for each whether new or not, parents first.
+fn make_dirs(root: &Path, relative: &str, mut level: impl FnMut(&Path) -> Result<()>) -> Result<()> {
     let mut dir = root.to_path_buf();
     for part in relative.split('/').filter(|p| !p.is_empty()) {
         dir.push(part);
-        let new = match std::fs::create_dir(&dir) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(error("create", &dir, e)),
-        };
-        level(&dir, new)?;
+        match std::fs::create_dir(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(error("create", &dir, e)),
+            _ => level(&dir)?,
+        }
     }
     Ok(())
+}
+
+/// Makes `root/relative`, mostly with one call, and what is missing above; calls `made` for each new level, parents first.
+fn make_missing(root: &Path, relative: &str, made: &mut impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    let dir = root.join(relative);
+    let create = || std::fs::create_dir(&dir);
+    let created = match (create(), relative.rsplit_once('/')) {
+        (Err(e), Some((above, _))) if e.kind() == io::ErrorKind::NotFound => {
+            make_missing(root, above, made)?;
+            create()
+        }
+        (other, _) => other,
+    };
+    match created {
+        Ok(()) => made(&dir),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(error("create", &dir, e)),
+    }
 }
 
 fn remove_tree(dir: &Path) -> Result<()> {
@@ -445,6 +480,25 @@ mod tests {
 32 30 0:28 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 33 30 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 none rw
 ";
+
+    #[test]
+    fn what_is_missing_is_made_and_told_once() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |relative: &str| {
+            let mut told = Vec::new();
+            let mut made = |dir: &Path| {
+                told.push(dir.strip_prefix(root.path()).unwrap().display().to_string());
+                Ok(())
+            };
+            make_missing(root.path(), relative, &mut made).map(|()| told)
+        };
+        assert_eq!(make("a/b/c").unwrap(), ["a", "a/b", "a/b/c"]);
+        assert_eq!(make("a/b/d").unwrap(), ["a/b/d"]);
+        assert_eq!(make("a/b/d").unwrap(), [""; 0]);
+        assert_eq!(make("").unwrap(), [""; 0]);
+        std::fs::write(root.path().join("file"), "").unwrap();
+        assert!(make("file/x").unwrap_err().to_string().ends_with("file/x"));
+    }
 
     #[test]
     fn the_mode_follows_from_what_is_mounted() {

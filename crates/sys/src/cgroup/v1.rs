@@ -1,7 +1,7 @@
 //! cgroup v1: one directory per controller. Only the controllers that limit or count something are joined.
 
 use super::{Backend, Resources, Result, Stats};
-use super::{error, make_dirs, open_entry, procs_below, read_number, read_table, remove_tree, write};
+use super::{error, make_missing, open_entry, procs_below, read_number, read_table, remove_tree, write, write_each};
 use crate::process::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -87,15 +87,22 @@ impl V1 {
     }
 }
 
-/// A new cpuset is empty, and nothing may join an empty one: it starts as its parent is.
+/// A new cpuset is empty, and nothing may join an empty one: it starts as its parent is. So does a parent that somebody else has
+/// made a moment ago.
 fn inherit_cpuset(dir: &Path) -> Result<()> {
+    let parent = dir.parent().unwrap_or(dir);
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        let path = dir.join(name);
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if text.trim().is_empty() {
-            let parent = dir.parent().unwrap_or(dir).join(name);
-            let value = std::fs::read_to_string(&parent).map_err(|e| error("read", &parent, e))?;
-            write(&path, value.trim())?;
+        let read = |dir: &Path| {
+            let path = dir.join(name);
+            std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| error("read", &path, e))
+        };
+        if read(dir)?.is_empty() {
+            let mut value = read(parent)?;
+            if value.is_empty() {
+                inherit_cpuset(parent)?;
+                value = read(parent)?;
+            }
+            write(&dir.join(name), &value)?;
         }
     }
     Ok(())
@@ -103,11 +110,10 @@ fn inherit_cpuset(dir: &Path) -> Result<()> {
 
 impl Backend for V1 {
     fn create(&self) -> Result<()> {
-        let cpuset = self.dirs.contains_key("cpuset");
-        for root in &self.roots {
-            make_dirs(root, &self.relative, |dir, new| if new && cpuset { inherit_cpuset(dir) } else { Ok(()) })?;
-        }
-        Ok(())
+        self.roots.iter().try_for_each(|root| {
+            let cpuset = self.dirs.get("cpuset").is_some_and(|dir| dir.starts_with(root));
+            make_missing(root, &self.relative, &mut |dir| if cpuset { inherit_cpuset(dir) } else { Ok(()) })
+        })
     }
 
     fn apply(&self, r: &Resources, done: &mut BTreeSet<&'static str>) -> Result<()> {
@@ -132,17 +138,17 @@ impl Backend for V1 {
         for (size, bytes) in &r.hugetlb {
             self.set(&format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
         }
-        if let Some(rules) = &r.devices {
+        if let (Some(rules), Some(allow)) = (&r.devices, self.file("devices.allow")) {
             self.set("devices.deny", "a")?;
-            for rule in rules {
-                self.set("devices.allow", rule)?;
-            }
+            write_each(&allow, rules.iter().map(ToString::to_string))?;
         }
         Ok(())
     }
 
     fn entries(&self) -> Result<Vec<OwnedFd>> {
-        self.roots.iter().map(|root| open_entry(&root.join(&self.relative))).collect()
+        // By `tasks` a thread moves itself alone. By `cgroup.procs` all threads of a process move, and the kernel first waits until
+        // nobody on the machine is in the middle of fork or exit: up to 20 ms on a busy one.
+        self.roots.iter().map(|root| open_entry(&root.join(&self.relative), "tasks")).collect()
     }
 
     fn birthplace(&self, _: Option<Pid>) -> Result<Option<OwnedFd>> {
@@ -184,11 +190,16 @@ impl Backend for V1 {
             stats.memory_rss = get(&memory, "total_rss");
             stats.page_faults = get(&memory, "total_pgfault");
             stats.major_page_faults = get(&memory, "total_pgmajfault");
-            stats.oom_kills = get(&table("memory.oom_control"), "oom_kill");
+            stats.oom_kills = self.oom_kills();
         }
         if self.dirs.contains_key("pids") {
             stats.pids = number("pids.current");
         }
+    }
+
+    fn oom_kills(&self) -> u64 {
+        let table = self.file("memory.oom_control").map(|p| read_table(&p)).unwrap_or_default();
+        table.get("oom_kill").copied().unwrap_or(0)
     }
 
     fn delete(&self) -> Result<()> {

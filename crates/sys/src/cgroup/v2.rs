@@ -1,7 +1,7 @@
 //! cgroup v2: one tree. In hybrid mode it limits only what no v1 hierarchy does.
 
 use super::{Backend, Resources, Result, Stats};
-use super::{error, make_dirs, open_entry, procs_below, read_number, read_table, remove_tree, write};
+use super::{error, make_dirs, make_missing, open_entry, procs_below, read_number, read_table, remove_tree, write};
 use crate::device;
 use crate::process::Pid;
 use std::collections::BTreeSet;
@@ -148,11 +148,12 @@ fn memory_of_machine(meminfo: &str) -> Option<u64> {
 
 impl Backend for V2 {
     fn create(&self) -> Result<()> {
-        make_dirs(&self.root, &self.relative, |dir, _| {
-            if self.delegate {
-                let parent = dir.parent().unwrap_or(dir);
-                delegate(parent, parent == self.root);
-            }
+        if !self.delegate {
+            return make_missing(&self.root, &self.relative, &mut |_| Ok(()));
+        }
+        make_dirs(&self.root, &self.relative, |dir| {
+            let parent = dir.parent().unwrap_or(dir);
+            delegate(parent, parent == self.root);
             Ok(())
         })
     }
@@ -202,7 +203,7 @@ impl Backend for V2 {
     }
 
     fn entries(&self) -> Result<Vec<OwnedFd>> {
-        Ok(vec![open_entry(&self.dir)?])
+        Ok(vec![open_entry(&self.dir, "cgroup.procs")?])
     }
 
     fn birthplace(&self, resident: Option<Pid>) -> Result<Option<OwnedFd>> {
@@ -251,11 +252,15 @@ impl Backend for V2 {
             stats.memory_rss = get("anon");
             stats.page_faults = get("pgfault");
             stats.major_page_faults = get("pgmajfault");
-            stats.oom_kills = table("memory.events").get("oom_kill").copied().unwrap_or(0);
+            stats.oom_kills = self.oom_kills();
         }
         if self.has("pids.current") {
             stats.pids = read_number(&self.dir.join("pids.current")).unwrap_or(0);
         }
+    }
+
+    fn oom_kills(&self) -> u64 {
+        read_table(&self.dir.join("memory.events")).get("oom_kill").copied().unwrap_or(0)
     }
 
     fn delete(&self) -> Result<()> {

@@ -87,6 +87,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Refuses a body that says it is something else. A body that does not say is what the URL says.
 pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<(), Status> {
+    if is_plainly(json, expected) {
+        return Ok(());
+    }
     let identity: Identity<'_> = serde_json::from_slice(json)
         .map_err(|e| status::bad_request(unrecognized(expected.kind, &format!("json parse error: {e}"), json)))?;
     let wanted = expected.api_version();
@@ -112,6 +115,21 @@ pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<(), 
     Err(status::bad_request(why))
 }
 
+/// Whether a body says without ado what it should be. Whatever else is wrong with it, reading it tells.
+fn is_plainly(json: &[u8], expected: Expected<'_>) -> bool {
+    let text = |name: &[u8]| match json.get(crate::encode::member(json, 0, name)?)? {
+        [b'"', text @ .., b'"'] => Some(text),
+        _ => None,
+    };
+    let version = || match expected.group {
+        "" => text(b"apiVersion") == Some(expected.version.as_bytes()),
+        group => text(b"apiVersion").is_some_and(|v| {
+            v.strip_prefix(group.as_bytes()).and_then(|v| v.strip_prefix(b"/")) == Some(expected.version.as_bytes())
+        }),
+    };
+    text(b"kind") == Some(expected.kind.as_bytes()) && version()
+}
+
 /// `Pod in version "v1" cannot be handled as a Pod: why`.
 fn cannot_be_handled(expected: Expected<'_>, why: &str) -> Status {
     let Expected { version, kind, .. } = expected;
@@ -130,7 +148,10 @@ pub(crate) fn decode(
     let problems = match kind.problems(json) {
         Ok(problems) => problems,
         Err(machinery::schema::check::BodyError::Type(why)) => return Err(cannot_be_handled(expected, &why)),
-        Err(other) => return Err(status::bad_request(unrecognized(expected.kind, &other.to_string(), json))),
+        Err(other) => {
+            let why = format!("json parse error: {other}");
+            return Err(status::bad_request(unrecognized(expected.kind, &why, json)));
+        }
     };
     if !problems.is_empty() && validation == FieldValidation::Strict {
         return Err(cannot_be_handled(expected, &machinery::schema::check::strict_error(&problems)));

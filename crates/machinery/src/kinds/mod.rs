@@ -48,7 +48,7 @@ pub mod table;
 
 use crate::apply::SchemaRef;
 use crate::field::Errors;
-use crate::schema::check::{BodyError, check_json};
+use crate::schema::check::{self, BodyError};
 use crate::schema::{Builtin, builtin};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
@@ -260,7 +260,7 @@ pub trait Kind: Send + Sync {
     /// What a strict server complains about in a body: unknown and duplicate fields.
     fn problems(&self, json: &[u8]) -> Result<Vec<String>, BodyError> {
         match self.schema() {
-            Some(SchemaRef { schema, ty }) => check_json(schema, ty, json).map(|checked| checked.problems),
+            Some(SchemaRef { schema, ty }) => check::problems(schema, ty, json),
             None => Ok(Vec::new()),
         }
     }

@@ -62,6 +62,11 @@ pub fn check_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, 
     read(schema, Target::Typed(ty), bytes)
 }
 
+/// What [`check_json`] complains about, for those who do not want the value.
+pub fn problems(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Vec<String>, BodyError> {
+    json::problems(schema, Target::Typed(ty), bytes)
+}
+
 /// Reads any JSON; finds duplicate fields.
 pub fn parse_json(bytes: &[u8]) -> Result<Checked, BodyError> {
     read(&Schema::default(), Target::Free, bytes)
@@ -398,6 +403,33 @@ mod tests {
         let got = type_meta(br#"{"spec":{"kind":"no"},"kind":"Pod","apiVersion":"v1"}"#);
         assert_eq!(got, Ok(("v1".to_owned(), "Pod".to_owned())));
         assert!(type_meta(b"{\"kind\":5}").is_err());
+    }
+
+    #[test]
+    fn problems_are_the_same_without_the_value() {
+        use proptest::prelude::*;
+        let key = "spec|metadata|labels|containers|name|image|resources|limits|cpu|priority|hostPID|foo";
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            "[0-9]{1,2}m?|true".prop_map(|s| s.replace('m', ".5")),
+            "\"[a-c]{0,2}\""
+        ];
+        let any = leaf.prop_recursive(5, 40, 5, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|v| format!("[{}]", v.join(","))),
+                proptest::collection::vec((key, inner), 0..6).prop_map(|m| {
+                    let members: Vec<String> = m.into_iter().map(|(k, v)| format!("\"{k}\":{v}")).collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        });
+        proptest!(|(body in any)| {
+            let checked = check_json(&builtin().schema, pod(), body.as_bytes()).map(|c| c.problems);
+            prop_assert_eq!(problems(&builtin().schema, pod(), body.as_bytes()), checked);
+        });
+        let many: Vec<String> = (0..100).map(|i| format!("\"k{}\":\"\"", i % 90)).collect();
+        let body = format!(r#"{{"metadata":{{"labels":{{{}}}}}}}"#, many.join(","));
+        assert_eq!(problems(&builtin().schema, pod(), body.as_bytes()).map(|p| p.len()), Ok(10));
     }
 
     #[test]

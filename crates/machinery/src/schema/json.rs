@@ -42,7 +42,17 @@ pub(super) struct Outcome {
 
 /// Reads the whole of `bytes`.
 pub(super) fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outcome, BodyError> {
+    read_all(schema, target, bytes, true)
+}
+
+/// [`read`] without making the value.
+pub(super) fn problems(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Vec<String>, BodyError> {
+    read_all(schema, target, bytes, false).map(|outcome| outcome.problems)
+}
+
+fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Result<Outcome, BodyError> {
     let mut reader = Reader {
+        makes,
         schema,
         bytes,
         at: 0,
@@ -68,6 +78,8 @@ pub(super) fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outc
 }
 
 struct Reader<'a> {
+    /// Whether values are wanted. Otherwise those that are not null are [`SOMETHING`].
+    makes: bool,
     schema: &'a Schema,
     bytes: &'a [u8],
     at: usize,
@@ -84,6 +96,35 @@ struct Reader<'a> {
 }
 
 type Syntax = String;
+
+/// Stands for a value that nobody wants.
+const SOMETHING: Value = Value::Bool(true);
+
+/// What was read of an object.
+#[derive(Default)]
+struct Members<'a> {
+    map: Map<String, Value>,
+    /// Keys alone, where values are not wanted: few are searched faster in a row.
+    few: Vec<Cow<'a, str>>,
+    many: HashSet<Cow<'a, str>>,
+}
+
+/// More keys than this are hashed.
+const FEW: usize = 32;
+
+impl<'a> Members<'a> {
+    fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key) || self.few.iter().any(|k| k == key) || self.many.contains(key)
+    }
+
+    fn note(&mut self, key: Cow<'a, str>) {
+        if self.few.len() < FEW {
+            self.few.push(key);
+        } else {
+            self.many.insert(key);
+        }
+    }
+}
 
 // === syntax ===
 
@@ -284,12 +325,12 @@ impl<'a> Reader<'a> {
         self.deeper()?;
         self.at += 1;
         self.space();
-        let mut map = Map::new();
+        let mut members = Members::default();
         let mut nulls = false;
         if self.peek() == Some(b'}') {
             self.at += 1;
             self.depth -= 1;
-            return Ok(Value::Object(map));
+            return Ok(Value::Object(members.map));
         }
         loop {
             if self.peek() != Some(b'"') {
@@ -302,7 +343,7 @@ impl<'a> Reader<'a> {
             }
             self.at += 1;
             self.space();
-            nulls |= self.member(shape, key, &mut map)?;
+            nulls |= self.member(shape, key, &mut members)?;
             self.space();
             match self.peek() {
                 Some(b',') => {
@@ -316,13 +357,13 @@ impl<'a> Reader<'a> {
         self.at += 1;
         self.depth -= 1;
         if nulls {
-            map.retain(|_, value| !value.is_null());
+            members.map.retain(|_, value| !value.is_null());
         }
-        Ok(Value::Object(map))
+        Ok(Value::Object(members.map))
     }
 
-    /// Reads one value into `map`; tells whether it is a null that means "absent".
-    fn member(&mut self, shape: Shape<'a>, key: Cow<'a, str>, map: &mut Map<String, Value>) -> Result<bool, Syntax> {
+    /// Reads one value into `members`; tells whether it is a null that means "absent".
+    fn member(&mut self, shape: Shape<'a>, key: Cow<'a, str>, members: &mut Members<'a>) -> Result<bool, Syntax> {
         let (path_len, go_len, go_struct) = (self.path.len(), self.go_path.len(), self.go_struct);
         let mut target = Target::Free;
         match shape {
@@ -346,7 +387,7 @@ impl<'a> Reader<'a> {
             }
             Shape::All(all) => target = all,
         }
-        if !matches!(target, Target::Opaque) && map.contains_key(key.as_ref()) {
+        if !matches!(target, Target::Opaque) && members.has(&key) {
             self.problem("duplicate field", &key);
         }
         self.push(&key);
@@ -355,7 +396,11 @@ impl<'a> Reader<'a> {
         if let (true, Shape::Map(ty)) = (value.is_null(), shape) {
             value = zero(self.schema, ty);
         }
-        map.insert(key.into_owned(), value);
+        if self.makes {
+            members.map.insert(key.into_owned(), value);
+        } else {
+            members.note(key);
+        }
         self.path.truncate(path_len);
         self.go_path.truncate(go_len);
         self.go_struct = go_struct;
@@ -381,7 +426,7 @@ impl<'a> Reader<'a> {
             if let (true, Target::Typed(ty)) = (value.is_null(), item) {
                 value = zero(self.schema, ty);
             }
-            if !matches!(item, Target::Skip) {
+            if self.makes && !matches!(item, Target::Skip) {
                 items.push(value);
             }
             self.space();
@@ -437,13 +482,17 @@ impl<'a> Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn text(&mut self, target: Target, text: Cow<'a, str>) -> Value {
-        let Target::Typed(id) = target else { return keep(target, || Value::String(text.into_owned())) };
+        let Target::Typed(id) = target else { return keep(target, || self.string_value(text)) };
         match self.schema.get(id) {
             Type::Any => {}
             Type::Scalar(scalar) => return self.scalar_text(*scalar, text),
             _ => self.mismatch("string", id),
         }
-        Value::String(text.into_owned())
+        self.string_value(text)
+    }
+
+    fn string_value(&self, text: Cow<'a, str>) -> Value {
+        if self.makes { Value::String(text.into_owned()) } else { SOMETHING }
     }
 
     fn scalar_text(&mut self, scalar: Scalar, text: Cow<'a, str>) -> Value {
@@ -460,7 +509,7 @@ impl<'a> Reader<'a> {
             }
             Scalar::Bool | Scalar::Int32 | Scalar::Int64 | Scalar::Double => self.scalar_mismatch(scalar, "string"),
         }
-        Value::String(text.into_owned())
+        self.string_value(text)
     }
 
     fn boolean(&mut self, target: Target, value: bool) -> Value {

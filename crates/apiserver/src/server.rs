@@ -100,7 +100,7 @@ impl State {
         if passes(&self.front_proxies) && !passes(&self.clients) {
             return PeerIdentity::FrontProxy(chain);
         }
-        PeerIdentity::Certificates(chain)
+        PeerIdentity::Certificates(chain.into())
     }
 }
 

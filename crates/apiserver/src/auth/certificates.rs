@@ -13,14 +13,17 @@ pub struct ClientCertificates;
 impl Authenticator for ClientCertificates {
     async fn authenticate(&self, _head: &http::request::Parts, peer: &Peer) -> Result<Option<UserInfo>, AuthError> {
         let PeerIdentity::Certificates(chain) = &peer.identity else { return Ok(None) };
-        let Some(leaf) = chain.first() else { return Ok(None) };
-        let (_, cert) = X509Certificate::from_der(leaf)
-            .map_err(|e| AuthError(format!("the client certificate is malformed: {e}")))?;
-        let name = cert.subject().iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or_default();
-        if name.is_empty() {
-            return Ok(None);
-        }
-        let groups: Vec<&str> = cert.subject().iter_organization().filter_map(|a| a.as_str().ok()).collect();
-        Ok(Some(UserInfo::new(name, &groups)))
+        let Some(leaf) = &chain.leaf else { return Ok(None) };
+        chain.user.get_or_init(|| user_of(leaf)).clone().map_err(AuthError)
     }
+}
+
+fn user_of(leaf: &[u8]) -> Result<Option<UserInfo>, String> {
+    let (_, cert) = X509Certificate::from_der(leaf).map_err(|e| format!("the client certificate is malformed: {e}"))?;
+    let name = cert.subject().iter_common_name().find_map(|a| a.as_str().ok()).unwrap_or_default();
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let groups: Vec<&str> = cert.subject().iter_organization().filter_map(|a| a.as_str().ok()).collect();
+    Ok(Some(UserInfo::new(name, &groups)))
 }

@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use thiserror::Error;
 
 /// Members are in this group once they are authenticated.
@@ -81,12 +82,25 @@ pub struct Peer {
 pub enum PeerIdentity {
     /// Nothing; headers may.
     None,
-    /// A client certificate chain, leaf first, that TLS verified against the client CA.
-    Certificates(Vec<CertificateDer<'static>>),
+    /// A client certificate that TLS verified against the client CA.
+    Certificates(ClientChain),
     /// A chain that TLS verified against the front-proxy CA, and that no client CA signed.
     FrontProxy(Vec<CertificateDer<'static>>),
     /// A caller in this process. Needs no further authentication.
     Local(UserInfo),
+}
+
+/// The certificates of a client, and who it is, which is read from them once per connection.
+#[derive(Debug, Clone)]
+pub struct ClientChain {
+    leaf: Option<CertificateDer<'static>>,
+    user: Arc<OnceLock<Result<Option<UserInfo>, String>>>,
+}
+
+impl From<Vec<CertificateDer<'static>>> for ClientChain {
+    fn from(chain: Vec<CertificateDer<'static>>) -> Self {
+        ClientChain { leaf: chain.into_iter().next(), user: Arc::default() }
+    }
 }
 
 impl Peer {

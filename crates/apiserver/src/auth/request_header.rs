@@ -75,7 +75,7 @@ mod tests {
     async fn only_the_front_proxy_vouches() {
         let headers = "X-Remote-User: jane\nX-Remote-Group: a\nX-Remote-Group: b\nX-Remote-Extra-Foo%2fbar: x";
         assert_eq!(check(PeerIdentity::FrontProxy, headers).await, r#"jane ["a", "b"] {"foo/bar": ["x"]}"#);
-        assert_eq!(check(PeerIdentity::Certificates, headers).await, "nobody");
+        assert_eq!(check(|chain| PeerIdentity::Certificates(chain.into()), headers).await, "nobody");
         let unknown = "x509: certificate signed by unknown authority";
         assert_eq!(check(PeerIdentity::FrontProxy, "X-Remote-Group: system:masters").await, unknown);
     }

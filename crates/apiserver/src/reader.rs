@@ -8,6 +8,7 @@ use api::{AnyObject, DecodeError, Object};
 use machinery::kinds::Kind;
 use parking_lot::Mutex;
 use serde::Deserialize;
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -61,6 +62,9 @@ pub struct Header {
     /// The custom kind that would decode and encode these bytes to themselves; 0 if none is known.
     #[serde(skip)]
     form: AtomicU64,
+    /// The typed object, if somebody asked for one to share.
+    #[serde(skip)]
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// The object as other custom kinds show it.
     #[serde(skip)]
     views: Mutex<Vec<(u64, Arc<Entry>)>>,
@@ -87,6 +91,7 @@ impl Header {
             deletion_timestamp: meta.deletion_timestamp.as_ref().map(|t| t.0.to_string()),
             fields,
             form: AtomicU64::new(0),
+            typed: OnceLock::new(),
             views: Mutex::default(),
         }
     }
@@ -198,6 +203,17 @@ impl Stored {
     pub fn decode<K: Object>(&self) -> Result<K, DecodeError> {
         K::decode(&self.entry.value)
     }
+
+    /// The typed object, decoded once and kept beside the bytes: for objects that are few and asked for by many requests.
+    pub fn shared<K: Object>(&self) -> Result<Arc<K>, DecodeError> {
+        let header = self.header();
+        if let Some(Ok(known)) = header.typed.get().map(|any| any.clone().downcast()) {
+            return Ok(known);
+        }
+        let made = Arc::new(self.decode::<K>()?);
+        header.typed.get_or_init(|| made.clone());
+        Ok(made)
+    }
 }
 
 /// `/pods/default/web`, `/apps/deployments/default/web`, `/nodes/n1`.
@@ -249,6 +265,20 @@ impl Reader {
             None => Ok(None),
             Some(stored) => Ok(Some(stored.decode()?)),
         }
+    }
+
+    /// [`Reader::get`], by [`Stored::shared`].
+    pub async fn shared<K: Object>(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, ReadError> {
+        match self.stored(&storage_of::<K>(), namespace, name).await? {
+            None => Ok(None),
+            Some(stored) => Ok(Some(stored.shared()?)),
+        }
+    }
+
+    /// [`Reader::list`], by [`Stored::shared`].
+    pub async fn shared_list<K: Object>(&self, namespace: &str) -> Result<Vec<Arc<K>>, ReadError> {
+        let (list, _) = self.stored_list(&storage_of::<K>(), namespace).await?;
+        Ok(list.iter().map(Stored::shared).collect::<Result<_, _>>()?)
     }
 
     /// All typed objects, or those of one namespace (`""` = all).

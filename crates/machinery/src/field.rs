@@ -19,18 +19,27 @@ impl Path {
     /// `self.name`
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        if self.0.is_empty() { Path(name.to_owned()) } else { self.then(&[".", name]) }
     }
     /// `self[i]`
     #[must_use]
     pub fn index(&self, i: usize) -> Self {
-        Path(format!("{}[{i}]", self.0))
+        self.key(&i.to_string())
     }
     /// `self[key]`
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        self.then(&["[", key, "]"])
     }
+
+    /// Validation makes a path for every field it looks at, so this is one allocation.
+    fn then(&self, parts: &[&str]) -> Self {
+        let mut text = String::with_capacity(self.0.len() + parts.iter().map(|part| part.len()).sum::<usize>());
+        text.push_str(&self.0);
+        parts.iter().for_each(|part| text.push_str(part));
+        Path(text)
+    }
+
     /// The text; `<nil>` for the empty path, as upstream prints it.
     pub fn as_str(&self) -> &str {
         if self.0.is_empty() { "<nil>" } else { &self.0 }

@@ -37,7 +37,7 @@ impl Admission for NamespaceLifecycle {
         if request.operation == Operation::Delete {
             return refuse_immortal(request);
         }
-        let Some(namespace) = request.reader().get::<Namespace>("", request.namespace).await? else {
+        let Some(namespace) = request.reader().shared::<Namespace>("", request.namespace).await? else {
             return Err(status::not_found_in("", "namespaces", request.namespace));
         };
         if request.operation == Operation::Create && is_terminating(&namespace) {

@@ -74,7 +74,7 @@ impl Admission for PodSecurity {
             request.remarks.annotate(PREFIX, "exempt", "user");
             return Ok(());
         }
-        let Some(namespace) = request.reader().get::<Namespace>("", request.namespace).await? else {
+        let Some(namespace) = request.reader().shared::<Namespace>("", request.namespace).await? else {
             return match request.is::<Pod>() {
                 true => Err(status::internal(format!("failed to lookup namespace {:?}", request.namespace))),
                 false => Ok(()),

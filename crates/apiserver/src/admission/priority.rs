@@ -7,6 +7,7 @@ use api::k8s::api::scheduling::v1::PriorityClass;
 use api::prelude::{MetaExt, Pod};
 use async_trait::async_trait;
 use machinery::kinds::KindInfo;
+use std::sync::Arc;
 
 /// See the file's head.
 pub struct Priority;
@@ -26,25 +27,25 @@ impl Admission for Priority {
     }
 
     async fn mutate(&self, request: &mut Request<'_>) -> Result<(), Status> {
-        let Some(spec) = request.object_as::<Pod>().and_then(|p| p.spec.clone()) else { return Ok(()) };
-        let asked = spec.priority_class_name.filter(|n| !n.is_empty());
+        let Some(spec) = request.object_as::<Pod>().and_then(|p| p.spec.as_ref()) else { return Ok(()) };
+        let asked = spec.priority_class_name.clone().filter(|n| !n.is_empty());
+        let (priority, preemption) = (spec.priority, spec.preemption_policy.clone());
         let class = match &asked {
             Some(name) => {
-                let class = request.reader().get::<PriorityClass>("", name).await?;
+                let class = request.reader().shared::<PriorityClass>("", name).await?;
                 Some(class.ok_or_else(|| request.forbidden(&format!("no PriorityClass with name {name} was found")))?)
             }
-            None => default_class(request.reader().list::<PriorityClass>("").await?),
+            None => default_class(request.reader().shared_list::<PriorityClass>("").await?),
         };
         let value = class.as_ref().and_then(|c| c.value).unwrap_or(0);
-        if spec.priority.is_some_and(|p| p != value) {
-            let given = spec.priority.unwrap_or_default();
+        if let Some(given) = priority.filter(|p| *p != value) {
             return Err(request.forbidden(&format!(
                 "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
             )));
         }
         let policy =
             class.as_ref().and_then(|c| c.preemption_policy.clone()).unwrap_or_else(|| "PreemptLowerPriority".into());
-        if let Some(given) = spec.preemption_policy.filter(|p| *p != policy) {
+        if let Some(given) = preemption.filter(|p| *p != policy) {
             return Err(request.forbidden(&format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
             )));
@@ -76,6 +77,6 @@ impl Admission for Priority {
 }
 
 /// Of several defaults (possible by a race) the lowest counts.
-fn default_class(classes: Vec<PriorityClass>) -> Option<PriorityClass> {
+fn default_class(classes: Vec<Arc<PriorityClass>>) -> Option<Arc<PriorityClass>> {
     classes.into_iter().filter(|c| c.global_default == Some(true)).min_by_key(|c| c.value)
 }

@@ -53,7 +53,7 @@ impl Admission for ServiceAccounts {
         let name = name.clone();
         spec.service_account = Some(name.clone());
         let namespace = request.namespace.to_owned();
-        let account = request.reader().get::<ServiceAccount>(&namespace, &name).await?;
+        let account = request.reader().shared::<ServiceAccount>(&namespace, &name).await?;
         let Some(account) = account else {
             return Err(request.forbidden(&format!(
                 "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"

@@ -8,6 +8,7 @@
 use crate::admission::{Operation, Request as Admitted};
 use crate::aggregate::is_user_header;
 use crate::api_server::{ApiServer, Call};
+use crate::managed::{NO_OWNERS, Owners};
 use crate::proxy_links::Links;
 use crate::reader::KindRef;
 use crate::request_info::Query;
@@ -119,6 +120,8 @@ async fn admit(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<(), St
         options: &options,
         object: None,
         old_object: None,
+        owners: Owners::default(),
+        old_owners: &NO_OWNERS,
         remarks: &call.warnings,
         reinvocation: Default::default(),
         cluster: server,

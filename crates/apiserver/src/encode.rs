@@ -4,49 +4,100 @@
 //! Invariant: a stored object is compact JSON that begins with `{"apiVersion":…,"kind":…,"metadata":{` and has exactly one
 //! `metadata.resourceVersion`.
 
+use crate::managed::Owners;
 use api::AnyObject;
 use bytes::Bytes;
 use std::ops::Range;
 use store::Value;
 
-/// Where things are in an object's JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Layout {
-    /// The value of `metadata`.
-    pub(crate) metadata: Range<usize>,
-    /// The digits of `metadata.resourceVersion`, without quotes.
-    pub(crate) revision: Range<usize>,
-}
-
-/// Finds `metadata` and its `resourceVersion`. `None` if the bytes are no object of ours.
-pub(crate) fn layout(bytes: &[u8]) -> Option<Layout> {
-    let metadata = member(bytes, 0, b"metadata")?;
-    let quoted = member(bytes, metadata.start, b"resourceVersion")?;
+/// The digits of `metadata.resourceVersion`, without quotes. `None` if the bytes are no object of ours.
+pub(crate) fn revision(bytes: &[u8]) -> Option<Range<usize>> {
+    let quoted = members(bytes, begin(bytes, b"metadata")?).find(|m| m.name(bytes) == b"resourceVersion")?.value;
     let text = bytes.get(quoted.clone())?;
     let is_text = text.len() >= 2 && text[0] == b'"' && text[text.len() - 1] == b'"';
-    is_text.then(|| Layout { metadata, revision: quoted.start + 1..quoted.end - 1 })
+    is_text.then(|| quoted.start + 1..quoted.end - 1)
+}
+
+/// Where the value of a member of the outermost object begins; what comes after that is not read.
+fn begin(bytes: &[u8], name: &[u8]) -> Option<usize> {
+    let mut start = 1;
+    if bytes.first() != Some(&b'{') {
+        return None;
+    }
+    loop {
+        let key = skip(bytes, start).filter(|end| bytes.get(*end) == Some(&b':'))?;
+        if bytes.get(start + 1..key - 1) == Some(name) {
+            return Some(key + 1);
+        }
+        start = skip(bytes, key + 1).filter(|end| bytes.get(*end) == Some(&b','))? + 1;
+    }
 }
 
 /// The value of a member of the object that begins at `at`. Compact JSON only.
-fn member(bytes: &[u8], at: usize, name: &[u8]) -> Option<Range<usize>> {
-    if bytes.get(at)? != &b'{' {
-        return None;
+pub(crate) fn member(bytes: &[u8], at: usize, name: &[u8]) -> Option<Range<usize>> {
+    members(bytes, at).find(|m| m.name(bytes) == name).map(|m| m.value)
+}
+
+/// A member of an object, as places in its JSON.
+struct Member {
+    /// With quotes.
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
+impl Member {
+    fn name<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        bytes.get(self.key.start + 1..self.key.end - 1).unwrap_or_default()
     }
-    let mut at = at + 1;
-    loop {
-        let key = skip(bytes, at)?;
-        if bytes.get(key)? != &b':' {
-            return None;
-        }
+}
+
+/// The members of the object that begins at `at`, up to a flaw.
+fn members(bytes: &[u8], at: usize) -> impl Iterator<Item = Member> {
+    let mut next = (bytes.get(at) == Some(&b'{')).then_some(at + 1);
+    std::iter::from_fn(move || {
+        let start = next.take().filter(|start| bytes.get(*start) == Some(&b'"'))?;
+        let key = skip(bytes, start).filter(|end| bytes.get(*end) == Some(&b':'))?;
         let value = skip(bytes, key + 1)?;
-        if bytes.get(at + 1..key - 1)? == name {
-            return Some(key + 1..value);
-        }
-        if bytes.get(value)? != &b',' {
-            return None;
-        }
-        at = value + 1;
+        next = (bytes.get(value) == Some(&b',')).then_some(value + 1);
+        Some(Member { key: start..key, value: key + 1..value })
+    })
+}
+
+/// The JSON without the member `inner` of its member `outer`, and where the value of that was.
+pub(crate) fn cut_member(bytes: &[u8], outer: &[u8], inner: &[u8]) -> Option<(Vec<u8>, Range<usize>)> {
+    let Member { key, value } = members(bytes, begin(bytes, outer)?).find(|m| m.name(bytes) == inner)?;
+    let (mut start, mut end) = (key.start, value.end);
+    // One comma goes with it.
+    match (bytes.get(end), bytes.get(start - 1)) {
+        (Some(b','), _) => end += 1,
+        (_, Some(b',')) => start -= 1,
+        _ => {}
     }
+    Some(([&bytes[..start], &bytes[end..]].concat(), value))
+}
+
+/// An object's JSON with its owners.
+pub(crate) fn whole(object: &dyn AnyObject, owners: &Owners) -> Vec<u8> {
+    with_owners(object.encode(), owners)
+}
+
+/// Puts owners where a typed object would have them: the members of metadata are sorted.
+fn with_owners(bare: Vec<u8>, owners: &Owners) -> Vec<u8> {
+    let Some((entries, metadata)) = owners.json().zip(begin(&bare, b"metadata")) else { return bare };
+    let mut at = metadata + 1;
+    let mut rest = members(&bare, metadata);
+    let next = rest.find(|m| {
+        let after = m.name(&bare) > b"managedFields".as_slice();
+        at = if after { m.key.start } else { m.value.end };
+        after
+    });
+    let (before, after) = match (at == metadata + 1, next.is_some()) {
+        (_, true) => ("", ","),
+        (true, false) => ("", ""),
+        (false, false) => (",", ""),
+    };
+    let name = b"\"managedFields\":";
+    [&bare[..at], before.as_bytes(), name, entries, after.as_bytes(), &bare[at..]].concat()
 }
 
 /// The end of the JSON value that begins at `at`.
@@ -85,24 +136,27 @@ fn skip_text(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// An object as it is committed: its JSON with an empty resourceVersion and the place where the digits go.
-pub(crate) fn to_value(object: &mut dyn AnyObject) -> Result<Value, api::Status> {
+pub(crate) fn to_value(object: &mut dyn AnyObject, owners: &Owners) -> Result<Value, api::Status> {
     object.meta_mut().resource_version = Some(String::new());
-    let bytes = Bytes::from(object.encode());
-    let Some(layout) = layout(&bytes) else {
+    let bare = object.encode();
+    let Some(revision) = revision(&bare) else {
         return Err(crate::status::internal("the object has no place for a resourceVersion"));
     };
-    Ok(Value { splice: Some(layout.revision.start), bytes, derived: None })
+    // Owners come before it.
+    let length = bare.len();
+    let bytes = Bytes::from(with_owners(bare, owners));
+    Ok(Value { splice: Some(revision.start + (bytes.len() - length)), bytes, derived: None })
 }
 
 /// Stored bytes as they were before their revision was spliced in, for the last event of a deletion.
 pub(crate) fn without_revision(bytes: &[u8]) -> Result<Value, api::Status> {
-    let Some(layout) = layout(bytes) else {
+    let Some(revision) = revision(bytes) else {
         return Err(crate::status::internal("the stored object is damaged"));
     };
     let mut cut = Vec::with_capacity(bytes.len());
-    cut.extend_from_slice(&bytes[..layout.revision.start]);
-    cut.extend_from_slice(&bytes[layout.revision.end..]);
-    Ok(Value { bytes: cut.into(), splice: Some(layout.revision.start), derived: None })
+    cut.extend_from_slice(&bytes[..revision.start]);
+    cut.extend_from_slice(&bytes[revision.end..]);
+    Ok(Value { bytes: cut.into(), splice: Some(revision.start), derived: None })
 }
 
 /// The bytes with a revision (or none) spliced in, for answers of dry runs.
@@ -117,10 +171,10 @@ pub(crate) fn splice(value: &Value, revision: &str) -> Bytes {
 
 /// Whether committing `value` over `stored` would change nothing but the revision.
 pub(crate) fn is_same(value: &Value, stored: &[u8]) -> bool {
-    let (Some(at), Some(layout)) = (value.splice, layout(stored)) else { return false };
-    layout.revision.start == at
-        && stored[..at] == value.bytes[..at]
-        && stored[layout.revision.end..] == value.bytes[at..]
+    let Some((head, tail)) = value.splice.and_then(|at| value.bytes.split_at_checked(at)) else { return false };
+    let Some(rest) = stored.strip_prefix(head) else { return false };
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    &rest[digits..] == tail
 }
 
 /// `{"kind":"PartialObjectMetadata",…}` of an object.
@@ -185,15 +239,34 @@ mod tests {
     #[test]
     fn finds_the_revision_and_nothing_that_looks_like_it() {
         let json = br#"{"apiVersion":"v1","kind":"X","metadata":{"annotations":{"resourceVersion":"","a\"b":"\\"},"n":[1,{"resourceVersion":"9"}],"resourceVersion":"42","uid":"u"},"resourceVersion":"7"}"#;
-        let found = layout(json).expect("well-formed");
-        assert_eq!(&json[found.revision.clone()], b"42");
+        let found = revision(json).expect("well-formed");
+        assert_eq!(&json[found], b"42");
         let value = without_revision(json).expect("well-formed");
         assert_eq!(splice(&value, "42").as_ref(), json);
         assert!(is_same(&value, json));
-        assert_eq!(layout(br#"{"metadata":{}}"#), None);
-        assert_eq!(layout(br#"{"metadata":{"resourceVersion":1}}"#), None);
-        assert_eq!(layout(b"[]"), None);
-        assert_eq!(layout(br#"{"metadata":{"resourceVersion":"1"#), None);
+        assert!(!is_same(&value, &json[..json.len() - 1]));
+        assert_eq!(revision(br#"{"metadata":{}}"#), None);
+        assert_eq!(revision(br#"{"metadata":{"resourceVersion":1}}"#), None);
+        assert_eq!(revision(b"[]"), None);
+        assert_eq!(revision(br#"{"metadata":{"resourceVersion":"1"#), None);
+    }
+
+    #[test]
+    fn owners_go_where_they_were_taken_from() {
+        let owners = r#"[{"manager":"m"}]"#;
+        for (before, after) in
+            [("", ""), (r#""labels":{"a":"b"}"#, ""), ("", r#""name":"x""#), (r#""labels":{}"#, r#""name":"x""#)]
+        {
+            let comma = |a: &str, b: &str| if a.is_empty() || b.is_empty() { "" } else { "," };
+            let with = format!(r#"{before}{}"managedFields":{owners}{}{after}"#, comma(before, "x"), comma("x", after));
+            let pod = |meta: &str| format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{{meta}}}}}"#);
+            let (bare, cut) = Owners::cut(&Bytes::from(pod(&with)));
+            assert_eq!(bare, pod(&format!("{before}{}{after}", comma(before, after))));
+            assert_eq!(cut.json(), Some(owners.as_bytes()));
+            let kind = machinery::kinds::find("", "v1", "configmaps").expect("a kind");
+            let object = kind.decode(&bare).expect("a ConfigMap");
+            assert_eq!(String::from_utf8(whole(&*object, &cut)).expect("text"), pod(&with));
+        }
     }
 
     #[test]

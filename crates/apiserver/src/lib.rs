@@ -59,6 +59,7 @@ mod write;
 
 pub use aggregate::{FRONT_PROXY, FrontProxy};
 pub use api_server::{ApiServer, Deps, HealthCheck};
+pub use managed::Owners;
 pub use reader::{Header, KindRef, ReadError, Reader, Stored};
 pub use server::{Tls, TlsError, TlsMaterial, serve};
 pub use services::ServiceNetwork;

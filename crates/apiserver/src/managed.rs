@@ -1,12 +1,77 @@
 //! Who owns which field (`metadata.managedFields`), at the places of the pipeline where it is kept. The rules are
 //! `machinery::apply`'s; here is what they need to know of each endpoint.
+//!
+//! Owners are as large as everything else in an object, and most writes change only a time in them. So they are [`Owners`],
+//! a text beside the object, from where an object is read until it is encoded; the object itself has none meanwhile.
 
 use crate::reader::KindRef;
+use crate::{encode, status};
 use api::{AnyObject, Codec, ObjectMeta, Status};
+use bytes::Bytes;
 use jiff::Timestamp;
-use machinery::apply::{self, Context, FieldSet, Filter, SchemaRef};
+use machinery::apply::{self, Change, Context, FieldSet, Filter, Given, SchemaRef};
+use machinery::json::Doc;
 use machinery::kinds::{Kind, KindInfo};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+/// `metadata.managedFields` as JSON, if there are any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Owners(Option<Bytes>);
+
+/// Those of an object that has none.
+pub(crate) static NO_OWNERS: Owners = Owners(None);
+
+impl Owners {
+    /// Takes an object's owners out of it.
+    pub(crate) fn take(meta: &mut ObjectMeta) -> Owners {
+        let Some(entries) = meta.managed_fields.take() else { return Owners(None) };
+        let alone = ObjectMeta { managed_fields: Some(entries), ..ObjectMeta::default() }.encode();
+        let entries = encode::member(&alone, 0, b"managedFields");
+        Owners(entries.map(|range| Bytes::from(alone).slice(range)))
+    }
+
+    /// Cuts the owners out of an object's JSON.
+    pub(crate) fn cut(bytes: &Bytes) -> (Bytes, Owners) {
+        match encode::cut_member(bytes, b"metadata", b"managedFields") {
+            Some((rest, range)) => (rest.into(), Owners(Some(bytes.slice(range)))),
+            None => (bytes.clone(), Owners(None)),
+        }
+    }
+
+    pub(crate) fn of_value(entries: Option<&Value>) -> Owners {
+        Owners(entries.filter(|e| !e.is_null()).map(|e| e.to_string().into()))
+    }
+
+    pub(crate) fn json(&self) -> Option<&[u8]> {
+        self.0.as_deref()
+    }
+
+    /// Puts them into an object.
+    fn put_into(&self, meta: &mut ObjectMeta) -> Result<(), Status> {
+        let Some(entries) = self.json() else { return Ok(()) };
+        let alone = [&b"{\"managedFields\":"[..], entries, b"}"].concat();
+        meta.managed_fields = ObjectMeta::decode(&alone).map_err(status::internal)?.managed_fields;
+        Ok(())
+    }
+
+    fn doc(&self) -> Result<Option<Doc<'_>>, Status> {
+        self.json().map(doc).transpose()
+    }
+}
+
+fn doc(json: &[u8]) -> Result<Doc<'_>, Status> {
+    Doc::parse(json).ok_or_else(|| status::internal("an object of ours is not JSON"))
+}
+
+/// What a change says about owners.
+pub(crate) enum Wish {
+    /// Nothing.
+    Unchanged,
+    /// The client sent these, or none.
+    Given(Owners),
+    /// The change has worked them out itself.
+    Decided(Owners),
+}
 
 /// One write, as managed fields remember it.
 #[derive(Debug, Clone, Copy)]
@@ -75,52 +140,64 @@ fn filter(info: &KindInfo, subresource: &str, is_custom: bool) -> Filter {
     Filter::Exclude(set)
 }
 
-/// After a create or an update that is no apply: the fields that changed belong to the manager now.
+/// The owners after a create or an update: the fields that changed belong to the manager now. `old` is the object before
+/// and its owners, cut out.
 pub(crate) fn record(
     kind: &KindRef,
-    live: Option<&dyn AnyObject>,
-    new: &mut dyn AnyObject,
+    old: Option<(&Bytes, &Owners)>,
+    new: &dyn AnyObject,
+    wish: Wish,
     manager: Manager<'_>,
-) -> Result<(), Status> {
-    let value_of =
-        |object: &dyn AnyObject| serde_json::from_slice::<Value>(&object.encode()).map_err(crate::status::internal);
-    let live = live.map(value_of).transpose()?;
-    let mut value = value_of(new)?;
-    if with_context(kind, manager, |ctx| apply::update(ctx, live.as_ref(), &mut value)).is_some() {
-        set_entries(new.meta_mut(), value["metadata"].get("managedFields").cloned())?;
-    }
-    Ok(())
-}
-
-/// Puts entries, as JSON, into metadata.
-pub(crate) fn set_entries(meta: &mut ObjectMeta, entries: Option<Value>) -> Result<(), Status> {
-    meta.managed_fields = match entries {
-        None | Some(Value::Null) => None,
-        Some(entries) => {
-            let text = json!({"managedFields": entries}).to_string();
-            ObjectMeta::decode(text.as_bytes()).map_err(crate::status::internal)?.managed_fields
-        }
+) -> Result<Owners, Status> {
+    let before = old.map_or(Owners(None), |(_, owners)| owners.clone());
+    let given = match wish {
+        Wish::Decided(owners) => return Ok(owners),
+        Wish::Given(owners) if owners != before => Some(owners),
+        Wish::Given(_) | Wish::Unchanged => None,
     };
-    Ok(())
+    let new = new.encode();
+    let (new, given_doc) = (doc(&new)?, given.as_ref().map(Owners::doc).transpose()?);
+    let (old_doc, old_entries) = (old.map(|(bytes, _)| doc(bytes)).transpose()?, before.doc()?);
+    let change = Change {
+        old: old_doc.as_ref().map(|old| (old, old_entries.as_ref())),
+        new: &new,
+        given: given_doc.as_ref().map_or(Given::Unchanged, |entries| Given::Entries(entries.as_ref())),
+    };
+    match with_context(kind, manager, |ctx| apply::owners_after(ctx, &change)) {
+        Some(entries) => Ok(Owners(entries.map(Bytes::from))),
+        None => Ok(given.unwrap_or(before)),
+    }
 }
 
-/// A write that changes nothing but the times of managed fields changes nothing
-/// (`fieldmanager.IgnoreManagedFieldsTimestampsTransformer`).
-pub(crate) fn keep_times_if_unchanged(new: &mut dyn AnyObject, old: &dyn AnyObject) {
-    let (Some(now), Some(then)) = (&new.meta().managed_fields, &old.meta().managed_fields) else { return };
-    let same_but_time = now.len() == then.len()
-        && now.iter().zip(then).all(|(a, b)| {
-            let mut a = a.clone();
-            a.time = b.time.clone();
-            a == *b
-        });
-    if !same_but_time || now == then {
-        return;
+/// Lets the rules look at an object together with owners that did not come from [`record`] alone.
+pub(crate) fn checked<T>(
+    object: &mut dyn AnyObject,
+    owners: Option<&Owners>,
+    check: impl FnOnce(&dyn AnyObject) -> T,
+) -> Result<T, Status> {
+    owners.map_or(Ok(()), |owners| owners.put_into(object.meta_mut()))?;
+    let outcome = check(object);
+    object.meta_mut().managed_fields = None;
+    Ok(outcome)
+}
+
+/// The owners to store: a write that changes nothing but their times changes nothing
+/// (`fieldmanager.IgnoreManagedFieldsTimestampsTransformer`). `bare` is the JSON of `old`.
+pub(crate) fn unless_only_times(
+    owners: Owners,
+    new: &mut dyn AnyObject,
+    before: &Owners,
+    old: &dyn AnyObject,
+    bare: &[u8],
+) -> Result<Owners, Status> {
+    let (Some(now), Some(then)) = (owners.doc()?, before.doc()?) else { return Ok(owners) };
+    if owners == *before || !apply::is_same_but_for_times(&now, &then) {
+        return Ok(owners);
     }
-    let mut candidate = new.boxed_clone();
-    candidate.meta_mut().managed_fields = old.meta().managed_fields.clone();
-    candidate.meta_mut().resource_version = old.meta().resource_version.clone();
-    if candidate.encode() == old.encode() {
-        new.meta_mut().managed_fields = old.meta().managed_fields.clone();
-    }
+    let asked = std::mem::replace(&mut new.meta_mut().resource_version, old.meta().resource_version.clone());
+    let text = new.encode();
+    new.meta_mut().resource_version = asked;
+    // What was stored in another version may have its members in another order.
+    let same = text == bare || (text.len() == bare.len() && text == old.encode());
+    Ok(if same { before.clone() } else { owners })
 }

@@ -2,7 +2,7 @@
 //! (`apiserver/pkg/endpoints/handlers/patch.go`).
 
 use crate::codec::{self, Expected};
-use crate::managed::{self, Manager};
+use crate::managed::{self, Manager, Owners, Wish};
 use crate::options::FieldValidation;
 use crate::reader::KindRef;
 use crate::status;
@@ -98,10 +98,9 @@ impl PatchChange {
         std::mem::take(&mut self.warnings.lock())
     }
 
-    fn decode(&self, value: &Value, validation: FieldValidation) -> Result<Box<dyn api::AnyObject>, Status> {
-        let json = serde_json::to_vec(value).map_err(status::internal)?;
+    fn decode(&self, json: &[u8], validation: FieldValidation) -> Result<Box<dyn api::AnyObject>, Status> {
         let mut warnings = Vec::new();
-        let object = codec::decode(&*self.kind, &json, validation, &mut warnings)?;
+        let object = codec::decode(&*self.kind, json, validation, &mut warnings)?;
         *self.warnings.lock() = warnings;
         Ok(object)
     }
@@ -109,26 +108,32 @@ impl PatchChange {
 
 impl Change for PatchChange {
     fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
-        let current =
-            existing.map(|e| serde_json::from_slice::<Value>(e.bytes).map_err(status::internal)).transpose()?;
         match &self.how {
             How::Patch(patch) => {
-                let current = current.ok_or_else(|| status::not_found(self.kind.info(), &self.name))?;
-                let patched =
-                    patch.apply(self.kind.schema().map(|s| (s.schema, s.ty)), &current).map_err(|e| e.to_status())?;
-                Ok(Wanted { object: self.decode(&patched, self.validation)?, owns_fields: false, uid: None })
+                let existing = existing.ok_or_else(|| status::not_found(self.kind.info(), &self.name))?;
+                let current = if patch.touches_owners() { existing.whole } else { existing.bare };
+                let schema = self.kind.schema().map(|s| (s.schema, s.ty));
+                let patched = patch.apply_text(schema, current).map_err(|e| e.to_status())?;
+                let mut object = self.decode(&patched, self.validation)?;
+                let given = Owners::take(object.meta_mut());
+                let owners = if patch.touches_owners() { Wish::Given(given) } else { Wish::Unchanged };
+                Ok(Wanted { object, owners, uid: None })
             }
             How::Apply { config, force, manager, subresource, namespace, name, now } => {
+                let parse = |e: &Existing<'_>| serde_json::from_slice::<Value>(e.whole).map_err(status::internal);
+                let current = existing.map(parse).transpose()?;
                 check_names(config, namespace, name)?;
                 let by = Manager { name: manager, subresource, now: *now };
                 let run = |ctx: &apply::Context<'_>| apply::apply(ctx, current.as_ref(), config, *force);
                 let applied = managed::with_context(&self.kind, by, run)
                     .ok_or_else(|| status::unsupported("server-side apply without a schema"))?
                     .map_err(|e| e.to_status())?;
-                let object = self.decode(&applied, FieldValidation::Ignore)?;
+                let applied = serde_json::to_vec(&applied).map_err(status::internal)?;
+                let mut object = self.decode(&applied, FieldValidation::Ignore)?;
+                let owners = Wish::Decided(Owners::take(object.meta_mut()));
                 // An object that is made anew expects nothing of an old one.
                 let uid = current.is_none().then(|| object.meta().uid.clone().filter(|u| !u.is_empty())).flatten();
-                Ok(Wanted { object, owns_fields: true, uid })
+                Ok(Wanted { object, owners, uid })
             }
         }
     }

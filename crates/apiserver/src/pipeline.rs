@@ -8,6 +8,7 @@ use crate::api_server::{ApiServer, Call};
 use crate::codec::{self, Expected};
 use crate::custom::{self, view};
 use crate::delete_plan::{self, Step};
+use crate::managed::Owners;
 use crate::negotiate;
 use crate::options::{DeleteOptions, ListOptions, WriteOptions};
 use crate::patch::PatchChange;
@@ -260,9 +261,9 @@ pub(crate) async fn delete_in(
             // (`registry/generic/registry/store.go`, `lastExisting`).
             return last_marked.ok_or_else(|| status::not_found(info, name));
         };
-        let object = decoded(server, kind, &stored).await?;
-        admit_delete(server, call, kind, namespace, name, options, &*object).await?;
-        match delete_once(server, kind, stored, object, options).await? {
+        let doomed = decoded(server, kind, &stored).await?;
+        admit_delete(server, call, kind, namespace, name, options, &doomed).await?;
+        match delete_once(server, kind, stored, doomed, options).await? {
             Tried::Done(deleted) => return Ok(deleted),
             Tried::Raced { marked } => last_marked = marked.or(last_marked),
         }
@@ -270,9 +271,16 @@ pub(crate) async fn delete_in(
     Err(status::stale(info, name))
 }
 
-async fn decoded(server: &ApiServer, kind: &KindRef, stored: &Stored) -> Result<Box<dyn AnyObject>, Status> {
+/// An object that is to be deleted, and its owners.
+struct Doomed {
+    object: Box<dyn AnyObject>,
+    owners: Owners,
+}
+
+async fn decoded(server: &ApiServer, kind: &KindRef, stored: &Stored) -> Result<Doomed, Status> {
     let seen = view::stored(server, kind, stored.clone()).await?;
-    kind.decode(&convert::view(&**kind, seen.bytes())).map_err(status::internal)
+    let (bare, owners) = Owners::cut(&convert::view(&**kind, seen.bytes()));
+    Ok(Doomed { object: kind.decode(&bare).map_err(status::internal)?, owners })
 }
 
 /// Deletes an object for the server's own reasons, without asking admission.
@@ -287,8 +295,8 @@ pub(crate) async fn delete_by_server(
     for _ in 0..DELETE_ATTEMPTS {
         let found = server.reader().stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
         let Some(stored) = found else { return Err(status::not_found(info, name)) };
-        let object = decoded(server, kind, &stored).await?;
-        if matches!(delete_once(server, kind, stored, object, options).await?, Tried::Done(_)) {
+        let doomed = decoded(server, kind, &stored).await?;
+        if matches!(delete_once(server, kind, stored, doomed, options).await?, Tried::Done(_)) {
             return Ok(());
         }
     }
@@ -302,7 +310,7 @@ async fn admit_delete(
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
-    object: &dyn AnyObject,
+    doomed: &Doomed,
 ) -> Result<(), Status> {
     let mut request = admission::Request {
         operation: Operation::Delete,
@@ -314,7 +322,9 @@ async fn admit_delete(
         dry_run: options.dry_run,
         options: &options.json,
         object: None,
-        old_object: Some(object.boxed_clone()),
+        old_object: Some(&*doomed.object),
+        owners: Owners::default(),
+        old_owners: &doomed.owners,
         remarks: &call.warnings,
         reinvocation: Default::default(),
         cluster: server,
@@ -338,9 +348,10 @@ async fn delete_once(
     server: &ApiServer,
     kind: &KindRef,
     stored: Stored,
-    mut object: Box<dyn AnyObject>,
+    doomed: Doomed,
     options: &DeleteOptions,
 ) -> Result<Tried, Status> {
+    let Doomed { mut object, owners } = doomed;
     custom::prepare_delete(&mut *object, delete_plan::truncate(server.clock_now()));
     let step = delete_plan::plan(&mut *object, &**kind, options, server.clock_now())?;
     let meta = object.meta();
@@ -354,10 +365,10 @@ async fn delete_once(
     let mut current = stored;
     if step != Step::Remove {
         if options.dry_run {
-            let bytes = encode::splice(&encode::to_value(&mut *object)?, &current.revision().0.to_string());
+            let bytes = encode::splice(&encode::to_value(&mut *object, &owners)?, &current.revision().0.to_string());
             return done(bytes, step == Step::MarkThenRemove);
         }
-        let value = view::to_stored(server, kind, &mut *object).await?;
+        let value = view::to_stored(server, kind, &mut *object, &owners).await?;
         if !encode::is_same(&value, current.bytes()) {
             let op = Op::Update { key: current.entry.key.clone(), expected: current.revision(), value };
             let Some(written) = commit(server, op).await? else { return Ok(Tried::Raced { marked }) };

@@ -3,7 +3,7 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::codec::{self, Expected};
-use crate::managed::{self, Manager};
+use crate::managed::{Manager, Owners, Wish};
 use crate::options::WriteOptions;
 use crate::patch::{How, schema_for};
 use crate::pipeline::{self, write_of};
@@ -123,7 +123,7 @@ impl Change for ScaleChange {
         let Some(existing) = existing else {
             return Err(status::not_found(self.kind.info(), &self.name));
         };
-        let object: Value = serde_json::from_slice(existing.bytes).map_err(status::internal)?;
+        let object: Value = serde_json::from_slice(existing.whole).map_err(status::internal)?;
         let api_version = self.kind.info().api_version();
         let paths = Paths::of(&self.kind);
         let old = scale_of(&object, &api_version, &paths)?;
@@ -145,10 +145,9 @@ impl Change for ScaleChange {
             map.remove("managedFields");
         }
         let bytes = serde_json::to_vec(&changed).map_err(status::internal)?;
-        let mut object = self.kind.decode(&bytes).map_err(status::internal)?;
-        managed::set_entries(object.meta_mut(), entries)?;
+        let object = self.kind.decode(&bytes).map_err(status::internal)?;
         let uid = new["metadata"]["uid"].as_str().filter(|u| !u.is_empty()).map(str::to_owned);
-        Ok(Wanted { object, owns_fields: true, uid })
+        Ok(Wanted { object, owners: Wish::Decided(Owners::of_value(entries.as_ref())), uid })
     }
 }
 

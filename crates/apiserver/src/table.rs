@@ -72,7 +72,7 @@ pub(crate) fn write_row(out: &mut Vec<u8>, kind: &KindRef, bytes: &[u8], include
 /// A table of one object.
 pub(crate) fn of_one(kind: &KindRef, bytes: &[u8], query: &Query, now: Timestamp) -> Result<Bytes, Status> {
     let include = Include::parse(query)?;
-    let revision = encode::layout(bytes).map(|l| String::from_utf8_lossy(&bytes[l.revision]).into_owned());
+    let revision = encode::revision(bytes).map(|at| String::from_utf8_lossy(&bytes[at]).into_owned());
     let meta = json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
     let mut out = open(kind, &meta);
     write_row(&mut out, kind, bytes, include, now);

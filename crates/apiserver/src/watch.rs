@@ -366,7 +366,7 @@ impl EventWriter {
     }
 
     fn table_of(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let revision = encode::layout(bytes).map(|l| String::from_utf8_lossy(&bytes[l.revision]).into_owned());
+        let revision = encode::revision(bytes).map(|at| String::from_utf8_lossy(&bytes[at]).into_owned());
         let meta = serde_json::json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
         let mut table = if std::mem::replace(&mut self.header_sent, true) {
             format!(

@@ -9,7 +9,7 @@ use crate::api_server::ApiServer;
 use crate::auth::{Attributes, UserInfo};
 use crate::custom::view;
 use crate::delete_plan::{ends_with_update, truncate};
-use crate::managed::{self, Manager};
+use crate::managed::{self, Manager, NO_OWNERS, Owners, Wish};
 use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::remarks::Remarks;
@@ -72,14 +72,18 @@ pub(crate) trait Change: Send + Sync {
 
 /// The object there is.
 pub(crate) struct Existing<'a> {
-    pub(crate) bytes: &'a [u8],
+    /// All of it.
+    pub(crate) whole: &'a [u8],
+    /// Without its owners.
+    pub(crate) bare: &'a [u8],
 }
 
 /// The object that is wanted.
 pub(crate) struct Wanted {
+    /// Without owners.
     pub(crate) object: Box<dyn AnyObject>,
-    /// The change has worked out managed fields itself.
-    pub(crate) owns_fields: bool,
+    /// What is to become of the owners.
+    pub(crate) owners: Wish,
     /// The UID the client expects the existing object to have.
     pub(crate) uid: Option<String>,
 }
@@ -87,18 +91,20 @@ pub(crate) struct Wanted {
 /// PUT: the object as it was sent.
 pub(crate) struct Replace {
     object: Box<dyn AnyObject>,
+    owners: Owners,
 }
 
 impl Replace {
-    pub(crate) fn new(object: Box<dyn AnyObject>) -> Self {
-        Replace { object }
+    pub(crate) fn new(mut object: Box<dyn AnyObject>) -> Self {
+        let owners = Owners::take(object.meta_mut());
+        Replace { object, owners }
     }
 }
 
 impl Change for Replace {
     fn wanted(&self, _existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
         let uid = self.object.meta().uid.clone().filter(|u| !u.is_empty());
-        Ok(Wanted { object: self.object.boxed_clone(), owns_fields: false, uid })
+        Ok(Wanted { object: self.object.boxed_clone(), owners: Wish::Given(self.owners.clone()), uid })
     }
 }
 
@@ -108,48 +114,86 @@ enum Attempt {
     Raced,
 }
 
+/// An object on its way to the store.
+struct Draft {
+    /// Without owners.
+    object: Box<dyn AnyObject>,
+    owners: Owners,
+    /// The client or admission had a hand in the owners.
+    edited: bool,
+}
+
 impl ApiServer {
     /// A new object. Its metadata is the client's; everything the server owns is wiped and set here.
     pub(crate) async fn create_object(&self, w: &Write<'_>, mut object: Box<dyn AnyObject>) -> Result<Written, Status> {
         wipe_system_fields(object.meta_mut());
         ensure_namespace(object.meta_mut(), w.kind.info().namespaced, w.namespace)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
+        let given = Owners::take(object.meta_mut());
         w.kind.default(&mut *object);
-        managed::record(w.kind, None, &mut *object, w.manager_at(self))?;
-        let object = self.admit_new(w, object).await?;
-        let meta = object.meta();
+        let draft = self.drafted(w, None, object, Wish::Given(given))?;
+        let draft = self.admit_new(w, draft).await?;
+        let meta = draft.object.meta();
         let is_set = |field: &Option<String>| field.as_ref().is_some_and(|t| !t.is_empty());
-        let generated = is_set(&meta.generate_name) && !is_set(&meta.name);
+        if !is_set(&meta.generate_name) || is_set(&meta.name) {
+            return self.create_once(w, draft, false).await;
+        }
         let mut attempt = 1;
         loop {
-            match self.create_once(w, object.boxed_clone(), generated).await {
-                Err(s) if generated && s.reason == "AlreadyExists" && attempt < GENERATE_NAME_ATTEMPTS => attempt += 1,
+            let draft = Draft { object: draft.object.boxed_clone(), owners: draft.owners.clone(), ..draft };
+            match self.create_once(w, draft, true).await {
+                Err(s) if s.reason == "AlreadyExists" && attempt < GENERATE_NAME_ATTEMPTS => attempt += 1,
                 other => return other,
             }
         }
     }
 
-    async fn admit_new(&self, w: &Write<'_>, object: Box<dyn AnyObject>) -> Result<Box<dyn AnyObject>, Status> {
-        let name = object.meta().name.clone().unwrap_or_default();
+    /// An object with the owners it has after this write. `old` is the object before and its owners.
+    fn drafted(
+        &self,
+        w: &Write<'_>,
+        old: Option<(&Bytes, &Owners)>,
+        object: Box<dyn AnyObject>,
+        wish: Wish,
+    ) -> Result<Draft, Status> {
+        let edited = matches!(&wish, Wish::Given(given) if *given != *old.map_or(&NO_OWNERS, |(_, owners)| owners));
+        let owners = managed::record(w.kind, old, &*object, wish, w.manager_at(self))?;
+        Ok(Draft { object, owners, edited })
+    }
+
+    async fn admit_new(&self, w: &Write<'_>, draft: Draft) -> Result<Draft, Status> {
+        let name = draft.object.meta().name.clone().unwrap_or_default();
         if matches!(w.kind, KindRef::Custom(custom) if custom.terminating) {
             let info = w.kind.info();
             let why = "create not allowed while custom resource definition is terminating";
             return Err(status::forbidden(&info.group, &info.plural, &name, why));
         }
-        let mut request = w.admission(self, Operation::Create, &name, Some(object), None);
+        self.admit_draft(w, Operation::Create, &name, draft, None).await
+    }
+
+    /// Runs the mutating plugins.
+    async fn admit_draft(
+        &self,
+        w: &Write<'_>,
+        operation: Operation,
+        name: &str,
+        draft: Draft,
+        old: Option<(&dyn AnyObject, &Owners)>,
+    ) -> Result<Draft, Status> {
+        let before = draft.owners.clone();
+        let mut request = w.admission(self, operation, name, Some(draft.object), old.map(|(object, _)| object));
+        request.owners = draft.owners;
+        request.old_owners = old.map_or(&NO_OWNERS, |(_, owners)| owners);
         self.admit(&mut request).await?;
         let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
         dedup_owners(object.meta_mut(), w.warnings, true);
         w.kind.default(&mut *object);
-        Ok(object)
+        let edited = draft.edited || request.owners != before;
+        Ok(Draft { object, owners: request.owners, edited })
     }
 
-    async fn create_once(
-        &self,
-        w: &Write<'_>,
-        mut object: Box<dyn AnyObject>,
-        generated: bool,
-    ) -> Result<Written, Status> {
+    async fn create_once(&self, w: &Write<'_>, draft: Draft, generated: bool) -> Result<Written, Status> {
+        let Draft { mut object, owners, edited } = draft;
         let meta = object.meta_mut();
         if meta.resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
@@ -164,13 +208,13 @@ impl ApiServer {
         let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
         let name = object.meta().name.clone().unwrap_or_default();
         let info = w.kind.info();
-        let errors = w.kind.validate_create(&*object);
+        let errors = managed::checked(&mut *object, edited.then_some(&owners), |o| w.kind.validate_create(o))?;
         if !errors.is_empty() {
             return Err(status::invalid(&info.group, &info.kind, &name, &errors));
         }
         w.warnings.add(w.kind.warnings(&*object, None));
-        let object = self.admit_final_object(w, Operation::Create, &name, object, None).await?;
-        let written = self.commit_new(w, &name, object, generated).await?;
+        let object = self.admit_final_object(w, Operation::Create, &name, object, &owners, None).await?;
+        let written = self.commit_new(w, &name, object, &owners, generated).await?;
         reservation.keep();
         Ok(written)
     }
@@ -180,6 +224,7 @@ impl ApiServer {
         w: &Write<'_>,
         name: &str,
         mut object: Box<dyn AnyObject>,
+        owners: &Owners,
         generated: bool,
     ) -> Result<Written, Status> {
         let info = w.kind.info();
@@ -195,19 +240,21 @@ impl ApiServer {
             Err(answer)
         };
         for _ in 0..RACE_ATTEMPTS {
-            let mut together;
-            (object, together) = self.together(w, Operation::Create, name, object, None).await?;
+            let mut together = Together::default();
+            if self.is_joined(w, Operation::Create) {
+                (object, together) = self.together(w, Operation::Create, name, object, None).await?;
+            }
             if w.options.dry_run {
                 let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), name).await;
                 return match found.map_err(status::from_store)? {
                     Some(found) => taken(Some(found)),
                     None => {
-                        let value = encode::to_value(&mut *object)?;
+                        let value = encode::to_value(&mut *object, owners)?;
                         Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true })
                     }
                 };
             }
-            let value = view::to_stored(self, w.kind, &mut *object).await?;
+            let value = view::to_stored(self, w.kind, &mut *object, owners).await?;
             let mut ops = vec![Op::Create { key: key.clone(), value }];
             ops.extend(together.ops()?);
             match self.inner.deps.store.commit(Txn { ops }).await {
@@ -252,7 +299,7 @@ impl ApiServer {
         if !w.subresource.is_empty() || !(w.kind.allow_create_on_update() || change.may_create()) {
             return Err(status::not_found(info, w.name));
         }
-        let Wanted { mut object, owns_fields, uid } = change.wanted(None)?;
+        let Wanted { mut object, owners, uid } = change.wanted(None)?;
         if let Some(uid) = uid {
             let why =
                 format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
@@ -264,44 +311,41 @@ impl ApiServer {
         object.meta_mut().name = Some(w.name.to_owned());
         ensure_namespace(object.meta_mut(), info.namespaced, w.namespace)?;
         w.kind.default(&mut *object);
-        if !owns_fields {
-            managed::record(w.kind, None, &mut *object, w.manager_at(self))?;
-        }
-        let object = self.admit_new(w, object).await?;
-        self.create_once(w, object, false).await
+        let draft = self.drafted(w, None, object, owners)?;
+        let draft = self.admit_new(w, draft).await?;
+        self.create_once(w, draft, false).await
     }
 
     async fn modify_once(&self, w: &Write<'_>, change: &dyn Change, stored: Stored) -> Result<Attempt, Status> {
         let info = w.kind.info();
         let seen = view::stored(self, w.kind, stored.clone()).await?;
-        let bytes = convert::view(&**w.kind, seen.bytes());
-        let old = w.kind.decode(&bytes).map_err(status::internal)?;
-        let Wanted { mut object, owns_fields, uid } = change.wanted(Some(&Existing { bytes: &bytes }))?;
+        let whole = convert::view(&**w.kind, seen.bytes());
+        let (bare, old_owners) = Owners::cut(&whole);
+        let old = w.kind.decode(&bare).map_err(status::internal)?;
+        let Wanted { mut object, owners, uid } = change.wanted(Some(&Existing { whole: &whole, bare: &bare }))?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
         check_revision(w, &*object, &stored)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
         w.kind.default(&mut *object);
-        if !owns_fields {
-            managed::record(w.kind, Some(&*old), &mut *object, w.manager_at(self))?;
-        }
-        let mut request = w.admission(self, Operation::Update, w.name, Some(object), Some(old.boxed_clone()));
-        self.admit(&mut request).await?;
-        let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
-        dedup_owners(object.meta_mut(), w.warnings, true);
-        w.kind.default(&mut *object);
+        let draft = self.drafted(w, Some((&bare, &old_owners)), object, owners)?;
+        let draft = self.admit_draft(w, Operation::Update, w.name, draft, Some((&*old, &old_owners))).await?;
+        let Draft { mut object, owners, edited } = draft;
 
         // A Scale is another view of the spec; the object changes as by an ordinary update.
         let subresource = Some(w.subresource).filter(|s| !s.is_empty() && *s != "scale");
         w.kind.prepare_update(&mut *object, &*old, subresource);
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
-        let errors = w.kind.validate_update(&*object, &*old, subresource);
+        let errors = managed::checked(&mut *object, edited.then_some(&owners), |object| {
+            w.kind.validate_update(object, &*old, subresource)
+        })?;
         if !errors.is_empty() {
             return Err(status::invalid(&info.group, &info.kind, w.name, &errors));
         }
         w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
-        managed::keep_times_if_unchanged(&mut *object, &*old);
-        let object = self.admit_final_object(w, Operation::Update, w.name, object, Some(old.boxed_clone())).await?;
-        let attempt = self.commit_change(w, object, &*old, stored).await?;
+        let owners = managed::unless_only_times(owners, &mut *object, &old_owners, &*old, &bare)?;
+        let before = Some((&*old, &old_owners));
+        let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;
+        let attempt = self.commit_change(w, object, &owners, &*old, stored).await?;
         if matches!(attempt, Attempt::Done(_)) {
             reservation.keep();
         }
@@ -323,7 +367,7 @@ impl ApiServer {
             let stored = found.ok_or_else(|| status::not_found(info, name))?;
             let mut object = kind.decode(stored.bytes()).map_err(status::internal)?;
             change(&mut *object)?;
-            let mut value = encode::to_value(&mut *object)?;
+            let mut value = encode::to_value(&mut *object, &NO_OWNERS)?;
             if dry_run || encode::is_same(&value, stored.bytes()) {
                 return Ok(stored);
             }
@@ -342,21 +386,21 @@ impl ApiServer {
         &self,
         w: &Write<'_>,
         mut object: Box<dyn AnyObject>,
+        owners: &Owners,
         old: &dyn AnyObject,
         stored: Stored,
     ) -> Result<Attempt, Status> {
         let ends = ends_with_update(&*object, old);
         let mut together = Together::default();
         if self.is_joined(w, Operation::Update) {
-            let old = Some(old.boxed_clone());
-            (object, together) = self.together(w, Operation::Update, w.name, object, old).await?;
+            (object, together) = self.together(w, Operation::Update, w.name, object, Some(old)).await?;
         }
         let revision = stored.revision();
         if w.options.dry_run {
-            let bytes = encode::splice(&encode::to_value(&mut *object)?, &revision.0.to_string());
+            let bytes = encode::splice(&encode::to_value(&mut *object, owners)?, &revision.0.to_string());
             return Ok(Attempt::Done(Written::DryRun { bytes, created: false }));
         }
-        let value = view::to_stored(self, w.kind, &mut *object).await?;
+        let value = view::to_stored(self, w.kind, &mut *object, owners).await?;
         if !ends && encode::is_same(&value, stored.bytes()) {
             let stored = view::stored(self, w.kind, stored).await?;
             return Ok(Attempt::Done(Written::Stored { stored, created: false }));
@@ -396,7 +440,7 @@ impl ApiServer {
         operation: Operation,
         name: &str,
         object: Box<dyn AnyObject>,
-        old: Option<Box<dyn AnyObject>>,
+        old: Option<&dyn AnyObject>,
     ) -> Result<(Box<dyn AnyObject>, Together), Status> {
         let mut request = w.admission(self, operation, name, Some(object), old);
         let together = admission::together(&self.inner.deps.admission, &request).await?;
@@ -411,9 +455,12 @@ impl ApiServer {
         operation: Operation,
         name: &str,
         object: Box<dyn AnyObject>,
-        old: Option<Box<dyn AnyObject>>,
+        owners: &Owners,
+        old: Option<(&dyn AnyObject, &Owners)>,
     ) -> Result<Box<dyn AnyObject>, Status> {
-        let mut request = w.admission(self, operation, name, Some(object), old);
+        let mut request = w.admission(self, operation, name, Some(object), old.map(|(object, _)| object));
+        request.owners = owners.clone();
+        request.old_owners = old.map_or(&NO_OWNERS, |(_, owners)| owners);
         self.admit_final(&request).await?;
         request.object.take().ok_or_else(|| status::internal("admission dropped the object"))
     }
@@ -453,7 +500,7 @@ impl<'a> Write<'a> {
         operation: Operation,
         name: &'r str,
         object: Option<Box<dyn AnyObject>>,
-        old_object: Option<Box<dyn AnyObject>>,
+        old_object: Option<&'r dyn AnyObject>,
     ) -> Request<'r> {
         Request {
             operation,
@@ -466,6 +513,8 @@ impl<'a> Write<'a> {
             options: &self.options.json,
             object,
             old_object,
+            owners: Owners::default(),
+            old_owners: &NO_OWNERS,
             remarks: self.warnings,
             reinvocation: Default::default(),
             cluster: server,

@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod csi;
 pub mod custom;
 pub mod field;
+pub mod json;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

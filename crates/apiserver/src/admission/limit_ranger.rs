@@ -37,7 +37,7 @@ impl Admission for LimitRanger {
         if request.object_as::<Pod>().is_none() || is_going(request) {
             return Ok(());
         }
-        let ranges = request.reader().list::<LimitRange>(request.namespace).await?;
+        let ranges = request.reader().shared_list::<LimitRange>(request.namespace).await?;
         if let Some(pod) = request.object_as_mut::<Pod>() {
             ranges.iter().for_each(|range| fill(pod, range));
         }
@@ -48,11 +48,11 @@ impl Admission for LimitRanger {
         if is_going(request) {
             return Ok(());
         }
-        for range in request.reader().list::<LimitRange>(request.namespace).await? {
-            let items = range.spec.map(|s| s.limits).unwrap_or_default();
+        for range in request.reader().shared_list::<LimitRange>(request.namespace).await? {
+            let items = range.spec.as_ref().map_or(&[][..], |s| &s.limits);
             let wrong = match (request.object_as::<Pod>(), request.object_as::<PersistentVolumeClaim>()) {
-                (Some(pod), _) => check_pod(pod, &items),
-                (_, Some(claim)) => check_claim(claim, &items),
+                (Some(pod), _) => check_pod(pod, items),
+                (_, Some(claim)) => check_claim(claim, items),
                 _ => Vec::new(),
             };
             if let Some(why) = aggregate(wrong) {
@@ -64,7 +64,7 @@ impl Admission for LimitRanger {
 }
 
 fn is_going(request: &Request<'_>) -> bool {
-    request.old_object.as_deref().is_some_and(|o| o.meta().deletion_timestamp.is_some())
+    request.old_object.is_some_and(|o| o.meta().deletion_timestamp.is_some())
 }
 
 /// Several texts in one, each once (`utilerrors.NewAggregate`).

@@ -179,10 +179,8 @@ impl Criteria {
 
     fn matches_object(&self, request: &Request<'_>) -> Result<bool, Status> {
         let selector = self.objects.as_ref().map_err(status::internal)?;
-        let matches = |object: &Option<Box<dyn AnyObject>>| {
-            object.as_deref().is_some_and(|object| selector.matches(&object.meta().labels))
-        };
-        Ok(selector.is_everything() || matches(&request.object) || matches(&request.old_object))
+        let matches = |object: Option<&dyn AnyObject>| object.is_some_and(|o| selector.matches(&o.meta().labels));
+        Ok(selector.is_everything() || matches(request.object.as_deref()) || matches(request.old_object))
     }
 }
 

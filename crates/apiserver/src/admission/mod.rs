@@ -35,6 +35,7 @@ mod validating_webhook;
 mod webhook;
 
 use crate::auth::{Rules, UserInfo};
+use crate::managed::{NO_OWNERS, Owners};
 use crate::reader::{KindRef, Reader, Stored};
 use crate::remarks::Remarks;
 use crate::status;
@@ -115,7 +116,11 @@ pub struct Request<'a> {
     /// The new object; `None` for deletes and connects.
     pub object: Option<Box<dyn AnyObject>>,
     /// The object before; `None` for creates.
-    pub old_object: Option<Box<dyn AnyObject>>,
+    pub old_object: Option<&'a dyn AnyObject>,
+    /// The managedFields of the new object.
+    pub owners: Owners,
+    /// Those of the object before.
+    pub old_owners: &'a Owners,
     /// For warnings and audit annotations.
     pub remarks: &'a Remarks,
     /// Which mutations are to run again.
@@ -147,7 +152,7 @@ impl Request<'_> {
 
     /// The object before, if it is a `K`.
     pub fn old_object_as<K: Object>(&self) -> Option<&K> {
-        api::any::downcast_ref(self.old_object.as_deref()?)
+        api::any::downcast_ref(self.old_object?)
     }
 
     /// Reads of the newest state.
@@ -269,7 +274,7 @@ impl Together {
     /// For the commit.
     pub(crate) fn ops(&mut self) -> Result<Vec<store::Op>, Status> {
         let ops = self.changes.iter_mut().map(|companion| {
-            let mut value = crate::encode::to_value(&mut *companion.object)?;
+            let mut value = crate::encode::to_value(&mut *companion.object, &NO_OWNERS)?;
             value.derived = Some(Arc::new(crate::reader::Header::of(&*companion.object, companion.kind)));
             let (key, expected) = (companion.stored.entry.key.clone(), companion.stored.revision());
             Ok(store::Op::Update { key, expected, value })

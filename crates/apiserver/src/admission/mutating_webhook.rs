@@ -6,6 +6,7 @@ use super::matching::is_exempt;
 use super::review::{is_same, objects_of};
 use super::webhook::{Failure, Hook};
 use super::{Admission, Operation, Request};
+use crate::managed::Owners;
 use crate::reader::KindRef;
 use crate::status;
 use api::Status;
@@ -119,6 +120,7 @@ pub(super) async fn replace(request: &mut Request<'_>, kind: &KindRef, changed: 
     if of_kind {
         let mut object = request.kind.decode(&bytes).map_err(|e| status::internal(e.source))?;
         request.kind.default(&mut *object);
+        request.owners = Owners::take(object.meta_mut());
         request.object = Some(object);
         return Ok(());
     }

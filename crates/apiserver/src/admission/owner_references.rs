@@ -24,7 +24,7 @@ impl Admission for OwnerReferences {
 
     async fn validate(&self, request: &Request<'_>) -> Result<(), Status> {
         let owners = |o: Option<&dyn AnyObject>| o.and_then(|o| o.meta().owner_references.clone()).unwrap_or_default();
-        let (new, old) = (owners(request.object.as_deref()), owners(request.old_object.as_deref()));
+        let (new, old) = (owners(request.object.as_deref()), owners(request.old_object));
         if new == old {
             return Ok(());
         }

@@ -61,7 +61,7 @@ impl Admission for ResourceQuotas {
         let info = request.info();
         let Some(evaluator) = Evaluator::of(&info.group, &info.plural) else { return Ok(Together::default()) };
         let Some(new) = request.object.as_deref() else { return Ok(Together::default()) };
-        let old = request.old_object.as_deref();
+        let old = request.old_object;
         if !is_counted_anew(request.subresource, new, old) {
             return Ok(Together::default());
         }

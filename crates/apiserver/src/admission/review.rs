@@ -3,8 +3,9 @@
 
 use super::{Operation, Request};
 use crate::auth::UserInfo;
+use crate::managed::Owners;
 use crate::reader::KindRef;
-use crate::status;
+use crate::{encode, status};
 use api::{AnyObject, Status};
 use machinery::kinds::KindInfo;
 use serde_json::{Map, Value, json};
@@ -77,14 +78,19 @@ fn user_of(user: &UserInfo) -> Value {
 pub(super) async fn objects_of(request: &Request<'_>, kind: &KindRef) -> Result<(Value, Value), Status> {
     let new = match request.operation {
         Operation::Connect => request.options.clone(),
-        _ => json_of(request, request.object.as_deref(), kind).await?,
+        _ => json_of(request, request.object.as_deref(), &request.owners, kind).await?,
     };
-    Ok((new, json_of(request, request.old_object.as_deref(), kind).await?))
+    Ok((new, json_of(request, request.old_object, request.old_owners, kind).await?))
 }
 
-async fn json_of(request: &Request<'_>, object: Option<&dyn AnyObject>, kind: &KindRef) -> Result<Value, Status> {
+async fn json_of(
+    request: &Request<'_>,
+    object: Option<&dyn AnyObject>,
+    owners: &Owners,
+    kind: &KindRef,
+) -> Result<Value, Status> {
     let Some(object) = object else { return Ok(Value::Null) };
-    let value: Value = serde_json::from_slice(&object.encode()).map_err(status::internal)?;
+    let value: Value = serde_json::from_slice(&encode::whole(object, owners)).map_err(status::internal)?;
     if request.subresource == "scale" && value["kind"] != "Scale" {
         return crate::scale::shown(&value, request.kind);
     }

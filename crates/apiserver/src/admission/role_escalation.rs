@@ -70,7 +70,7 @@ impl Admission for RoleEscalation {
 
 /// What the garbage collector changes grants nothing (`IsOnlyMutatingGCFields`).
 fn only_collector_fields(request: &Request<'_>) -> bool {
-    let (Some(new), Some(old)) = (request.object.as_deref(), request.old_object.as_deref()) else { return false };
+    let (Some(new), Some(old)) = (request.object.as_deref(), request.old_object) else { return false };
     let bare = |object: &dyn AnyObject| {
         let mut copy = object.boxed_clone();
         let meta: &mut ObjectMeta = copy.meta_mut();

@@ -6,6 +6,7 @@
 
 use super::Custom;
 use crate::api_server::ApiServer;
+use crate::managed::{NO_OWNERS, Owners};
 use crate::reader::{Header, KindRef, Stored};
 use crate::webhook_client::{ClientConfig, Target};
 use crate::{encode, status};
@@ -100,14 +101,15 @@ fn keep(custom: &Custom, entry: &Arc<Entry>, object: &Unstructured) -> Arc<Entry
     view
 }
 
-/// An object in the form in which it is stored, with its header.
+/// An object in the form in which it is stored, with its owners and its header.
 pub(crate) async fn to_stored(
     server: &ApiServer,
     kind: &KindRef,
     object: &mut dyn AnyObject,
+    owners: &Owners,
 ) -> Result<store::Value, Status> {
     let own = |kind: &KindRef, object: &mut dyn AnyObject| {
-        let mut value = encode::to_value(object)?;
+        let mut value = encode::to_value(object, owners)?;
         let header = Header::of(object, &**kind);
         header.set_form(kind.revision());
         value.derived = Some(Arc::new(header));
@@ -117,13 +119,13 @@ pub(crate) async fn to_stored(
     let Some(storage) = custom.definition.storage().filter(|s| s.revision() != custom.kind.revision()) else {
         return own(kind, object);
     };
-    let mut value: Value = serde_json::from_slice(&object.encode()).map_err(status::internal)?;
+    let mut value: Value = serde_json::from_slice(&encode::whole(object, owners)).map_err(status::internal)?;
     if custom.definition.has_webhook() {
         let mut converted = by_webhook(server, custom, storage, vec![value]).await?;
         value = converted.pop().ok_or_else(|| status::internal("a conversion lost its object"))?;
     }
     let mut stored = storage.rename(value).map_err(status::internal)?;
-    let mut value = encode::to_value(&mut stored)?;
+    let mut value = encode::to_value(&mut stored, &NO_OWNERS)?;
     value.derived = Some(Arc::new(Header::of(&stored, &**storage)));
     Ok(value)
 }

@@ -3,35 +3,29 @@
 //! Upstream compares Go structs, in which some fields are always there and others vanish when zero; [`super::presence`]
 //! says which, so that owning `.spec.replicas` does not mean owning `.spec`. Custom resources are plain JSON there and
 //! here.
+//!
+//! Both objects are texts. What has the same text on both sides is not looked into, so that a change of the status costs
+//! what the status costs, however large the rest is.
 
 use super::path::{PathElement, same_value};
 use super::presence::{self, Presences};
-use super::set::{FieldSet, Filter};
+use super::set::{FieldSet, Filter, Node};
 use super::typed::{Ref, SchemaRef, Shape, TypeErrors, Types, field_type};
+use crate::json::{Json, Kind};
 use crate::schema::{ListTopology, Struct};
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
-/// No path is in more than one of these.
+/// What is gone, and what is new or different.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) removed: FieldSet,
-    pub(super) modified: FieldSet,
-    pub(super) added: FieldSet,
+    /// Added, or there before with another value.
+    pub(super) changed: FieldSet,
 }
 
 impl Comparison {
     pub(super) fn filter(self, filter: &Filter) -> Self {
-        Comparison {
-            removed: filter.apply(self.removed),
-            modified: filter.apply(self.modified),
-            added: filter.apply(self.added),
-        }
-    }
-
-    /// Everything that is now different: added or modified.
-    pub(super) fn changed(&self) -> FieldSet {
-        self.modified.clone().union(self.added.clone())
+        Comparison { removed: filter.apply(self.removed), changed: filter.apply(self.changed) }
     }
 }
 
@@ -46,197 +40,253 @@ pub(super) enum Side {
     Plain,
 }
 
-pub(super) fn compare(root: SchemaRef<'_>, old: (&Value, Side), new: (&Value, Side)) -> Result<Comparison, TypeErrors> {
-    let out = Comparison::default();
-    let mut walk = Walk { types: Types(root.schema), sides: (old.1, new.1), path: Vec::new(), out };
-    let (old, new) = (old.0, new.0);
-    walk.value(Ref::Type(root.ty), Some(old), Some(new))?;
-    Ok(walk.out)
+pub(super) fn compare(
+    root: SchemaRef<'_>,
+    old: (Json<'_>, Side),
+    new: (Json<'_>, Side),
+) -> Result<Comparison, TypeErrors> {
+    let walk = Walk { types: Types(root.schema), sides: (old.1, new.1) };
+    let Changes { removed, changed } = walk.value(Ref::Type(root.ty), Some(old.0), Some(new.0))?;
+    // The whole object is never owned, so the root itself does not count.
+    Ok(Comparison { removed: removed.children, changed: changed.children })
+}
+
+/// What became of a value and of everything below it.
+#[derive(Default)]
+struct Changes {
+    removed: Node,
+    changed: Node,
+}
+
+impl Changes {
+    /// Takes in what became of a child.
+    fn put(&mut self, element: impl Fn() -> PathElement, child: Changes) {
+        let parts = [(&mut self.removed, child.removed), (&mut self.changed, child.changed)];
+        for (part, node) in parts.into_iter().filter(|(_, node)| !node.is_empty()) {
+            part.children.add(element(), node);
+        }
+    }
+
+    /// Takes in what became of a leaf.
+    fn leaf(&mut self, old: Option<Json<'_>>, new: Option<Json<'_>>) {
+        match (old, new) {
+            (None, _) => self.changed.member = true,
+            (_, None) => self.removed.member = true,
+            (Some(old), Some(new)) if !is_same(old, new) => self.changed.member = true,
+            _ => {}
+        }
+    }
+}
+
+fn is_same(old: Json<'_>, new: Json<'_>) -> bool {
+    old.json() == new.json() || same_value(&old.to_value(), &new.to_value())
 }
 
 struct Walk<'s> {
     types: Types<'s>,
     sides: (Side, Side),
-    path: Vec<PathElement>,
-    out: Comparison,
 }
 
 impl<'s> Walk<'s> {
-    fn value(&mut self, r: Ref, old: Option<&Value>, new: Option<&Value>) -> Result<(), TypeErrors> {
+    fn value(&self, r: Ref, old: Option<Json<'_>>, new: Option<Json<'_>>) -> Result<Changes, TypeErrors> {
+        let mut out = Changes::default();
         let leaf = match (old, new) {
-            (None, None) => return Ok(()),
-            (Some(old), Some(new)) if self.types.is_untyped(r) && kind(old) != kind(new) => {
+            (None, None) => return Ok(out),
+            // The same text seen the same way is the same value.
+            (Some(old), Some(new)) if self.sides.0 == self.sides.1 && old.json() == new.json() => return Ok(out),
+            (Some(a), Some(b)) if self.types.is_untyped(r) && rank(a) != rank(b) => {
                 // Each side is walked in its own shape.
-                self.shape(self.types.shape(r, Some(old)), Some(old), Some(new))?;
-                self.shape(self.types.shape(r, Some(new)), Some(old), Some(new))?
+                self.shape(self.types.shape(r, old), old, new, &mut out)?;
+                self.shape(self.types.shape(r, new), old, new, &mut out)?
             }
-            _ => self.shape(self.types.shape(r, new.or(old)), old, new)?,
+            _ => self.shape(self.types.shape(r, new.or(old)), old, new, &mut out)?,
         };
         if !leaf {
-            match (old, new) {
-                (None, _) => self.out.added.insert(&self.path),
-                (_, None) => self.out.removed.insert(&self.path),
-                _ => {}
-            }
+            out.changed.member |= old.is_none();
+            out.removed.member |= old.is_some() && new.is_none();
         }
-        Ok(())
+        Ok(out)
     }
 
     /// Returns whether it was a leaf.
-    fn shape(&mut self, shape: Shape<'s>, old: Option<&Value>, new: Option<&Value>) -> Result<bool, TypeErrors> {
+    fn shape(
+        &self,
+        shape: Shape<'s>,
+        old: Option<Json<'_>>,
+        new: Option<Json<'_>>,
+        out: &mut Changes,
+    ) -> Result<bool, TypeErrors> {
+        let of_kind = |value: Option<Json<'_>>, kind: Kind| value.is_some_and(|v| v.kind() == kind);
         match shape {
-            Shape::Scalar(_) => self.leaf(old, new),
-            Shape::List { item, keys } => {
-                let (a, b) = (old.and_then(Value::as_array), new.and_then(Value::as_array));
-                let empty = |l: Option<&Vec<Value>>| l.is_none_or(Vec::is_empty);
-                let Some(keys) = keys.filter(|_| !(empty(a) && empty(b))) else {
-                    self.leaf(old, new);
-                    return Ok(true);
-                };
-                // Equal lists need no names for their items.
-                if a.is_none() || a != b {
-                    self.list(item, keys, a.map_or(&[], Vec::as_slice), b.map_or(&[], Vec::as_slice))?;
+            Shape::List { item, keys: Some(keys) } => {
+                let empty = |v: Option<Json<'_>>| !of_kind(v, Kind::Array) || v.is_some_and(Json::is_empty);
+                if !(empty(old) && empty(new)) {
+                    // Equal lists need no names for their items.
+                    let same = old.zip(new).is_some_and(|(a, b)| a.json() == b.json());
+                    if !same {
+                        self.list(item, keys, old, new, out)?;
+                    }
+                    return Ok(false);
                 }
-                return Ok(false);
+                out.leaf(old, new);
             }
-            Shape::Map { fields, element, atomic } => {
-                let (a, b) = (old.and_then(Value::as_object), new.and_then(Value::as_object));
-                let presences = fields.and_then(presence::of);
-                let view = |side, map| View { fields, presences, side, map };
-                let (a, b) = (view(self.sides.0, a), view(self.sides.1, b));
-                if atomic {
-                    self.leaf(old, new);
-                    return Ok(true);
+            Shape::Map { fields, element, atomic: false } => {
+                let view = |side, value| View::new(fields, side, value);
+                let (a, b) = (view(self.sides.0, old), view(self.sides.1, new));
+                if !(a.is_empty() && b.is_empty()) {
+                    self.map(element, &a, &b, out)?;
+                    return Ok(false);
                 }
-                if a.is_empty() && b.is_empty() {
-                    // Empty is not null.
-                    self.leaf(a.shown(old).as_ref(), b.shown(new).as_ref());
-                    return Ok(true);
-                }
-                self.map(element, a, b)?;
-                return Ok(false);
+                // Empty is not null.
+                out.leaf(a.shown(old), b.shown(new));
             }
+            Shape::Scalar(_) | Shape::List { keys: None, .. } | Shape::Map { atomic: true, .. } => out.leaf(old, new),
         }
         Ok(true)
     }
 
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            (Some(old), Some(new)) if !same_value(old, new) => self.out.modified.insert(&self.path),
-            _ => {}
-        }
-    }
-
-    fn map(&mut self, element: Ref, old: View<'s, '_>, new: View<'s, '_>) -> Result<(), TypeErrors> {
+    fn map(&self, element: Ref, old: &View<'s, '_>, new: &View<'s, '_>, out: &mut Changes) -> Result<(), TypeErrors> {
         let fields = old.fields.or(new.fields);
-        for key in old.keys().chain(new.keys().filter(|key| !old.has(key))) {
+        let mut field = |key: &str| -> Result<(), TypeErrors> {
             let r = field_type(fields, element, key);
-            self.field(key, r, old.get(key), new.get(key))?;
+            let child = self.value(r, old.get(key), new.get(key)).map_err(|e| e.below(&PathElement::field(key)))?;
+            out.put(|| PathElement::field(key), child);
+            Ok(())
+        };
+        let (mut olds, mut news) = (old.keys().peekable(), new.keys().peekable());
+        loop {
+            // Both are sorted; the smaller key goes first.
+            let (a, b) = (olds.peek().copied(), news.peek().copied());
+            let Some(key) = a.into_iter().chain(b).min() else { break };
+            field(key)?;
+            olds.next_if(|k| *k == key);
+            news.next_if(|k| *k == key);
         }
         // Fields that one side always has, and of which neither says anything.
-        let silent = |(name, _): &(&str, Ref)| !old.has(name) && !new.has(name);
         if old.implies() != new.implies() {
-            for (name, r) in old.always().chain(new.always()).filter(silent) {
-                self.field(name, r, old.get(name), new.get(name))?;
+            for name in old.always().chain(new.always()).filter(|name| !old.has(name) && !new.has(name)) {
+                field(name)?;
             }
         }
         Ok(())
     }
 
-    fn field(&mut self, key: &str, r: Ref, old: Option<&Value>, new: Option<&Value>) -> Result<(), TypeErrors> {
-        self.path.push(PathElement::field(key));
-        let result = self.value(r, old, new);
-        self.path.pop();
-        result
-    }
-
-    fn list(&mut self, item: Ref, keys: &ListTopology, old: &[Value], new: &[Value]) -> Result<(), TypeErrors> {
-        let mut sides: BTreeMap<PathElement, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-        for (i, value) in old.iter().enumerate() {
-            sides.entry(self.element(item, keys, i, value)?).or_default().0.push(value);
+    fn list(
+        &self,
+        item: Ref,
+        keys: &ListTopology,
+        old: Option<Json<'_>>,
+        new: Option<Json<'_>>,
+        out: &mut Changes,
+    ) -> Result<(), TypeErrors> {
+        let mut named = Vec::new();
+        for (is_new, side) in [(false, old), (true, new)] {
+            for (i, value) in side.into_iter().flat_map(Json::items).enumerate() {
+                let element = self.types.item_element(item, keys, value);
+                let element = element.map_err(|message| TypeErrors::one(&[], format!("element {i}: {message}")))?;
+                named.push((element, is_new, value));
+            }
         }
-        for (i, value) in new.iter().enumerate() {
-            sides.entry(self.element(item, keys, i, value)?).or_default().1.push(value);
-        }
-        for (element, (old, new)) in sides {
-            self.path.push(element);
-            let result = self.item(item, &old, &new);
-            self.path.pop();
-            result?;
+        // Stable, so that repeated items stay in their order, the old ones first.
+        named.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        for same in named.chunk_by(|(a, ..), (b, ..)| a == b) {
+            let (old, new) = same.split_at(same.partition_point(|(_, is_new, _)| !is_new));
+            let element = &same[0].0;
+            let child = self.item(item, old, new).map_err(|e| e.below(element))?;
+            out.put(|| element.clone(), child);
         }
         Ok(())
-    }
-
-    fn element(&self, item: Ref, keys: &ListTopology, i: usize, value: &Value) -> Result<PathElement, TypeErrors> {
-        let found = self.types.item_element(item, keys, value);
-        found.map_err(|message| TypeErrors::one(&self.path, format!("element {i}: {message}")))
     }
 
     /// Repeated items are one leaf together.
-    fn item(&mut self, item: Ref, old: &[&Value], new: &[&Value]) -> Result<(), TypeErrors> {
+    fn item(&self, item: Ref, old: &[Named<'_>], new: &[Named<'_>]) -> Result<Changes, TypeErrors> {
         match (old, new) {
-            ([] | [_], [] | [_]) => return self.value(item, old.first().copied(), new.first().copied()),
+            ([] | [_], [] | [_]) => self.value(item, first(old), first(new)),
             ([_, _, ..], [_, _, ..]) => {
-                let same = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| same_value(a, b));
-                if !same {
-                    self.out.modified.insert(&self.path);
-                }
+                let same = old.len() == new.len() && old.iter().zip(new).all(|((.., a), (.., b))| is_same(*a, *b));
+                let mut out = Changes::default();
+                out.changed.member |= !same;
+                Ok(out)
             }
             ([_, _, ..], _) => {
-                self.value(item, None, new.first().copied())?;
-                self.out.removed.insert(&self.path);
+                let mut out = self.value(item, None, first(new))?;
+                out.removed.member = true;
+                Ok(out)
             }
             (_, _) => {
-                self.value(item, old.first().copied(), None)?;
-                self.out.added.insert(&self.path);
+                let mut out = self.value(item, first(old), None)?;
+                out.changed.member = true;
+                Ok(out)
             }
         }
-        Ok(())
     }
 }
 
-fn kind(value: &Value) -> u8 {
-    match value {
-        Value::Null => 0,
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => 1,
-        Value::Array(_) => 2,
-        Value::Object(_) => 3,
+/// An item of a list, its name, and whether it is of the new side.
+type Named<'v> = (PathElement, bool, Json<'v>);
+
+fn first<'v>(items: &[Named<'v>]) -> Option<Json<'v>> {
+    items.first().map(|(.., value)| *value)
+}
+
+fn rank(value: Json<'_>) -> u8 {
+    match value.kind() {
+        Kind::Null => 0,
+        Kind::Bool | Kind::Number | Kind::String => 1,
+        Kind::Array => 2,
+        Kind::Object => 3,
     }
 }
 
 /// A map or struct, or its absence, as its side is seen.
-#[derive(Clone, Copy)]
 struct View<'s, 'v> {
     fields: Option<&'s Struct>,
     presences: Option<&'static Presences>,
     side: Side,
-    map: Option<&'v Map<String, Value>>,
+    /// Sorted by key. `None` if there is no map.
+    members: Option<Vec<(Cow<'v, str>, Json<'v>)>>,
 }
 
 impl<'s, 'v> View<'s, 'v> {
+    fn new(fields: Option<&'s Struct>, side: Side, value: Option<Json<'v>>) -> Self {
+        let map = value.filter(|v| v.kind() == Kind::Object);
+        let members = map.map(|map| {
+            let mut members: Vec<_> = map.members().collect();
+            if !members.is_sorted_by(|(a, _), (b, _)| a < b) {
+                members.sort_by(|(a, _), (b, _)| a.cmp(b));
+            }
+            members
+        });
+        View { fields, presences: fields.and_then(presence::of), side, members }
+    }
+
+    fn member(&self, key: &str) -> Option<Json<'v>> {
+        let members = self.members.as_ref()?;
+        members.binary_search_by(|(name, _)| name.as_ref().cmp(key)).ok().map(|at| members[at].1)
+    }
+
     fn has(&self, key: &str) -> bool {
-        self.map.is_some_and(|m| m.contains_key(key))
+        self.member(key).is_some()
     }
 
-    fn keys(&self) -> impl Iterator<Item = &'v String> + use<'v> {
-        self.map.into_iter().flat_map(Map::keys)
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().flatten().map(|(key, _)| key.as_ref())
     }
 
-    fn get(&self, key: &str) -> Option<&'v Value> {
-        let value = self.map?.get(key);
+    fn get(&self, key: &str) -> Option<Json<'v>> {
+        self.members.as_ref()?;
+        let value = self.member(key);
         let Some((presences, at)) = self.presences.zip(self.fields.and_then(|s| position(s, key))) else {
             return value;
         };
-        let presence: &'static presence::FieldPresence = &presences[at];
-        let seen = value.filter(|value| self.side != Side::Typed || !presence.hides(value));
-        seen.or(presence.implied.as_ref().filter(|_| self.side != Side::Plain))
+        let presence = &presences[at];
+        let seen = value.filter(|value| self.side != Side::Typed || !presence.hides(*value));
+        seen.or(presence.implied.filter(|_| self.side != Side::Plain))
     }
 
     /// Whether it has fields that nobody set.
     fn implies(&self) -> bool {
-        self.map.is_some() && self.side != Side::Plain
+        self.members.is_some() && self.side != Side::Plain
     }
 
     fn is_empty(&self) -> bool {
@@ -244,15 +294,15 @@ impl<'s, 'v> View<'s, 'v> {
     }
 
     /// An empty map in place of one whose fields are all hidden.
-    fn shown(&self, value: Option<&Value>) -> Option<Value> {
-        if self.map.is_some() { Some(Value::Object(Map::new())) } else { value.cloned() }
+    fn shown(&self, value: Option<Json<'v>>) -> Option<Json<'v>> {
+        if self.members.is_some() { Some(Json::EMPTY_OBJECT) } else { value }
     }
 
-    fn always(&self) -> impl Iterator<Item = (&'s str, Ref)> + use<'s> {
+    fn always(&self) -> impl Iterator<Item = &'s str> + use<'s> {
         let fields = self.fields.filter(|_| self.implies()).map_or(&[][..], |s| &s.fields);
         let presences = self.presences.map_or(&[][..], |p| p);
         let implied = fields.iter().zip(presences).filter(|(_, presence)| presence.implied.is_some());
-        implied.map(|(field, _)| (field.name.as_ref(), Ref::Type(field.ty)))
+        implied.map(|(field, _)| field.name.as_ref())
     }
 }
 

@@ -3,9 +3,10 @@
 //!
 //! Always holds: no manager owns an empty set once a change is done.
 
-use super::set::FieldSet;
+use super::set::{FieldSet, write_text};
+use crate::json::{Json, Kind};
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// How a manager wrote.
@@ -44,8 +45,39 @@ pub struct ManagerId {
 pub(super) struct Owned {
     /// The version that the set's paths are of.
     pub(super) api_version: String,
-    pub(super) set: FieldSet,
     pub(super) time: Option<Timestamp>,
+    set: FieldSet,
+    /// How the set was written last time, while it is still so.
+    text: Option<String>,
+}
+
+impl Owned {
+    pub(super) fn new(api_version: &str, set: FieldSet, time: Option<Timestamp>) -> Self {
+        Owned { api_version: api_version.to_owned(), time, set, text: None }
+    }
+
+    pub(super) fn set(&self) -> &FieldSet {
+        &self.set
+    }
+
+    pub(super) fn take_set(&mut self) -> FieldSet {
+        self.text = None;
+        std::mem::take(&mut self.set)
+    }
+
+    pub(super) fn replace(&mut self, set: FieldSet) {
+        self.text = None;
+        self.set = set;
+    }
+}
+
+/// Where entries of managedFields come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// Written by [`Managers::encode`], so that a set that does not change need not be written anew.
+    Ours,
+    /// Anybody.
+    Client,
 }
 
 /// All managers of an object.
@@ -57,51 +89,61 @@ const MAX_UPDATE_MANAGERS: usize = 10;
 
 impl Managers {
     /// Reads `metadata.managedFields`.
-    pub(super) fn decode(entries: Option<&Value>) -> Result<Managers, String> {
+    pub(super) fn decode(entries: Option<Json<'_>>, source: Source) -> Result<Managers, String> {
         let mut managers = Managers::default();
-        for (i, entry) in entries.and_then(Value::as_array).into_iter().flatten().enumerate() {
-            let text = |key: &str| entry.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let operation = match text("operation").as_str() {
+        for (i, entry) in entries.into_iter().flat_map(Json::items).enumerate() {
+            let text = |key: &str| entry.get(key).and_then(Json::text).unwrap_or_default();
+            let operation = match &*text("operation") {
                 "Apply" => Operation::Apply,
                 "Update" => Operation::Update,
                 _ => return Err("operation must be `Apply` or `Update`".to_owned()),
             };
-            let api_version = text("apiVersion");
+            let api_version = text("apiVersion").into_owned();
             if api_version.is_empty() {
                 return Err("apiVersion must not be empty".to_owned());
             }
-            match text("fieldsType").as_str() {
+            match &*text("fieldsType") {
                 "FieldsV1" => {}
                 "" => return Err(format!("missing fieldsType in managed fields entry {i}")),
                 other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {i}")),
             }
-            let set = FieldSet::from_value(entry.get("fieldsV1").unwrap_or(&Value::Null))
+            let fields = entry.get("fieldsV1").unwrap_or(Json::NULL);
+            let set = FieldSet::from_json(fields)
                 .map_err(|e| format!("error decoding versioned set: error decoding set: {e}"))?;
-            let time = entry.get("time").and_then(Value::as_str).and_then(|t| t.parse().ok());
+            let time = entry.get("time").and_then(Json::text).and_then(|t| t.parse().ok());
             let id = ManagerId {
-                manager: text("manager"),
+                manager: text("manager").into_owned(),
                 operation,
                 api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
-                subresource: text("subresource"),
+                subresource: text("subresource").into_owned(),
             };
-            managers.0.insert(id, Owned { api_version, set, time });
+            let text = (source == Source::Ours && fields.kind() == Kind::Object).then(|| fields.json().to_owned());
+            managers.0.insert(id, Owned { api_version, time, set, text });
         }
         Ok(managers)
     }
 
-    /// Writes `metadata.managedFields`, sorted as upstream sorts. `None` if there is nothing to say.
-    pub(super) fn encode(&self) -> Option<Value> {
+    /// Writes `metadata.managedFields`, sorted as upstream sorts; the members of an entry as our typed objects have them.
+    /// `None` if there is nothing to say.
+    pub(super) fn encode(&self) -> Option<String> {
         if self.0.is_empty() {
             return None;
         }
         let seconds = |owned: &Owned| owned.time.map_or(0, Timestamp::as_second);
         let mut entries: Vec<(&ManagerId, &Owned)> = self.0.iter().collect();
         entries.sort_by(|(a, x), (b, y)| {
-            let key = |id: &ManagerId, owned: &Owned| (id.operation, seconds(owned), id.manager.clone());
-            let rest = |id: &ManagerId, owned: &Owned| (owned.api_version.clone(), id.subresource.clone());
-            key(a, x).cmp(&key(b, y)).then_with(|| rest(a, x).cmp(&rest(b, y)))
+            let one = (a.operation, seconds(x), &a.manager, &x.api_version, &a.subresource);
+            one.cmp(&(b.operation, seconds(y), &b.manager, &y.api_version, &b.subresource))
         });
-        Some(Value::Array(entries.into_iter().map(|(id, owned)| entry(id, owned)).collect()))
+        let mut out = String::from("[");
+        for (i, (id, owned)) in entries.into_iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            write_entry(&mut out, id, owned);
+        }
+        out.push(']');
+        Some(out)
     }
 
     pub(super) fn drop_empty(&mut self) {
@@ -149,7 +191,8 @@ impl Managers {
             if let Some(merged) = self.0.remove(&id)
                 && let Some(owned) = self.0.get_mut(&bucket)
             {
-                owned.set = std::mem::take(&mut owned.set).union(merged.set);
+                let set = owned.take_set().union(merged.set);
+                owned.replace(set);
                 // The one merged last is the most recent.
                 owned.time = merged.time;
                 count -= 1;
@@ -158,41 +201,63 @@ impl Managers {
     }
 }
 
-fn entry(id: &ManagerId, owned: &Owned) -> Value {
-    let mut map = Map::new();
+fn write_entry(out: &mut String, id: &ManagerId, owned: &Owned) {
+    let text = |out: &mut String, start: &str, text: &str| {
+        out.push_str(start);
+        write_text(out, text);
+    };
+    text(out, "{\"apiVersion\":", &owned.api_version);
+    out.push_str(",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":");
+    match &owned.text {
+        Some(fields) => out.push_str(fields),
+        None => owned.set.write_sorted(out),
+    }
     if !id.manager.is_empty() {
-        map.insert("manager".to_owned(), id.manager.clone().into());
+        text(out, ",\"manager\":", &id.manager);
     }
-    map.insert("operation".to_owned(), id.operation.as_str().into());
-    map.insert("apiVersion".to_owned(), owned.api_version.clone().into());
-    if let Some(time) = owned.time {
-        map.insert("time".to_owned(), time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into());
-    }
-    map.insert("fieldsType".to_owned(), "FieldsV1".into());
-    map.insert("fieldsV1".to_owned(), owned.set.to_value());
+    text(out, ",\"operation\":", id.operation.as_str());
     if !id.subresource.is_empty() {
-        map.insert("subresource".to_owned(), id.subresource.clone().into());
+        text(out, ",\"subresource\":", &id.subresource);
     }
-    Value::Object(map)
+    if let Some(time) = owned.time {
+        text(out, ",\"time\":", &time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    }
+    out.push('}');
+}
+
+/// Whether two texts of [`Managers::encode`] differ in nothing but times.
+pub(super) fn is_same_but_for_times(a: Json<'_>, b: Json<'_>) -> bool {
+    fn timeless(entry: Json<'_>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+        entry.members().filter(|(key, _)| key != "time").map(|(key, value)| (key, value.json()))
+    }
+    a.items().count() == b.items().count() && a.items().zip(b.items()).all(|(a, b)| timeless(a).eq(timeless(b)))
 }
 
 /// Whether a client asks to forget all owners: `[]` or `[{}]`.
-pub(super) fn is_reset(entries: Option<&Value>) -> bool {
-    match entries.and_then(Value::as_array).map(Vec::as_slice) {
-        Some([]) => true,
-        Some([one]) => *one == json!({}) || is_blank(one),
+pub(super) fn is_reset(entries: Option<Json<'_>>) -> bool {
+    let Some(list) = entries.filter(|e| e.kind() == Kind::Array) else { return false };
+    let mut items = list.items();
+    match (items.next(), items.next()) {
+        (None, _) => true,
+        (Some(one), None) => is_blank(one),
         _ => false,
     }
 }
 
 /// An entry whose every field is null or empty, as a typed client sends `{}`.
-fn is_blank(entry: &Value) -> bool {
-    entry.as_object().is_some_and(|m| m.values().all(|v| v.is_null() || *v == ""))
+fn is_blank(entry: Json<'_>) -> bool {
+    entry.kind() == Kind::Object && entry.members().all(|(_, v)| matches!(v.json(), "null" | "\"\""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::Doc;
+    use serde_json::{Value, json};
+
+    fn decode(entries: &Value) -> Result<Managers, String> {
+        Managers::decode(Some(Doc::of(entries).root()), Source::Client)
+    }
 
     fn updater(name: &str, version: &str, second: i64) -> (ManagerId, Owned) {
         let id = ManagerId {
@@ -202,8 +267,7 @@ mod tests {
             subresource: String::new(),
         };
         let set = FieldSet::of_fields(&[&[name]]);
-        let time = Timestamp::from_second(second).ok();
-        (id, Owned { api_version: version.to_owned(), set, time })
+        (id, Owned::new(version, set, Timestamp::from_second(second).ok()))
     }
 
     #[test]
@@ -231,15 +295,18 @@ mod tests {
         ]);
         let mut shuffled = list.clone();
         shuffled.as_array_mut().expect("a list").reverse();
-        let managers = Managers::decode(Some(&shuffled)).expect("valid");
-        assert_eq!(managers.encode(), Some(list));
+        let managers = decode(&shuffled).expect("valid");
+        let text = managers.encode().expect("there are some");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), list);
+        let again = Managers::decode(Some(Doc::parse(text.as_bytes()).expect("JSON").root()), Source::Ours);
+        assert_eq!(again.expect("valid").encode(), Some(text));
         for bad in [
             json!([{"operation": "Zap"}]),
             json!([{"operation": "Apply"}]),
             json!([{"operation": "Apply", "apiVersion": "v1"}]),
             json!([{"operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV2"}]),
         ] {
-            assert!(Managers::decode(Some(&bad)).is_err(), "{bad}");
+            assert!(decode(&bad).is_err(), "{bad}");
         }
     }
 }

@@ -28,10 +28,11 @@ pub use scale::ScaleFields;
 pub use set::{FieldSet, Filter, Matcher};
 pub use typed::{SchemaRef, TypeErrors};
 
+use crate::json::{Doc, Json};
 use crate::schema::check::{Checked, parse_json, parse_yaml};
 use compare::{Comparison, Side, compare};
 use jiff::Timestamp;
-use managers::{Managers, Owned};
+use managers::{Managers, Owned, Source};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -126,46 +127,85 @@ pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
     }
 }
 
-/// Sets `new.metadata.managedFields` after a create (`old` is `None`), update or patch.
+/// An object before and after a create, update or patch, as text and without its managedFields, which stand beside it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// The object before, and its managedFields; `None` for a create.
+    pub old: Option<(&'a Doc<'a>, Option<&'a Doc<'a>>)>,
+    /// The object that is wanted.
+    pub new: &'a Doc<'a>,
+    /// The managedFields that came with it.
+    pub given: Given<'a>,
+}
+
+/// What a client says about managedFields.
+#[derive(Debug, Clone, Copy)]
+pub enum Given<'a> {
+    /// Nothing: they are as they were.
+    Unchanged,
+    /// These, or none.
+    Entries(Option<&'a Doc<'a>>),
+}
+
+/// The managedFields after a write that is no apply, as text; `None`: the object has none.
 ///
 /// Clients may edit managedFields, and forget all owners with `[]` or `[{}]`; through a subresource they may not. If the
 /// fields of an object cannot be told apart, it is left without managedFields, as upstream does.
-pub fn update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
-    let given = take_managed(new);
-    let old_entries = old.and_then(|o| o.get("metadata")?.get("managedFields"));
-    let of_old = || Managers::decode(old_entries).unwrap_or_default();
-    let managers = if !ctx.subresource.is_empty() {
-        of_old()
-    } else if managers::is_reset(given.as_ref()) {
-        Managers::default()
-    } else {
-        // Clients that do not know managedFields drop them by accident.
-        Managers::decode(given.as_ref()).ok().filter(|m| !m.0.is_empty()).unwrap_or_else(of_old)
+pub fn owners_after(ctx: &Context<'_>, change: &Change<'_>) -> Option<String> {
+    let old_entries = change.old.and_then(|(_, entries)| entries).map(Doc::root);
+    let of_old = || Managers::decode(old_entries, Source::Ours).unwrap_or_default();
+    let managers = match change.given {
+        Given::Entries(given) if ctx.subresource.is_empty() => {
+            let given = given.map(Doc::root);
+            if managers::is_reset(given) {
+                Managers::default()
+            } else {
+                // Clients that do not know managedFields drop them by accident.
+                let edited = Managers::decode(given, Source::Client).ok();
+                edited.filter(|m| !m.0.is_empty()).unwrap_or_else(of_old)
+            }
+        }
+        _ => of_old(),
     };
     // Objects without owners stay so; only a create or an apply starts to count.
-    let exists = old.and_then(|o| o.get("metadata")?.get("uid")?.as_str()).is_some_and(|uid| !uid.is_empty());
-    if managers.0.is_empty() && exists {
-        return;
+    let uid = change.old.and_then(|(old, _)| old.root().get("metadata")?.get("uid")?.text());
+    if managers.0.is_empty() && uid.is_some_and(|uid| !uid.is_empty()) {
+        return None;
     }
-    let before = old.map_or_else(|| Value::Object(Map::new()), without_managed);
-    if let Ok(managers) = ctx.update(&before, new, managers, ctx.manager) {
-        put_managed(new, &managers);
-    }
+    let old = change.old.map_or(Json::EMPTY_OBJECT, |(old, _)| old.root());
+    ctx.update(old, change.new.root(), managers, ctx.manager).ok()?.encode()
+}
+
+/// [`owners_after`] for objects in hand: sets `new.metadata.managedFields`.
+pub fn update(ctx: &Context<'_>, old: Option<&Value>, new: &mut Value) {
+    let given = take_managed(new).as_ref().map(Doc::of);
+    let entries = old.and_then(|o| o.get("metadata")?.get("managedFields")).map(Doc::of);
+    let before = old.map(|old| Doc::of(&without_managed(old)));
+    let change = Change {
+        old: before.as_ref().map(|old| (old, entries.as_ref())),
+        new: &Doc::of(new),
+        given: Given::Entries(given.as_ref()),
+    };
+    put_managed(new, owners_after(ctx, &change));
+}
+
+/// Whether two texts of managedFields differ in nothing but times.
+pub fn is_same_but_for_times(a: &Doc<'_>, b: &Doc<'_>) -> bool {
+    managers::is_same_but_for_times(a.root(), b.root())
 }
 
 /// Merges a configuration into the live object (`None` if there is none yet): the new object with its managedFields.
 pub fn apply(ctx: &Context<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, ApplyError> {
     ctx.check_config(config)?;
     let entries = live.and_then(|o| o.get("metadata")?.get("managedFields"));
-    let managers = Managers::decode(entries);
+    let managers = decode_entries(entries);
     let mut managers = managers.map_err(|e| ApplyError::Live(format!("failed to decode managed fields: {e}")))?;
     let mut live = live.map_or_else(|| Value::Object(Map::new()), without_managed);
     // What Go does not show of the live object nobody can own or keep.
     presence::drop_hidden(ctx.root, &mut live);
     if managers.0.is_empty() {
-        let nothing = Value::Object(Map::new());
         managers = ctx
-            .update(&nothing, &live, managers, "before-first-apply")
+            .update(Json::EMPTY_OBJECT, Doc::of(&live).root(), managers, "before-first-apply")
             .map_err(|e| ApplyError::Live(format!("failed to create manager for existing fields: {e}")))?;
     }
     let result = ctx.apply(&live, config, managers.clone(), force);
@@ -184,26 +224,8 @@ pub fn apply(ctx: &Context<'_>, live: Option<&Value>, config: &Value, force: boo
     if ctx.manager == "kubectl" {
         refresh_last_applied(&mut object, config);
     }
-    put_managed(&mut object, &managers);
+    put_managed(&mut object, managers.encode());
     Ok(object)
-}
-
-/// If `new` differs from `old` only by times in managedFields, takes the old ones, so that nothing needs to be written
-/// (fieldmanager/equality.go).
-pub fn keep_unchanged_times(old: &Value, new: &mut Value) {
-    let timeless = |object: &Value| {
-        let mut object = object.clone();
-        let entries = object.get_mut("metadata").and_then(|m| m.get_mut("managedFields"));
-        for entry in entries.and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Value::Object(entry) = entry {
-                entry.remove("time");
-            }
-        }
-        object
-    };
-    if old != new && timeless(old) == timeless(new) {
-        *new = old.clone();
-    }
 }
 
 /// `live` with everything that a policy's `Object{…}` says, without owners (`plugin/policy/mutating/patch/smd.go`). What is
@@ -247,20 +269,30 @@ impl<'a> Context<'a> {
         })
     }
 
-    fn update(&self, old: &Value, new: &Value, mut managers: Managers, manager: &str) -> Result<Managers, TypeErrors> {
+    fn update(
+        &self,
+        old: Json<'_>,
+        new: Json<'_>,
+        mut managers: Managers,
+        manager: &str,
+    ) -> Result<Managers, TypeErrors> {
         self.reconcile(&mut managers);
+        let id = self.id(manager, Operation::Update);
         let (old, new) = ((old, Side::Typed), (new, Side::Typed));
-        let Disowned { mut managers, comparison, .. } = self.disown(old, new, managers, None)?;
-        let gained = self.filter.apply(comparison.changed()).difference(&STRIPPED);
+        let Disowned { mut managers, comparison, .. } = self.disown(old, new, managers, Some(&id))?;
+        let Comparison { removed, changed: mut gained } = comparison;
+        // Nobody owns these, unless a client put them there.
+        let stripped = gained.intersection(&STRIPPED);
+        gained.take_away(&stripped);
+        if let Some(owned) = managers.0.get_mut(&id) {
+            let set = owned.set();
+            // Mostly a writer changes what it owns anyway.
+            if !(set.contains_all(&gained) && set.is_disjoint(&removed) && set.is_disjoint(&stripped)) {
+                owned.replace(set.difference(&removed).difference(&stripped).union(gained.clone()));
+            }
+        }
         if !gained.is_empty() {
-            let id = self.id(manager, Operation::Update);
-            let owned = managers.0.entry(id).or_insert_with(|| Owned {
-                api_version: self.api_version.to_owned(),
-                set: FieldSet::new(),
-                time: None,
-            });
-            owned.set = std::mem::take(&mut owned.set).union(gained);
-            owned.time = Some(self.now);
+            managers.0.entry(id).or_insert_with(|| Owned::new(self.api_version, gained, None)).time = Some(self.now);
         }
         managers.drop_empty();
         managers.cap_updaters();
@@ -281,19 +313,20 @@ impl<'a> Context<'a> {
         let last = managers.0.remove(&id);
         let time = last.as_ref().and_then(|l| l.time);
         let set = self.filter.apply(typed::field_set(self.root, config));
-        managers.0.insert(id.clone(), Owned { api_version: self.api_version.to_owned(), set, time });
+        managers.0.insert(id.clone(), Owned::new(self.api_version, set, time));
         let object = match last {
-            Some(last) if !last.set.is_empty() => self.prune(merged, &managers, &last),
+            Some(last) if !last.set().is_empty() => self.prune(merged, &managers, &last),
             _ => merged,
         };
-        let disowned = self.disown((live, Side::Typed), (&object, Side::Merged), managers, Some(&id));
+        let (before, after) = (Doc::of(live), Doc::of(&object));
+        let disowned = self.disown((before.root(), Side::Typed), (after.root(), Side::Merged), managers, Some(&id));
         let disowned = disowned.map_err(|e| ApplyError::Live(format!("failed to compare objects: {e}")))?;
         if !force && !disowned.taken.is_empty() {
             return Err(Conflicts::of(disowned.taken).into());
         }
         let mut managers = disowned.managers;
         if let Some(owned) = managers.0.get_mut(&id) {
-            owned.set = owned.set.difference(&STRIPPED);
+            owned.replace(owned.set().difference(&STRIPPED));
             // An apply that changes nothing leaves the time alone.
             if !path::same_value(live, &object) {
                 owned.time = Some(self.now);
@@ -306,8 +339,8 @@ impl<'a> Context<'a> {
     /// Takes from everybody but `writer` what changed.
     fn disown(
         &self,
-        old: (&Value, Side),
-        new: (&Value, Side),
+        old: (Json<'_>, Side),
+        new: (Json<'_>, Side),
         managers: Managers,
         writer: Option<&ManagerId>,
     ) -> Result<Disowned, TypeErrors> {
@@ -332,8 +365,10 @@ impl<'a> Context<'a> {
                 // The version is gone, and with it what was owned in it.
                 Some(None) => continue,
             };
-            let taken = owned.set.intersection(&comparison.changed());
-            owned.set = owned.set.difference(&taken).difference(&comparison.removed);
+            let taken = owned.set().intersection(&comparison.changed);
+            if !(taken.is_empty() && owned.set().is_disjoint(&comparison.removed)) {
+                owned.replace(owned.set().difference(&taken).difference(&comparison.removed));
+            }
             if !taken.is_empty() {
                 all_taken.insert(id.clone(), taken);
             }
@@ -346,17 +381,15 @@ impl<'a> Context<'a> {
     fn compare_in(
         &self,
         version: &str,
-        old: (&Value, Side),
-        new: (&Value, Side),
+        old: (Json<'_>, Side),
+        new: (Json<'_>, Side),
     ) -> Result<Option<Comparison>, TypeErrors> {
         if version == self.api_version {
             return Ok(Some(compare(self.root, old, new)?.filter(self.filter)));
         }
-        let Some(((before, root), (after, _))) = self.in_version(old.0, version).zip(self.in_version(new.0, version))
-        else {
-            return Ok(None);
-        };
-        compare(root, (&before, old.1), (&after, new.1)).map(Some)
+        let here = |object: Json<'_>| self.in_version(&object.to_value(), version);
+        let Some(((before, root), (after, _))) = here(old.0).zip(here(new.0)) else { return Ok(None) };
+        compare(root, (Doc::of(&before).root(), old.1), (Doc::of(&after).root(), new.1)).map(Some)
     }
 
     fn in_version(&self, object: &Value, version: &str) -> Option<(Value, SchemaRef<'a>)> {
@@ -366,7 +399,9 @@ impl<'a> Context<'a> {
     /// Adapts sets to types that have become atomic since.
     fn reconcile(&self, managers: &mut Managers) {
         for owned in managers.0.values_mut().filter(|o| o.api_version == self.api_version) {
-            owned.set = typed::reconcile(Types(self.root.schema), Ref::Type(self.root.ty), &owned.set);
+            if let Some(set) = typed::reconcile(Types(self.root.schema), Ref::Type(self.root.ty), owned.set()) {
+                owned.replace(set);
+            }
         }
     }
 
@@ -377,12 +412,12 @@ impl<'a> Context<'a> {
         };
         let named =
             |root: SchemaRef<'_>, set: &FieldSet| typed::with_named_fields(Types(root.schema), Ref::Type(root.ty), set);
-        let mut pruned = merge::remove(root, &merged, &named(root, &last.set));
+        let mut pruned = merge::remove(root, &merged, &named(root, last.set()));
         // Put back what somebody owns, version by version, the last applied one first.
         let mut owned: BTreeMap<&str, FieldSet> = BTreeMap::new();
         for o in managers.0.values() {
             let set = owned.entry(&o.api_version).or_default();
-            *set = std::mem::take(set).union(o.set.clone());
+            *set = std::mem::take(set).union(o.set().clone());
         }
         let first = owned.remove_entry(last.api_version.as_str());
         for (version, set) in first.into_iter().chain(owned) {
@@ -403,7 +438,7 @@ impl<'a> Context<'a> {
         // Only what the writer itself owned may go.
         let kept = named(root, &typed::field_set(root, &pruned));
         let gone = named(root, &typed::field_set(root, &merged)).difference(&kept);
-        let object = merge::remove(root, &merged, &gone.intersection(&named(root, &last.set)));
+        let object = merge::remove(root, &merged, &gone.intersection(&named(root, last.set())));
         self.in_version(&object, self.api_version).map_or(object, |(object, _)| object)
     }
 
@@ -415,9 +450,10 @@ impl<'a> Context<'a> {
             return None;
         }
         typed::validate(self.root, &last).ok()?;
-        let changed = compare(self.root, (&last, Side::Plain), (live, Side::Typed)).ok()?;
+        let (before, after) = (Doc::of(&last), Doc::of(live));
+        let changed = compare(self.root, (before.root(), Side::Plain), (after.root(), Side::Typed)).ok()?;
         let set = typed::field_set(self.root, &last);
-        Some(set.difference(&changed.modified).difference(&changed.added).difference(&changed.removed))
+        Some(set.difference(&changed.changed).difference(&changed.removed))
     }
 }
 
@@ -442,13 +478,22 @@ fn without_managed(object: &Value) -> Value {
     object
 }
 
-fn put_managed(object: &mut Value, managers: &Managers) {
+fn put_managed(object: &mut Value, entries: Option<String>) {
     drop(take_managed(object));
-    let (Some(entries), Value::Object(object)) = (managers.encode(), object) else { return };
+    let entries = entries.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let (Some(entries), Value::Object(object)) = (entries, object) else { return };
     let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(metadata) = metadata {
         metadata.insert("managedFields".to_owned(), entries);
     }
+}
+
+fn decode_entries(entries: Option<&Value>) -> Result<Managers, String> {
+    Managers::decode(entries.map(Doc::of).as_ref().map(Doc::root), Source::Client)
+}
+
+fn encode_entries(managers: &Managers) -> Option<Value> {
+    managers.encode().and_then(|text| serde_json::from_str(&text).ok())
 }
 
 /// Keeps the annotation of client-side apply in step, if there is one (lastappliedupdater.go).

@@ -4,10 +4,11 @@
 //!
 //! Differs: a zero `creationTimestamp` never shows, as in upstream's JSON since 1.34.
 
-use super::typed::{Ref, SchemaRef, Shape, Types, field_type};
+use super::typed::{Datum, Ref, SchemaRef, Shape, Types, field_type};
+use crate::json::{Json, Kind};
 use crate::schema::builtin::{Content, Message, Presence};
 use crate::schema::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -18,7 +19,7 @@ pub(super) type Presences = [FieldPresence];
 #[derive(Debug, Clone, Default)]
 pub(super) struct FieldPresence {
     /// What is there if nobody set it.
-    pub(super) implied: Option<Value>,
+    pub(super) implied: Option<Json<'static>>,
     hides_null: bool,
     hides_zero: bool,
     hides_empty_object: bool,
@@ -26,14 +27,11 @@ pub(super) struct FieldPresence {
 
 impl FieldPresence {
     /// Whether Go leaves this value out.
-    pub(super) fn hides(&self, value: &Value) -> bool {
-        match value {
-            Value::Null => self.hides_null,
-            Value::Object(map) => self.hides_zero && self.hides_empty_object && map.is_empty(),
-            Value::Array(list) => self.hides_zero && list.is_empty(),
-            Value::String(s) => self.hides_zero && s.is_empty(),
-            Value::Bool(b) => self.hides_zero && !b,
-            Value::Number(n) => self.hides_zero && n.as_f64() == Some(0.0),
+    pub(super) fn hides(&self, value: impl Datum) -> bool {
+        match value.kind() {
+            Kind::Null => self.hides_null,
+            Kind::Object => self.hides_zero && self.hides_empty_object && value.is_zero(),
+            _ => self.hides_zero && value.is_zero(),
         }
     }
 }
@@ -68,7 +66,7 @@ fn drop_hidden_at(types: Types<'_>, r: Ref, value: &mut Value) {
     if types.is_untyped(r) {
         return;
     }
-    match (types.shape(r, Some(value)), value) {
+    match (types.shape(r, Some(&*value)), value) {
         (Shape::Map { fields, element, .. }, Value::Object(map)) => {
             for (key, value) in map.iter_mut() {
                 drop_hidden_at(types, field_type(fields, element, key), value);
@@ -106,32 +104,32 @@ fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
     let is_struct = matches!(ty, Type::Struct(_));
     // These are structs in Go, which omitempty does not leave out.
     let go_struct = match ty {
-        Type::Scalar(Scalar::IntOrString) => Some(Value::from(0)),
-        Type::Scalar(Scalar::Quantity) => Some(Value::from("0")),
-        Type::Scalar(Scalar::Time | Scalar::MicroTime) if field.name != "creationTimestamp" => Some(Value::Null),
-        Type::Struct(_) if field.default.as_ref().is_some_and(Value::is_object) => Some(Value::Object(Map::new())),
+        Type::Scalar(Scalar::IntOrString) => Some(Json::ZERO),
+        Type::Scalar(Scalar::Quantity) => Some(Json::ZERO_TEXT),
+        Type::Scalar(Scalar::Time | Scalar::MicroTime) if field.name != "creationTimestamp" => Some(Json::NULL),
+        Type::Struct(_) if field.default.as_ref().is_some_and(Value::is_object) => Some(Json::EMPTY_OBJECT),
         _ => None,
     };
     let implied = match presence {
-        Presence::Pointer => field.required.then_some(Value::Null),
+        Presence::Pointer => field.required.then_some(Json::NULL),
         Presence::OmitZero => go_struct,
         Presence::Always => Some(go_struct.unwrap_or_else(|| zero(ty))),
     };
     FieldPresence {
-        hides_null: implied.as_ref().is_none_or(|v| !v.is_null()),
+        hides_null: implied.is_none_or(|v| v.kind() != Kind::Null),
         hides_zero: presence == Presence::OmitZero && implied.is_none(),
         hides_empty_object: !is_struct,
         implied,
     }
 }
 
-fn zero(ty: &Type) -> Value {
+fn zero(ty: &Type) -> Json<'static> {
     match ty {
-        Type::Scalar(Scalar::String | Scalar::Duration) => Value::from(""),
-        Type::Scalar(Scalar::Bool) => Value::from(false),
-        Type::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double) => Value::from(0),
-        Type::Struct(_) => Value::Object(Map::new()),
-        _ => Value::Null,
+        Type::Scalar(Scalar::String | Scalar::Duration) => Json::EMPTY_TEXT,
+        Type::Scalar(Scalar::Bool) => Json::FALSE,
+        Type::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Double) => Json::ZERO,
+        Type::Struct(_) => Json::EMPTY_OBJECT,
+        _ => Json::NULL,
     }
 }
 
@@ -152,11 +150,11 @@ mod tests {
         assert!(replicas.implied.is_none() && !replicas.hides(&json!(0)) && replicas.hides(&json!(null)));
         let paused = of("io.k8s.api.apps.v1.DeploymentSpec", "paused");
         assert!(paused.implied.is_none() && paused.hides(&json!(false)) && !paused.hides(&json!(true)));
-        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "template").implied, Some(json!({})));
-        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "selector").implied, Some(json!(null)));
-        assert_eq!(of("io.k8s.api.core.v1.PodSpec", "containers").implied, Some(json!(null)));
-        assert_eq!(of("io.k8s.api.core.v1.Container", "resources").implied, Some(json!({})));
-        assert_eq!(of("io.k8s.api.core.v1.ServicePort", "targetPort").implied, Some(json!(0)));
+        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "template").implied.map(Json::json), Some("{}"));
+        assert_eq!(of("io.k8s.api.apps.v1.DeploymentSpec", "selector").implied.map(Json::json), Some("null"));
+        assert_eq!(of("io.k8s.api.core.v1.PodSpec", "containers").implied.map(Json::json), Some("null"));
+        assert_eq!(of("io.k8s.api.core.v1.Container", "resources").implied.map(Json::json), Some("{}"));
+        assert_eq!(of("io.k8s.api.core.v1.ServicePort", "targetPort").implied.map(Json::json), Some("0"));
         assert!(of("io.k8s.api.core.v1.ConfigMap", "data").hides(&json!({})));
         assert!(!of("io.k8s.api.core.v1.PodSpec", "securityContext").hides(&json!({})));
     }

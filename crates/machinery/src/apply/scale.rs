@@ -1,9 +1,10 @@
 //! Owners of `replicas` when it is read and written through the `scale` subresource, whose object is a Scale.
 //! Follows `apimachinery/pkg/util/managedfields/scalehandler.go`.
 
-use super::managers::{ManagerId, Managers};
+use super::managers::{ManagerId, Managers, Owned};
 use super::path::PathElement;
 use super::set::FieldSet;
+use super::{decode_entries, encode_entries};
 use serde_json::Value;
 
 const SCALE_VERSION: &str = "autoscaling/v1";
@@ -24,48 +25,46 @@ impl ScaleFields<'_> {
 
     /// managedFields of the Scale: whoever owns the object's replicas owns `.spec.replicas`.
     pub fn to_scale(&self, object_entries: Option<&Value>) -> Option<Value> {
-        let managers = Managers::decode(object_entries).unwrap_or_default();
+        let managers = decode_entries(object_entries).unwrap_or_default();
         let mut out = Managers::default();
-        for (id, mut owned) in managers.0 {
-            if owned.api_version == self.api_version && owned.set.has(&self.path()) {
-                owned.set = FieldSet::of_fields(&[&["spec", "replicas"]]);
-                owned.api_version = SCALE_VERSION.to_owned();
-                out.0.insert(id, owned);
+        for (id, owned) in managers.0 {
+            if owned.api_version == self.api_version && owned.set().has(&self.path()) {
+                let set = FieldSet::of_fields(&[&["spec", "replicas"]]);
+                out.0.insert(id, Owned::new(SCALE_VERSION, set, owned.time));
             }
         }
-        out.encode()
+        encode_entries(&out)
     }
 
     /// managedFields of the object after a write to its Scale.
     pub fn to_object(&self, object_entries: Option<&Value>, scale_entries: Option<&Value>) -> Option<Value> {
         let replicas = FieldSet::of_fields(&[self.replicas]);
         let in_scale = [PathElement::field("spec"), PathElement::field("replicas")];
-        let mut scale = Managers::decode(scale_entries).unwrap_or_default();
-        scale.0.retain(|_, owned| owned.set.has(&in_scale));
+        let mut scale = decode_entries(scale_entries).unwrap_or_default();
+        scale.0.retain(|_, owned| owned.set().has(&in_scale));
         let mut out = Managers::default();
-        for (id, mut owned) in Managers::decode(object_entries).unwrap_or_default().0 {
+        for (id, mut owned) in decode_entries(object_entries).unwrap_or_default().0 {
             if owned.api_version != self.api_version {
                 continue;
             }
-            if owned.set.has(&self.path()) {
+            if owned.set().has(&self.path()) {
                 // An updater's identity has its version in it, which a Scale spells differently.
                 let in_scale = ManagerId { api_version: scale_version(&id), ..id.clone() };
                 if scale.0.remove(&id).or_else(|| scale.0.remove(&in_scale)).is_none() {
-                    owned.set = owned.set.difference(&replicas);
+                    owned.replace(owned.set().difference(&replicas));
                 }
             }
             out.0.insert(id, owned);
         }
-        for (mut id, mut owned) in scale.0 {
-            owned.set = replicas.clone();
-            owned.api_version = self.api_version.to_owned();
+        for (mut id, owned) in scale.0 {
+            let owned = Owned::new(self.api_version, replicas.clone(), owned.time);
             if !id.api_version.is_empty() {
                 id.api_version = self.api_version.to_owned();
             }
             out.0.insert(id, owned);
         }
         out.drop_empty();
-        out.encode()
+        encode_entries(&out)
     }
 }
 

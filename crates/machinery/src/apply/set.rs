@@ -8,13 +8,14 @@
 //! [`FieldSet::to_json`] has upstream's order.
 
 use super::path::PathElement;
+use crate::json::{Doc, Json, Kind};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 
 /// A set of field paths as a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldSet {
-    nodes: BTreeMap<PathElement, Node>,
+    /// Sorted by element, none twice.
+    nodes: Vec<(PathElement, Node)>,
 }
 
 /// What a set says about one path and what is below it.
@@ -25,8 +26,12 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.member && self.children.is_empty()
+    }
+
+    fn union(self, other: Node) -> Node {
+        Node { member: self.member || other.member, children: self.children.union(other.children) }
     }
 }
 
@@ -51,18 +56,25 @@ impl FieldSet {
         self.nodes.is_empty()
     }
 
+    fn find(&self, element: &PathElement) -> Result<usize, usize> {
+        match self.nodes.last() {
+            Some((last, _)) if last < element => Err(self.nodes.len()),
+            _ => self.nodes.binary_search_by(|(e, _)| e.cmp(element)),
+        }
+    }
+
     /// Adds a path, but not its parents. The empty path, the whole object, is never owned.
     pub fn insert(&mut self, path: &[PathElement]) {
         let Some((first, rest)) = path.split_first() else { return };
-        if !self.nodes.contains_key(first) {
-            self.nodes.insert(first.clone(), Node::default());
-        }
-        if let Some(node) = self.nodes.get_mut(first) {
-            if rest.is_empty() {
-                node.member = true;
-            } else {
-                node.children.insert(rest);
-            }
+        let at = self.find(first).unwrap_or_else(|at| {
+            self.nodes.insert(at, (first.clone(), Node::default()));
+            at
+        });
+        let node = &mut self.nodes[at].1;
+        if rest.is_empty() {
+            node.member = true;
+        } else {
+            node.children.insert(rest);
         }
     }
 
@@ -70,9 +82,25 @@ impl FieldSet {
     pub fn has(&self, path: &[PathElement]) -> bool {
         match path {
             [] => false,
-            [last] => self.nodes.get(last).is_some_and(|n| n.member),
-            [first, rest @ ..] => self.nodes.get(first).is_some_and(|n| n.children.has(rest)),
+            [last] => self.node(last).is_some_and(|n| n.member),
+            [first, rest @ ..] => self.node(first).is_some_and(|n| n.children.has(rest)),
         }
+    }
+
+    /// Whether everything in `other` is in it.
+    pub(super) fn contains_all(&self, other: &FieldSet) -> bool {
+        other.nodes.iter().all(|(element, theirs)| {
+            let ours = self.node(element);
+            ours.is_some_and(|ours| (ours.member || !theirs.member) && ours.children.contains_all(&theirs.children))
+        })
+    }
+
+    /// Whether nothing is in both.
+    pub(super) fn is_disjoint(&self, other: &FieldSet) -> bool {
+        other.nodes.iter().all(|(element, theirs)| {
+            let ours = self.node(element);
+            ours.is_none_or(|ours| !(ours.member && theirs.member) && ours.children.is_disjoint(&theirs.children))
+        })
     }
 
     /// What is in either.
@@ -82,15 +110,7 @@ impl FieldSet {
             return other;
         }
         for (element, theirs) in other.nodes {
-            match self.nodes.get_mut(&element) {
-                Some(ours) => {
-                    ours.member |= theirs.member;
-                    ours.children = std::mem::take(&mut ours.children).union(theirs.children);
-                }
-                None => {
-                    self.nodes.insert(element, theirs);
-                }
-            }
+            self.add(element, theirs);
         }
         self
     }
@@ -99,7 +119,7 @@ impl FieldSet {
     #[must_use]
     pub fn intersection(&self, other: &FieldSet) -> FieldSet {
         self.combine(|element, ours| {
-            let theirs = other.nodes.get(element)?;
+            let theirs = other.node(element)?;
             Some(Node { member: ours.member && theirs.member, children: ours.children.intersection(&theirs.children) })
         })
     }
@@ -107,27 +127,48 @@ impl FieldSet {
     /// What is in `self` and not in `other`, path by path.
     #[must_use]
     pub fn difference(&self, other: &FieldSet) -> FieldSet {
-        self.combine(|element, ours| {
-            Some(other.nodes.get(element).map_or_else(
-                || ours.clone(),
-                |theirs| Node {
-                    member: ours.member && !theirs.member,
-                    children: ours.children.difference(&theirs.children),
-                },
-            ))
-        })
+        let mut left = self.clone();
+        left.take_away(other);
+        left
+    }
+
+    /// [`Self::difference`] in place.
+    pub(super) fn take_away(&mut self, other: &FieldSet) {
+        self.reduce(other, &|ours, theirs| {
+            ours.member &= !theirs.member;
+            ours.children.take_away(&theirs.children);
+        });
     }
 
     /// As [`Self::difference`], but a path in `other` also takes everything below it away.
     #[must_use]
     pub fn recursive_difference(&self, other: &FieldSet) -> FieldSet {
-        self.combine(|element, ours| match other.nodes.get(element) {
-            None => Some(ours.clone()),
-            Some(theirs) if theirs.member => None,
-            Some(theirs) => {
-                Some(Node { member: ours.member, children: ours.children.recursive_difference(&theirs.children) })
+        let mut left = self.clone();
+        left.take_away_recursively(other);
+        left
+    }
+
+    fn take_away_recursively(&mut self, other: &FieldSet) {
+        self.reduce(other, &|ours, theirs| {
+            if theirs.member {
+                *ours = Node::default();
+            } else {
+                ours.children.take_away_recursively(&theirs.children);
             }
-        })
+        });
+    }
+
+    /// Lets every node that is in both shrink; those that become empty vanish.
+    fn reduce(&mut self, other: &FieldSet, shrink: &dyn Fn(&mut Node, &Node)) {
+        for (element, theirs) in &other.nodes {
+            if let Ok(at) = self.find(element) {
+                let ours = &mut self.nodes[at].1;
+                shrink(ours, theirs);
+                if ours.is_empty() {
+                    self.nodes.remove(at);
+                }
+            }
+        }
     }
 
     /// A set made from every node of this one; nodes that become empty vanish.
@@ -136,14 +177,37 @@ impl FieldSet {
         FieldSet { nodes: made.filter(|(_, n)| !n.is_empty()).map(|(e, n)| (e.clone(), n)).collect() }
     }
 
-    pub(super) fn node(&self, element: &PathElement) -> Option<&Node> {
-        self.nodes.get(element)
+    /// Every element of the uppermost level, in order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&PathElement, &Node)> {
+        self.nodes.iter().map(|(element, node)| (element, node))
     }
 
-    /// Adds a node; an empty one is left out.
+    pub(super) fn node(&self, element: &PathElement) -> Option<&Node> {
+        self.find(element).ok().map(|at| &self.nodes[at].1)
+    }
+
+    /// Adds what a node says to what is said about this element; an empty one is left out.
+    pub(super) fn add(&mut self, element: PathElement, node: Node) {
+        if node.is_empty() {
+            return;
+        }
+        match self.find(&element) {
+            Ok(at) => {
+                let ours = &mut self.nodes[at].1;
+                *ours = std::mem::take(ours).union(node);
+            }
+            Err(at) => self.nodes.insert(at, (element, node)),
+        }
+    }
+
+    /// Sets what is said about this element; an empty node is left out.
     pub(super) fn put(&mut self, element: PathElement, node: Node) {
-        if !node.is_empty() {
-            self.nodes.insert(element, node);
+        if node.is_empty() {
+            return;
+        }
+        match self.find(&element) {
+            Ok(at) => self.nodes[at].1 = node,
+            Err(at) => self.nodes.insert(at, (element, node)),
         }
     }
 
@@ -182,49 +246,73 @@ impl FieldSet {
     /// FieldsV1 as text, in upstream's order.
     pub fn to_json(&self) -> String {
         let mut out = String::new();
-        self.write(&mut out, false);
+        self.write(&mut out, false, &|_| {});
         out
     }
 
-    fn write(&self, out: &mut String, include_self: bool) {
+    /// Writes FieldsV1 as `serde_json` writes [`FieldSet::to_value`].
+    pub(super) fn write_sorted(&self, out: &mut String) {
+        self.write(out, false, &|keys| {
+            // Names sort as text already.
+            if keys.iter().any(|(key, _)| !key.starts_with("f:")) {
+                keys.sort_by(|(a, _), (b, _)| a.cmp(b));
+            }
+        });
+    }
+
+    fn write(&self, out: &mut String, include_self: bool, arrange: &dyn Fn(&mut Vec<(String, &Node)>)) {
         out.push('{');
-        let mut first = true;
-        let mut key = |out: &mut String, key: &str| {
-            if !first {
+        if include_self && !self.is_empty() {
+            out.push_str("\".\":{},");
+        }
+        let mut keys: Vec<(String, &Node)> = self.nodes.iter().map(|(e, node)| (e.to_key(), node)).collect();
+        arrange(&mut keys);
+        for (i, (key, node)) in keys.into_iter().enumerate() {
+            if i > 0 {
                 out.push(',');
             }
-            first = false;
-            out.push_str(&Value::from(key).to_string());
+            write_text(out, &key);
             out.push(':');
-        };
-        if include_self && !self.is_empty() {
-            key(out, ".");
-            out.push_str("{}");
-        }
-        for (element, node) in &self.nodes {
-            key(out, &element.to_key());
-            node.children.write(out, node.member);
+            node.children.write(out, node.member, arrange);
         }
         out.push('}');
     }
 
     /// Reads FieldsV1. Elements of unknown kinds are dropped, as upstream does.
     pub fn from_value(value: &Value) -> Result<FieldSet, String> {
-        let Value::Object(map) = value else {
-            return if value.is_null() { Ok(FieldSet::new()) } else { Err("fieldsV1 is not an object".to_owned()) };
-        };
+        FieldSet::from_json(Doc::of(value).root())
+    }
+
+    /// [`FieldSet::from_value`] of a value in a text.
+    pub(crate) fn from_json(json: Json<'_>) -> Result<FieldSet, String> {
+        match json.kind() {
+            Kind::Object => {}
+            Kind::Null => return Ok(FieldSet::new()),
+            _ => return Err("fieldsV1 is not an object".to_owned()),
+        }
         let mut set = FieldSet::new();
-        for (key, below) in map {
+        for (key, below) in json.members() {
             if key == "." {
                 continue;
             }
-            if let Some(element) = PathElement::from_key(key)? {
-                let children = FieldSet::from_value(below)?;
+            if let Some(element) = PathElement::from_key(&key)? {
+                let children = FieldSet::from_json(below)?;
                 let member = children.is_empty() || below.get(".").is_some();
                 set.put(element, Node { member, children });
             }
         }
         Ok(set)
+    }
+}
+
+/// Appends text as a JSON string.
+pub(super) fn write_text(out: &mut String, text: &str) {
+    if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
+        out.push_str(&Value::from(text).to_string());
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
     }
 }
 
@@ -254,7 +342,11 @@ impl Filter {
     pub fn apply(&self, set: FieldSet) -> FieldSet {
         match self {
             Filter::All => set,
-            Filter::Exclude(exclude) => set.recursive_difference(exclude),
+            Filter::Exclude(exclude) => {
+                let mut set = set;
+                set.take_away_recursively(exclude);
+                set
+            }
             Filter::Include(patterns) => {
                 let patterns: Vec<&[Matcher]> = patterns.iter().map(Vec::as_slice).collect();
                 include(&set, &patterns)
@@ -351,12 +443,18 @@ mod tests {
                 prop_assert!(both.has(&path));
                 prop_assert_eq!(a.intersection(&b).has(&path), b.has(&path));
             }
+            prop_assert!(both.contains_all(&a) && both.contains_all(&b));
+            prop_assert_eq!(a.contains_all(&b), b.difference(&a).is_empty());
+            prop_assert_eq!(a.is_disjoint(&b), a.intersection(&b).is_empty());
         }
 
         #[test]
         fn every_set_survives_its_json(a in any_set()) {
             let parsed: Value = serde_json::from_str(&a.to_json()).expect("we write JSON");
-            prop_assert_eq!(FieldSet::from_value(&parsed), Ok(a));
+            prop_assert_eq!(FieldSet::from_value(&parsed), Ok(a.clone()));
+            let mut sorted = String::new();
+            a.write_sorted(&mut sorted);
+            prop_assert_eq!(sorted, a.to_value().to_string());
         }
 
         #[test]

@@ -7,6 +7,7 @@
 
 use super::path::{PathElement, show_path};
 use super::set::{FieldSet, Node};
+use crate::json::{Json, Kind};
 use crate::patch::go_text;
 use crate::schema::builtin::Untyped;
 use crate::schema::{ListTopology, Scalar, Schema, Struct, Type, TypeId, builtin};
@@ -30,6 +31,12 @@ pub struct TypeErrors(pub(super) Vec<(String, String)>);
 impl TypeErrors {
     pub(super) fn one(path: &[PathElement], message: impl Into<String>) -> Self {
         TypeErrors(vec![(show_path(path), message.into())])
+    }
+
+    /// The same, seen from above.
+    pub(super) fn below(mut self, element: &PathElement) -> Self {
+        self.0.iter_mut().for_each(|(path, _)| path.insert_str(0, &element.to_string()));
+        self
     }
 }
 
@@ -62,6 +69,58 @@ pub(super) enum Ref {
     Nothing,
 }
 
+/// What rules ask of a JSON value, in hand or in a text.
+pub(super) trait Datum: Copy {
+    fn kind(self) -> Kind;
+    /// Whether Go would call it zero: empty, 0 or false.
+    fn is_zero(self) -> bool;
+    fn member(self, key: &str) -> Option<Value>;
+    fn to_value(self) -> Value;
+}
+
+impl Datum for &Value {
+    fn kind(self) -> Kind {
+        Kind::of(self)
+    }
+    fn is_zero(self) -> bool {
+        match self {
+            Value::Null => false,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            Value::String(s) => s.is_empty(),
+            Value::Bool(b) => !b,
+            Value::Number(n) => n.as_f64() == Some(0.0),
+        }
+    }
+    fn member(self, key: &str) -> Option<Value> {
+        self.get(key).cloned()
+    }
+    fn to_value(self) -> Value {
+        self.clone()
+    }
+}
+
+impl Datum for Json<'_> {
+    fn kind(self) -> Kind {
+        Json::kind(self)
+    }
+    fn is_zero(self) -> bool {
+        match self.kind() {
+            Kind::Null => false,
+            Kind::Object | Kind::Array => self.is_empty(),
+            Kind::String => self.json() == "\"\"",
+            Kind::Bool => self.json() == "false",
+            Kind::Number => self.json().parse() == Ok(0.0),
+        }
+    }
+    fn member(self, key: &str) -> Option<Value> {
+        self.get(key).map(Json::to_value)
+    }
+    fn to_value(self) -> Value {
+        Json::to_value(self)
+    }
+}
+
 /// How a value is walked.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Shape<'s> {
@@ -86,7 +145,12 @@ pub(super) struct Types<'s>(pub(super) &'s Schema);
 
 impl<'s> Types<'s> {
     /// The shape of a value of type `r`. Untyped values take the shape of `value`; null and absent ones that of a map.
-    pub(super) fn shape(self, r: Ref, value: Option<&Value>) -> Shape<'s> {
+    pub(super) fn shape(self, r: Ref, value: Option<impl Datum>) -> Shape<'s> {
+        self.shape_of(r, value.map(Datum::kind))
+    }
+
+    /// [`Types::shape`], told what the value is.
+    pub(super) fn shape_of(self, r: Ref, value: Option<Kind>) -> Shape<'s> {
         let ty = match r {
             Ref::Type(id) => self.0.get(id),
             Ref::Deduced | Ref::Nothing => return untyped_shape(Ref::Deduced, value),
@@ -131,14 +195,14 @@ impl<'s> Types<'s> {
     }
 
     /// The name of a list item. Errors are upstream's.
-    pub(super) fn item_element(self, item: Ref, keys: &ListTopology, value: &Value) -> Result<PathElement, String> {
+    pub(super) fn item_element(self, item: Ref, keys: &ListTopology, value: impl Datum) -> Result<PathElement, String> {
         match keys {
             ListTopology::Map(keys) => self.keyed_element(item, keys, value),
-            ListTopology::Set => match value {
-                Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
-                Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
-                Value::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
-                scalar => Ok(PathElement::Value(scalar.clone())),
+            ListTopology::Set => match value.kind() {
+                Kind::Object => Err("associative list without keys has an element that's a map type".to_owned()),
+                Kind::Array => Err("not supported: associative list with lists as elements".to_owned()),
+                Kind::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
+                _ => Ok(PathElement::Value(value.to_value())),
             },
             ListTopology::Atomic => Err("invalid indexing of non-associative list".to_owned()),
         }
@@ -148,20 +212,20 @@ impl<'s> Types<'s> {
         self,
         item: Ref,
         keys: &[std::borrow::Cow<'static, str>],
-        value: &Value,
+        value: impl Datum,
     ) -> Result<PathElement, String> {
-        let map = match value {
-            Value::Object(map) => map,
-            Value::Null => return Err("associative list with keys may not have a null element".to_owned()),
+        match value.kind() {
+            Kind::Object => {}
+            Kind::Null => return Err("associative list with keys may not have a null element".to_owned()),
             _ => return Err("associative list with keys may not have non-map elements".to_owned()),
-        };
-        let default = |key: &str| match self.shape(item, None) {
+        }
+        let default = |key: &str| match self.shape_of(item, None) {
             Shape::Map { fields: Some(s), .. } => s.field(key).and_then(|f| f.default.clone()),
             _ => None,
         };
         let mut fields: Vec<(String, Value)> = Vec::with_capacity(keys.len());
         for key in keys {
-            if let Some(value) = map.get(key.as_ref()).cloned().or_else(|| default(key)) {
+            if let Some(value) = value.member(key).or_else(|| default(key)) {
                 fields.push((key.to_string(), value));
             }
         }
@@ -177,13 +241,11 @@ impl<'s> Types<'s> {
     }
 }
 
-fn untyped_shape<'s>(r: Ref, value: Option<&Value>) -> Shape<'s> {
+fn untyped_shape<'s>(r: Ref, value: Option<Kind>) -> Shape<'s> {
     match value {
-        Some(Value::Bool(_) | Value::Number(_) | Value::String(_)) => Shape::Scalar(None),
-        Some(Value::Array(_)) => Shape::List { item: Ref::Untyped, keys: None },
-        Some(Value::Object(_) | Value::Null) | None => {
-            Shape::Map { fields: None, element: r, atomic: r == Ref::Untyped }
-        }
+        Some(Kind::Bool | Kind::Number | Kind::String) => Shape::Scalar(None),
+        Some(Kind::Array) => Shape::List { item: Ref::Untyped, keys: None },
+        Some(Kind::Object | Kind::Null) | None => Shape::Map { fields: None, element: r, atomic: r == Ref::Untyped },
     }
 }
 
@@ -388,7 +450,7 @@ fn find_atomics(types: Types<'_>, r: Ref, value: &Value, path: &mut Vec<PathElem
 /// Adds every declared field above a member: removing `.a.b` may then remove an emptied `.a`, if `.a` is a field and
 /// not a key of a map.
 pub(super) fn with_named_fields(types: Types<'_>, r: Ref, set: &FieldSet) -> FieldSet {
-    let shape = types.shape(r, None);
+    let shape = types.shape_of(r, None);
     set.combine(|element, node| {
         let named = match (shape, element) {
             (Shape::Map { fields: Some(s), .. }, PathElement::Field(name)) => s.field(name).is_some(),
@@ -401,22 +463,42 @@ pub(super) fn with_named_fields(types: Types<'_>, r: Ref, set: &FieldSet) -> Fie
     })
 }
 
-/// Sets written when a type was granular, read when it is atomic: the owner of parts owns the whole.
-pub(super) fn reconcile(types: Types<'_>, r: Ref, set: &FieldSet) -> FieldSet {
+/// Sets written when a type was granular, read when it is atomic: the owner of parts owns the whole. `None` if the set is
+/// as it should be.
+pub(super) fn reconcile(types: Types<'_>, r: Ref, set: &FieldSet) -> Option<FieldSet> {
+    (!is_reconciled(types, r, set)).then(|| reconciled(types, r, set))
+}
+
+fn is_reconciled(types: Types<'_>, r: Ref, set: &FieldSet) -> bool {
+    if types.is_untyped(r) {
+        return true;
+    }
+    let shape = types.shape_of(r, None);
+    set.nodes().filter(|(_, node)| !node.children.is_empty()).all(|(element, node)| {
+        let child = child_type(shape, element);
+        !is_atomic(types, child) && is_reconciled(types, child, &node.children)
+    })
+}
+
+fn reconciled(types: Types<'_>, r: Ref, set: &FieldSet) -> FieldSet {
     if types.is_untyped(r) {
         return set.clone();
     }
-    let shape = types.shape(r, None);
+    let shape = types.shape_of(r, None);
     set.combine(|element, node| {
         let child = child_type(shape, element);
-        let atomic = !types.is_untyped(child)
-            && matches!(types.shape(child, None), Shape::List { keys: None, .. } | Shape::Map { atomic: true, .. });
-        Some(if atomic && !node.children.is_empty() {
+        Some(if is_atomic(types, child) && !node.children.is_empty() {
             Node { member: true, children: FieldSet::new() }
         } else {
-            Node { member: node.member, children: reconcile(types, child, &node.children) }
+            Node { member: node.member, children: reconciled(types, child, &node.children) }
         })
     })
+}
+
+/// Whether it is a list, map or struct without owners of its parts.
+fn is_atomic(types: Types<'_>, r: Ref) -> bool {
+    !types.is_untyped(r)
+        && matches!(types.shape_of(r, None), Shape::List { keys: None, .. } | Shape::Map { atomic: true, .. })
 }
 
 fn child_type(shape: Shape<'_>, element: &PathElement) -> Ref {

@@ -12,6 +12,7 @@ mod strategic;
 pub use error::PatchError;
 pub(crate) use strategic::go as go_text;
 
+use crate::json::Doc;
 use crate::schema::check::parse_json;
 use crate::schema::{Schema, TypeId};
 use serde_json::{Map, Value};
@@ -112,6 +113,59 @@ impl Patch {
             }
         }
     }
+
+    /// [`Patch::apply`] to an object's JSON. What the patch does not mention is copied as it stands.
+    pub fn apply_text(&self, schema: Option<(&Schema, TypeId)>, current: &[u8]) -> Result<Vec<u8>, PatchError> {
+        let not_json = || PatchError::BadRequest("the current object is not a JSON object".to_owned());
+        let doc = Doc::parse(current).ok_or_else(not_json)?;
+        let Some(said) = self.members().filter(|_| doc.root().kind() == crate::json::Kind::Object) else {
+            return Ok(self.apply(schema, &doc.root().to_value())?.to_string().into());
+        };
+        // Members are patched each for itself, so the others need not be there.
+        let mentioned = doc.root().members().filter(|(key, _)| said.contains_key(key.as_ref()));
+        let part = Value::Object(mentioned.map(|(key, value)| (key.into_owned(), value.to_value())).collect());
+        let mut patched = match self.apply(schema, &part)? {
+            Value::Object(patched) => patched,
+            other => return Ok(other.to_string().into()),
+        };
+        let mut out = String::with_capacity(current.len() + 256);
+        for (key, value) in doc.root().members() {
+            match patched.remove(key.as_ref()) {
+                Some(new) => write_member(&mut out, &key, &new.to_string()),
+                None if said.contains_key(key.as_ref()) => {}
+                None => write_member(&mut out, &key, value.json()),
+            }
+        }
+        for (key, new) in patched {
+            write_member(&mut out, &key, &new.to_string());
+        }
+        out.push_str(if out.is_empty() { "{}" } else { "}" });
+        Ok(out.into())
+    }
+
+    /// What the patch says, if it says it member by member.
+    fn members(&self) -> Option<&Map<String, Value>> {
+        let map = match &self.kind {
+            Kind::Json(_) => return None,
+            Kind::Merge(value) => value.as_object()?,
+            Kind::Strategic(map) => map,
+        };
+        (!map.keys().any(|key| key.starts_with('$'))).then_some(map)
+    }
+
+    /// Whether `metadata.managedFields` matters to the patch.
+    pub fn touches_owners(&self) -> bool {
+        let Some(members) = self.members() else { return true };
+        let is_directive = |key: &String| key.starts_with('$') || key == "managedFields";
+        members.get("metadata").is_some_and(|m| m.as_object().is_none_or(|m| m.keys().any(is_directive)))
+    }
+}
+
+fn write_member(out: &mut String, key: &str, json: &str) {
+    out.push(if out.is_empty() { '{' } else { ',' });
+    out.push_str(&Value::from(key).to_string());
+    out.push(':');
+    out.push_str(json);
 }
 
 /// [`Patch::parse`] and [`Patch::apply`] in one step.
@@ -174,6 +228,32 @@ mod tests {
             problems(PatchType::Json, r#"[{"op":"test","path":"","foo":1}]"#),
             Ok(r#"json patch unknown field "[0].foo""#.to_owned())
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_is_patched_as_values_are(current in any_json(), patch in any_json(), strategic in proptest::bool::ANY) {
+            let b = crate::schema::builtin();
+            let pod = b.by_kind("", "v1", "Pod").expect("there are pods");
+            let kind = if strategic { PatchType::Strategic } else { PatchType::Merge };
+            let current = json!({"metadata": current, "spec": {"a": 1}, "status": [current]});
+            let patch = json!({"metadata": patch, "status": null, "x": patch});
+            let patch = Patch::from_value(kind, patch).expect("an object");
+            let schema = Some((&b.schema, pod));
+            let text = patch.apply_text(schema, current.to_string().as_bytes());
+            let text = text.map(|t| serde_json::from_slice::<Value>(&t).expect("JSON"));
+            proptest::prop_assert_eq!(text, patch.apply(schema, &current));
+        }
+    }
+
+    #[test]
+    fn patches_that_matter_to_owners_are_told() {
+        let touches = |kind, body: &str| Patch::parse(kind, body.as_bytes()).expect("a patch").touches_owners();
+        assert!(!touches(PatchType::Merge, r#"{"spec":{"managedFields":1},"metadata":{"labels":{"a":"b"}}}"#));
+        for body in [r#"{"metadata":{"managedFields":[]}}"#, r#"{"metadata":null}"#, r#"{"$patch":"replace"}"#] {
+            assert!(touches(PatchType::Strategic, body), "{body}");
+        }
+        assert!(touches(PatchType::Json, r#"[{"op":"test","path":"","value":1}]"#));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Config {
     /// `spec.podCIDRs` of the Node, if this agent sets them.
     pub pod_cidrs: Vec<ipnet::IpNet>,
     /// When the node has too little left.
-    pub eviction: crate::eviction::Thresholds,
+    pub eviction: crate::eviction::Policy,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
     /// `dhow://<version>` in the node's status.

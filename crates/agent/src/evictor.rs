@@ -1,17 +1,17 @@
 //! Ends pods when the node has too little left, or when they take more disk than they may; removes unused images before.
 //!
 //! Deciding is pure ([`next_victim`], [`over_limit`]); [`Evictor`] reads, removes and tells. Follows
-//! `pkg/kubelet/eviction/{eviction_manager,helpers}.go`. Differs: hard thresholds only; one file system for images, logs and
-//! volumes.
+//! `pkg/kubelet/eviction/{eviction_manager,helpers}.go`. Differs: one file system for images, logs and volumes.
 
 use crate::agent::AgentHandle;
 use crate::cluster::ClusterEvent;
 use crate::context::Context;
-use crate::eviction::{self, Pressure, Threshold};
+use crate::eviction::{Need, Resource, Tracker};
 use crate::image_gc::{self, Records};
 use crate::node::Machine;
 use crate::pod::admission::is_critical;
 use crate::pod::observe::Observation;
+use crate::pod::seen::Ending;
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
@@ -27,12 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 /// `status.reason` of an evicted pod, and of its event.
 pub const REASON: &str = "Evicted";
+/// What a pod has to stop (`immediateEvictionGracePeriodSeconds`).
+const IMMEDIATELY: Duration = Duration::from_secs(1);
 /// Between two looks (`evictionMonitoringPeriod`).
 const PERIOD: Duration = Duration::from_secs(10);
 /// Between two looks at the images (`ImageGCPeriod`).
 const IMAGES_PERIOD: SignedDuration = SignedDuration::from_mins(5);
-/// A condition stays for this long after its cause (`evictionPressureTransitionPeriod`).
-const CONDITION_STAYS: SignedDuration = SignedDuration::from_mins(5);
 
 /// A pod that may be ended, with what it uses.
 #[derive(Debug, Clone)]
@@ -43,29 +43,7 @@ pub struct Candidate {
     pub sample: PodSample,
 }
 
-/// What is to be reclaimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
-    /// `memory`
-    Memory,
-    /// `ephemeral-storage`
-    Disk,
-    /// `inodes`
-    Inodes,
-    /// `pids`
-    Pids,
-}
-
 impl Resource {
-    fn name(self) -> &'static str {
-        match self {
-            Resource::Memory => "memory",
-            Resource::Disk => "ephemeral-storage",
-            Resource::Inodes => "inodes",
-            Resource::Pids => "pids",
-        }
-    }
-
     fn used(self, sample: &PodSample) -> i64 {
         let used = match self {
             Resource::Memory => sample.usage.memory_working_set,
@@ -168,36 +146,11 @@ fn has_disk_limit(pod: &Pod) -> bool {
     volume || resources::storage_limit(pod) > 0
 }
 
-/// When each pressure was last seen.
-#[derive(Debug, Default)]
-struct LastSeen {
-    memory: Option<Timestamp>,
-    disk: Option<Timestamp>,
-    pids: Option<Timestamp>,
-}
-
-impl LastSeen {
-    /// What is under pressure, or was a moment ago.
-    fn held(&mut self, pressure: Pressure, now: Timestamp) -> Pressure {
-        let hold = |seen: &mut Option<Timestamp>, is: bool| {
-            if is {
-                *seen = Some(now);
-            }
-            seen.is_some_and(|at| now.duration_since(at) < CONDITION_STAYS)
-        };
-        Pressure {
-            memory: hold(&mut self.memory, pressure.memory),
-            disk: hold(&mut self.disk, pressure.disk),
-            pids: hold(&mut self.pids, pressure.pids),
-        }
-    }
-}
-
 /// See the file's head.
 pub struct Evictor {
     agent: AgentHandle,
     context: Arc<Context>,
-    last_seen: LastSeen,
+    tracker: Tracker,
     images: Records,
     images_looked: Option<Timestamp>,
 }
@@ -205,7 +158,7 @@ pub struct Evictor {
 impl Evictor {
     /// Touches nothing.
     pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
-        Evictor { agent, context, last_seen: LastSeen::default(), images: Records::default(), images_looked: None }
+        Evictor { agent, context, tracker: Tracker::default(), images: Records::default(), images_looked: None }
     }
 
     /// Looks until `shutdown`.
@@ -222,8 +175,8 @@ impl Evictor {
     async fn look(&mut self) {
         let now = self.context.clock.now();
         let Some(machine) = self.machine() else { return };
-        let pressure = eviction::pressure(&self.context.config.eviction, &machine);
-        *self.context.pressure.write() = self.last_seen.held(pressure, now);
+        let (pressure, need) = self.tracker.look(&self.context.config.eviction, &machine, now);
+        *self.context.pressure.write() = pressure;
         if self.images_looked.is_none_or(|at| now.duration_since(at) >= IMAGES_PERIOD) {
             self.images_looked = Some(now);
             if let Some(bytes) = image_gc::to_free(machine.disk, machine.disk_available) {
@@ -238,14 +191,17 @@ impl Evictor {
         if self.limits().await {
             return;
         }
-        let mut machine = machine;
-        if pressure.disk {
-            self.event("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage");
+        let Some(mut need) = need else { return };
+        self.event("EvictionThresholdMet", &format!("Attempting to reclaim {}", need.resource.name()));
+        if matches!(need.resource, Resource::Disk | Resource::Inodes) {
             self.free_images(u64::MAX, now).await;
             let Some(again) = self.machine() else { return };
-            machine = again;
+            match self.tracker.look(&self.context.config.eviction, &again, now).1 {
+                Some(still) => need = still,
+                None => return,
+            }
         }
-        self.relieve(&machine).await;
+        self.relieve(need).await;
     }
 
     fn machine(&self) -> Option<Machine> {
@@ -280,12 +236,12 @@ impl Evictor {
         tokio::task::spawn_blocking(measure).await.unwrap_or_default()
     }
 
-    fn evict(&self, victim: &Candidate, message: String) {
+    fn evict(&self, victim: &Candidate, message: String, grace: Duration) {
         tracing::warn!(pod = view::describe(&victim.pod), message, "evicting a pod");
         let pod = Some(&*victim.pod);
         let event = ClusterEvent { pod, field_path: None, warning: true, reason: REASON, message: &message };
         self.context.cluster.event(event);
-        self.agent.tell(victim.pod.uid(), Observation::Evicted { reason: REASON.into(), message });
+        self.agent.tell(victim.pod.uid(), Observation::Evicted { reason: REASON.into(), message, grace });
     }
 
     /// Ends pods that have more on disk than they may. Whether there were any.
@@ -297,25 +253,27 @@ impl Evictor {
         let mut any = false;
         for candidate in self.candidates(views, true).await {
             if let Some(message) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
-                self.evict(&candidate, message);
+                self.evict(&candidate, message, IMMEDIATELY);
                 any = true;
             }
         }
         any
     }
 
-    /// Ends one pod if the node has too little left.
-    async fn relieve(&self, machine: &Machine) {
-        let Some((resource, threshold, available)) = most_urgent(&self.context.config.eviction, machine) else {
-            return;
+    /// Ends one pod, unless one is on its way already.
+    async fn relieve(&self, need: Need) {
+        let Need { resource, threshold, available, soft } = need;
+        let leaving = |v: &PodView| {
+            v.seen.may_run() && matches!(&v.seen.ending, Some(Ending::Failed { reason, .. }) if reason == REASON)
         };
-        let disks = matches!(resource, Resource::Disk | Resource::Inodes);
-        if !disks {
-            self.event("EvictionThresholdMet", &format!("Attempting to reclaim {}", resource.name()));
+        if self.agent.views().iter().any(leaving) {
+            return;
         }
+        let disks = matches!(resource, Resource::Disk | Resource::Inodes);
         let candidates = self.candidates(self.active(), disks).await;
+        let grace = if soft { self.context.config.eviction.max_pod_grace } else { IMMEDIATELY };
         match next_victim(&candidates, resource) {
-            Some(victim) => self.evict(victim, message(victim, resource, threshold, available)),
+            Some(victim) => self.evict(victim, message(victim, resource, threshold, available), grace),
             None => {
                 tracing::warn!(resource = resource.name(), "the node is low on a resource, and no pod can be evicted")
             }
@@ -359,21 +317,6 @@ impl Evictor {
         );
         self.event("FreeDiskSpaceFailed", &message);
     }
-}
-
-/// The threshold that is met, memory first: what to reclaim, the threshold, and what is available.
-fn most_urgent(thresholds: &eviction::Thresholds, machine: &Machine) -> Option<(Resource, i64, i64)> {
-    let signals: [(Resource, Option<Threshold>, u64, u64); 4] = [
-        (Resource::Memory, thresholds.memory, machine.memory_available, machine.memory),
-        (Resource::Disk, thresholds.disk, machine.disk_available, machine.disk),
-        (Resource::Inodes, thresholds.inodes, machine.inodes_free, machine.inodes),
-        (Resource::Pids, thresholds.pids, machine.tasks.0.saturating_sub(machine.tasks.1), machine.tasks.0),
-    ];
-    signals.into_iter().find_map(|(resource, threshold, available, capacity)| {
-        let limit = threshold?.of(capacity);
-        let met = capacity > 0 && available < limit;
-        met.then(|| (resource, i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(available).unwrap_or(i64::MAX)))
-    })
 }
 
 #[cfg(test)]
@@ -453,15 +396,5 @@ mod tests {
         );
         assert_eq!(with(&two), "Container a exceeded its local ephemeral storage limit \"1Mi\". ");
         assert_eq!(with(r#"{"containers":[{"name":"a"}]}"#), "");
-    }
-
-    #[test]
-    fn pressure_is_held_for_a_while() {
-        let at = |s| Timestamp::from_second(s).expect("small");
-        let mut seen = LastSeen::default();
-        let memory = Pressure { memory: true, ..Pressure::default() };
-        assert_eq!(seen.held(memory, at(0)), memory);
-        assert_eq!(seen.held(Pressure::default(), at(299)), memory);
-        assert_eq!(seen.held(Pressure::default(), at(300)), Pressure::default());
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
-use crate::eviction::{self, Pressure, Thresholds};
+use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
@@ -177,7 +177,7 @@ pub fn node_status(
     let capacity = capacity(config, machine);
     NodeStatus {
         addresses: Some(addresses(config)),
-        allocatable: Some(allocatable(&config.eviction, machine, &capacity)),
+        allocatable: Some(allocatable(&config.eviction.hard, machine, &capacity)),
         capacity: Some(capacity),
         conditions: Some(conditions(&config.eviction, machine, held, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -260,7 +260,7 @@ struct Verdict {
     message: &'static str,
 }
 
-fn verdicts(eviction: &Thresholds, machine: &Machine, held: Pressure) -> [Verdict; 4] {
+fn verdicts(eviction: &Policy, machine: &Machine, held: Pressure) -> [Verdict; 4] {
     let eviction::Pressure { memory, disk, pids } = eviction::pressure(eviction, machine).or(held);
     let pick =
         |bad: bool, no: (&'static str, &'static str), yes: (&'static str, &'static str)| if bad { yes } else { no };
@@ -288,7 +288,7 @@ fn verdicts(eviction: &Thresholds, machine: &Machine, held: Pressure) -> [Verdic
 }
 
 fn conditions(
-    eviction: &Thresholds,
+    eviction: &Policy,
     machine: &Machine,
     held: Pressure,
     old: &NodeStatus,
@@ -533,7 +533,7 @@ mod tests {
             port: 10250,
             max_pods: 110,
             pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
-            eviction: eviction::DEFAULT,
+            eviction: Policy::default(),
             labels: BTreeMap::new(),
             version: "0.1.0".into(),
         }

@@ -267,7 +267,7 @@ impl World {
             port: 10250,
             max_pods: 110,
             pod_cidrs: Vec::new(),
-            eviction: agent::eviction::DEFAULT,
+            eviction: agent::eviction::Policy::default(),
             labels: BTreeMap::new(),
             version: "0".into(),
         };

@@ -2,7 +2,7 @@
 //!
 //! Two steps, as ripgrep does: [`Settings`] is what was said (flags win over the file), [`Config`] what it means.
 
-use agent::eviction::Thresholds;
+use agent::eviction::{Policy, PolicyTexts};
 use clap::Args;
 use ipnet::IpNet;
 use net::overlay::Mode;
@@ -99,6 +99,21 @@ pub(crate) struct Settings {
     /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%]
     #[arg(long, global = true, value_name = "SIGNAL<VALUE,…")]
     pub(crate) eviction_hard: Option<String>,
+    /// Below what the node is under pressure and, after a while, ends pods gently
+    #[arg(long, global = true, value_name = "SIGNAL<VALUE,…")]
+    pub(crate) eviction_soft: Option<String>,
+    /// That while, for each of them: memory.available=1m30s
+    #[arg(long, global = true, value_name = "SIGNAL=TIME,…")]
+    pub(crate) eviction_soft_grace_period: Option<String>,
+    /// What a pod that is ended gently has at most to stop [default: 0]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub(crate) eviction_max_pod_grace_period: Option<u32>,
+    /// How much more than the threshold is reclaimed once it is met: memory.available=200Mi
+    #[arg(long, global = true, value_name = "SIGNAL=VALUE,…")]
+    pub(crate) eviction_minimum_reclaim: Option<String>,
+    /// How long the node says that it is under pressure after it was [default: 5m]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) eviction_pressure_transition_period: Option<String>,
     /// What is noted in the audit log: a Policy of audit.k8s.io/v1 [default: everything but the system's own reading, at level Metadata]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) audit_policy: Option<PathBuf>,
@@ -135,7 +150,7 @@ pub(crate) struct Config {
     /// Empty, or `/path`.
     pub(crate) cgroup_root: String,
     pub(crate) registries: PathBuf,
-    pub(crate) eviction: Thresholds,
+    pub(crate) eviction: Policy,
     /// `None`: the default policy.
     pub(crate) audit_policy: Option<PathBuf>,
     pub(crate) enable_admission_plugins: Vec<String>,
@@ -222,6 +237,13 @@ impl Settings {
             etcd_keyfile: self.etcd_keyfile.or(file.etcd_keyfile),
             etcd_prefix: self.etcd_prefix.or(file.etcd_prefix),
             eviction_hard: self.eviction_hard.or(file.eviction_hard),
+            eviction_soft: self.eviction_soft.or(file.eviction_soft),
+            eviction_soft_grace_period: self.eviction_soft_grace_period.or(file.eviction_soft_grace_period),
+            eviction_max_pod_grace_period: self.eviction_max_pod_grace_period.or(file.eviction_max_pod_grace_period),
+            eviction_minimum_reclaim: self.eviction_minimum_reclaim.or(file.eviction_minimum_reclaim),
+            eviction_pressure_transition_period: self
+                .eviction_pressure_transition_period
+                .or(file.eviction_pressure_transition_period),
             audit_policy: self.audit_policy.or(file.audit_policy),
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
             disable_controllers: self.disable_controllers || file.disable_controllers,
@@ -232,6 +254,10 @@ impl Settings {
     fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
         let mut mistakes = Vec::new();
         let etcd = self.check_etcd(&mut mistakes);
+        let eviction = self.eviction().read().unwrap_or_else(|errors| {
+            mistakes.extend(errors);
+            Policy::default()
+        });
         let listen =
             parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
         let node_ip = self.node_ip.as_ref().and_then(|_| {
@@ -253,14 +279,6 @@ impl Settings {
             mistakes
                 .push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
         }
-        let eviction = match self.eviction_hard.as_deref().map(str::parse::<Thresholds>) {
-            None => agent::eviction::DEFAULT,
-            Some(Ok(thresholds)) => thresholds,
-            Some(Err(error)) => {
-                mistakes.push(format!("eviction-hard: {error}"));
-                Thresholds::default()
-            }
-        };
         let overlay = parse::<Mode>(&self.overlay, "auto", "overlay", "auto, routes or vxlan", &mut mistakes);
         let cgroup_root = self.cgroup_root.unwrap_or_default();
         let cgroup_root = cgroup_root.trim_end_matches('/');
@@ -309,6 +327,17 @@ impl Settings {
 }
 
 impl Settings {
+    fn eviction(&self) -> PolicyTexts<'_> {
+        PolicyTexts {
+            hard: self.eviction_hard.as_deref(),
+            soft: self.eviction_soft.as_deref(),
+            soft_grace: self.eviction_soft_grace_period.as_deref(),
+            max_pod_grace: self.eviction_max_pod_grace_period,
+            minimum_reclaim: self.eviction_minimum_reclaim.as_deref(),
+            transition: self.eviction_pressure_transition_period.as_deref(),
+        }
+    }
+
     fn check_etcd(&self, mistakes: &mut Vec<String>) -> Option<Etcd> {
         let identity = match (&self.etcd_certfile, &self.etcd_keyfile) {
             (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),

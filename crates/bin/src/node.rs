@@ -264,7 +264,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         port: config.agent_port,
         max_pods: MAX_PODS,
         pod_cidrs: pod_cidrs.to_vec(),
-        eviction: config.eviction,
+        eviction: config.eviction.clone(),
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

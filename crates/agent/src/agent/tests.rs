@@ -52,7 +52,7 @@ impl World {
             port: 10250,
             max_pods: 110,
             pod_cidrs: Vec::new(),
-            eviction: crate::eviction::DEFAULT,
+            eviction: crate::eviction::Policy::default(),
             labels: BTreeMap::new(),
             version: "0".into(),
         }

@@ -138,6 +138,8 @@ pub enum Observation {
         reason: String,
         /// `status.message`
         message: String,
+        /// At most so long its containers have to stop.
+        grace: Duration,
     },
     /// Another pod has given resources of the node back.
     RoomMade,
@@ -174,8 +176,6 @@ pub struct ExitFacts {
 /// After a start that failed before anything ran (`backOffPeriod`).
 const START_RETRY: Duration = FIRST_PAUSE;
 
-/// What an evicted pod's containers get to stop (`immediateEvictionGracePeriodSeconds`).
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// A resize whose cgroups could not be written is tried again after this.
 const RESIZE_RETRY: Duration = FIRST_PAUSE;
 
@@ -208,10 +208,10 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             resources_answered(seen, *wanted, generation, refused);
         }
         Observation::Resized { to, running, error } => resized(seen, *to, &running, error, now),
-        Observation::Evicted { reason, message } => {
+        Observation::Evicted { reason, message, grace } => {
             if seen.ending.is_none() {
                 seen.ending = Some(Ending::Failed { reason, message });
-                seen.grace_override = Some(EVICTION_GRACE);
+                seen.grace_override = Some(grace);
             }
         }
         Observation::RoomMade => {

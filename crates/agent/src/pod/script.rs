@@ -146,7 +146,11 @@ impl Script {
                     .for_each(|c| c.resources = Some(wanted.clone()));
                 return;
             }
-            "evict" => Observation::Evicted { reason: "Evicted".into(), message: "no memory".into() },
+            "evict" => {
+                let (reason, message, grace) =
+                    ("Evicted".into(), "no memory".into(), std::time::Duration::from_secs(1));
+                Observation::Evicted { reason, message, grace }
+            }
             "node" => {
                 self.full = container == "full";
                 self.tight = container == "tight";

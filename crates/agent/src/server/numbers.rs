@@ -76,7 +76,8 @@ fn settings(config: &Config) -> Value {
         "resolvConf": config.resolv_conf,
         "containerLogMaxSize": "10Mi",
         "containerLogMaxFiles": 5,
-        "evictionHard": config.eviction.shown(),
+        "evictionHard": config.eviction.hard.shown(),
+        "evictionSoft": config.eviction.soft.shown(),
         "podLogsDir": config.log_dir,
         "staticPodPath": config.static_pod_dir,
     }})

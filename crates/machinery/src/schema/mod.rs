@@ -8,6 +8,7 @@ mod json;
 pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
+pub use time::parse_go_duration;
 
 use serde_json::Value;
 use std::borrow::Cow;

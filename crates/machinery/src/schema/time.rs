@@ -52,7 +52,7 @@ pub(crate) fn is_go_duration(text: &str) -> bool {
 }
 
 /// Nanoseconds of a Go duration text such as `1h2m3.5s`.
-pub(crate) fn parse_go_duration(text: &str) -> Option<i64> {
+pub fn parse_go_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),

@@ -17,6 +17,7 @@ use crate::pod::host_ports::HostPorts;
 use crate::pod::observe::Observation;
 use crate::pod::recover::recover;
 use crate::pod::seen::{Ending, Run, Seen};
+use crate::pod::users::Ranges;
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
 use crate::static_pods::{self, Directory};
@@ -100,6 +101,7 @@ impl Agent {
             pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
+            users: Ranges::default(),
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
     }

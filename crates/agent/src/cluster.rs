@@ -47,6 +47,8 @@ pub trait Cluster: Send + Sync {
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError>;
     /// A volume, likewise.
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError>;
+    /// What a RuntimeClass calls the runtime; `None` if there is no such class.
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError>;
     /// Services of this namespace and `default/kubernetes`; waits until they have been listed once.
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError>;
     /// A token for a service account, bound to a pod.

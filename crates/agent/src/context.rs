@@ -8,6 +8,7 @@ use crate::network::PodNetwork;
 use crate::pod::allocation::Ledger;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::spec::dns::{ClusterDns, Resolver};
+use crate::pod::users::Ranges;
 use crate::volumes::VolumeManager;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use base::{Clock, Random};
@@ -82,6 +83,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Which of its ports they have.
     pub host_ports: HostPorts,
+    /// Which of its users they have.
+    pub users: Ranges,
 }
 
 impl Context {

@@ -107,6 +107,17 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     /// All containers see one process namespace.
     pub share_pid: bool,
+    /// Has a user namespace of its own, with these ids of the machine.
+    pub users: Option<IdRange>,
+}
+
+/// Ids of the machine that a pod sees as those from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The machine's id that the pod's root is.
+    pub first: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// A sandbox that exists.

@@ -8,11 +8,12 @@ use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
 use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
+use crate::pod::users;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -70,6 +71,19 @@ pub struct Machine {
     pub system_uuid: String,
     /// `PRETTY_NAME` of the operating system.
     pub os_image: String,
+    /// Pods can have users of their own.
+    pub user_namespaces: bool,
+}
+
+/// Names of the runtime in RuntimeClasses: there is one, and it is the default.
+pub const HANDLERS: [&str; 2] = ["", "dhow"];
+
+/// Whether pods whose files are below `disk` can have users of their own.
+pub fn has_user_namespaces(disk: &Path) -> bool {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let max = text("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0);
+    let file_system = rustix::fs::statfs(disk).map_or(0, |s| u64::try_from(s.f_type).unwrap_or(0));
+    users::possible(&text("/proc/sys/kernel/osrelease"), max, file_system)
 }
 
 impl Machine {
@@ -100,6 +114,7 @@ impl Machine {
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             os_image: os_name(&text("/etc/os-release")),
+            user_namespaces: has_user_namespaces(disk),
         })
     }
 }
@@ -185,8 +200,17 @@ pub fn node_status(
         }),
         images: Some(image_list(images)),
         node_info: Some(node_info(config, machine)),
+        runtime_handlers: Some(HANDLERS.map(|name| handler(name, machine)).into()),
         ..old.clone()
     }
+}
+
+fn handler(name: &str, machine: &Machine) -> NodeRuntimeHandler {
+    let features = NodeRuntimeHandlerFeatures {
+        recursive_read_only_mounts: Some(true),
+        user_namespaces: Some(machine.user_namespaces),
+    };
+    NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features) }
 }
 
 fn addresses(config: &Config) -> Vec<NodeAddress> {

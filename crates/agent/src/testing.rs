@@ -457,6 +457,10 @@ impl Cluster for FakeCluster {
         Ok(None)
     }
 
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        Ok((class != "missing").then(|| class.to_owned()))
+    }
+
     async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         Ok(Vec::new())
     }

@@ -168,6 +168,9 @@ impl Cluster for OneCluster {
     async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         Ok(Vec::new())
     }
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        Ok(Some(class.to_owned()))
+    }
     async fn token(&self, _: &TokenRequest<'_>) -> Result<Token, ClusterError> {
         Err(ClusterError::Failed("no tokens here".into()))
     }
@@ -357,7 +360,16 @@ fn pod(spec: &Value) -> Pod {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_with_everything_runs_and_leaves_nothing() {
-    in_world(|world| async move {
+    everything(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_everything_and_users_of_its_own_runs_and_leaves_nothing() {
+    everything(false).await;
+}
+
+async fn everything(host_users: bool) {
+    in_world(move |world| async move {
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cfg", "namespace": "default"}, "data": {"color": "blue"}});
     let map = ConfigMap::decode(map.to_string().as_bytes()).expect("a ConfigMap");
     world.cluster.config_maps.lock().insert("cfg".into(), Arc::new(map));
@@ -375,6 +387,7 @@ async fn a_pod_with_everything_runs_and_leaves_nothing() {
         "initContainers": [{"name": "init", "image": "i", "command": ["sh", "-c", "mkdir -p /data; echo first"],
             "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
         "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+        "hostUsers": host_users,
             "env": [{"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "color"}}}],
             "readinessProbe": {"exec": {"command": ["ls", "/data/sub/file"]}, "periodSeconds": 1, "timeoutSeconds": 2},
             "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
@@ -399,6 +412,10 @@ async fn a_pod_with_everything_runs_and_leaves_nothing() {
     agent.stop().await;
     })
     .await;
+    // Files of volumes have the owners that the pod knows; its processes are somebody else's for the machine.
+    let written = std::fs::metadata(world.path("data/pods/1-2-3/volumes/data/deep/er/file")).expect("there");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&written), 1234);
+    assert_eq!(world.path("data/pods/1-2-3/userns").exists(), !host_users);
 }
 
 #[tokio::test(flavor = "multi_thread")]

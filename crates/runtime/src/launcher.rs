@@ -7,12 +7,16 @@
 
 use crate::caps;
 use crate::seccomp;
-use crate::spec::{ContainerSpec, Device, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs};
+use crate::spec::{
+    ContainerSpec, Device, IdRange, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs,
+};
 use crate::user;
+use crate::users::Users;
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use sys::cgroup::Mode;
 use sys::mount::{Attr, Detached, Resolve};
@@ -81,6 +85,8 @@ pub(crate) struct LaunchExec<'a> {
     pub(crate) process: &'a Process,
     /// The container's first process.
     pub(crate) target: OwnedFd,
+    /// Of the pod's user namespace.
+    pub(crate) ids: Option<IdRange>,
     /// The parts of the cgroup that the process was not born in.
     pub(crate) cgroup: sys::cgroup::Entry,
     pub(crate) stdio: Stdio,
@@ -112,14 +118,18 @@ fn report(sync: BorrowedFd<'_>, failure: &Failure) -> ! {
 fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let spec = launch.spec;
     before_namespaces(&spec.process, &launch.cgroup)?;
-    let shared = open_shared_sources(&spec.mounts)?;
+    let users = Users::of_pod(launch.pod).step(|| "failed to open the user namespace of the pod".into())?;
+    let users = users.as_ref();
+    let shared = open_shared_sources(&spec.mounts, users)?;
     sys::mount::make_all_slaves().step(|| "failed to make the mounts of the host slaves".into())?;
     let null = verified_null()?;
-    let root = attach_root(launch)?;
+    let root = attach_root(launch, users)?;
     let root = root.as_fd();
+    let ids = users.map(|u| u.ids);
+    own_what_is_made(ids)?;
     sys::process::unshare(libc::CLONE_NEWCGROUP).step(|| "failed to create a cgroup namespace".into())?;
     for (mount, shared) in spec.mounts.iter().zip(shared) {
-        mount_one(launch, root, mount, shared).map_err(|f| {
+        mount_one(launch, users, root, mount, shared).map_err(|f| {
             Failure(format!("error mounting {} to rootfs at {:?}: {}", source_of(mount), mount.destination, f.0))
         })?;
     }
@@ -147,13 +157,16 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         sys::mount::set_attr(root, Attr::RDONLY, None, false).step(|| "failed to make the rootfs read-only".into())?;
     }
     sys::mount::pivot_root(root).step(|| "failed to change the root (pivot_root)".into())?;
-    become_process(&spec.process, &launch.stdio, tty, sync)
+    become_process(&spec.process, &launch.stdio, tty, sync, ids, || {
+        users.map_or(Ok(()), |u| u.enter_new()).step(|| "failed to enter the user namespace of the pod".into())
+    })
 }
 
 fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     before_namespaces(launch.process, &launch.cgroup)?;
     sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
         .step(|| "failed to join the namespaces of the container".into())?;
+    own_what_is_made(launch.ids)?;
     let tty = match launch.stdio {
         Stdio::Terminal => {
             let root = sys::fd::open_path(Path::new("/")).step(|| "failed to open /".into())?;
@@ -161,7 +174,17 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         }
         Stdio::Given(_) => None,
     };
-    become_process(launch.process, &launch.stdio, tty, sync)
+    become_process(launch.process, &launch.stdio, tty, sync, launch.ids, || match launch.ids {
+        Some(_) => sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWUSER)
+            .step(|| "failed to join the user namespace of the container".into()),
+        None => Ok(()),
+    })
+}
+
+/// What is made in the container from here on (mount points, devices, `/dev/shm`) belongs to its root.
+fn own_what_is_made(ids: Option<IdRange>) -> Result<()> {
+    ids.map_or(Ok(()), |ids| sys::process::set_file_owner(ids.first, ids.first))
+        .step(|| "failed to become the owner of the container's files".into())
 }
 
 /// What needs the machine's /proc and rights.
@@ -195,18 +218,22 @@ fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<(
 
 // === the root ===
 
-fn attach_root(launch: &Launch<'_>) -> Result<OwnedFd> {
+fn attach_root(launch: &Launch<'_>, users: Option<&Users>) -> Result<OwnedFd> {
     let rootfs = match &launch.spec.rootfs {
-        Rootfs::Path(path) => Detached::clone_path(path, true).step(|| format!("failed to bind rootfs {path:?}"))?,
+        Rootfs::Path(path) => {
+            let tree = Detached::clone_path(path, true).step(|| format!("failed to bind rootfs {path:?}"))?;
+            mapped(tree, users, true).step(|| format!("failed to map the owners of rootfs {path:?}"))?
+        }
         Rootfs::Overlay { lower, upper, work, volatile } => {
-            make_upper(lower, upper, work)?;
+            make_upper(lower, upper, work, users)?;
             if *volatile {
                 // The kernel's mark of an earlier volatile mount, as after a failed start; it means nothing within one boot.
                 std::fs::remove_dir_all(work.join("work/incompat")).ok();
             }
-            sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile }
-                .mount(launch.scratch)
-                .step(|| format!("failed to mount overlay of {lower:?} with upper {upper:?}"))?
+            with_mapped(lower, users, launch.scratch, |lower| {
+                sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile }.mount(launch.scratch)
+            })
+            .step(|| format!("failed to mount overlay of {lower:?} with upper {upper:?}"))?
         }
     };
     rootfs
@@ -217,34 +244,65 @@ fn attach_root(launch: &Launch<'_>) -> Result<OwnedFd> {
     sys::fd::open_path(launch.scratch).step(|| format!("failed to open {:?}", launch.scratch))
 }
 
-/// The root directory looks like the upper one, so a new upper directory gets the mode of the layer below.
-fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<()> {
+/// A tree whose files belong to the pod's users.
+fn mapped(tree: Detached, users: Option<&Users>, recursive: bool) -> io::Result<Detached> {
+    users.map_or(Ok(()), |u| tree.map_ids(u.namespace.as_fd(), recursive)).map(|()| tree)
+}
+
+/// Mounts layers whose files belong to the pod's users: overlay takes paths, so they are attached for a moment, on a tmpfs at `scratch`.
+fn with_mapped(
+    layers: &[PathBuf],
+    users: Option<&Users>,
+    scratch: &Path,
+    mount: impl FnOnce(&[PathBuf]) -> io::Result<Detached>,
+) -> io::Result<Detached> {
+    if users.is_none() {
+        return mount(layers);
+    }
+    let shelf = Detached::new_fs("tmpfs", &[("mode", "700")], Attr::default())?;
+    shelf.attach(sys::fd::open_path(scratch)?.as_fd())?;
+    let place = |(at, layer): (usize, &PathBuf)| {
+        let path = scratch.join(at.to_string());
+        std::fs::create_dir(&path)?;
+        mapped(Detached::clone_path(layer, false)?, users, false)?.attach(sys::fd::open_path(&path)?.as_fd())?;
+        Ok(path)
+    };
+    let mounted =
+        layers.iter().enumerate().map(place).collect::<io::Result<Vec<PathBuf>>>().and_then(|all| mount(&all));
+    sys::mount::unmount_lazily(scratch)?;
+    mounted
+}
+
+/// The root directory looks like the upper one, so a new upper directory gets mode and owner of the layer below.
+fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path, users: Option<&Users>) -> Result<()> {
     if !upper.exists() {
         std::fs::create_dir_all(upper).step(|| format!("failed to create {upper:?}"))?;
         if let Some(meta) = lower.first().and_then(|l| std::fs::metadata(l).ok()) {
             std::fs::set_permissions(upper, meta.permissions())
                 .step(|| format!("failed to set the mode of {upper:?}"))?;
+            let (uid, gid) = users.map_or((None, None), |u| (u.on_machine(meta.uid()), u.on_machine(meta.gid())));
+            std::os::unix::fs::chown(upper, uid, gid).step(|| format!("failed to set the owner of {upper:?}"))?;
         }
     }
     std::fs::create_dir_all(work).step(|| format!("failed to create {work:?}"))
 }
 
 /// Trees that stay peers of the host's must be cloned before everything becomes a slave.
-fn open_shared_sources(mounts: &[Mount]) -> Result<Vec<Option<Detached>>> {
+fn open_shared_sources(mounts: &[Mount], users: Option<&Users>) -> Result<Vec<Option<Detached>>> {
     let open = |mount: &Mount| match (&mount.kind, mount.propagation) {
-        (MountKind::Bind { .. }, Propagation::Shared) => {
-            open_source(mount).map(Some).map_err(|f| Failure(format!("error mounting {}: {}", source_of(mount), f.0)))
-        }
+        (MountKind::Bind { .. }, Propagation::Shared) => open_source(mount, users)
+            .map(Some)
+            .map_err(|f| Failure(format!("error mounting {}: {}", source_of(mount), f.0))),
         _ => Ok(None),
     };
     mounts.iter().map(open).collect()
 }
 
-fn open_source(mount: &Mount) -> Result<Detached> {
+fn open_source(mount: &Mount, users: Option<&Users>) -> Result<Detached> {
     let MountKind::Bind { source, sub_path, recursive } = &mount.kind else {
         return Err(Failure("not a bind mount".into()));
     };
-    match sub_path {
+    let tree = match sub_path {
         None => Detached::clone_path(source, *recursive).step(|| format!("failed to open {source:?}")),
         Some(sub) => {
             let base = sys::fd::open_path(source).step(|| format!("failed to open {source:?}"))?;
@@ -252,7 +310,8 @@ fn open_source(mount: &Mount) -> Result<Detached> {
                 .step(|| format!("failed to open {sub:?} below {source:?}"))?;
             Detached::clone_fd(below.as_fd(), *recursive).step(|| format!("failed to bind {sub:?} below {source:?}"))
         }
-    }
+    };
+    mapped(tree?, users, *recursive).step(|| format!("failed to map the owners of {source:?}"))
 }
 
 fn source_of(mount: &Mount) -> String {
@@ -279,7 +338,13 @@ fn attr_of(mount: &Mount) -> Attr {
     pairs.into_iter().filter(|(on, _)| *on).fold(Attr::default(), |all, (_, a)| all.and(a))
 }
 
-fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: Option<Detached>) -> Result<()> {
+fn mount_one(
+    launch: &Launch<'_>,
+    users: Option<&Users>,
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    shared: Option<Detached>,
+) -> Result<()> {
     let to = &mount.destination;
     let attr = attr_of(mount);
     // A symlink at /proc or /sys of an image would have us configure something else than the kernel's files.
@@ -292,9 +357,9 @@ fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: O
         sys::mount::mount_at(kind, kind, dir()?.as_fd(), attr, options).step(|| format!("failed to mount {kind}"))
     };
     match &mount.kind {
-        MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(mount), Ok)?),
+        MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(mount, users), Ok)?),
         MountKind::Overlay { lower, sub_path } => {
-            let tree = overlay_readonly(lower, launch.scratch)?;
+            let tree = overlay_readonly(lower, users, launch.scratch)?;
             match sub_path {
                 None => bind(root, mount, tree),
                 Some(sub) => bind(root, mount, part_of(tree, sub, launch.scratch)?),
@@ -322,19 +387,22 @@ fn mount_one(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, shared: O
         },
         MountKind::Dev => {
             at("tmpfs", Attr::NOSUID, "mode=755,size=65536k")?;
-            fill_dev(launch.spec, root, to)
+            fill_dev(launch.spec, users, root, to)
         }
         MountKind::Cgroup => mount_cgroup(launch, root, mount, attr),
     }
 }
 
 /// One layer needs no overlay, and overlay takes no single one.
-fn overlay_readonly(lower: &[PathBuf], scratch: &Path) -> Result<Detached> {
+fn overlay_readonly(lower: &[PathBuf], users: Option<&Users>, scratch: &Path) -> Result<Detached> {
     match lower {
-        [one] => Detached::clone_path(one, false).step(|| format!("failed to open {one:?}")),
-        _ => sys::mount::Overlay { lower, upper: None, volatile: false }
-            .mount(scratch)
-            .step(|| format!("failed to mount overlay of {lower:?}")),
+        [one] => Detached::clone_path(one, false)
+            .and_then(|tree| mapped(tree, users, false))
+            .step(|| format!("failed to open {one:?}")),
+        _ => with_mapped(lower, users, scratch, |lower| {
+            sys::mount::Overlay { lower, upper: None, volatile: false }.mount(scratch)
+        })
+        .step(|| format!("failed to mount overlay of {lower:?}")),
     }
 }
 
@@ -375,11 +443,12 @@ fn bind(root: BorrowedFd<'_>, mount: &Mount, tree: Detached) -> Result<()> {
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
-fn fill_dev(spec: &ContainerSpec, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+fn fill_dev(spec: &ContainerSpec, users: Option<&Users>, root: BorrowedFd<'_>, at: &Path) -> Result<()> {
+    let owner = |inside: u32| users.map_or(inside, |u| u.ids.first.saturating_add(inside));
     let dev = sys::mount::open_below(root, at, Resolve::InRoot).step(|| "failed to open it".into())?;
     for (name, major, minor) in DEVICES {
         let number = sys::process::device_number(*major, *minor);
-        sys::mount::make_node(dev.as_fd(), Path::new(name), libc::S_IFCHR, 0o666, number, (0, 0))
+        sys::mount::make_node(dev.as_fd(), Path::new(name), libc::S_IFCHR, 0o666, number, (owner(0), owner(0)))
             .step(|| format!("failed to create device {name}"))?;
     }
     let links = [
@@ -394,13 +463,13 @@ fn fill_dev(spec: &ContainerSpec, root: BorrowedFd<'_>, at: &Path) -> Result<()>
     }
     let pts = sys::mount::make_dir_below(dev.as_fd(), Path::new("pts"), Resolve::NoSymlinks)
         .step(|| "failed to create pts".into())?;
-    let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
-    sys::mount::mount_at("devpts", "devpts", pts.as_fd(), Attr::NOSUID.and(Attr::NOEXEC), options)
+    let options = format!("newinstance,ptmxmode=0666,mode=0620,gid={}", owner(5));
+    sys::mount::mount_at("devpts", "devpts", pts.as_fd(), Attr::NOSUID.and(Attr::NOEXEC), &options)
         .step(|| "failed to mount devpts".into())?;
-    spec.devices.iter().try_for_each(|d| make_device(root, d))
+    spec.devices.iter().try_for_each(|d| make_device(root, d, (owner(d.uid), owner(d.gid))))
 }
 
-fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
+fn make_device(root: BorrowedFd<'_>, device: &Device, owner: (u32, u32)) -> Result<()> {
     let step = || format!("failed to create device {:?}", device.path);
     let (Some(parent), Some(name)) = (device.path.parent(), device.path.file_name()) else {
         return Err(Failure(format!("{}: not a path", step())));
@@ -413,14 +482,7 @@ fn make_device(root: BorrowedFd<'_>, device: &Device) -> Result<()> {
     };
     let dir = sys::mount::make_dir_below(root, parent, Resolve::InRoot).step(step)?;
     let number = sys::process::device_number(device.major, device.minor);
-    match sys::mount::make_node(
-        dir.as_fd(),
-        Path::new(name),
-        kind,
-        device.mode & 0o7777,
-        number,
-        (device.uid, device.gid),
-    ) {
+    match sys::mount::make_node(dir.as_fd(), Path::new(name), kind, device.mode & 0o7777, number, owner) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other.step(step),
     }
@@ -539,7 +601,15 @@ fn make_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<()> {
 }
 
 /// Sheds rights in the order of runc's `finalizeNamespace` and executes.
-fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>, sync: BorrowedFd<'_>) -> Result<Infallible> {
+/// `enter` joins the pod's user namespace, if it has one: from there on this is nobody on the machine.
+fn become_process(
+    process: &Process,
+    stdio: &Stdio,
+    tty: Option<OwnedFd>,
+    sync: BorrowedFd<'_>,
+    ids: Option<IdRange>,
+    enter: impl FnOnce() -> Result<()>,
+) -> Result<Infallible> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let user = user::resolve(&process.user, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure)?;
     let (env, path) = environment(process, &user);
@@ -560,7 +630,8 @@ fn become_process(process: &Process, stdio: &Stdio, tty: Option<OwnedFd>, sync: 
         Some(program) => sys::seccomp::install(program, false).step(|| "failed to load the seccomp filter".into()),
         None => Ok(()),
     };
-    connect_stdio(stdio, tty, user.uid)?;
+    connect_stdio(stdio, tty, ids.map_or(user.uid, |ids| ids.first.saturating_add(user.uid)))?;
+    enter()?;
     sys::process::umask(process.umask.unwrap_or(0o022));
     // Before the filter, which may not allow it.
     sys::process::set_parent_death_signal(0).step(|| "failed to be unbound from the supervisor".into())?;

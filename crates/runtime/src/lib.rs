@@ -24,6 +24,7 @@ mod stream;
 mod supervisor;
 mod syscalls;
 pub mod user;
+mod users;
 pub mod zygote;
 
 pub use engine::{
@@ -32,8 +33,8 @@ pub use engine::{
 };
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{
-    Capabilities, Cgroup, ContainerSpec, Device, Log, Mount, MountKind, NamespaceMode, PidMode, PodSandboxSpec,
-    Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
+    Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, NamespaceMode, PidMode,
+    PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
 };
 pub use stream::Stream;
 pub use sys::cgroup::{Missing, Stats};

@@ -33,6 +33,15 @@ pub enum PidMode {
     Target(String),
 }
 
+/// Ids of the machine that a user namespace shows as those from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The machine's id that is 0 inside; never 0.
+    pub first: u32,
+    /// How many.
+    pub length: u32,
+}
+
 /// A pod: the namespaces and the cgroup that its containers share.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -49,6 +58,8 @@ pub struct PodSandboxSpec {
     pub ipc: NamespaceMode,
     /// UTS namespace.
     pub uts: NamespaceMode,
+    /// With a user namespace of its own, to which its other namespaces, none of them the machine's, belong.
+    pub users: Option<IdRange>,
     /// Set in the namespaces of the pod: `net.*`, `kernel.shm*`, `kernel.msg*`, `kernel.sem`, `fs.mqueue.*`.
     pub sysctls: BTreeMap<String, String>,
     /// Size of the shared `/dev/shm`; 64 MiB if unset.

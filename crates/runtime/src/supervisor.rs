@@ -17,6 +17,7 @@ use crate::protocol::{
 };
 use crate::spec::{ContainerSpec, NamespaceMode, PidMode, PodSandboxSpec, is_valid_id};
 use crate::spool::Spool;
+use crate::users;
 use base::{Clock, SystemClock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
@@ -225,7 +226,7 @@ impl Supervisor {
         let clock = Box::new(SystemClock);
         let (shm, created_at_ns) = match origin {
             Origin::New => {
-                enter_namespaces(&spec)?;
+                enter_namespaces(single, &spec)?;
                 if let (Some(cgroup), Some(c)) = (&pod_cgroup, &spec.cgroup) {
                     cgroup
                         .create()
@@ -747,7 +748,8 @@ impl Supervisor {
             .map_err(start_failure("failed to join the PID namespace"))?;
         let cloned = self.single.clone(0, entry.birthplace());
         if let Ok(Cloned::Child) = cloned {
-            launcher::run_exec(LaunchExec { process: &process, target, cgroup: entry, stdio, sync: child_sync });
+            let ids = self.spec.users;
+            launcher::run_exec(LaunchExec { process: &process, target, ids, cgroup: entry, stdio, sync: child_sync });
         }
         self.leave_pid_namespace()?;
         let Cloned::Parent(pid, pidfd) = cloned.map_err(start_failure("failed to clone a process"))? else {
@@ -1281,11 +1283,28 @@ fn code_of(status: Option<Status>) -> (i32, Option<i32>) {
     }
 }
 
-fn enter_namespaces(spec: &PodSandboxSpec) -> Result<(), Refusal> {
+fn enter_namespaces(single: SingleThreaded, spec: &PodSandboxSpec) -> Result<(), Refusal> {
     let own = |mode: NamespaceMode, flag: i32| if mode == NamespaceMode::Pod { flag } else { 0 };
     let flags =
         own(spec.network, libc::CLONE_NEWNET) | own(spec.ipc, libc::CLONE_NEWIPC) | own(spec.uts, libc::CLONE_NEWUTS);
-    sys::process::unshare(flags).map_err(start_failure("failed to create the namespaces of the pod"))?;
+    if let Some(name) = spec.sysctls.keys().find(|name| !is_namespaced(name, spec)) {
+        return refuse(Reason::Invalid, format!("sysctl {name:?} is not in a namespace of the pod"));
+    }
+    match spec.users {
+        Some(_) if [spec.network, spec.ipc, spec.uts].contains(&NamespaceMode::Host) => {
+            refuse(Reason::Invalid, "a pod with a user namespace cannot have namespaces of the machine")
+        }
+        Some(ids) => users::make(single, ids, flags, || furnish(spec).map_err(|(_, why)| why))
+            .map_err(|why| (Reason::Start, format!("failed to create the user namespace of the pod: {why}"))),
+        None => {
+            sys::process::unshare(flags).map_err(start_failure("failed to create the namespaces of the pod"))?;
+            furnish(spec)
+        }
+    }
+}
+
+/// Loopback, names and kernel parameters of new namespaces that this process is in.
+fn furnish(spec: &PodSandboxSpec) -> Result<(), Refusal> {
     if spec.network == NamespaceMode::Pod {
         sys::process::loopback_up().map_err(start_failure("failed to bring up the loopback interface"))?;
     }
@@ -1298,9 +1317,6 @@ fn enter_namespaces(spec: &PodSandboxSpec) -> Result<(), Refusal> {
         }
     }
     for (name, value) in &spec.sysctls {
-        if !is_namespaced(name, spec) {
-            return refuse(Reason::Invalid, format!("sysctl {name:?} is not in a namespace of the pod"));
-        }
         launcher::write_sysctl(name, value).map_err(start_failure(&format!("failed to set sysctl {name}={value}")))?;
     }
     Ok(())
@@ -1334,7 +1350,9 @@ fn make_shm(spec: &PodSandboxSpec, run_dir: &Path) -> Result<Shm, Refusal> {
     let fail = start_failure("failed to create /dev/shm of the pod");
     let size = spec.shm_size.unwrap_or(64 << 20).to_string();
     let attr = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
-    let tree = Detached::new_fs("tmpfs", &[("size", &size), ("mode", "1777")], attr).map_err(&fail)?;
+    let owner = spec.users.map_or(0, |ids| ids.first).to_string();
+    let options = [("size", &*size), ("mode", "1777"), ("uid", &owner), ("gid", &owner)];
+    let tree = Detached::new_fs("tmpfs", &options, attr).map_err(&fail)?;
     if Detached::clone_fd(tree.as_fd(), false).is_ok() {
         return Ok(Shm::Detached(tree));
     }

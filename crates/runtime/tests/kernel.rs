@@ -4,7 +4,7 @@ mod support;
 
 use runtime::{
     Capabilities, Config, ContainerSpec, ContainerState, Engine, EngineError, EngineEvent, Event, ExecSpec, Exit,
-    Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
+    IdRange, Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -396,6 +396,53 @@ async fn containers_of_a_pod_share_what_they_should() {
     let (_, out) = f.run(&host, spec).await;
     assert_eq!(out, format!("{}\nhost pids\n", std::fs::read_link("/proc/self/ns/net").unwrap().display()));
     f.engine.remove_pod(&host).await.unwrap();
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+async fn the_root_of_a_pod_with_a_user_namespace_is_nobody_on_the_machine() {
+    use std::os::unix::fs::MetadataExt;
+    const FIRST: u32 = 7 << 16;
+    let mut f = Fixture::new();
+    let sysctls = [("kernel.shm_rmid_forced", "1"), ("net.ipv4.tcp_fin_timeout", "7")];
+    let sysctls = sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let users = Some(IdRange { first: FIRST, length: 1 << 16 });
+    let pod = f.engine.create_pod(&PodSandboxSpec { users, sysctls, ..f.pod_spec("p") }).await.unwrap();
+    let data = f.dir.path().join("data");
+    std::fs::create_dir_all(data.join("web")).unwrap();
+    std::os::unix::fs::chown(data.join("web"), Some(33), Some(33)).unwrap();
+    let script = "awk '{print $1, $2, $3}' /proc/self/uid_map; id -u; ls -ldn / /bin/busybox /data/web /dev/null /dev/shm | awk '{print $3, $4}'; \
+        touch /data/new /made; cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/tcp_fin_timeout; hostname; \
+        ip link set lo down && echo net; mount -t tmpfs x /tmp && echo mount; mount -o remount,rw /proc/sys 2>&1; \
+        echo out > /dev/stdout; sleep 1000";
+    let mut spec = f.spec("p", "c", script);
+    spec.mounts.push(Mount::bind(&data, "/data"));
+    let (caps, seccomp) = (["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"], Seccomp::Unconfined);
+    (spec.process.capabilities, spec.process.seccomp) = (Capabilities::of(caps), seccomp);
+    let started = f.engine.start_container(&pod, &spec).await.unwrap();
+    until(|| f.output("p", "c").ends_with("out\n")).await;
+    let owners = "0 0\n0 0\n33 33\n0 0\n0 0\n";
+    let refused = "mount: permission denied (are you root?)\n";
+    let want = format!("0 {FIRST} 65536\n0\n{owners}1\n7\npodhost\nnet\nmount\n{refused}out\n");
+    assert_eq!(f.output("p", "c"), want);
+    let owner = |path: PathBuf| std::fs::metadata(path).unwrap().uid();
+    assert_eq!(owner(format!("/proc/{}/cwd/..", started.pid).into()), FIRST);
+    assert_eq!(owner(data.join("new")), 0);
+    assert_eq!(owner(f.dir.path().join("containers/p/c/upper/made")), FIRST);
+
+    // Another supervisor knows the namespace, too.
+    assert!(f.replace_supervisor(&pod).await.is_empty());
+    let args = ["sh", "-c", "id -u; cat /proc/self/uid_map | awk '{print $2}'; ls /data"].map(String::from).to_vec();
+    let exec = ExecSpec { args, ..ExecSpec::default() };
+    let mut session = timeout(f.engine.exec(&pod, "c", exec, false)).await.unwrap();
+    assert_eq!(read_all(session.streams.stdout.take()).await, format!("0\n{FIRST}\nnew\nweb\n"));
+    session.wait().await.unwrap();
+    let mut spec = f.spec("p", "web", "id -u; touch /data/web/mine; mount -t tmpfs x /tmp 2>&1");
+    spec.mounts.push(Mount::bind(&data, "/data"));
+    spec.process.user = User { uid: Some(33), gid: Some(33), ..User::default() };
+    let (_, out) = f.run(&pod, spec).await;
+    assert_eq!(out, format!("33\n{refused}"));
+    assert_eq!(owner(data.join("web/mine")), 33);
     f.finish(pod).await;
 }
 

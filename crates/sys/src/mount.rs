@@ -118,6 +118,15 @@ impl Detached {
         set_attr(self.as_fd(), attr, propagation, recursive)
     }
 
+    /// Shows the owners of the tree's files as the user namespace maps them: what is 0 on disk is that namespace's 0 here. Fails
+    /// (`EINVAL`) on file systems that cannot (Linux 5.12 and newer: ext4; tmpfs since 6.3).
+    pub fn map_ids(&self, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+        const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
+        let arg =
+            MountAttrArg { attr_set: MOUNT_ATTR_IDMAP, userns_fd: users.as_raw_fd() as u64, ..MountAttrArg::default() };
+        mount_setattr(self.as_fd(), &arg, recursive)
+    }
+
     /// Attaches the tree onto the file or directory that `target` means.
     pub fn attach(&self, target: BorrowedFd<'_>) -> io::Result<()> {
         const F_EMPTY: libc::c_uint = 0x4;
@@ -141,6 +150,10 @@ impl Detached {
 pub fn set_attr(fd: BorrowedFd<'_>, attr: Attr, propagation: Option<Propagation>, recursive: bool) -> io::Result<()> {
     let arg =
         MountAttrArg { attr_set: attr.0, propagation: propagation.map_or(0, |p| p.flags()), ..MountAttrArg::default() };
+    mount_setattr(fd, &arg, recursive)
+}
+
+fn mount_setattr(fd: BorrowedFd<'_>, arg: &MountAttrArg, recursive: bool) -> io::Result<()> {
     let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `arg` is a valid mount_attr of the given size.
     check_long(unsafe {
@@ -149,7 +162,7 @@ pub fn set_attr(fd: BorrowedFd<'_>, attr: Attr, propagation: Option<Propagation>
             fd.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const arg,
+            std::ptr::from_ref(arg),
             std::mem::size_of::<MountAttrArg>(),
         )
     })?;

@@ -201,6 +201,19 @@ pub fn setns(fd: BorrowedFd<'_>, flags: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// The user namespace that a namespace belongs to.
+pub fn owner_of(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: the request takes no argument and returns a new descriptor.
+    Ok(own(check(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) })?))
+}
+
+/// Maps the ids from 0 up to `length` of the user namespace that `pid` has just been born into to those from `first` of the machine.
+pub fn map_ids(pid: Pid, first: u32, length: u32) -> io::Result<()> {
+    let map = format!("0 {first} {length}");
+    ["uid_map", "gid_map"].iter().try_for_each(|file| std::fs::write(format!("/proc/{pid}/{file}"), &map))
+}
+
 fn prctl(option: i32, arg: libc::c_ulong) -> io::Result<i32> {
     // SAFETY: only options with integer arguments are passed by the callers in this file.
     check(unsafe { libc::prctl(option, arg, 0 as libc::c_ulong, 0 as libc::c_ulong, 0 as libc::c_ulong) })
@@ -310,6 +323,22 @@ pub fn set_uid(uid: u32) -> io::Result<()> {
     // SAFETY: no pointers. The raw call affects this thread, which is the only one.
     check_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
     Ok(())
+}
+
+/// What this thread makes from now on belongs to these; its rights stay in force.
+pub fn set_file_owner(uid: u32, gid: u32) -> io::Result<()> {
+    let before = caps()?;
+    // SAFETY: no pointers. Both answer the old id, so only reading the new one back tells a failure.
+    let now = unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+        [libc::syscall(libc::SYS_setfsuid, u32::MAX), libc::syscall(libc::SYS_setfsgid, u32::MAX)]
+    };
+    if now != [i64::from(uid), i64::from(gid)] {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    // The kernel takes the rights over files away from a thread whose files are not root's.
+    set_caps(before)
 }
 
 /// Capability sets as bit masks.

@@ -7,6 +7,7 @@ use crate::agent::{Feed, PodFeed};
 use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, ReferenceKind, Token, TokenRequest};
 use api::k8s::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
 use api::k8s::api::core::v1::ObjectReference as EventTarget;
+use api::k8s::api::node::v1::RuntimeClass;
 use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use api::{Codec, Object};
@@ -171,6 +172,11 @@ impl Cluster for ApiCluster {
 
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
         self.options.client.api::<PersistentVolume>().find("", name).await.map_err(failed)
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        let found = self.options.client.api::<RuntimeClass>().find("", class).await.map_err(failed)?;
+        Ok(found.map(|class| class.handler))
     }
 
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError> {

@@ -371,6 +371,7 @@ fn pod_spec(spec: &SandboxSpec, cgroup_root: &str) -> runtime::PodSandboxSpec {
         network: mode(spec.host_network),
         ipc: mode(spec.host_ipc),
         uts: mode(spec.hostname.is_none()),
+        users: spec.users.map(|ids| runtime::IdRange { first: ids.first, length: ids.length }),
         sysctls: spec.sysctls.clone(),
         cgroup: Some(runtime::Cgroup {
             path: format!("{cgroup_root}/{}", spec.cgroup),

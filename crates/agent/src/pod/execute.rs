@@ -13,9 +13,10 @@ use super::spec::{self, ContainerInput, dns, fields, hosts};
 use super::view::{self, Role};
 use crate::cluster::ClusterError;
 use crate::context::Context;
-use crate::engine::{ContainerSpec, EngineError, Mount, Rootfs, Seccomp};
+use crate::engine::{ContainerSpec, EngineError, IdRange, Mount, Rootfs, Seccomp};
 use crate::images::{Credential, Image, ImageError};
 use crate::network::AttachRequest;
+use crate::node;
 use crate::probes::{self, Outcome, Target};
 use crate::volumes;
 use api::k8s::api::core::v1::{Container, Pod, Secret};
@@ -164,7 +165,11 @@ impl Executor {
     async fn try_create_sandbox(&self, id: &str, attempt: u32) -> Result<Vec<IpAddr>, String> {
         let (context, pod) = (&self.context, &*self.pod);
         let domain = &context.config.dns.domain;
-        let spec = spec::sandbox_spec(pod, attempt, id.to_owned(), domain).map_err(|e| e.to_string())?;
+        let mut spec = spec::sandbox_spec(pod, attempt, id.to_owned(), domain).map_err(|e| e.to_string())?;
+        self.check_handler().await?;
+        if view::spec(pod).host_users == Some(false) {
+            spec.users = Some(self.users()?);
+        }
         let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
         std::fs::create_dir_all(&logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
         context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
@@ -176,6 +181,30 @@ impl Executor {
         }
         self.write_pod_files(&ips)?;
         Ok(ips)
+    }
+
+    /// Refuses runtimes that this node does not have (`LookupRuntimeHandler`, and containerd's words for an unknown handler).
+    async fn check_handler(&self) -> Result<(), String> {
+        let Some(class) = view::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+            return Ok(());
+        };
+        match self.context.cluster.runtime_handler(class).await {
+            Ok(Some(handler)) if node::HANDLERS.contains(&&*handler) => Ok(()),
+            Ok(Some(handler)) => {
+                Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"))
+            }
+            Ok(None) => Err(format!("runtimeclass.node.k8s.io {class:?} not found")),
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
+        }
+    }
+
+    /// Ids of the machine for the pod's users (`GetOrCreateUserNamespaceMappings`).
+    fn users(&self) -> Result<IdRange, String> {
+        if !node::has_user_namespaces(&self.context.images.root()) {
+            return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
+        }
+        let pods = self.context.config.data_dir.join("pods");
+        self.context.users.of(&pods, self.uid()).map_err(|e| format!("create user namespace: {e}"))
     }
 
     /// `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` of the pod.

@@ -14,6 +14,7 @@ pub mod seen;
 pub mod spec;
 pub mod status;
 pub mod termination;
+pub mod users;
 pub mod view;
 pub mod worker;
 

@@ -36,17 +36,11 @@ pub enum SpecError {
     /// Neither image nor spec say what to run.
     #[error("no command specified")]
     NoCommand,
-    /// A pod feature that is not built.
-    #[error("{0} is not supported by dhow")]
-    Unsupported(&'static str),
 }
 
-/// The sandbox of a pod.
+/// The sandbox of a pod; its ids, if it is to have its own, are still to be given.
 pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -> Result<SandboxSpec, SpecError> {
     let spec = view::spec(pod);
-    if spec.host_users == Some(false) {
-        return Err(SpecError::Unsupported("hostUsers: false (user namespaces)"));
-    }
     let (hostname, domain) = hosts::names(pod, cluster_domain)?;
     let hostname = hosts::kernel_name(pod, &hostname, &domain)?;
     let sysctls = spec.security_context.as_ref().and_then(|c| c.sysctls.as_ref()).into_iter().flatten();
@@ -64,6 +58,7 @@ pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),
         share_pid: spec.share_process_namespace == Some(true),
+        users: None,
     })
 }
 

@@ -17,6 +17,8 @@ pub trait PodNetwork: Send + Sync {
     async fn attach(&self, request: &AttachRequest<'_>) -> Result<Vec<IpAddr>, NetworkError>;
     /// Takes all that back. Fine if there is nothing.
     async fn detach(&self, sandbox: &str) -> Result<(), NetworkError>;
+    /// Name of the node's end of a sandbox's link, if it has one.
+    fn link(&self, sandbox: &str) -> Option<String>;
     /// Takes back what belongs to none of these sandboxes. Called once, at start.
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError>;
 }

@@ -340,6 +340,9 @@ impl PodNetwork for FakeNetwork {
         self.attached.lock().remove(sandbox);
         Ok(())
     }
+    fn link(&self, _: &str) -> Option<String> {
+        None
+    }
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {
         self.attached.lock().retain(|s, _| sandboxes.contains(s));
         Ok(())

@@ -97,6 +97,9 @@ impl PodNetwork for NoNetwork {
     async fn detach(&self, _: &str) -> Result<(), NetworkError> {
         Ok(())
     }
+    fn link(&self, _: &str) -> Option<String> {
+        None
+    }
     async fn retain(&self, _: &[String]) -> Result<(), NetworkError> {
         Ok(())
     }

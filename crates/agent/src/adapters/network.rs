@@ -74,6 +74,10 @@ impl PodNetwork for NodePodNetwork {
         Ok(())
     }
 
+    fn link(&self, sandbox: &str) -> Option<String> {
+        self.network.link(sandbox)
+    }
+
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {
         let live = sandboxes.iter().cloned().collect();
         self.blocking(move |n| n.recover(&live)).await?;

@@ -4,10 +4,10 @@
 //! readings: the one of the last question, or one a moment ago if nobody has asked lately.
 //!
 //! Follows `pkg/kubelet/server/stats` and `pkg/kubelet/metrics/collectors`. Differs: the node's numbers are the machine's, not
-//! those of a root cgroup; what cAdvisor knows beyond CPU, memory, tasks, disk and start times is not told, nor are network
-//! counters.
+//! those of a root cgroup; what cAdvisor knows beyond CPU, memory, tasks, disk, links and start times is not told.
 
 pub mod disk;
+pub mod network;
 pub mod prometheus;
 pub mod summary;
 
@@ -23,6 +23,7 @@ use api::k8s::api::core::v1::Volume;
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
 use jiff::Timestamp;
+use network::Traffic;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ const MOMENT: Duration = Duration::from_millis(250);
 const STALE: i64 = 120;
 /// A rate is not computed anew within this time: the counters are too coarse.
 const SHORTEST_WINDOW_MS: i128 = 200;
+/// Name of a pod's link inside it.
+const POD_LINK: &str = "eth0";
 /// The machine's own counter, among those of cgroups.
 const MACHINE: &str = "";
 
@@ -59,6 +62,8 @@ pub struct NodeSample {
     pub space: Space,
     /// Bytes of images.
     pub images: u64,
+    /// Its links, the one of the default route first.
+    pub links: Vec<Traffic>,
     /// All pods that may run.
     pub pods: Vec<PodSample>,
 }
@@ -78,6 +83,8 @@ pub struct PodSample {
     pub usage: Usage,
     /// Nanoseconds of CPU per second.
     pub cpu_rate: Option<u64>,
+    /// Its link, if it has one of its own.
+    pub link: Option<Traffic>,
     /// Those that run.
     pub containers: Vec<ContainerSample>,
     /// Volumes whose content is the pod's or a claim's, if disks were asked for.
@@ -226,6 +233,14 @@ impl Collector {
         let context = &self.context;
         let machine = Machine::read(&context.images.root())?;
         let space = Space::of(&context.images.root())?;
+        let links = links();
+        let pod = |view: &PodView| {
+            let end = view.seen.sandbox.ready().and_then(|id| context.network.link(id));
+            let link = end.and_then(|end| links.iter().find(|l| l.name == end));
+            let link = link.map(|l| l.from_the_other_end(POD_LINK));
+            PodSample { link, ..pod_sample(&*context.engine, view) }
+        };
+        let pods = views.iter().filter(|v| v.seen.may_run()).map(pod).collect();
         Ok(NodeSample {
             at: context.clock.now(),
             name: context.config.node_name.clone(),
@@ -236,12 +251,13 @@ impl Collector {
             window_ms: 0,
             space,
             images: 0,
-            pods: views.iter().filter(|v| v.seen.may_run()).map(|v| pod_sample(&*context.engine, v)).collect(),
+            links,
+            pods,
         })
     }
 }
 
-/// What a pod uses, but for its disk.
+/// What a pod uses, but for disk and network.
 pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
     let pod = &view.pod;
     let path = resources::pod_cgroup_path(pod);
@@ -327,6 +343,15 @@ fn cpu_ticks(stat: &str) -> u64 {
 fn machine_cpu_ns() -> u64 {
     // The kernel tells user space hundredths on every architecture (`USER_HZ`).
     cpu_ticks(&std::fs::read_to_string("/proc/stat").unwrap_or_default()) * 10_000_000
+}
+
+fn links() -> Vec<Traffic> {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut links = network::traffic(&text("/proc/net/dev"));
+    let route = text("/proc/net/route");
+    let default = network::default_link(&route);
+    links.sort_by_key(|l| default != Some(l.name.as_str()));
+    links
 }
 
 fn boot_time() -> Timestamp {

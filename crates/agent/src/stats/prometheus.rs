@@ -2,6 +2,7 @@
 //! (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
 //! cAdvisor's `metrics/prometheus.go`).
 
+use super::network::Traffic;
 use super::{ContainerSample, NodeSample, PodSample};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -180,6 +181,7 @@ pub fn cadvisor(node: &NodeSample) -> String {
             family.value(&labels, start(c), at);
         }
     }
+    network(out, node);
     Family::new(out, "machine_cpu_cores", "gauge", "Number of logical CPU cores.").value(&[], node.machine.cpus, at);
     Family::new(out, "machine_memory_bytes", "gauge", "Amount of memory installed on the machine.").value(
         &[],
@@ -187,6 +189,48 @@ pub fn cadvisor(node: &NodeSample) -> String {
         at,
     );
     text
+}
+
+/// Of pods, and of the node's links with an empty pod name.
+fn network(out: &mut String, node: &NodeSample) {
+    type Pick = fn(&Traffic) -> u64;
+    let families: [(&'static str, &str, Pick); 8] = [
+        ("container_network_receive_bytes_total", "Cumulative count of bytes received", |t| t.received.bytes),
+        ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |t| {
+            t.received.errors
+        }),
+        ("container_network_receive_packets_total", "Cumulative count of packets received", |t| t.received.packets),
+        (
+            "container_network_receive_packets_dropped_total",
+            "Cumulative count of packets dropped while receiving",
+            |t| t.received.dropped,
+        ),
+        ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |t| t.sent.bytes),
+        ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |t| {
+            t.sent.errors
+        }),
+        ("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |t| t.sent.packets),
+        (
+            "container_network_transmit_packets_dropped_total",
+            "Cumulative count of packets dropped while transmitting",
+            |t| t.sent.dropped,
+        ),
+    ];
+    let at = Some(node.at.as_millisecond());
+    let of_node = node.links.iter().map(|link| ("/", "", "", link));
+    let of_pods = node
+        .pods
+        .iter()
+        .filter_map(|p| Some((p.uid.as_str(), p.namespace.as_str(), p.name.as_str(), p.link.as_ref()?)));
+    let links: Vec<_> = of_node.chain(of_pods).collect();
+    for (name, help, pick) in families {
+        let mut family = Family::new(out, name, "counter", help);
+        for (id, namespace, pod, link) in &links {
+            let mut labels = vec![("container", ""), ("id", *id), ("image", ""), ("interface", link.name.as_str())];
+            labels.extend([("name", ""), ("namespace", *namespace), ("pod", *pod)]);
+            family.value(&labels, pick(link), at);
+        }
+    }
 }
 
 /// What the agent tells of itself.
@@ -275,11 +319,15 @@ mod tests {
     #[test]
     fn values_of_cadvisor_have_upstreams_labels() {
         let text = cadvisor(&sample());
-        let lines: Vec<&str> =
-            text.lines().filter(|l| l.starts_with("container_cpu") || l.starts_with("machine")).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|l| ["container_cpu", "container_network_receive_b", "machine"].iter().any(|p| l.starts_with(p)))
+            .collect();
         expect![[r#"
             container_cpu_usage_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",cpu="total"} 1.5 100000
             container_cpu_usage_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p",cpu="total"} 1.5 100000
+            container_network_receive_bytes_total{container="",id="/",image="",interface="dhow1",name="",namespace="",pod=""} 50 100000
+            container_network_receive_bytes_total{container="",id="u",image="",interface="eth0",name="",namespace="ns",pod="p"} 60 100000
             machine_cpu_cores 2 100000
             machine_memory_bytes 1000 100000"#]].assert_eq(&lines.join("\n"));
     }

@@ -3,6 +3,7 @@
 //! Differs: `node.cpu.rateWindowMilliseconds` tells over which time all rates are; the API server's `metrics.k8s.io` needs it.
 
 use super::disk::{DiskUse, Space};
+use super::network::Traffic;
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
 use crate::engine::Usage;
 use crate::pod::status::time;
@@ -26,6 +27,7 @@ pub fn summary(node: &NodeSample) -> Value {
             "startTime": time(node.boot),
             "cpu": node_cpu,
             "memory": memory,
+            "network": links(node.at, &node.links),
             "fs": fs(node.at, &node.space, node.space.used()),
             "runtime": {"imageFs": fs(node.at, &node.space, DiskUse { bytes: node.images, inodes: node.space.used().inodes })},
             "rlimit": {"time": time(node.at), "maxpid": node.machine.tasks.0, "curproc": node.machine.tasks.1},
@@ -44,6 +46,9 @@ fn pod_stats(node: &NodeSample, pod: &PodSample) -> Value {
         "ephemeral-storage": fs(node.at, &node.space, pod.ephemeral()),
         "process_stats": {"process_count": pod.usage.pids},
     });
+    if let Some(link) = &pod.link {
+        out["network"] = links(node.at, std::slice::from_ref(link));
+    }
     if !pod.volumes.is_empty() {
         out["volume"] = pod.volumes.iter().map(|v| volume(node.at, pod, v)).collect();
     }
@@ -93,6 +98,23 @@ fn memory(at: Timestamp, usage: &Usage) -> Value {
     })
 }
 
+/// The first link's counters, and those of all.
+fn links(at: Timestamp, links: &[Traffic]) -> Value {
+    let one = |link: &Traffic| {
+        json!({
+            "name": link.name,
+            "rxBytes": link.received.bytes,
+            "rxErrors": link.received.errors,
+            "txBytes": link.sent.bytes,
+            "txErrors": link.sent.errors,
+        })
+    };
+    let mut out = links.first().map_or_else(|| json!({"name": ""}), one);
+    out["time"] = json!(time(at));
+    out["interfaces"] = links.iter().map(one).collect();
+    out
+}
+
 fn fs(at: Timestamp, space: &Space, used: DiskUse) -> Value {
     json!({
         "time": time(at),
@@ -109,6 +131,7 @@ fn fs(at: Timestamp, space: &Space, used: DiskUse) -> Value {
 pub(super) mod tests {
     use super::*;
     use crate::node::Machine;
+    use crate::stats::network::Direction;
     use expect_test::expect;
 
     pub(in crate::stats) fn sample() -> NodeSample {
@@ -116,6 +139,8 @@ pub(super) mod tests {
         let usage =
             Usage { cpu_ns: 1_500_000_000, memory_usage: 20, memory_working_set: 10, pids: 2, ..Usage::default() };
         let used = DiskUse { bytes: 4096, inodes: 1 };
+        let way = |bytes| Direction { bytes, packets: 1, errors: 0, dropped: 0 };
+        let link = Traffic { name: "dhow1".into(), received: way(50), sent: way(60) };
         let container = ContainerSample {
             name: "c".into(),
             id: "i".into(),
@@ -135,6 +160,7 @@ pub(super) mod tests {
             started_at: Some(at),
             usage,
             cpu_rate: Some(7),
+            link: Some(link.from_the_other_end("eth0")),
             containers: vec![container],
             volumes: vec![data],
         };
@@ -156,6 +182,7 @@ pub(super) mod tests {
             window_ms: 0,
             space,
             images: 30,
+            links: vec![link],
             pods: vec![pod],
         }
     }
@@ -165,7 +192,11 @@ pub(super) mod tests {
         let document = summary(&sample());
         assert_eq!(document["node"]["memory"]["workingSetBytes"], 400);
         assert!(document["node"]["cpu"].get("usageNanoCores").is_none(), "not known is not zero");
-        let pod = serde_json::to_string(&document["pods"][0]).expect("a value");
+        let network = document["pods"][0]["network"].to_string();
+        expect![[r#"{"interfaces":[{"name":"eth0","rxBytes":60,"rxErrors":0,"txBytes":50,"txErrors":0}],"name":"eth0","rxBytes":60,"rxErrors":0,"time":"1970-01-01T00:01:40Z","txBytes":50,"txErrors":0}"#]].assert_eq(&network);
+        let mut pod = document["pods"][0].clone();
+        pod.as_object_mut().expect("an object").remove("network");
+        let pod = serde_json::to_string(&pod).expect("a value");
         expect![[r#"{"containers":[{"cpu":{"time":"1970-01-01T00:01:40Z","usageCoreNanoSeconds":1500000000,"usageNanoCores":5},"logs":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"time":"1970-01-01T00:01:40Z","usedBytes":4096},"memory":{"majorPageFaults":0,"pageFaults":0,"rssBytes":0,"time":"1970-01-01T00:01:40Z","usageBytes":20,"workingSetBytes":10},"name":"c","rootfs":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"time":"1970-01-01T00:01:40Z","usedBytes":4096},"startTime":"1970-01-01T00:01:40Z"}],"cpu":{"time":"1970-01-01T00:01:40Z","usageCoreNanoSeconds":1500000000,"usageNanoCores":7},"ephemeral-storage":{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":2,"time":"1970-01-01T00:01:40Z","usedBytes":8192},"memory":{"majorPageFaults":0,"pageFaults":0,"rssBytes":0,"time":"1970-01-01T00:01:40Z","usageBytes":20,"workingSetBytes":10},"podRef":{"name":"p","namespace":"ns","uid":"u"},"process_stats":{"process_count":2},"startTime":"1970-01-01T00:01:40Z","volume":[{"availableBytes":40,"capacityBytes":100,"inodes":10,"inodesFree":4,"inodesUsed":1,"name":"d","pvcRef":{"name":"pvc","namespace":"ns"},"time":"1970-01-01T00:01:40Z","usedBytes":4096}]}"#]].assert_eq(&pod);
     }
 }

@@ -197,6 +197,11 @@ impl PodNetwork {
         Ok(dead)
     }
 
+    /// Name of the node's end of a pod's link.
+    pub fn link(&self, pod_id: &str) -> Option<String> {
+        self.leases.lock().get(pod_id).map(|l| l.link.clone())
+    }
+
     /// A pod's addresses, if it has any.
     pub fn addresses(&self, pod_id: &str) -> Option<PodIps> {
         self.leases.lock().get(pod_id).map(|l| PodIps { ips: l.ips.clone() })

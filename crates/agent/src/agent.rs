@@ -84,9 +84,9 @@ pub struct Agent {
 impl Agent {
     /// Assembles; touches nothing.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { engine, images, network, cluster, clock, random, memory } = parts;
-        let volumes =
-            VolumeManager::new(config.data_dir.clone(), config.run_dir.clone(), engine.clone(), cluster.clone());
+        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, cpus } = parts;
+        let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone());
+        let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
         let context = Context {
             config,
             engine,

@@ -3,6 +3,7 @@
 use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -15,7 +16,10 @@ pub enum ClusterError {
     /// Somebody else wrote first.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// Refused, or no answer.
+    /// No answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Refused.
     #[error("{0}")]
     Failed(String),
 }
@@ -53,8 +57,8 @@ pub trait Cluster: Send + Sync {
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError>;
     /// A token for a service account, bound to a pod.
     async fn token(&self, request: &TokenRequest<'_>) -> Result<Token, ClusterError>;
-    /// Lets go of what no pod refers to any more; `wanted` answers whether one does.
-    fn release(&self, wanted: &(dyn Fn(&ObjectReference) -> bool + Sync));
+    /// Lets go of everything but this, which is all that pods refer to.
+    fn release(&self, wanted: &BTreeSet<ObjectReference>);
     /// Records an event. Never blocks.
     fn event(&self, event: ClusterEvent<'_>);
 }

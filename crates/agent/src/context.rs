@@ -37,6 +37,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Manifests of static pods; need not exist.
     pub static_pod_dir: PathBuf,
+    /// Tokens of pods are kept on disk, so that pods can be started while the server is away.
+    pub remembers: bool,
     /// The cluster's DNS.
     pub dns: ClusterDns,
     /// The node's resolv.conf.

@@ -560,6 +560,7 @@ mod tests {
             eviction: Policy::default(),
             labels: BTreeMap::new(),
             version: "0.1.0".into(),
+            remembers: false,
         }
     }
 

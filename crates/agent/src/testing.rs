@@ -357,9 +357,15 @@ pub(crate) struct FakeCluster {
     events: Mutex<Vec<String>>,
     feed: Mutex<Option<mpsc::UnboundedSender<crate::Feed>>>,
     revision: std::sync::atomic::AtomicU64,
+    away: std::sync::atomic::AtomicBool,
 }
 
 impl FakeCluster {
+    /// Gives no more tokens.
+    pub(crate) fn go_away(&self) {
+        self.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
     pub(crate) fn feed_into(&self, feed: mpsc::UnboundedSender<crate::Feed>) {
         *self.feed.lock() = Some(feed);
     }
@@ -469,6 +475,9 @@ impl Cluster for FakeCluster {
     }
 
     async fn token(&self, request: &TokenRequest<'_>) -> Result<Token, ClusterError> {
+        if self.away.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(ClusterError::Unreachable("connection refused".into()));
+        }
         let expires_at = Timestamp::from_second(1_000_000 + request.expiration_seconds).expect("small");
         Ok(Token { value: format!("token for {}", request.pod.name()), expires_at })
     }

@@ -270,6 +270,7 @@ impl World {
             static_pod_dir: self.path("manifests"),
             dns: ClusterDns::default(),
             resolv_conf: "/etc/resolv.conf".into(),
+            remembers: false,
             port: 10250,
             max_pods: 110,
             pod_cidrs: Vec::new(),

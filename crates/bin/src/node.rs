@@ -52,6 +52,8 @@ pub(crate) struct Seat {
     pub(crate) pod_cidrs: Vec<IpNet>,
     /// For the node's API, as soon as there is a certificate; `None` if we are stopped before.
     pub(crate) tls: Pin<Box<dyn Future<Output = Option<Arc<Tls>>> + Send>>,
+    /// Whether the server may be away while we start.
+    pub(crate) remembers: bool,
 }
 
 /// A running node half.
@@ -114,7 +116,7 @@ pub(crate) async fn start(
     random: Arc<dyn Random>,
     shutdown: CancellationToken,
 ) -> Result<Node, CommandError> {
-    let Seat { client, server_url, node_ip, pod_cidrs, tls } = seat;
+    let Seat { client, server_url, node_ip, pod_cidrs, remembers, tls } = seat;
     let mtu = config.overlay.pod_mtu(&Underlay::read(node_ip)?);
     let net_config = NetConfig { mtu, ..net_config(config, &pod_cidrs) };
     let pod_network = Arc::new(PodNetwork::new(net_config.clone(), random.clone())?);
@@ -161,7 +163,7 @@ pub(crate) async fn start(
         random,
         memory: total_memory()?,
     };
-    let agent_config = agent_config(config, node_ip, &pod_cidrs);
+    let agent_config = agent::Config { remembers, ..agent_config(config, node_ip, &pod_cidrs) };
     let local_volumes = agent::volumes::local::root(&agent_config.data_dir);
     let agent = Agent::new(agent_config, parts);
     let handle = agent.handle();
@@ -266,6 +268,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         pod_cidrs: pod_cidrs.to_vec(),
         eviction: config.eviction.clone(),
         labels: BTreeMap::new(),
+        remembers: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

@@ -19,7 +19,7 @@ use agent::server::{Tls, TlsMaterial};
 use api::prelude::Node as ApiNode;
 use base::backoff::Backoff;
 use base::{Clock, Random, SystemClock, SystemRandom};
-use client::{CaPin, Client, ClientError, HttpTransport, ListParams, Patch};
+use client::{CaPin, Client, ClientError, HttpTransport, ListParams, Patch, Shelf};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -184,7 +184,7 @@ async fn seat_beside_server(
     let own = server::material(authority.ca_pem(), &authority.leaf(&leaf)?)?;
     let tls = Tls::new(TlsMaterial { chain: own.chain, key: own.key, client_ca: own.client_ca })?;
     let tls = Box::pin(std::future::ready(Some(tls)));
-    Ok(Seat { client, server_url: server_url.to_owned(), node_ip, pod_cidrs, tls })
+    Ok(Seat { client, server_url: server_url.to_owned(), node_ip, pod_cidrs, remembers: false, tls })
 }
 
 /// The first node of a new cluster takes the first range without asking: nobody else can be there, and it is a little faster.
@@ -219,7 +219,9 @@ async fn start_agent(basics: &Basics<'_>) -> Result<System, CommandError> {
         None => address_towards(&server_url)?,
     };
     let transport = Arc::new(HttpTransport::new(&server_url, identity.ca_pem.as_bytes(), identity.tls())?);
-    let client = Client::new(transport.clone(), "dhow-agent");
+    let shelf =
+        Shelf::open(config.data_dir.join("agent/known")).map_err(|e| format!("failed to make agent/known: {e}"))?;
+    let client = Client::new(transport.clone(), "dhow-agent").remembering(shelf);
     let memory = learn(basics, &client, memory, node_ip).await?;
     let network = memory.network.as_ref().ok_or("the cluster's network is not known")?;
     let config = network.over(config);
@@ -229,6 +231,7 @@ async fn start_agent(basics: &Basics<'_>) -> Result<System, CommandError> {
         server_url: server_url.clone(),
         node_ip,
         pod_cidrs: memory.pod_cidrs,
+        remembers: true,
         tls: Box::pin(certificates.serve(shutdown.clone())),
     };
     let node = node::start(seat, &config, clock.clone(), random.clone(), shutdown.clone()).await?;

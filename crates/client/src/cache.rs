@@ -3,15 +3,20 @@
 //! Guarantees: a handler sees every object's latest state eventually, in revision order, first all present objects;
 //! intermediate states may be skipped after a re-list. Handlers run in the cache's task and must only enqueue.
 
-use crate::{Api, Client, ClientError, ListParams, Transport, WatchEvent};
+use crate::{Api, Client, ClientError, ListParams, Shelf, Transport, WatchEvent};
 use api::{Object, meta::MetaExt};
 use base::backoff::Backoff;
 use parking_lot::{Mutex, RwLock};
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a server may take to answer before it counts as away, if something is known without it.
+const SERVER_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two writes to the shelf: many changes are one.
+const SHELF_PAUSE: Duration = Duration::from_secs(5);
 
 /// What happened to an object.
 #[derive(Debug, Clone)]
@@ -72,15 +77,20 @@ impl<K> Clone for Cache<K> {
 }
 
 impl<K: Object> Cache<K> {
-    pub(crate) fn start(api: Api<K>, params: ListParams) -> Self {
+    pub(crate) fn start(api: Api<K>, params: ListParams, shelf: Option<Arc<Shelf>>) -> Self {
         let inner = Arc::new(Inner {
             objects: RwLock::default(),
             by_controller: RwLock::default(),
             handlers: Mutex::default(),
             progress: Mutex::default(),
         });
-        base::tasks::detach("cache", keep(Arc::downgrade(&inner), api, params));
-        Cache { inner }
+        let cache = Cache { inner };
+        let weak = Arc::downgrade(&cache.inner);
+        if let Some(shelf) = shelf.clone() {
+            base::tasks::detach("cache-shelf", shelve(weak.clone(), cache.revisions(), params.clone(), shelf));
+        }
+        base::tasks::detach("cache", keep(weak, api, params, shelf));
+        cache
     }
 
     /// One object; `namespace` is `""` for cluster-scoped kinds.
@@ -248,9 +258,12 @@ impl<K: Object> Inner<K> {
 }
 
 /// Lists, watches, and starts over as often as needed, until nobody holds the cache.
-async fn keep<K: Object>(weak: std::sync::Weak<Inner<K>>, api: Api<K>, params: ListParams) {
+async fn keep<K: Object>(weak: Weak<Inner<K>>, api: Api<K>, params: ListParams, shelf: Option<Arc<Shelf>>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
     let mut from: Option<String> = None;
+    if let Some(shelf) = shelf {
+        from = first_list(&weak, &api, &params, &shelf).await;
+    }
     while weak.strong_count() > 0 {
         match round(&weak, &api, &params, &mut from, &mut backoff).await {
             // A server that ends watches at once (it is stopping) must not make us spin.
@@ -268,9 +281,74 @@ async fn keep<K: Object>(weak: std::sync::Weak<Inner<K>>, api: Api<K>, params: L
     }
 }
 
+/// The first list: the server's, whose revision is returned, or what was known last if it does not answer soon.
+async fn first_list<K: Object>(
+    weak: &Weak<Inner<K>>,
+    api: &Api<K>,
+    params: &ListParams,
+    shelf: &Shelf,
+) -> Option<String> {
+    let listed = tokio::time::timeout(SERVER_PATIENCE, api.list(params)).await;
+    let inner = weak.upgrade()?;
+    match listed {
+        Ok(Ok((items, revision))) => {
+            inner.replace(items, &revision);
+            return Some(revision);
+        }
+        // It is there, and asked again soon.
+        Ok(Err(error)) if !error.is_unreachable() => return None,
+        Ok(Err(_)) | Err(_) => {}
+    }
+    match shelf.load::<K>(params) {
+        Ok(Some(items)) => {
+            tracing::warn!(
+                kind = K::KIND,
+                objects = items.len(),
+                "the server does not answer; going on with what was known last"
+            );
+            inner.replace(items, "0");
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(kind = K::KIND, %error, "failed to read what was known last"),
+    }
+    None
+}
+
+/// Writes down what the cache knows, until nobody holds it.
+async fn shelve<K: Object>(
+    weak: Weak<Inner<K>>,
+    mut revisions: watch::Receiver<Option<u64>>,
+    params: ListParams,
+    shelf: Arc<Shelf>,
+) {
+    let mut written: Vec<(String, String)> = Vec::new();
+    while revisions.changed().await.is_ok() {
+        tokio::time::sleep(SHELF_PAUSE).await;
+        let Some(inner) = weak.upgrade() else { return };
+        // What came from the shelf is there already.
+        if inner.progress.lock().revision == Some(0) {
+            continue;
+        }
+        let objects: Vec<Arc<K>> = inner.objects.read().values().cloned().collect();
+        drop(inner);
+        let version = |o: &Arc<K>| (o.uid().to_owned(), o.meta().resource_version.clone().unwrap_or_default());
+        let versions: Vec<_> = objects.iter().map(version).collect();
+        // Time passes (bookmarks) more often than something changes. An empty cache is written, too, once.
+        if versions == written && !versions.is_empty() {
+            continue;
+        }
+        let (shelf, params) = (shelf.clone(), params.clone());
+        let stored = tokio::task::spawn_blocking(move || shelf.store(&params, &objects)).await;
+        match stored.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+            Ok(()) => written = versions,
+            Err(error) => tracing::warn!(kind = K::KIND, %error, "failed to write down what is known"),
+        }
+    }
+}
+
 /// One list (if needed) and one watch to its end. `false`: nobody holds the cache any more.
 async fn round<K: Object>(
-    weak: &std::sync::Weak<Inner<K>>,
+    weak: &Weak<Inner<K>>,
     api: &Api<K>,
     params: &ListParams,
     from: &mut Option<String>,
@@ -309,8 +387,72 @@ impl Caches {
     pub(crate) fn shared<K: Object>(&self, client: &Client) -> Cache<K> {
         let mut caches = self.by_type.lock();
         let any = caches.entry(TypeId::of::<K>()).or_insert_with(|| {
-            Box::new(Cache::<K>::start(client.acting(self.transport.clone(), "dhow-cache").api(), ListParams::all()))
+            let api = client.acting(self.transport.clone(), "dhow-cache").api();
+            Box::new(Cache::<K>::start(api, ListParams::all(), client.shelf.clone()))
         });
         any.downcast_ref::<Cache<K>>().expect("keyed by its type").clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, TransportError, body_from};
+    use api::prelude::ConfigMap;
+    use async_trait::async_trait;
+
+    /// Answers lists with one map, and says no more; or is away.
+    struct Server(bool);
+
+    #[async_trait]
+    impl Transport for Server {
+        async fn send(&self, request: http::Request<bytes::Bytes>) -> Result<http::Response<Body>, TransportError> {
+            if !self.0 {
+                return Err(TransportError("connection refused".into()));
+            }
+            if request.uri().query().is_some_and(|q| q.contains("watch")) {
+                std::future::pending::<()>().await;
+            }
+            let map = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"b","uid":"u","resourceVersion":"7"},"data":{"k":"v"}}"#;
+            let list =
+                format!(r#"{{"kind":"List","apiVersion":"v1","metadata":{{"resourceVersion":"7"}},"items":[{map}]}}"#);
+            Ok(http::Response::new(body_from(list)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cache_starts_from_what_was_known_while_the_server_is_away() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("known");
+        let client = |there| {
+            let shelf = Shelf::open(path.clone()).expect("made");
+            Client::new(Arc::new(Server(there)), "test").remembering(shelf)
+        };
+        let params = || ListParams::all().namespace("b");
+        tokio::time::pause();
+        let cache = client(true).cache_of::<ConfigMap>(params());
+        cache.synced().await;
+        let files = || {
+            std::fs::read_dir(&path)
+                .expect("there")
+                .flatten()
+                .filter(|f| f.path().extension().is_some_and(|e| e == "json"))
+                .count()
+        };
+        while files() == 0 {
+            tokio::time::sleep(SHELF_PAUSE).await;
+        }
+        drop(cache);
+        let offline = client(false);
+        let cache = offline.cache_of::<ConfigMap>(params());
+        cache.synced().await;
+        assert_eq!(cache.get("b", "a").and_then(|m| m.data.clone()), Some([("k".into(), "v".into())].into()));
+        // Nothing is known of others, which is not the same as that there are none.
+        let other = offline.cache_of::<ConfigMap>(ListParams::all().namespace("c"));
+        assert!(tokio::time::timeout(Duration::from_secs(60), other.synced()).await.is_err());
+        offline.remember_only::<ConfigMap>([params()].into_iter());
+        assert_eq!(files(), 1);
+        offline.remember_only::<ConfigMap>(std::iter::empty());
+        assert_eq!(files(), 0);
     }
 }

@@ -32,6 +32,10 @@ impl ClientError {
             _ => None,
         }
     }
+    /// The server is not there, as far as anybody can tell.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, ClientError::Transport(_))
+    }
     /// 404: there is no such object.
     pub fn is_not_found(&self) -> bool {
         self.reason_is("NotFound")

@@ -11,6 +11,7 @@ mod events;
 mod http_transport;
 mod lease;
 mod params;
+mod shelf;
 mod transport;
 mod watch;
 
@@ -22,6 +23,7 @@ pub use events::{EventKind, Recorder};
 pub use http_transport::{HttpTransport, TlsIdentity};
 pub use lease::{LeaderElection, LeaseConfig};
 pub use params::{DeleteParams, ListParams, Patch, Propagation};
+pub use shelf::Shelf;
 pub use transport::{Body, BoxError, Transport, TransportError, body_from, collect};
 pub use watch::{WatchEvent, Watcher};
 
@@ -34,18 +36,33 @@ pub struct Client {
     transport: Arc<dyn Transport>,
     caches: Arc<Caches>,
     user_agent: Arc<str>,
+    shelf: Option<Arc<Shelf>>,
 }
 
 impl Client {
     /// A client over `transport`; `user_agent` also becomes the default field manager.
     pub fn new(transport: Arc<dyn Transport>, user_agent: &str) -> Self {
-        Client { caches: Arc::new(Caches::new(transport.clone())), transport, user_agent: user_agent.into() }
+        let caches = Arc::new(Caches::new(transport.clone()));
+        Client { caches, transport, user_agent: user_agent.into(), shelf: None }
+    }
+
+    /// Caches that begin from now on keep on `shelf` what they know, and start from there if the server does not answer.
+    #[must_use]
+    pub fn remembering(self, shelf: Shelf) -> Self {
+        Client { shelf: Some(Arc::new(shelf)), ..self }
+    }
+
+    /// Only these caches of a kind will be needed when the server is away.
+    pub fn remember_only<K: Object>(&self, selections: impl Iterator<Item = ListParams>) {
+        if let Some(Err(error)) = self.shelf.as_ref().map(|shelf| shelf.retain::<K>(selections)) {
+            tracing::warn!(kind = K::KIND, %error, "failed to remove what caches knew from disk");
+        }
     }
 
     /// The same caches (read as the first client's user), but requests go through `transport`, as its user.
     #[must_use]
     pub fn acting(&self, transport: Arc<dyn Transport>, user_agent: &str) -> Self {
-        Client { transport, caches: self.caches.clone(), user_agent: user_agent.into() }
+        Client { transport, user_agent: user_agent.into(), ..self.clone() }
     }
 
     /// The same connection and the same caches under another user agent (one per component).
@@ -66,7 +83,7 @@ impl Client {
 
     /// A cache of part of a kind (label or field selectors, one namespace), for this caller alone.
     pub fn cache_of<K: Object>(&self, params: ListParams) -> Cache<K> {
-        Cache::start(self.api(), params)
+        Cache::start(self.api(), params, self.shelf.clone())
     }
 
     /// Sends a raw request; errors other than transport failures are left in the response.

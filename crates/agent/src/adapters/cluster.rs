@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use client::{Cache, Client, ClientError, DeleteParams, EventKind, ListParams, Patch, Recorder};
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -82,9 +82,7 @@ impl ApiCluster {
     }
 
     fn watch<K: Object>(&self, reference: &ObjectReference) -> Cache<K> {
-        let params =
-            ListParams::all().namespace(&reference.namespace).fields(&format!("metadata.name={}", reference.name));
-        let cache: Cache<K> = self.options.client.cache_of(params);
+        let cache: Cache<K> = self.options.client.cache_of(selection(reference));
         let (feed, reference) = (self.feed.clone(), reference.clone());
         cache.on_change(move |_| {
             feed.send(Feed::Reference(reference.clone())).ok();
@@ -111,6 +109,10 @@ impl ApiCluster {
     }
 }
 
+fn selection(reference: &ObjectReference) -> ListParams {
+    ListParams::all().namespace(&reference.namespace).fields(&format!("metadata.name={}", reference.name))
+}
+
 async fn first<K: Object>(cache: Option<Cache<K>>, r: &ObjectReference) -> Result<Option<Arc<K>>, ClusterError> {
     let cache = cache.ok_or_else(|| ClusterError::Failed(format!("{} has two kinds", r.name)))?;
     tokio::time::timeout(FIRST_LIST, cache.synced()).await.map_err(|_| {
@@ -125,6 +127,8 @@ fn failed(error: ClientError) -> ClusterError {
         ClusterError::NotFound(text)
     } else if error.is_conflict() {
         ClusterError::Conflict(text)
+    } else if error.is_unreachable() {
+        ClusterError::Unreachable(text)
     } else {
         ClusterError::Failed(text)
     }
@@ -214,8 +218,11 @@ impl Cluster for ApiCluster {
         }
     }
 
-    fn release(&self, wanted: &(dyn Fn(&ObjectReference) -> bool + Sync)) {
-        self.watched.lock().retain(|reference, _| wanted(reference));
+    fn release(&self, wanted: &BTreeSet<ObjectReference>) {
+        self.watched.lock().retain(|reference, _| wanted.contains(reference));
+        let of = |kind: ReferenceKind| wanted.iter().filter(move |r| r.kind == kind).map(selection);
+        self.options.client.remember_only::<ConfigMap>(of(ReferenceKind::ConfigMap));
+        self.options.client.remember_only::<Secret>(of(ReferenceKind::Secret));
     }
 
     fn event(&self, event: ClusterEvent<'_>) {

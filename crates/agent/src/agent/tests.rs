@@ -45,6 +45,7 @@ impl World {
             data_dir: self.dir.path().join("data"),
             run_dir: self.dir.path().join("run"),
             kubelet_dir: self.dir.path().join("kubelet"),
+            remembers: false,
             static_pod_dir: self.dir.path().join("manifests"),
             log_dir: self.dir.path().join("log"),
             dns: ClusterDns { servers: vec![IpAddr::from([10, 43, 0, 10])], domain: "cluster.local".into() },

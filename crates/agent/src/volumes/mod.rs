@@ -1,8 +1,9 @@
 //! A pod's volumes on the node: set up, kept up to date, taken down. One file per kind.
 //!
 //! Directories: `emptyDir` below the agent's data directory; what comes from the API (`configMap`, `secret`,
-//! `downwardAPI`, `projected`) below its run directory, which is a tmpfs, so secrets never reach a disk, nothing needs
-//! to be mounted, and all of it survives the agent and ends with the machine.
+//! `downwardAPI`, `projected`) below its run directory, which is a tmpfs, so nothing needs to be mounted, and all of it
+//! survives the agent and ends with the machine. A node whose server is elsewhere remembers Secrets and tokens on disk, for root
+//! only (`client::Shelf`, `tokens.json`), to start its pods after a power cut while the server is away.
 //!
 //! Always holds: setting up twice is the same as once; kinds that are not built are refused by name
 //! (`FailedMount` event), never skipped.
@@ -19,7 +20,8 @@ pub mod secret;
 pub mod sub_path;
 pub mod tokens;
 
-use crate::cluster::{Cluster, ObjectReference, ReferenceKind};
+use crate::cluster::{Cluster, ClusterError, ObjectReference, ReferenceKind};
+use crate::context::Config;
 use crate::engine::{Device, Engine, Mount, Propagation};
 use crate::pod::spec::fields::{Facts, FieldError};
 use crate::pod::spec::{env, expand};
@@ -78,7 +80,10 @@ pub enum VolumeError {
     /// Not built.
     #[error("{0} is not supported by dhow")]
     Unsupported(String),
-    /// The API server did not answer or refused.
+    /// The API server did not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The API server refused.
     #[error("{0}")]
     Cluster(String),
     /// A tmpfs could not be mounted.
@@ -130,9 +135,11 @@ pub struct VolumeManager {
 }
 
 impl VolumeManager {
-    /// `data_dir` is on disk, `run_dir` on a tmpfs.
-    pub fn new(data_dir: PathBuf, run_dir: PathBuf, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>) -> Self {
-        VolumeManager { data_dir, run_dir, engine, cluster, tokens: tokens::Tokens::default() }
+    /// Reads the tokens of an earlier run, if they are kept.
+    pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>) -> Self {
+        let (data_dir, run_dir) = (config.data_dir.clone(), config.run_dir.clone());
+        let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
+        VolumeManager { data_dir, run_dir, engine, cluster, tokens }
     }
 
     fn disk_dir(&self, uid: &str) -> PathBuf {
@@ -175,7 +182,11 @@ impl VolumeManager {
         for volume in view::spec(pod).volumes.iter().flatten() {
             let failed = |source| MountError { volume: volume.name.clone(), source };
             if needs_place(volume) {
-                places.insert(volume.name.clone(), self.find_place(pod, volume).await.map_err(failed)?);
+                let place = match self.find_place(pod, volume).await {
+                    Err(VolumeError::Unreachable(why)) => self.last_place(pod, volume, why),
+                    found => found,
+                };
+                places.insert(volume.name.clone(), place.map_err(failed)?);
                 continue;
             }
             let at = self.set_up_one(pod, volume, facts, now).await.map_err(failed)?;
@@ -205,6 +216,12 @@ impl VolumeManager {
         Ok(Place { path, read_only: backing.read_only, block: backing.block })
     }
 
+    /// Where a volume of the machine itself was before; one of a server would have to be mounted first.
+    fn last_place(&self, pod: &Pod, volume: &Volume, why: String) -> Result<Place, VolumeError> {
+        let known = persistent::load(&self.pod_dir(pod.uid())).remove(&volume.name);
+        known.filter(|p| !p.path.starts_with(self.remote_dir(pod.uid()))).ok_or(VolumeError::Unreachable(why))
+    }
+
     async fn backing(&self, pod: &Pod, volume: &Volume) -> Result<Backing, VolumeError> {
         if let Some(source) = &volume.nfs {
             let kind = Kind::Nfs(Nfs::new(source, &[]));
@@ -212,7 +229,10 @@ impl VolumeManager {
         }
         let missing = || VolumeError::Unsupported("a volume without a source".into());
         let (name, own) = persistent::claim_of(pod, volume).ok_or_else(missing)?;
-        let failed = |e: crate::cluster::ClusterError| VolumeError::Cluster(e.to_string());
+        let failed = |e: ClusterError| match e {
+            ClusterError::Unreachable(text) => VolumeError::Unreachable(text),
+            other => VolumeError::Cluster(other.to_string()),
+        };
         let claim = self.cluster.claim(pod.namespace(), &name).await.map_err(failed)?;
         let bound_to = persistent::volume_of(pod, &name, own, claim.as_ref())?;
         let found = self.cluster.persistent_volume(&bound_to).await.map_err(failed)?;

@@ -6,6 +6,9 @@
 
 use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
+use crate::cpus::Cpus;
+use crate::credential_providers::CredentialProviders;
+use crate::devices::{self, Devices};
 use crate::engine::{Engine, EngineError, EngineEvent, EngineExit, SandboxSnapshot, Session, StreamRequest};
 use crate::images::Images;
 use crate::network::PodNetwork;
@@ -33,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What the agent works with.
@@ -52,6 +55,10 @@ pub struct Parts {
     pub random: Arc<dyn Random>,
     /// Bytes of memory of the machine.
     pub memory: i64,
+    /// Programs that know logins for registries.
+    pub credential_providers: CredentialProviders,
+    /// The machine's processors.
+    pub cpus: Cpus,
 }
 
 /// Pods of this node: all that are there, then every change.
@@ -89,6 +96,7 @@ impl Agent {
         let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
         let context = Context {
             config,
+            devices,
             engine,
             images,
             network,
@@ -98,9 +106,12 @@ impl Agent {
             random,
             allocatable: RwLock::default(),
             memory,
+            credential_providers,
+            cpus,
             pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
+            pods_changed: Notify::new(),
             users: Ranges::default(),
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
@@ -123,18 +134,21 @@ impl Agent {
         let (mirrors, mut pods): (Vec<_>, Vec<_>) = feed.initial.drain(..).partition(|p| static_pods::is_mirror(p));
         pods.extend(manifests.read().into_values());
         self.recover(&pods).await;
-        mirrors.into_iter().for_each(|mirror| self.take(Feed::Pod(mirror)));
+        for mirror in mirrors {
+            self.take(Feed::Pod(mirror)).await;
+        }
         let (sender, mut statics) = mpsc::unbounded_channel();
         base::tasks::detach("static pods", manifests.run(sender, shutdown.clone()));
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(change) = statics.recv() => self.take(change),
+                Some(change) = statics.recv() => self.take(change).await,
                 change = feed.changes.recv() => match change {
-                    Some(change) => self.take(change),
+                    Some(change) => self.take(change).await,
                     None => break,
                 },
                 () = self.context.ledger.room_made() => self.tell_of_room(),
+                pods = self.context.devices.concerned() => self.tell_of_devices(&pods),
                 event = self.context.engine.next_event() => match event {
                     Some(event) => self.engine_event(event),
                     None => break,
@@ -152,13 +166,17 @@ impl Agent {
             tracing::error!(error = %base::chain(&error), "failed to read the checkpoints: pods begin anew");
             Vec::new()
         });
+        let referred = pods.iter().map(|p| &**p).chain(kept.iter().map(|(pod, _)| pod)).flat_map(volumes::references);
+        self.context.cluster.release(&referred.collect());
         let known: BTreeSet<String> = kept.iter().map(|(pod, _)| pod.uid().to_owned()).collect();
         self.remove_strangers(&snapshots, &kept).await;
+        self.context.devices.retain(|uid| known.contains(uid));
+        self.context.cpus.retain(|uid| known.contains(uid));
         for (pod, seen) in kept {
             self.resume(pod, seen, pods, &snapshots);
         }
         for pod in pods.iter().filter(|p| !known.contains(p.uid())) {
-            self.begin_new(pod.clone());
+            self.begin_new(pod.clone()).await;
         }
     }
 
@@ -204,6 +222,7 @@ impl Agent {
         let message =
             |name: &str, restarts: u32, exit: &EngineExit| last_words(&self.context, &pod, name, restarts, exit.code);
         let mut seen = recover(&pod, seen, snapshot, message, now);
+        seen.devices = self.context.devices.health(pod.uid());
         let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
         if seen.ending.is_none() {
             self.context.ledger.record(pod.uid(), Demand::of(&granted.apply(&pod)));
@@ -216,11 +235,12 @@ impl Agent {
     }
 
     /// A pod that the node has not seen before: taken or rejected (`HandlePodAdditions`).
-    fn begin_new(&self, pod: Arc<Pod>) {
+    async fn begin_new(&self, pod: Arc<Pod>) {
         let over = pod.metadata.deletion_timestamp.is_some()
             || matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        let admitted = if over { Ok(()) } else { self.admit(&pod) };
-        let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), ..Seen::default() };
+        let admitted = if over { Ok(()) } else { self.admit(&pod).await };
+        let devices = self.context.devices.health(pod.uid());
+        let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), devices, ..Seen::default() };
         if let Err(Rejection { reason, message }) = admitted {
             let event =
                 ClusterEvent { pod: Some(&pod), field_path: None, warning: true, reason: &reason, message: &message };
@@ -230,12 +250,22 @@ impl Agent {
         self.begin(pod, seen);
     }
 
-    fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
+    async fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
         admission::admit(pod)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
-        let allocatable = self.context.allocatable.read();
-        self.context.ledger.grant(pod.uid(), Demand::of(pod), &allocatable)?;
-        self.context.host_ports.take(pod, pod.uid()).inspect_err(|_| self.context.ledger.release(pod.uid()))
+        self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
+        let taken = self.context.host_ports.take(pod, pod.uid());
+        let allocated = match taken {
+            Ok(()) => self.allocate(pod).await.map_err(Rejection::unexpected),
+            Err(rejection) => Err(rejection),
+        };
+        allocated.inspect_err(|_| self.context.give_back(pod.uid()))
+    }
+
+    /// What is given to containers alone.
+    async fn allocate(&self, pod: &Pod) -> Result<(), String> {
+        self.context.cpus.allocate(pod)?;
+        self.context.devices.allocate(pod).await
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {
@@ -248,8 +278,7 @@ impl Agent {
                     workers.remove(&uid);
                     workers.values().map(|w| w.view().pod).collect::<Vec<_>>()
                 };
-                let wanted: BTreeSet<ObjectReference> = left.iter().flat_map(|p| volumes::references(p)).collect();
-                context.cluster.release(&|r| wanted.contains(r));
+                context.cluster.release(&left.iter().flat_map(|p| volumes::references(p)).collect());
             }
         };
         let handle = worker::spawn(self.context.clone(), pod, seen, ended);
@@ -259,7 +288,7 @@ impl Agent {
 
     // === afterwards ===
 
-    fn take(&self, change: Feed) {
+    async fn take(&self, change: Feed) {
         match change {
             Feed::Pod(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, false),
             Feed::Gone(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, true),
@@ -267,7 +296,7 @@ impl Agent {
                 let worker = self.workers.read().get(pod.uid()).cloned();
                 match worker {
                     Some(worker) => worker.tell(Message::Pod(pod)),
-                    None => self.begin_new(pod),
+                    None => self.begin_new(pod).await,
                 }
             }
             Feed::Gone(pod) => {
@@ -314,6 +343,13 @@ impl Agent {
         let workers = self.workers.read();
         let waiting = workers.values().filter(|w| w.view().seen.resize.pending.is_some());
         waiting.for_each(|w| w.tell(Message::Observed(Observation::RoomMade)));
+    }
+
+    fn tell_of_devices(&self, pods: &BTreeSet<String>) {
+        let workers = self.workers.read();
+        for (uid, worker) in pods.iter().filter_map(|uid| Some((uid, workers.get(uid)?))) {
+            worker.tell(Message::Observed(Observation::Devices(self.context.devices.health(uid))));
+        }
     }
 
     fn engine_event(&self, event: EngineEvent) {

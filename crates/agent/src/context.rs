@@ -1,6 +1,9 @@
 //! [`Context`]: what every pod worker shares. No state of pods in it.
 
 use crate::cluster::Cluster;
+use crate::cpus::{self, Cpus};
+use crate::credential_providers::CredentialProviders;
+use crate::devices::Devices;
 use crate::engine::Engine;
 use crate::eviction::Pressure;
 use crate::images::Images;
@@ -17,6 +20,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// What the node is.
 #[derive(Debug, Clone)]
@@ -33,12 +37,12 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// Where plugins of the node expect the kubelet's files (`/var/lib/kubelet`).
     pub kubelet_dir: PathBuf,
+    /// Tokens of pods are kept on disk, so that pods can be started while the server is away.
+    pub remembers: bool,
     /// Container logs (`/var/log/pods`).
     pub log_dir: PathBuf,
     /// Manifests of static pods; need not exist.
     pub static_pod_dir: PathBuf,
-    /// Tokens of pods are kept on disk, so that pods can be started while the server is away.
-    pub remembers: bool,
     /// The cluster's DNS.
     pub dns: ClusterDns,
     /// The node's resolv.conf.
@@ -51,6 +55,8 @@ pub struct Config {
     pub pod_cidrs: Vec<ipnet::IpNet>,
     /// When the node has too little left.
     pub eviction: crate::eviction::Policy,
+    /// Who gets processors alone.
+    pub cpus: cpus::Settings,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
     /// `dhow://<version>` in the node's status.
@@ -79,17 +85,34 @@ pub struct Context {
     pub allocatable: RwLock<BTreeMap<String, Quantity>>,
     /// Bytes of memory of the machine.
     pub memory: i64,
+    /// Programs that know logins for registries.
+    pub credential_providers: CredentialProviders,
     /// What the node has too little of, or had a moment ago.
     pub pressure: RwLock<Pressure>,
     /// What the pods have been granted of it.
     pub ledger: Ledger,
     /// Which of its ports they have.
     pub host_ports: HostPorts,
+    /// Which of its processors they have for themselves.
+    pub cpus: Cpus,
+    /// Which of its devices they have.
+    pub devices: Arc<Devices>,
+    /// Pods have come or gone.
+    pub pods_changed: Notify,
     /// Which of its users they have.
     pub users: Ranges,
 }
 
 impl Context {
+    /// A pod that is over needs nothing of the node any more.
+    pub fn give_back(&self, uid: &str) {
+        self.ledger.release(uid);
+        self.host_ports.release(uid);
+        self.devices.release(uid);
+        self.cpus.retain(|pod| pod != uid);
+        self.pods_changed.notify_one();
+    }
+
     /// Checkpoint and termination messages of a pod.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.config.data_dir.join("pods").join(uid)

@@ -214,21 +214,27 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// Whose processes it sees.
     pub processes: Processes,
-    /// Block devices of the node that it may use.
+    /// Devices of the node that it may use.
     pub devices: Vec<Device>,
 }
 
-/// A block device in a container.
+/// A device file in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
     /// Where in the container.
     pub target: PathBuf,
+    /// `c` or `b`.
+    pub kind: char,
     /// Its numbers.
     pub major: u32,
     /// Its numbers.
     pub minor: u32,
-    /// Cannot be written.
-    pub read_only: bool,
+    /// Mode bits of the file.
+    pub mode: u32,
+    /// User and group of the file.
+    pub owner: (u32, u32),
+    /// Some of `r`, `w`, `m`.
+    pub access: String,
 }
 
 /// Whose processes a container sees.
@@ -329,6 +335,8 @@ pub struct Resources {
     pub memory_bytes: Option<i64>,
     /// `pids.max`
     pub pids: Option<i64>,
+    /// `cpuset.cpus`
+    pub cpuset: Option<String>,
 }
 
 /// What the kernel has counted in a cgroup.

@@ -73,6 +73,8 @@ pub struct Machine {
     pub os_image: String,
     /// Pods can have users of their own.
     pub user_namespaces: bool,
+    /// Of each resource that plugins have: how many devices, and how many healthy ones. Not read with the rest.
+    pub devices: BTreeMap<String, (usize, usize)>,
 }
 
 /// Names of the runtime in RuntimeClasses: there is one, and it is the default.
@@ -115,6 +117,7 @@ impl Machine {
             machine_id,
             os_image: os_name(&text("/etc/os-release")),
             user_namespaces: has_user_namespaces(disk),
+            devices: BTreeMap::new(),
         })
     }
 }
@@ -189,10 +192,17 @@ pub fn node_status(
     old: &NodeStatus,
     now: Timestamp,
 ) -> NodeStatus {
-    let capacity = capacity(config, machine);
+    let mut capacity = capacity(config, machine);
+    let mut allocatable = allocatable(&config.eviction.hard, machine, &capacity);
+    let promised = machine.cpus.saturating_sub(config.cpus.reserved.0.len() as u64);
+    allocatable.insert("cpu".into(), Quantity(promised.to_string()));
+    for (resource, (all, healthy)) in &machine.devices {
+        capacity.insert(resource.clone(), Quantity(all.to_string()));
+        allocatable.insert(resource.clone(), Quantity(healthy.to_string()));
+    }
     NodeStatus {
         addresses: Some(addresses(config)),
-        allocatable: Some(allocatable(&config.eviction.hard, machine, &capacity)),
+        allocatable: Some(allocatable),
         capacity: Some(capacity),
         conditions: Some(conditions(&config.eviction, machine, held, old, now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -415,7 +425,7 @@ impl NodeKeeper {
     async fn round(&mut self) -> Result<(), ClientError> {
         let now = self.context.clock.now();
         let machine = match Machine::read(&self.context.images.root()) {
-            Ok(machine) => machine,
+            Ok(machine) => Machine { devices: self.context.devices.capacity(), ..machine },
             Err(error) => {
                 tracing::error!(%error, "failed to read what this machine has");
                 return Ok(());
@@ -550,6 +560,7 @@ mod tests {
             data_dir: "/d".into(),
             run_dir: "/r".into(),
             kubelet_dir: "/k".into(),
+            remembers: false,
             static_pod_dir: "/none".into(),
             log_dir: "/l".into(),
             dns: ClusterDns::default(),
@@ -558,9 +569,9 @@ mod tests {
             max_pods: 110,
             pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
             eviction: Policy::default(),
+            cpus: Default::default(),
             labels: BTreeMap::new(),
             version: "0.1.0".into(),
-            remembers: false,
         }
     }
 

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use base::Clock;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -482,7 +482,7 @@ impl Cluster for FakeCluster {
         Ok(Token { value: format!("token for {}", request.pod.name()), expires_at })
     }
 
-    fn release(&self, _: &(dyn Fn(&ObjectReference) -> bool + Sync)) {}
+    fn release(&self, _: &BTreeSet<ObjectReference>) {}
 
     fn event(&self, event: ClusterEvent<'_>) {
         let kind = if event.warning { "Warning" } else { "Normal" };

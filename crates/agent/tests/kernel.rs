@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use base::{SystemClock, SystemRandom};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -168,16 +168,16 @@ impl Cluster for OneCluster {
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
         Ok(self.claims.lock().values().find(|(_, volume)| volume.name() == name).map(|(_, volume)| volume.clone()))
     }
-    async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
-        Ok(Vec::new())
-    }
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
         Ok(Some(class.to_owned()))
+    }
+    async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
+        Ok(Vec::new())
     }
     async fn token(&self, _: &TokenRequest<'_>) -> Result<Token, ClusterError> {
         Err(ClusterError::Failed("no tokens here".into()))
     }
-    fn release(&self, _: &(dyn Fn(&ObjectReference) -> bool + Sync)) {}
+    fn release(&self, _: &BTreeSet<ObjectReference>) {}
     fn event(&self, event: ClusterEvent<'_>) {
         self.events.lock().push(format!("{} {}", event.reason, event.message));
     }
@@ -249,6 +249,7 @@ impl World {
     fn start(&self) -> Running {
         let (runtime, events) = runtime::Engine::start(self.runtime_config()).expect("the engine starts");
         let engine = RuntimeEngine::new(runtime.clone(), events).below_cgroup(&self.cgroup);
+        std::fs::create_dir_all(self.path("roots")).expect("created");
         let images = DirImages { layer: self.path("layer"), roots: self.path("roots") };
         let parts = Parts {
             engine: Arc::new(engine),
@@ -258,6 +259,8 @@ impl World {
             clock: SystemClock::shared(),
             random: Arc::new(SystemRandom),
             memory: 8 << 30,
+            credential_providers: Default::default(),
+            cpus: Default::default(),
         };
         let config = Config {
             node_name: "n1".into(),
@@ -267,14 +270,15 @@ impl World {
             run_dir: self.path("run"),
             log_dir: self.path("log"),
             kubelet_dir: self.path("kubelet"),
+            remembers: false,
             static_pod_dir: self.path("manifests"),
             dns: ClusterDns::default(),
             resolv_conf: "/etc/resolv.conf".into(),
-            remembers: false,
             port: 10250,
             max_pods: 110,
             pod_cidrs: Vec::new(),
             eviction: agent::eviction::Policy::default(),
+            cpus: Default::default(),
             labels: BTreeMap::new(),
             version: "0".into(),
         };
@@ -383,6 +387,7 @@ async fn everything(host_users: bool) {
         echo done > /dev/termination-log; trap 'exit 7' TERM; while true; do sleep 0.1; done";
     world.cluster.put(pod(&json!({
         "terminationGracePeriodSeconds": 5,
+        "hostUsers": host_users,
         "securityContext": {"runAsUser": 1234, "fsGroup": 77},
         "volumes": [
             {"name": "cfg", "configMap": {"name": "cfg", "defaultMode": 420}},
@@ -391,7 +396,6 @@ async fn everything(host_users: bool) {
         "initContainers": [{"name": "init", "image": "i", "command": ["sh", "-c", "mkdir -p /data; echo first"],
             "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
         "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
-        "hostUsers": host_users,
             "env": [{"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "cfg", "key": "color"}}}],
             "readinessProbe": {"exec": {"command": ["ls", "/data/sub/file"]}, "periodSeconds": 1, "timeoutSeconds": 2},
             "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}},
@@ -408,6 +412,10 @@ async fn everything(host_users: bool) {
     let log = world.log("main", 0);
     let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
     assert_eq!(lines, ["color blue blue", "web", "1234", "hosts 10.42.0.9 web", "mem 1024", "file"], "{log}");
+    // Files of volumes have the owners that the pod knows; its processes are somebody else's for the machine.
+    let written = std::fs::metadata(world.path("data/pods/1-2-3/volumes/data/deep/er/file")).expect("there");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&written), 1234);
+    assert_eq!(world.path("data/pods/1-2-3/userns").exists(), !host_users);
     world.delete(5);
     until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
     world.assert_nothing_left(&agent).await;
@@ -416,10 +424,6 @@ async fn everything(host_users: bool) {
     agent.stop().await;
     })
     .await;
-    // Files of volumes have the owners that the pod knows; its processes are somebody else's for the machine.
-    let written = std::fs::metadata(world.path("data/pods/1-2-3/volumes/data/deep/er/file")).expect("there");
-    assert_eq!(std::os::unix::fs::MetadataExt::uid(&written), 1234);
-    assert_eq!(world.path("data/pods/1-2-3/userns").exists(), !host_users);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 //!
 //! Two steps, as ripgrep does: [`Settings`] is what was said (flags win over the file), [`Config`] what it means.
 
+use agent::cpus;
 use agent::eviction::{Policy, PolicyTexts};
 use clap::Args;
 use ipnet::IpNet;
@@ -114,6 +115,18 @@ pub(crate) struct Settings {
     /// How long the node says that it is under pressure after it was [default: 5m]
     #[arg(long, global = true, value_name = "TIME")]
     pub(crate) eviction_pressure_transition_period: Option<String>,
+    /// Who gets processors alone: none, or static (containers of Guaranteed pods that ask for whole ones) [default: none]
+    #[arg(long, global = true, value_name = "POLICY")]
+    pub(crate) cpu_manager_policy: Option<String>,
+    /// Processors for the machine's own programs, like 0-1: not promised to pods
+    #[arg(long, global = true, value_name = "LIST")]
+    pub(crate) reserved_cpus: Option<String>,
+    /// Programs that know logins for registries: a CredentialProviderConfig of kubelet.config.k8s.io/v1
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) image_credential_provider_config: Option<PathBuf>,
+    /// Where these programs are
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) image_credential_provider_bin_dir: Option<PathBuf>,
     /// What is noted in the audit log: a Policy of audit.k8s.io/v1 [default: everything but the system's own reading, at level Metadata]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) audit_policy: Option<PathBuf>,
@@ -151,6 +164,9 @@ pub(crate) struct Config {
     pub(crate) cgroup_root: String,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Policy,
+    pub(crate) cpus: cpus::Settings,
+    /// Configuration and directory of the programs.
+    pub(crate) credential_providers: Option<(PathBuf, PathBuf)>,
     /// `None`: the default policy.
     pub(crate) audit_policy: Option<PathBuf>,
     pub(crate) enable_admission_plugins: Vec<String>,
@@ -244,6 +260,14 @@ impl Settings {
             eviction_pressure_transition_period: self
                 .eviction_pressure_transition_period
                 .or(file.eviction_pressure_transition_period),
+            cpu_manager_policy: self.cpu_manager_policy.or(file.cpu_manager_policy),
+            reserved_cpus: self.reserved_cpus.or(file.reserved_cpus),
+            image_credential_provider_config: self
+                .image_credential_provider_config
+                .or(file.image_credential_provider_config),
+            image_credential_provider_bin_dir: self
+                .image_credential_provider_bin_dir
+                .or(file.image_credential_provider_bin_dir),
             audit_policy: self.audit_policy.or(file.audit_policy),
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
             disable_controllers: self.disable_controllers || file.disable_controllers,
@@ -254,6 +278,20 @@ impl Settings {
     fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
         let mut mistakes = Vec::new();
         let etcd = self.check_etcd(&mut mistakes);
+        let programs = (&self.image_credential_provider_config, &self.image_credential_provider_bin_dir);
+        let credential_providers = match programs {
+            (Some(file), Some(dir)) => Some((file.clone(), dir.clone())),
+            (None, None) => None,
+            _ => {
+                let names = "image-credential-provider-config and image-credential-provider-bin-dir";
+                mistakes.push(format!("{names} belong together; give both or none"));
+                None
+            }
+        };
+        let cpus = self.cpus().unwrap_or_else(|error| {
+            mistakes.push(error);
+            cpus::Settings::default()
+        });
         let eviction = self.eviction().read().unwrap_or_else(|errors| {
             mistakes.extend(errors);
             Policy::default()
@@ -314,6 +352,8 @@ impl Settings {
                     cgroup_root: cgroup_root.to_owned(),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
+                    cpus,
+                    credential_providers,
                     audit_policy: self.audit_policy,
                     enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
                     controllers: !self.disable_controllers,
@@ -327,6 +367,17 @@ impl Settings {
 }
 
 impl Settings {
+    fn cpus(&self) -> Result<cpus::Settings, String> {
+        let policy = match self.cpu_manager_policy.as_deref() {
+            None | Some("none") => cpus::Policy::None,
+            Some("static") => cpus::Policy::Static,
+            Some(other) => return Err(format!("cpu-manager-policy {other:?} is not none or static")),
+        };
+        let reserved = self.reserved_cpus.as_deref().unwrap_or_default().parse();
+        let reserved = reserved.map_err(|e| format!("reserved-cpus: {e}"))?;
+        Ok(cpus::Settings { policy, reserved })
+    }
+
     fn eviction(&self) -> PolicyTexts<'_> {
         PolicyTexts {
             hard: self.eviction_hard.as_deref(),

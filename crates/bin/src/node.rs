@@ -5,6 +5,8 @@ use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use crate::traces;
 use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
+use agent::cpus::Cpus;
+use agent::credential_providers::CredentialProviders;
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
 use agent::node::{Machine, NodeKeeper, node_status};
@@ -50,10 +52,10 @@ pub(crate) struct Seat {
     pub(crate) node_ip: IpAddr,
     /// Addresses for the node's pods.
     pub(crate) pod_cidrs: Vec<IpNet>,
-    /// For the node's API, as soon as there is a certificate; `None` if we are stopped before.
-    pub(crate) tls: Pin<Box<dyn Future<Output = Option<Arc<Tls>>> + Send>>,
     /// Whether the server may be away while we start.
     pub(crate) remembers: bool,
+    /// For the node's API, as soon as there is a certificate; `None` if we are stopped before.
+    pub(crate) tls: Pin<Box<dyn Future<Output = Option<Arc<Tls>>> + Send>>,
 }
 
 /// A running node half.
@@ -162,6 +164,11 @@ pub(crate) async fn start(
         clock: clock.clone(),
         random,
         memory: total_memory()?,
+        cpus: Cpus::load(config.cpus.clone(), &config.data_dir)?,
+        credential_providers: match &config.credential_providers {
+            Some((file, programs)) => CredentialProviders::load(file, programs.clone())?,
+            None => CredentialProviders::default(),
+        },
     };
     let agent_config = agent::Config { remembers, ..agent_config(config, node_ip, &pod_cidrs) };
     let local_volumes = agent::volumes::local::root(&agent_config.data_dir);
@@ -178,6 +185,11 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("plugins", registrar.run(shutdown.clone())));
     let evictor = Evictor::new(handle.clone(), context.clone());
     tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
+    tasks.push(base::tasks::spawn("cpus", agent::cpus::run(handle.clone(), context.clone(), shutdown.clone())));
+    tasks.push(base::tasks::spawn("qos", agent::qos::run(handle.clone(), context.clone(), shutdown.clone())));
+    tasks.push(base::tasks::spawn("device-plugins", context.devices.clone().serve(shutdown.clone())));
+    let pod_resources = agent::devices::pod_resources::serve(handle.clone(), context.clone(), shutdown.clone());
+    tasks.push(base::tasks::spawn("pod-resources", pod_resources));
     let listener = TcpListener::bind((IpAddr::from([0, 0, 0, 0]), config.agent_port)).await.map_err(|e| {
         format!(
             "failed to listen on port {} for the node's API; choose another with --agent-port: {e}",
@@ -256,6 +268,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         data_dir: config.data_dir.join("agent"),
         run_dir: config.run_dir.join("agent"),
         kubelet_dir: config.kubelet_dir.clone(),
+        remembers: false,
         log_dir: config.data_dir.join("log/pods"),
         static_pod_dir: config.data_dir.join("manifests"),
         dns: agent::pod::spec::dns::ClusterDns {
@@ -267,8 +280,8 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         max_pods: MAX_PODS,
         pod_cidrs: pod_cidrs.to_vec(),
         eviction: config.eviction.clone(),
+        cpus: config.cpus.clone(),
         labels: BTreeMap::new(),
-        remembers: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

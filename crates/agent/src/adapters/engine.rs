@@ -449,13 +449,13 @@ fn process(spec: &ContainerSpec) -> runtime::Process {
 fn device(device: &Device) -> runtime::Device {
     runtime::Device {
         path: device.target.clone(),
-        kind: 'b',
+        kind: device.kind,
         major: device.major,
         minor: device.minor,
-        mode: 0o660,
-        uid: 0,
-        gid: 0,
-        access: if device.read_only { "rm" } else { "rwm" }.to_owned(),
+        mode: device.mode,
+        uid: device.owner.0,
+        gid: device.owner.1,
+        access: device.access.clone(),
     }
 }
 
@@ -493,6 +493,7 @@ fn limits(resources: &Resources) -> runtime::Resources {
         cpu_quota_us: resources.cpu_quota_us,
         cpu_period_us: resources.cpu_period_us,
         pids: resources.pids,
+        cpuset_cpus: resources.cpuset.clone(),
         unified: BTreeMap::new(),
         ..runtime::Resources::default()
     }

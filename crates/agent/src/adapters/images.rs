@@ -3,6 +3,7 @@
 //! Root file systems of pods are called `pod-<container id>` in the store, so that those of other users of the same
 //! store are never taken for leftovers of ours.
 
+use crate::credential_providers::url_matches;
 use crate::engine::Rootfs;
 use crate::images::{Credential, Image, ImageConfig, ImageError, Images};
 use async_trait::async_trait;
@@ -134,12 +135,13 @@ impl Images for StoreImages {
     }
 }
 
-/// Logins whose key fits the image, the most particular first (`pkg/credentialprovider/keyring.go`; no wildcards).
+/// Logins whose key fits the image, the most particular first (`pkg/credentialprovider/keyring.go`).
 fn logins(reference: &Reference, credentials: &[Credential]) -> Vec<image::Credentials> {
     let wanted = format!("{}/{}", reference.registry, reference.repository);
     let fits = |c: &&Credential| {
         let key = registry_key(&c.registry);
-        wanted == key || wanted.strip_prefix(&key).is_some_and(|rest| rest.starts_with('/'))
+        let particular = wanted == key || wanted.strip_prefix(&key).is_some_and(|rest| rest.starts_with('/'));
+        particular || key.contains(['*', '?']) && url_matches(&key, &wanted)
     };
     let mut found: Vec<&Credential> = credentials.iter().filter(fits).collect();
     found.sort_by_key(|c| std::cmp::Reverse(registry_key(&c.registry).len()));
@@ -174,8 +176,15 @@ mod tests {
             username: registry.into(),
             password: String::new(),
         };
-        let all =
-            ["https://index.docker.io/v1/", "r.example", "r.example/team", "r.example.evil", "other"].map(credential);
+        let all = [
+            "https://index.docker.io/v1/",
+            "r.example",
+            "r.example/team",
+            "r.example.evil",
+            "other",
+            "*.cloud.example",
+        ]
+        .map(credential);
         let check = |image: &str, want: &[&str]| {
             let reference: Reference = image.parse().expect("a reference");
             let got: Vec<String> = logins(&reference, &all).into_iter().map(|c| c.username).collect();
@@ -184,6 +193,7 @@ mod tests {
         check("nginx", &["https://index.docker.io/v1/"]);
         check("r.example/team/app:1", &["r.example/team", "r.example"]);
         check("r.example/teams/app", &["r.example"]);
+        check("eu.cloud.example/app", &["*.cloud.example"]);
         check("quay.example/x", &[]);
     }
 }

@@ -54,6 +54,7 @@ impl World {
             max_pods: 110,
             pod_cidrs: Vec::new(),
             eviction: crate::eviction::Policy::default(),
+            cpus: Default::default(),
             labels: BTreeMap::new(),
             version: "0".into(),
         }
@@ -68,6 +69,8 @@ impl World {
             clock: self.clock.clone(),
             random: Arc::new(SeededRandom::new(1)),
             memory: 8 << 30,
+            credential_providers: Default::default(),
+            cpus: Default::default(),
         };
         let agent = Agent::new(self.config(), parts);
         let handle = agent.handle();

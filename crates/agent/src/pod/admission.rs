@@ -19,6 +19,16 @@ pub struct Rejection {
     pub message: String,
 }
 
+impl Rejection {
+    /// A manager of the node's resources could not give what it should (`cm/admission/errors.go`).
+    pub fn unexpected(why: String) -> Self {
+        Rejection {
+            reason: "UnexpectedAdmissionError".into(),
+            message: format!("Allocate failed due to {why}, which is unexpected"),
+        }
+    }
+}
+
 impl From<Shortage> for Rejection {
     fn from(shortage: Shortage) -> Self {
         Rejection { reason: format!("OutOf{}", shortage.resource), message: shortage.to_string() }

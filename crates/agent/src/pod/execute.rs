@@ -173,6 +173,7 @@ impl Executor {
         let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
         std::fs::create_dir_all(&logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
         context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
+        context.pods_changed.notify_one();
         let mut ips = Vec::new();
         if !spec.host_network {
             let netns = context.engine.netns(id).await.map_err(|e| base::chain(&e))?;
@@ -317,7 +318,7 @@ impl Executor {
             self.events.record(pod, c, true, "ErrImageNeverPull", &text);
             return Err(("ErrImageNeverPull", text));
         }
-        let credentials = self.credentials().await;
+        let credentials = self.credentials(image).await;
         self.events.record(pod, c, false, "Pulling", &format!("Pulling image \"{image}\""));
         let begun = Instant::now();
         match self.context.images.pull(image, &credentials).await {
@@ -354,8 +355,8 @@ impl Executor {
         (reason, text)
     }
 
-    /// Logins from the pod's image pull secrets (`getPullSecretsForPod`).
-    async fn credentials(&self) -> Vec<Credential> {
+    /// Logins from the pod's image pull secrets (`getPullSecretsForPod`), then those of credential providers.
+    async fn credentials(&self, image: &str) -> Vec<Credential> {
         let (mut out, mut missing) = (Vec::new(), Vec::new());
         for name in view::spec(&self.pod).image_pull_secrets.iter().flatten().map(|r| &r.name).filter(|n| !n.is_empty())
         {
@@ -370,6 +371,11 @@ impl Executor {
                 missing.join(", ")
             );
             self.events.record(&self.pod, None, true, "FailedToRetrieveImagePullSecret", &text);
+        }
+        // A name that is none fails when it is pulled.
+        if let Ok(image::Reference { registry, repository, .. }) = image.parse() {
+            let (context, repository) = (&self.context, format!("{registry}/{repository}"));
+            out.extend(context.credential_providers.credentials(&repository, &*context.clock).await);
         }
         out
     }
@@ -469,6 +475,8 @@ impl Executor {
             let json = json.map_err(|e| format!("failed to load seccomp profile {}: {e}", path.display()))?;
             spec.seccomp = Seccomp::Profile(json);
         }
+        spec.resources.cpuset = context.cpus.of(pod.uid(), &c.name);
+        context.devices.ready(pod.uid(), &c.name).await?.apply(&mut spec);
         // Last, so that nothing is left behind by a spec that cannot be formed.
         for mount in c.volume_mounts.iter().flatten() {
             let Some(image) = pulled.volumes.get(&mount.name) else { continue };

@@ -10,6 +10,7 @@ use super::seen::{
 };
 use super::seen::{Run, Running, Sandbox, Seen, StopStage, Volumes, Waiting, signed};
 use super::view;
+use crate::devices::registry::Health;
 use api::k8s::api::core::v1::{Pod, Probe};
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -141,6 +142,8 @@ pub enum Observation {
         /// At most so long its containers have to stop.
         grace: Duration,
     },
+    /// Devices of the pod are better or worse.
+    Devices(Health),
     /// Another pod has given resources of the node back.
     RoomMade,
     /// A ConfigMap, Secret or Service that the pod refers to has changed: what failed for want of it is tried at once.
@@ -214,6 +217,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
                 seen.grace_override = Some(grace);
             }
         }
+        Observation::Devices(health) => seen.devices = health,
         Observation::RoomMade => {
             if let Some(pending) = &mut seen.resize.pending {
                 pending.again = true;

@@ -54,6 +54,8 @@ pub struct Seen {
     pub actuated: Option<Allocation>,
     /// A resize under way.
     pub resize: Resize,
+    /// The devices of its containers, and which of them are well.
+    pub devices: crate::devices::registry::Health,
 }
 
 /// A run that ended before its start was reported.

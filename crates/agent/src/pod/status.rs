@@ -13,9 +13,10 @@ use super::view::{self, Role};
 use api::Time;
 use api::k8s::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus, VolumeMountStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceHealth, ResourceStatus, VolumeMountStatus,
 };
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// `containerID` is `dhow://<64 hex digits>`.
@@ -153,9 +154,26 @@ fn container_status(
         let actual = s.running().map(|r| r.resources.clone()).filter(|_| role != Role::Ephemeral);
         out.resources = Some(actual.unwrap_or(granted));
     }
+    if role == Role::App {
+        out.allocated_resources_status = seen.devices.get(&c.name).map(device_status);
+    }
     explain_waiting(pod, &mut out, s, c, role);
     set_readiness(&mut out, s, c, role);
     out
+}
+
+/// `UpdateAllocatedResourcesStatus` of the device manager.
+fn device_status(resources: &BTreeMap<String, BTreeMap<String, bool>>) -> Vec<ResourceStatus> {
+    let health = |(id, well): (&String, &bool)| ResourceHealth {
+        resource_id: id.clone(),
+        message: None,
+        health: Some(if *well { "Healthy" } else { "Unhealthy" }.to_owned()),
+    };
+    let resource = |(name, devices): (&String, &BTreeMap<String, bool>)| ResourceStatus {
+        name: name.clone(),
+        resources: Some(devices.iter().map(health).collect()),
+    };
+    resources.iter().map(resource).collect()
 }
 
 /// No run is known: what the API knew, or a default reason to wait.

@@ -127,8 +127,7 @@ impl Worker {
             }
             if self.seen.ending.is_some() {
                 if !self.seen.may_run() {
-                    self.context.ledger.release(self.pod.uid());
-                    self.context.host_ports.release(self.pod.uid());
+                    self.context.give_back(self.pod.uid());
                 }
                 self.pulls.retain(|_, pull| {
                     pull.abort();

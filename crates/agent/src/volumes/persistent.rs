@@ -253,9 +253,12 @@ pub fn devices(pod: &Pod, c: &Container, places: &Places) -> Result<Vec<crate::e
         let meta = fs::metadata(&place.path).map_err(|e| VolumeError::io("look at", &place.path, e))?;
         Ok(crate::engine::Device {
             target: d.device_path.clone().into(),
+            kind: 'b',
             major: rustix::fs::major(meta.rdev()),
             minor: rustix::fs::minor(meta.rdev()),
-            read_only: place.read_only,
+            mode: 0o660,
+            owner: (0, 0),
+            access: if place.read_only { "rm" } else { "rwm" }.to_owned(),
         })
     };
     c.volume_devices.iter().flatten().map(device).collect()

@@ -30,6 +30,7 @@ mod quota;
 mod rbac;
 mod replicaset;
 mod resources;
+pub use resources::is_extended as is_extended_resource;
 mod secret;
 mod service;
 mod small;

@@ -46,7 +46,7 @@ pub(super) fn is_native(name: &str) -> bool {
 }
 
 /// A vendor's resource (GPUs and the like).
-pub(super) fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     !is_native(name) && !name.starts_with("requests.") && is_label_key(&format!("requests.{name}")).is_empty()
 }
 

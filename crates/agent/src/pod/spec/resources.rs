@@ -10,7 +10,8 @@ use api::k8s::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use machinery::quantity::Quantity;
 use std::collections::BTreeMap;
 
-const MIN_SHARES: u64 = 2;
+/// The least `cpu.shares` that the kernel takes.
+pub const MIN_SHARES: u64 = 2;
 const MAX_SHARES: u64 = 262_144;
 const QUOTA_PERIOD_US: u64 = 100_000;
 const MIN_QUOTA_US: i64 = 1_000;
@@ -186,7 +187,7 @@ pub fn pod_cgroup(pod: &Pod) -> Resources {
             cpu_quota_us: (cpu_limited && quota > 0).then_some(quota),
             cpu_period_us: (cpu_limited && quota > 0).then_some(QUOTA_PERIOD_US),
             memory_bytes: memory_limited.then(|| plus_overhead(limit.memory, overhead.memory)),
-            pids: None,
+            ..Resources::default()
         },
     }
 }
@@ -206,7 +207,7 @@ pub fn container_cgroup(pod: &Pod, c: &Container) -> Resources {
         cpu_quota_us: (quota > 0).then_some(quota),
         cpu_period_us: (quota > 0).then_some(QUOTA_PERIOD_US),
         memory_bytes: (limit.memory > 0).then_some(limit.memory),
-        pids: None,
+        ..Resources::default()
     }
 }
 

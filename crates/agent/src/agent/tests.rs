@@ -271,6 +271,37 @@ async fn volumes_wait_for_a_config_map_and_follow_its_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_volume_whose_map_changes_faster_than_it_is_written_ends_with_the_last_content() {
+    let world = World::new();
+    let agent = world.start();
+    let spec = r#"{"nodeName":"n1","volumes":[{"name":"v","configMap":{"name":"cfg"}}],
+        "containers":[{"name":"a","image":"i","volumeMounts":[{"name":"v","mountPath":"/cfg"}]}]}"#;
+    // A key of its own in every version, so that each write adds and removes names.
+    let map = |version: u32| {
+        object(&format!(r#"{{"metadata":{{"name":"cfg","namespace":"default"}},"data":{{"key{version}":"x"}}}}"#))
+    };
+    world.cluster.put_config_map(map(0));
+    world.cluster.put(pod(spec));
+    until_phase(&world, "web", "Running").await;
+    let mounts = world.engine.spec_of("a").expect("it runs").mounts;
+    let source = &mounts.iter().find(|m| m.target == std::path::Path::new("/cfg")).expect("mounted").source;
+    for version in 1..=200 {
+        world.cluster.put_config_map(map(version));
+        tokio::task::yield_now().await;
+    }
+    let shown = || {
+        let entries = std::fs::read_dir(source).expect("there").map(|e| e.expect("readable").file_name());
+        let mut names: Vec<_> = entries.filter_map(|n| n.into_string().ok()).filter(|n| !n.starts_with("..")).collect();
+        names.sort();
+        names
+    };
+    until("the last version shows alone", || async { shown() == ["key200"] }).await;
+    let failed: Vec<_> = world.cluster.events().into_iter().filter(|e| e.contains("FailedMount")).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_name_what_is_wrong() {
     let world = World::new();
     let agent = world.start();

@@ -54,6 +54,20 @@ pub enum Message {
     Detach,
 }
 
+/// Who may touch the pod's volumes now. Tasks take turns in the order in which they were started, and each reads what it
+/// writes within its turn: the last one leaves the newest content, and its outcome is the one that counts.
+pub type VolumesTurn = Arc<tokio::sync::Mutex<Shown>>;
+
+/// What the last turn left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing that a refresh may bring up to date.
+    #[default]
+    Nothing,
+    /// All volumes.
+    Set,
+}
+
 /// One pod's surroundings while an action is done.
 pub struct Executor {
     /// Shared by all pods.
@@ -66,6 +80,8 @@ pub struct Executor {
     pub events: PodEvents,
     /// Where results go.
     pub outbox: mpsc::UnboundedSender<Message>,
+    /// Held while volumes are set up or taken down.
+    pub volumes_turn: VolumesTurn,
 }
 
 /// Killing and cleaning up is tried until it works, with pauses up to here.
@@ -124,9 +140,11 @@ impl Executor {
     // === volumes ===
 
     async fn mount_volumes(&self) {
+        let mut turn = self.volumes_turn.lock().await;
         let now = self.context.clock.now();
         match self.context.volumes.set_up(&self.pod, &self.facts(), now).await {
             Ok(renew) => {
+                *turn = Shown::Set;
                 // As above: nobody to tell is fine.
                 self.outbox.send(Message::RenewAt(renew)).ok();
                 self.tell(Observation::VolumesMounted);
@@ -139,6 +157,8 @@ impl Executor {
     }
 
     async fn unmount_volumes(&self) {
+        let mut turn = self.volumes_turn.lock().await;
+        *turn = Shown::Nothing;
         let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
         while let Err(error) = self.context.volumes.tear_down(self.uid()).await {
             tracing::warn!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to take volumes down");

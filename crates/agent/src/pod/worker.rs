@@ -11,7 +11,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::events::PodEvents;
-use super::execute::{self, Executor, Message};
+use super::execute::{self, Executor, Message, Shown, VolumesTurn};
 use super::observe::{Observation, next_restart, observe};
 use super::plan::{Plan, PodAction, plan};
 use super::recover::exit_facts;
@@ -82,6 +82,7 @@ struct Worker {
     write_backoff: Backoff,
     write_again_at: Option<Timestamp>,
     renew_at: Option<Timestamp>,
+    volumes_turn: VolumesTurn,
     /// A static pod that the API does not show as it should.
     mirror_lost: bool,
 }
@@ -104,6 +105,7 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
         write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         write_again_at: None,
         renew_at: None,
+        volumes_turn: VolumesTurn::default(),
         mirror_lost: false,
     };
     base::tasks::detach("pod", async move {
@@ -204,7 +206,7 @@ impl Worker {
             }
             Message::StatusWritten(result) => self.status_written(*result, now),
             Message::Observed(happened) => {
-                if happened == Observation::ReferencesChanged && self.seen.volumes == Volumes::Mounted {
+                if happened == Observation::ReferencesChanged {
                     self.refresh_volumes();
                 }
                 if let Observation::ImagePulled { container, .. } | Observation::PullFailed { container, .. } =
@@ -229,7 +231,7 @@ impl Worker {
         let before = &self.pod.metadata;
         let shown = before.labels != pod.metadata.labels || before.annotations != pod.metadata.annotations;
         self.pod = pod;
-        if shown && self.seen.volumes == Volumes::Mounted {
+        if shown {
             self.refresh_volumes();
         }
     }
@@ -241,6 +243,7 @@ impl Worker {
             seen: self.seen.clone(),
             events: self.events.clone(),
             outbox: self.outbox.clone(),
+            volumes_turn: self.volumes_turn.clone(),
         };
         let pull = match &action {
             PodAction::PullImage { container, .. } => Some(container.clone()),
@@ -275,11 +278,20 @@ impl Worker {
         }
     }
 
+    /// Brings what is mounted, or is being mounted from what may be old by now, up to date.
     fn refresh_volumes(&mut self) {
+        if !matches!(self.seen.volumes, Volumes::Mounting | Volumes::Mounted) {
+            return;
+        }
+        let turn = self.volumes_turn.clone();
         let (context, pod, events, outbox) =
             (self.context.clone(), self.granted_pod(), self.events.clone(), self.outbox.clone());
         let ips = self.seen.ips.clone();
         base::tasks::detach("refresh volumes", async move {
+            let turn = turn.lock().await;
+            if *turn != Shown::Set {
+                return;
+            }
             let now = context.clock.now();
             let facts = execute::facts(&context, &pod, &ips);
             match context.volumes.set_up(&pod, &facts, now).await {

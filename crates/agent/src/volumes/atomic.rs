@@ -59,7 +59,7 @@ fn io_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) ->
     move |source| WriteError::Io { what, path: path.to_path_buf(), source }
 }
 
-/// Makes `dir` show exactly `payload`. `stamp` names the new directory and must not repeat; `group` is the pod's fsGroup.
+/// Makes `dir` show exactly `payload`. `stamp` names the new directory; `group` is the pod's fsGroup.
 /// Returns whether anything changed.
 pub fn write(dir: &Path, payload: &Payload, stamp: &str, group: Option<u32>) -> Result<bool, WriteError> {
     let payload = clean(payload)?;
@@ -71,7 +71,7 @@ pub fn write(dir: &Path, payload: &Payload, stamp: &str, group: Option<u32>) -> 
         None => false,
     };
     if !same {
-        let fresh = format!("..{stamp}");
+        let fresh = unused_name(dir, stamp);
         write_set(&dir.join(&fresh), &payload, group)?;
         swap(dir, &fresh)?;
     }
@@ -79,6 +79,13 @@ pub fn write(dir: &Path, payload: &Payload, stamp: &str, group: Option<u32>) -> 
     own(dir, group)?;
     remove_others(dir, &payload)?;
     Ok(!same)
+}
+
+/// `..stamp`, or with a number behind it if the clock has shown the same time before.
+fn unused_name(dir: &Path, stamp: &str) -> String {
+    let mut names = std::iter::once(format!("..{stamp}")).chain((1..).map(|n: u64| format!("..{stamp}.{n}")));
+    let is_free = |name: &String| dir.join(name).symlink_metadata().is_err();
+    names.find(is_free).expect("there are more numbers than files")
 }
 
 fn clean(payload: &Payload) -> Result<Payload, WriteError> {

@@ -18,5 +18,6 @@ pub mod quantity;
 pub mod quota;
 pub mod schema;
 pub mod selector;
+pub mod time_zone;
 pub mod validation;
 pub mod volumes;

@@ -265,11 +265,11 @@ fn job(cron: &CronJob, spec: &CronJobSpec, name: String, at: Timestamp, zone: &T
 
 // === helpers ===
 
-/// The time zone of the schedule; `None` if it is unknown. Without a database only UTC is known.
+/// The time zone of the schedule; `None` if it is unknown.
 fn zone(spec: &CronJobSpec) -> Option<TimeZone> {
     match spec.time_zone.as_deref() {
-        None | Some("UTC" | "Etc/UTC") => Some(TimeZone::UTC),
-        Some(name) => TimeZone::get(name).ok(),
+        None => Some(TimeZone::UTC),
+        Some(name) => machinery::time_zone::find(name),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::status;
 use api::{AnyObject, Status};
 use bytes::Bytes;
 use machinery::kinds::Kind;
+use machinery::schema::check::{BodyError, check_json, strict_error};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -85,20 +86,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Refuses a body that says it is something else. A body that does not say is what the URL says.
-pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<(), Status> {
+/// Refuses a body that says it is something else. A body that does not say is what the URL says. Tells whether it says so with
+/// empty texts.
+pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<bool, Status> {
     if is_plainly(json, expected) {
-        return Ok(());
+        return Ok(false);
     }
-    let identity: Identity<'_> = serde_json::from_slice(json)
-        .map_err(|e| status::bad_request(unrecognized(expected.kind, &format!("json parse error: {e}"), json)))?;
+    let unreadable = |why: &str| {
+        let why = format!("json parse error: {}", go_error(json, why));
+        status::bad_request(unrecognized(expected.kind, &why, json))
+    };
+    // A list would be read as the fields in their order.
+    if json.trim_ascii_start().first() == Some(&b'[') {
+        return Err(unreadable(""));
+    }
+    let identity: Identity<'_> = serde_json::from_slice(json).map_err(|e| unreadable(&e.to_string()))?;
+    let is_blank = [&identity.api_version, &identity.kind].iter().any(|text| text.as_deref() == Some(""));
     let wanted = expected.api_version();
     let api_version = identity.api_version.as_deref().filter(|v| !v.is_empty()).unwrap_or(&wanted);
     let kind = identity.kind.as_deref().filter(|k| !k.is_empty()).unwrap_or(expected.kind);
     let version = api_version.rsplit('/').next().unwrap_or_default();
     let known = machinery::schema::builtin().by_api_version(api_version, kind).is_some();
     if kind == expected.kind && api_version == wanted {
-        return Ok(());
+        return Ok(is_blank);
     }
     let why = if kind == expected.kind && known {
         format!("the API version in the data ({api_version}) does not match the expected API version ({wanted})")
@@ -130,10 +140,53 @@ fn is_plainly(json: &[u8], expected: Expected<'_>) -> bool {
     text(b"kind") == Some(expected.kind.as_bytes()) && version()
 }
 
+/// What Go says of a body whose kind and version cannot be read.
+fn go_error(json: &[u8], error: &str) -> String {
+    if let Err(syntax) = machinery::schema::check::parse_json(json) {
+        return syntax.to_string();
+    }
+    let found = match json.trim_ascii_start().first() {
+        Some(b'[') => "array",
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "bool",
+        Some(b'-' | b'0'..=b'9') => "number",
+        _ => return error.to_owned(),
+    };
+    format!(
+        r#"json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#
+    )
+}
+
 /// `Pod in version "v1" cannot be handled as a Pod: why`.
 fn cannot_be_handled(expected: Expected<'_>, why: &str) -> Status {
     let Expected { version, kind, .. } = expected;
     status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+}
+
+/// JSON as an object of `kind`, and what a strict server complains about.
+pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
+    let expected = Expected::of(kind);
+    // Go reads null into nothing.
+    let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
+    let is_blank = check_identity(json, expected)?;
+    let refuse = |error: BodyError| match error {
+        BodyError::Type(why) => cannot_be_handled(expected, &why),
+        other => status::bad_request(unrecognized(expected.kind, &format!("json parse error: {other}"), json)),
+    };
+    let verdict = kind.check(json).map_err(refuse)?;
+    let shown = match kind.schema().filter(|_| verdict.adjusted || is_blank) {
+        Some(schema) => {
+            let mut value = check_json(schema.schema, schema.ty, json).map_err(refuse)?.value;
+            if let (true, Some(fields)) = (is_blank, value.as_object_mut()) {
+                fields
+                    .retain(|key, value| !matches!(key.as_str(), "apiVersion" | "kind") || value.as_str() != Some(""));
+            }
+            Cow::Owned(value.to_string().into_bytes())
+        }
+        None => Cow::Borrowed(json),
+    };
+    let object = kind.decode(&shown).map_err(|e| cannot_be_handled(expected, &e.source.to_string()))?;
+    Ok((object, verdict.problems))
 }
 
 /// A JSON body as an object of `kind`, with unknown and duplicate fields treated as asked. Texts for warnings go to `warnings`.
@@ -143,20 +196,10 @@ pub(crate) fn decode(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Box<dyn AnyObject>, Status> {
-    let expected = Expected::of(kind);
-    check_identity(json, expected)?;
-    let problems = match kind.problems(json) {
-        Ok(problems) => problems,
-        Err(machinery::schema::check::BodyError::Type(why)) => return Err(cannot_be_handled(expected, &why)),
-        Err(other) => {
-            let why = format!("json parse error: {other}");
-            return Err(status::bad_request(unrecognized(expected.kind, &why, json)));
-        }
-    };
+    let (object, problems) = read(kind, json)?;
     if !problems.is_empty() && validation == FieldValidation::Strict {
-        return Err(cannot_be_handled(expected, &machinery::schema::check::strict_error(&problems)));
+        return Err(cannot_be_handled(Expected::of(kind), &strict_error(&problems)));
     }
-    let object = kind.decode(json).map_err(|e| cannot_be_handled(expected, &e.source.to_string()))?;
     if validation == FieldValidation::Warn {
         warnings.extend(problems);
     }

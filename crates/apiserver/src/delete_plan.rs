@@ -61,6 +61,22 @@ pub(crate) fn plan(
     })
 }
 
+fn check_namespace_preconditions(
+    info: &KindInfo,
+    name: &str,
+    (uid, version): (&str, &str),
+    options: &DeleteOptions,
+) -> Result<(), Status> {
+    let checks = [("UID", &options.uid, uid), ("ResourceVersion", &options.resource_version, version)];
+    for (what, wanted, found) in checks {
+        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            return Err(status::conflict(info, name, &why));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn check_preconditions(meta: &ObjectMeta, info: &KindInfo, options: &DeleteOptions) -> Result<(), Status> {
     let name = meta.name.as_deref().unwrap_or_default();
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
@@ -69,8 +85,13 @@ pub(crate) fn check_preconditions(meta: &ObjectMeta, info: &KindInfo, options: &
     let conflict = |why: &str| {
         let mut kind = info.clone();
         kind.plural = info.kind.clone();
+        kind.group = info.error_group().to_owned().into();
         status::conflict(&kind, name, why)
     };
+    // Namespaces look for themselves (`registry/core/namespace/storage`).
+    if info.kind == "Namespace" {
+        return check_namespace_preconditions(info, name, (&uid, &version), options);
+    }
     if let Some(wanted) = options.uid.as_ref().filter(|wanted| **wanted != uid) {
         return Err(conflict(&format!(
             "the UID in the precondition ({wanted}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
@@ -158,6 +179,14 @@ fn finalizers_after(meta: &ObjectMeta, info: &KindInfo, options: &DeleteOptions)
         return meta.finalizers.clone().unwrap_or_default();
     }
     gc_finalizers(meta, options, orphans_by_default(info))
+}
+
+/// What to warn of who deletes without saying what becomes of the dependents (`registry/batch/job/storage`).
+pub(crate) fn warning(info: &KindInfo, options: &DeleteOptions) -> Option<String> {
+    let unsaid = options.propagation.is_none() && options.orphan_dependents.is_none();
+    (unsaid && info.group == "batch" && info.kind == "Job").then(|| {
+        "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".to_owned()
+    })
 }
 
 /// Kinds that keep an old promise (`DefaultGarbageCollectionPolicy`): `kubectl` always says what it wants.

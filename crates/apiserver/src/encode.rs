@@ -159,7 +159,7 @@ pub(crate) fn without_revision(bytes: &[u8]) -> Result<Value, api::Status> {
     Ok(Value { bytes: cut.into(), splice: Some(revision.start), derived: None })
 }
 
-/// The bytes with a revision (or none) spliced in, for answers of dry runs.
+/// The bytes with a revision spliced in, for answers of dry runs.
 pub(crate) fn splice(value: &Value, revision: &str) -> Bytes {
     let Some(at) = value.splice else { return value.bytes.clone() };
     let mut out = Vec::with_capacity(value.bytes.len() + revision.len());
@@ -167,6 +167,18 @@ pub(crate) fn splice(value: &Value, revision: &str) -> Bytes {
     out.extend_from_slice(revision.as_bytes());
     out.extend_from_slice(&value.bytes[at..]);
     out.into()
+}
+
+/// The bytes without a place for a revision, for the answer of a dry run that would create the object.
+pub(crate) fn unrevised(value: &Value) -> Bytes {
+    let Some(at) = value.splice else { return value.bytes.clone() };
+    let (mut start, mut end) = (at - br#""resourceVersion":""#.len(), at + 1);
+    match value.bytes.get(end) {
+        Some(b',') => end += 1,
+        _ if value.bytes[start - 1] == b',' => start -= 1,
+        _ => {}
+    }
+    [&value.bytes[..start], &value.bytes[end..]].concat().into()
 }
 
 /// Whether committing `value` over `stored` would change nothing but the revision.

@@ -131,9 +131,16 @@ fn filter(info: &KindInfo, subresource: &str, is_custom: bool) -> Filter {
         ("certificates.k8s.io", _, "status") => FieldSet::of_fields(&[&["spec"], &["status", "conditions"]]),
         ("certificates.k8s.io", _, "approval") => FieldSet::of_fields(&[&["spec"], &["status", "certificate"]]),
         ("networking.k8s.io", "ServiceCIDR", "status")
-        | ("resource.k8s.io" | "storage.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _, "status") => {
-            FieldSet::of_fields(&[&["spec"], &["metadata"]])
-        }
+        | (
+            "admissionregistration.k8s.io"
+            | "apiextensions.k8s.io"
+            | "apiregistration.k8s.io"
+            | "flowcontrol.apiserver.k8s.io"
+            | "resource.k8s.io"
+            | "storage.k8s.io",
+            _,
+            "status",
+        ) => FieldSet::of_fields(&[&["spec"], &["metadata"]]),
         (_, _, "status") => FieldSet::of_fields(&[&["spec"]]),
         _ => return Filter::All,
     };

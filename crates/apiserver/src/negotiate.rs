@@ -114,8 +114,9 @@ fn wants_pretty(headers: &HeaderMap) -> bool {
 
 /// The encoding of a request's body. No Content-Type means JSON.
 pub(crate) fn input(headers: &HeaderMap) -> Result<Encoding, Status> {
-    match media_type(headers) {
-        "" | "application/json" => Ok(Encoding::Json),
+    match media_type(headers).to_ascii_lowercase().as_str() {
+        "" if headers.get(CONTENT_TYPE).is_none_or(http::HeaderValue::is_empty) => Ok(Encoding::Json),
+        "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
         _ => Err(status::unsupported_media_type(served())),

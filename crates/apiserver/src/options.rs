@@ -41,7 +41,7 @@ impl WriteOptions {
             "Ignore" => FieldValidation::Ignore,
             "Strict" => FieldValidation::Strict,
             other => {
-                let known = ["Ignore", "Strict", "Warn", ""];
+                let known = ["", "Ignore", "Strict", "Warn"];
                 errors.push(FieldError::not_supported(&Path::new("fieldValidation"), other, &known));
                 FieldValidation::Warn
             }
@@ -79,10 +79,8 @@ impl WriteOptions {
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Errors) -> bool {
     let values: Vec<&str> = values.collect();
-    for (i, value) in values.iter().enumerate() {
-        if *value != "All" {
-            errors.push(FieldError::not_supported(&Path::new("dryRun").index(i), *value, &["All"]));
-        }
+    if values.iter().any(|value| *value != "All") {
+        errors.push(FieldError::not_supported(&Path::new("dryRun"), &json!(values), &["All"]));
     }
     !values.is_empty()
 }
@@ -268,7 +266,16 @@ fn number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
     query
         .text(name)
         .map(|text| {
-            text.parse().map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
+            let number = text.parse::<i64>().map_err(|e| {
+                use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+                let why = match e.kind() {
+                    PosOverflow | NegOverflow => "value out of range",
+                    _ => "invalid syntax",
+                };
+                status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+            })?;
+            // What is negative asks for nothing.
+            Ok(u64::try_from(number).unwrap_or(0))
         })
         .transpose()
 }

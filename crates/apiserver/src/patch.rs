@@ -4,13 +4,16 @@
 use crate::codec::{self, Expected};
 use crate::managed::{self, Manager, Owners, Wish};
 use crate::options::FieldValidation;
+use crate::pipeline::check_names;
 use crate::reader::KindRef;
 use crate::status;
 use crate::write::{Change, Existing, Wanted, Write};
-use api::Status;
+use api::{AnyObject, Status};
 use jiff::Timestamp;
 use machinery::apply;
+use machinery::field::{FieldError, Path};
 use machinery::patch::{Patch, PatchType};
+use machinery::schema::check::strict_error;
 use machinery::schema::{self, Schema, TypeId};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -25,7 +28,8 @@ const CUSTOM_TYPES: &str = "application/json-patch+json, application/merge-patch
 pub(crate) struct PatchChange {
     how: How,
     kind: KindRef,
-    /// Of the URL, for the refusal.
+    /// Of the URL.
+    namespace: String,
     name: String,
     validation: FieldValidation,
     warnings: Mutex<Vec<String>>,
@@ -87,6 +91,7 @@ impl PatchChange {
         Ok(PatchChange {
             how,
             kind: w.kind.clone(),
+            namespace: w.namespace.to_owned(),
             name: w.name.to_owned(),
             validation,
             warnings: Mutex::new(Vec::new()),
@@ -98,10 +103,21 @@ impl PatchChange {
         std::mem::take(&mut self.warnings.lock())
     }
 
-    fn decode(&self, json: &[u8], validation: FieldValidation) -> Result<Box<dyn api::AnyObject>, Status> {
-        let mut warnings = Vec::new();
-        let object = codec::decode(&*self.kind, json, validation, &mut warnings)?;
-        *self.warnings.lock() = warnings;
+    /// What a patch made of the object. What cannot be read is the patch's fault, and so is what a strict server complains about.
+    fn decode(&self, patch: &Patch, json: &[u8]) -> Result<Box<dyn AnyObject>, Status> {
+        let refuse = |why: &str| {
+            let text = String::from_utf8_lossy(json);
+            let error = FieldError::invalid(&Path::new("patch"), text.as_ref(), why);
+            status::invalid("", "", "", &vec![error])
+        };
+        let (object, found) = codec::read(&*self.kind, json).map_err(|status| refuse(&status.message))?;
+        let problems = [patch.problems(), &found].concat();
+        match self.validation {
+            FieldValidation::Strict if !problems.is_empty() => return Err(refuse(&strict_error(&problems))),
+            FieldValidation::Warn => *self.warnings.lock() = problems,
+            FieldValidation::Strict | FieldValidation::Ignore => {}
+        }
+        check_names(&*object, &self.namespace, &self.name)?;
         Ok(object)
     }
 }
@@ -114,7 +130,7 @@ impl Change for PatchChange {
                 let current = if patch.touches_owners() { existing.whole } else { existing.bare };
                 let schema = self.kind.schema().map(|s| (s.schema, s.ty));
                 let patched = patch.apply_text(schema, current).map_err(|e| e.to_status())?;
-                let mut object = self.decode(&patched, self.validation)?;
+                let mut object = self.decode(patch, &patched)?;
                 let given = Owners::take(object.meta_mut());
                 let owners = if patch.touches_owners() { Wish::Given(given) } else { Wish::Unchanged };
                 Ok(Wanted { object, owners, uid: None })
@@ -122,14 +138,16 @@ impl Change for PatchChange {
             How::Apply { config, force, manager, subresource, namespace, name, now } => {
                 let parse = |e: &Existing<'_>| serde_json::from_slice::<Value>(e.whole).map_err(status::internal);
                 let current = existing.map(parse).transpose()?;
-                check_names(config, namespace, name)?;
+                check_namespace(config, namespace)?;
                 let by = Manager { name: manager, subresource, now: *now };
                 let run = |ctx: &apply::Context<'_>| apply::apply(ctx, current.as_ref(), config, *force);
                 let applied = managed::with_context(&self.kind, by, run)
                     .ok_or_else(|| status::unsupported("server-side apply without a schema"))?
                     .map_err(|e| e.to_status())?;
                 let applied = serde_json::to_vec(&applied).map_err(status::internal)?;
-                let mut object = self.decode(&applied, FieldValidation::Ignore)?;
+                let (mut object, _) = codec::read(&*self.kind, &applied)?;
+                // A configuration without a name takes the one of the object there is.
+                check_names(&*object, namespace, name)?;
                 let owners = Wish::Decided(Owners::take(object.meta_mut()));
                 // An object that is made anew expects nothing of an old one.
                 let uid = current.is_none().then(|| object.meta().uid.clone().filter(|u| !u.is_empty())).flatten();
@@ -143,26 +161,14 @@ impl Change for PatchChange {
     }
 }
 
-/// A configuration must name the object of the URL (`checkName`).
-fn check_names(config: &Value, namespace: &str, name: &str) -> Result<(), Status> {
-    let text = |field: &str| config["metadata"][field].as_str().unwrap_or_default();
-    if text("name").is_empty() {
-        let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
-        return Err(status::bad_request(why));
+/// `EnsureObjectNamespaceMatchesRequestNamespace`
+fn check_namespace(config: &Value, namespace: &str) -> Result<(), Status> {
+    let given = config["metadata"]["namespace"].as_str().unwrap_or_default();
+    if given.is_empty() || namespace.is_empty() || given == namespace {
+        return Ok(());
     }
-    if text("name") != name {
-        let given = text("name");
-        return Err(status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
-    let given = text("namespace");
-    if !given.is_empty() && !namespace.is_empty() && given != namespace {
-        return Err(status::bad_request(format!(
-            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
-        )));
-    }
-    Ok(())
+    let why = "the namespace of the provided object does not match the namespace sent on the request";
+    Err(status::bad_request(why))
 }
 
 /// The schema of a body, if it has one.

@@ -35,14 +35,18 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
         return Err(status::no_such_path());
     };
     if kind.info().namespaced && info.namespace.is_empty() && !matches!(info.verb.as_ref(), "list" | "watch") {
-        return Err(status::no_such_path());
+        // Collections of all namespaces can be read, objects in no namespace are nowhere.
+        let is_collection = info.name.is_empty() && info.subresource.is_empty();
+        return Err(if is_collection { status::method_not_allowed() } else { status::no_such_path() });
     }
     if !kind.info().namespaced && !info.namespace.is_empty() && kind.info().kind != "Namespace" {
         return Err(status::no_such_path());
     }
-    if let KindRef::Custom(custom) = &kind {
-        call.warnings.add(custom.kind.deprecation().map(str::to_owned));
-    }
+    let deprecation = match &kind {
+        KindRef::BuiltIn(kind) => kind.info().deprecation(),
+        KindRef::Custom(custom) => custom.kind.deprecation(),
+    };
+    call.warnings.add(deprecation.map(str::to_owned));
     if !info.subresource.is_empty() {
         return subresources::dispatch(server, call, &kind, body).await;
     }
@@ -50,8 +54,12 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
     if !kind.info().verbs.iter().any(|v| v == verb) {
         return Err(status::method_not_allowed());
     }
-    if verb == "create" && !info.name.is_empty() {
+    let of_one = matches!(verb, "get" | "update" | "patch" | "delete");
+    if of_one && info.name.is_empty() || verb == "create" && !info.name.is_empty() {
         return Err(status::method_not_allowed());
+    }
+    if let Some(why) = machinery::validation::is_path_segment_name(&info.name).first().filter(|_| of_one) {
+        return Err(status::bad_request(format!("Name parameter invalid: {:?}: {why}", info.name)));
     }
     if reviews::is_virtual(kind.info()) {
         return reviews::answer(server, call, &kind, read(body).await?).await;
@@ -111,6 +119,7 @@ async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> 
 
 /// GET of one object.
 async fn get(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<Answer, Status> {
+    negotiate::output(&call.head.headers, &call.query, false)?;
     let stored = existing(server, call, kind).await?;
     Ok(Answer::Object { code: 200, kind: kind.clone(), bytes: stored.bytes().clone() })
 }
@@ -142,7 +151,7 @@ pub(crate) async fn update(
     let mut warnings = Vec::new();
     let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
-    check_name(call, &*object)?;
+    check_names(&*object, &call.info.namespace, &call.info.name)?;
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
     let written = server.modify_object(&write, &Replace::new(object)).await?;
@@ -150,8 +159,7 @@ pub(crate) async fn update(
 }
 
 /// The body's name and namespace must be the URL's (`handlers/rest.go`, `checkName`).
-fn check_name(call: &Call, object: &dyn AnyObject) -> Result<(), Status> {
-    let url = &call.info.name;
+pub(crate) fn check_names(object: &dyn AnyObject, namespace: &str, url: &str) -> Result<(), Status> {
     let name = object.meta().name.as_deref().unwrap_or_default();
     if name.is_empty() {
         return Err(status::bad_request(format!(
@@ -163,11 +171,10 @@ fn check_name(call: &Call, object: &dyn AnyObject) -> Result<(), Status> {
             "the name of the object ({name}) does not match the name on the URL ({url})"
         )));
     }
-    let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-    if !namespace.is_empty() && !call.info.namespace.is_empty() && namespace != call.info.namespace {
+    let given = object.meta().namespace.as_deref().unwrap_or_default();
+    if !given.is_empty() && !namespace.is_empty() && given != namespace {
         return Err(status::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the request ({})",
-            call.info.namespace
+            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
         )));
     }
     Ok(())
@@ -197,6 +204,7 @@ pub(crate) async fn patch(
 async fn delete(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     negotiate::output(&call.head.headers, &call.query, false)?;
     let options = delete_options(call, body).await?;
+    call.warnings.add(delete_plan::warning(kind.info(), &options));
     let deleted = delete_one(server, call, kind, &call.info.name, &options).await?;
     Ok(deleted.answer(kind, &options))
 }
@@ -413,6 +421,7 @@ async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body
     let options = delete_options(call, body).await?;
     let selection = Selection::parse(&list_options, &**kind, &call.info)?;
     let info = kind.info();
+    call.warnings.add(delete_plan::warning(info, &options));
     let range = crate::reader::range_of(&info.storage, if info.namespaced { &call.info.namespace } else { "" });
     let read = server.inner.deps.store.list(&range, At::Latest, store::Page { limit: 0 }).await;
     let read = read.map_err(status::from_store)?;
@@ -424,7 +433,8 @@ async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body
         }
         let header = stored.header();
         match delete_in(server, call, kind, &header.namespace, &header.name, &options).await {
-            Ok(deleted) => items.push(deleted.bytes),
+            // As it was found, not as the deletion left it.
+            Ok(_) => items.push(stored.bytes().clone()),
             // Somebody else was faster.
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),

@@ -24,7 +24,6 @@ const SCALE: Expected<'_> = Expected { group: "autoscaling", version: "v1", kind
 /// GET, PUT and PATCH of `scale`.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     negotiate::output(&call.head.headers, &call.query, false)?;
-    let api_version = kind.info().api_version();
     if call.info.verb == "get" {
         let stored = pipeline::existing(server, call, kind).await?;
         let object: Value = serde_json::from_slice(stored.bytes()).map_err(status::internal)?;
@@ -33,7 +32,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
             let at = paths.spec.join(".");
             return Err(status::internal(format!("the spec replicas field \".{at}\" does not exist")));
         }
-        return Ok(Answer::json(scale_of(&object, &api_version, &paths)?.to_string()));
+        return shown_to_clients(&object, kind);
     }
     let is_patch = call.info.verb == "patch";
     let options = WriteOptions::parse(&call.query, if is_patch { "PatchOptions" } else { "UpdateOptions" })?;
@@ -52,7 +51,16 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         ScaleChange { asked, kind: kind.clone(), name: call.info.name.clone(), manager: by.name.into(), now: by.now };
     let written = server.modify_object(&write, &change).await?;
     let object: Value = serde_json::from_slice(written.bytes()).map_err(status::internal)?;
-    Ok(Answer::json(scale_of(&object, &api_version, &Paths::of(kind))?.to_string()))
+    shown_to_clients(&object, kind)
+}
+
+/// Owners of a Scale's fields count while it is changed, but are not shown.
+fn shown_to_clients(object: &Value, kind: &KindRef) -> Result<Answer, Status> {
+    let mut scale = shown(object, kind)?;
+    if let Some(meta) = scale["metadata"].as_object_mut() {
+        meta.remove("managedFields");
+    }
+    Ok(Answer::json(scale.to_string()))
 }
 
 /// Where an object has what its Scale shows.

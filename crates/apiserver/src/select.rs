@@ -66,8 +66,23 @@ impl Selection {
 
 /// As the conversion functions say it (`pkg/apis/core/v1/conversion.go` and the scheme's default).
 fn unknown_field(kind: &dyn Kind, field: &str) -> String {
+    let info = kind.info();
+    match (info.group.as_ref(), info.kind.as_ref()) {
+        ("batch", "Job") => return format!("field label {field:?} not supported for Job"),
+        ("resource.k8s.io", "ResourceSlice") => {
+            let version = info.api_version();
+            return format!("field label not supported for {version}, Kind=ResourceSlice: {field}");
+        }
+        // Its selectable field has no conversion.
+        ("apps", "ReplicaSet") => return unknown_to_the_scheme(field),
+        _ => {}
+    }
     if kind.revision() == 0 && kind.selectable_field_names().is_empty() {
-        return format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+        return unknown_to_the_scheme(field);
     }
     format!("field label not supported: {field}")
+}
+
+fn unknown_to_the_scheme(field: &str) -> String {
+    format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
 }

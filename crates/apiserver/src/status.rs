@@ -3,7 +3,7 @@
 
 use api::Status;
 use api::status::{StatusCause, StatusDetails};
-use machinery::field::{Errors, aggregate};
+use machinery::field::{Errors, aggregate, quote};
 use machinery::kinds::KindInfo;
 use store::StoreError;
 
@@ -71,9 +71,9 @@ pub fn apply_conflict(causes: Vec<StatusCause>, message: &str) -> Status {
 pub fn invalid(group: &str, kind: &str, name: &str, errors: &Errors) -> Status {
     let qualified = qualified(group, kind);
     let text = if errors.is_empty() {
-        format!("{qualified} {name:?} is invalid")
+        format!("{qualified} {} is invalid", quote(name))
     } else {
-        format!("{qualified} {name:?} is invalid: {}", aggregate(errors))
+        format!("{qualified} {} is invalid: {}", quote(name), aggregate(errors))
     };
     let mut details = about(group, kind, name);
     details.causes = errors.iter().map(machinery::field::FieldError::to_cause).collect();

@@ -17,6 +17,7 @@ mod admission;
 mod audits;
 mod custom;
 mod deletes;
+mod hostile;
 mod lists;
 mod quotas;
 mod subresources;

@@ -195,7 +195,8 @@ impl ApiServer {
     async fn create_once(&self, w: &Write<'_>, draft: Draft, generated: bool) -> Result<Written, Status> {
         let Draft { mut object, owners, edited } = draft;
         let meta = object.meta_mut();
-        if meta.resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
+        // The storage says this, which a dry run does not reach.
+        if !w.options.dry_run && meta.resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         meta.creation_timestamp = Some(Time(truncate(self.clock_now())));
@@ -210,7 +211,7 @@ impl ApiServer {
         let info = w.kind.info();
         let errors = managed::checked(&mut *object, edited.then_some(&owners), |o| w.kind.validate_create(o))?;
         if !errors.is_empty() {
-            return Err(status::invalid(&info.group, &info.kind, &name, &errors));
+            return Err(status::invalid(info.error_group(), &info.kind, &name, &errors));
         }
         w.warnings.add(w.kind.warnings(&*object, None));
         let object = self.admit_final_object(w, Operation::Create, &name, object, &owners, None).await?;
@@ -250,7 +251,7 @@ impl ApiServer {
                     Some(found) => taken(Some(found)),
                     None => {
                         let value = encode::to_value(&mut *object, owners)?;
-                        Ok(Written::DryRun { bytes: encode::splice(&value, ""), created: true })
+                        Ok(Written::DryRun { bytes: encode::unrevised(&value), created: true })
                     }
                 };
             }
@@ -339,7 +340,7 @@ impl ApiServer {
             w.kind.validate_update(object, &*old, subresource)
         })?;
         if !errors.is_empty() {
-            return Err(status::invalid(&info.group, &info.kind, w.name, &errors));
+            return Err(status::invalid(info.error_group(), &info.kind, w.name, &errors));
         }
         w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
         let owners = managed::unless_only_times(owners, &mut *object, &old_owners, &*old, &bare)?;
@@ -558,11 +559,10 @@ fn check_revision(w: &Write<'_>, object: &dyn AnyObject, stored: &Stored) -> Res
         }
         let info = w.kind.info();
         let path = machinery::field::Path::new("metadata").child("resourceVersion");
-        // Upstream prints the number with Go's %#v.
         let error = machinery::field::FieldError {
             kind: machinery::field::ErrorType::Invalid,
             path,
-            body: "Invalid value: 0x0: must be specified for an update".to_owned(),
+            body: "Invalid value: 0: must be specified for an update".to_owned(),
         };
         return Err(status::invalid(&info.group, &info.plural, w.name, &vec![error]));
     }

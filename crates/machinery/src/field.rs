@@ -169,6 +169,34 @@ impl FieldError {
     }
 }
 
+/// Text as Go's `%q` shows it (`strconv.Quote`).
+pub fn quote(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\t' => out.push_str("\\t"),
+            '\n' => out.push_str("\\n"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\r' => out.push_str("\\r"),
+            ' ' => out.push(' '),
+            c if !c.is_control() && !c.is_whitespace() => out.push(c),
+            // Writing to a String does not fail.
+            c if c < '\u{80}' => drop(write!(out, "\\x{:02x}", u32::from(c))),
+            c if c < '\u{10000}' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c => drop(write!(out, "\\U{:08x}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// A value printed inside a field error.
 pub trait BadValue {
     /// Strings quoted as Go's `%q`, the rest as JSON.
@@ -177,17 +205,17 @@ pub trait BadValue {
 
 impl BadValue for &str {
     fn show(&self) -> String {
-        format!("{self:?}")
+        quote(self)
     }
 }
 impl BadValue for &String {
     fn show(&self) -> String {
-        format!("{self:?}")
+        quote(self)
     }
 }
 impl BadValue for String {
     fn show(&self) -> String {
-        format!("{self:?}")
+        quote(self)
     }
 }
 impl BadValue for i32 {
@@ -231,6 +259,15 @@ pub fn aggregate(errors: &[FieldError]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_quoted_as_go_quotes() {
+        for (text, shown) in
+            [("a\0b", r#""a\x00b""#), ("\"\\\n", r#""\"\\\n""#), ("é\u{85}", r#""é\u0085""#), ("\u{7f}", r#""\x7f""#)]
+        {
+            assert_eq!(quote(text), shown);
+        }
+    }
 
     #[test]
     fn errors_print_as_upstream() {

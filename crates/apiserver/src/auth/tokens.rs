@@ -239,7 +239,7 @@ impl TokenIssuer for Tokens {
         let path = Path::new("spec").child("expirationSeconds");
         let too = |why: &str| {
             let errors = vec![FieldError::invalid(&path, seconds, why)];
-            status::invalid("authentication.k8s.io", "TokenRequest", account.name(), &errors)
+            status::invalid("authentication.k8s.io", "TokenRequest", "", &errors)
         };
         if seconds < MIN_SECONDS {
             return Err(too("may not specify a duration less than 10 minutes"));

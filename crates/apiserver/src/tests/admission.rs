@@ -394,9 +394,9 @@ async fn webhooks_change_objects_in_order_and_again() {
     f.post(MUTATING, first.configured("MutatingWebhookConfiguration", "a", policy)).await;
     f.post(MUTATING, second.configured("MutatingWebhookConfiguration", "b", json!({}))).await;
     let path = "/api/v1/namespaces/default/configmaps";
-    let made = f.json(&format!("POST {path}\n{}", json!({"metadata": {"name": "m"}, "data": {}, }))).await;
+    let made = f.json(&format!("POST {path}\n{}", json!({"metadata": {"name": "m"}, "data": {"k": "v"}}))).await;
     assert_eq!(made["message"], Value::Null, "{made}");
-    assert_eq!(made["data"], json!({"first": "saw the second", "second": ""}));
+    assert_eq!(made["data"], json!({"first": "saw the second", "k": "v", "second": ""}));
     assert_eq!(made["unknown"], Value::Null);
     assert_eq!((first.seen.lock().len(), second.seen.lock().len()), (2, 1));
 }

@@ -195,7 +195,7 @@ async fn namespaces_terminate_first() {
             200 Namespace x@3 labels={"kubernetes.io/metadata.name":"x"} deletionTimestamp="2026-01-01T00:00:00Z" spec={"finalizers":["kubernetes"]}
             403 Forbidden: configmaps "a" is forbidden: unable to create new content in namespace x because it is being terminated
             403 Forbidden: namespaces "default" is forbidden: this namespace may not be deleted
-            200 Namespace x@4 labels={"kubernetes.io/metadata.name":"x"} deletionTimestamp="2026-01-01T00:00:00Z" spec={"finalizers":[]}
+            200 Namespace x@4 labels={"kubernetes.io/metadata.name":"x"} deletionTimestamp="2026-01-01T00:00:00Z" spec={}
             404 NotFound: namespaces "x" not found
         "#]],
     )

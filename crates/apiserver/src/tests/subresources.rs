@@ -170,7 +170,7 @@ async fn unknown_fields_are_told() {
         &format!("POST {NS}/configmaps?fieldValidation=Strict\n{body}\n\nPOST {NS}/configmaps?fieldValidation=Nonsense\n{body}\n\nPOST {NS}/configmaps\n{{\"metadata\":{{\"name\":5}}}}"),
         expect![[r#"
             400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "dat", duplicate field "data.a"
-            422 Invalid: CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported value: "Nonsense": supported values: "Ignore", "Strict", "Warn", ""
+            422 Invalid: CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported value: "Nonsense": supported values: "", "Ignore", "Strict", "Warn"
             400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ObjectMeta.metadata.name of type string
         "#]],
     )

@@ -56,7 +56,7 @@ async fn create_get_and_the_refusals() {
             404 NotFound: namespaces "nowhere" not found
             400 BadRequest: Deployment in version "v1" cannot be handled as a ConfigMap: converting (v1.Deployment) to (core.ConfigMap): unknown conversion
             400 BadRequest: Foo in version "v9" cannot be handled as a ConfigMap: no kind "Foo" is registered for version "v9" in scheme "k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30"
-            400 BadRequest: the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: EOF while parsing a value at line 1 column 12 ({"metadata":)
+            400 BadRequest: the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({"metadata":)
             500 : resourceVersion should not be set on objects to be created
             405 MethodNotAllowed: the server does not allow this method on the requested resource
             404 NotFound: the server could not find the requested resource

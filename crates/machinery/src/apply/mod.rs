@@ -16,7 +16,7 @@ mod conflict;
 mod managers;
 mod merge;
 mod path;
-mod presence;
+pub(crate) mod presence;
 mod scale;
 mod set;
 mod typed;

@@ -57,6 +57,20 @@ pub(super) fn of(s: &Struct) -> Option<&'static Presences> {
     PRESENCES.get(&address(s)).map(Vec::as_slice)
 }
 
+/// Whether Go would leave this value of a built-in struct's field out, other than null.
+pub(crate) fn hides(s: &Struct, field: &str, value: &Value) -> bool {
+    let may_be = match value {
+        Value::Null => false,
+        Value::Bool(flag) => !flag,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    };
+    let at = || s.fields.binary_search_by(|f| f.name.as_ref().cmp(field)).ok();
+    may_be && of(s).zip(at()).is_some_and(|(presences, at)| presences[at].hides(value))
+}
+
 /// Takes out of a built-in object what its Go struct would not show.
 pub(super) fn drop_hidden(root: SchemaRef<'_>, value: &mut Value) {
     drop_hidden_at(Types(root.schema), Ref::Type(root.ty), value);

@@ -531,4 +531,28 @@ proptest! {
         }
         prop_assert_eq!(apply(&ctx("b"), Some(&two), &config(&second), false), Ok(two));
     }
+
+    #[test]
+    fn what_nobody_else_owns_goes_when_its_owner_leaves_it_out(spec in crate::patch::any_json(), kept in crate::patch::any_json()) {
+        let schema = custom();
+        let ctx = |manager| Context {
+            root: SchemaRef { schema: &schema, ty: TypeId(7) },
+            api_version: "v1", kind: "Item", subresource: "", manager,
+            now: Timestamp::UNIX_EPOCH, filter: &Filter::All, convert: None,
+        };
+        let config = |spec: &Value| json!({"apiVersion": "v1", "kind": "Item", "spec": spec});
+        let Ok(one) = apply(&ctx("a"), None, &config(&spec), false) else { return Ok(()) };
+        let Ok(two) = apply(&ctx("b"), Some(&one), &config(&kept), true) else { return Ok(()) };
+        let empty = json!({"apiVersion": "v1", "kind": "Item"});
+        // No conflict: nothing is wanted. Only what b holds is left, and a holds nothing.
+        let left = apply(&ctx("a"), Some(&two), &empty, false);
+        let left = left.map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
+        prop_assert!(!left.to_string().contains(r#""manager":"a""#), "{}", left);
+        let there = typed::field_set(ctx("b").root, &json!({"spec": left["spec"]}));
+        let wanted = typed::field_set(ctx("b").root, &config(&kept));
+        for path in there.paths() {
+            let held = wanted.has(&path) || wanted.paths().iter().any(|p| p.starts_with(&path) || path.starts_with(p));
+            prop_assert!(held, "{} is nobody's in {}", show_path(&path), left);
+        }
+    }
 }

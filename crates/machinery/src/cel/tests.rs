@@ -229,7 +229,7 @@ fn libraries() {
             cidr('10.0.0.0/8').containsIP('10.1.2.3') && !cidr('10.0.0.0/8').containsCIDR('10.0.0.0/7') → true
             string(cidr('10.1.2.3/8').masked()) → "10.0.0.0/8"
             isIP('1.2.3') || isCIDR('10.0.0.0/33') → false
-            format.dns1123Label().validate('A_b') → some(["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"])
+            format.dns1123Label().validate('A_b') → some(["a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"])
             format.named('dns1123Label').value().validate('ab').hasValue() → false
             semver('1.2.3-rc.1').isLessThan(semver('1.2.3')) && semver('v1', true).minor() == 0 → true
             isSemver('01.2.3') → false
@@ -434,4 +434,102 @@ fn the_authorizer_is_asked_from_outside() {
     let yes = Decision { allowed: true, ..Decision::default() };
     let result = program.eval(&Answers(Some(yes)), &mut budget);
     assert_eq!(result.expect("a value").as_bool(), Some(true));
+}
+
+/// Pieces that make many expressions right and most of them nearly so.
+const PIECES: &[&str] = &[
+    "1",
+    "-1",
+    "2u",
+    "1.5",
+    "'a'",
+    "'é'",
+    "b'x'",
+    "true",
+    "null",
+    "[1, 2]",
+    "{'a': 1}",
+    "object",
+    "object.spec",
+    "object.spec.list",
+    "object.metadata.name",
+    "x",
+    ".",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    "?",
+    ":",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "==",
+    "<",
+    "&&",
+    "||",
+    "!",
+    "in",
+    ".map(x, x)",
+    ".all(x, x > 1)",
+    ".exists(x, true)",
+    ".filter(x, x)",
+    ".size()",
+    ".matches('a+')",
+    ".split(',')",
+    ".join()",
+    ".replace('a', 'aa')",
+    ".format([1])",
+    "size(",
+    "string(",
+    "int(",
+    "duration(",
+    "timestamp(",
+    "has(object.spec)",
+    "dyn(",
+    "quantity('1Gi')",
+    "cidr('10.0.0.0/8')",
+    "url('http://a')",
+    ".indexOf('a')",
+    ".substring(1)",
+    ".sum()",
+    ".min()",
+    "optional.of(1)",
+    "[?object.?x]",
+    "type(",
+];
+
+proptest::proptest! {
+    #[test]
+    fn no_expression_panics_or_outspends_its_budget(pieces in proptest::collection::vec(proptest::sample::select(PIECES), 1..14)) {
+        const MOST: u64 = 100_000;
+        let env = Env::new().with("object", Type::Dyn).with_patch_types();
+        let Ok(program) = compile(&pieces.concat(), &env) else { return Ok(()) };
+        program.estimate(&env);
+        let mut budget = Budget::new(MOST);
+        let result = program.eval(&[("object", object())], &mut budget);
+        proptest::prop_assert!(budget.remaining() <= MOST);
+        proptest::prop_assert!(!(budget.is_exhausted() && result.is_ok()), "{}", pieces.concat());
+    }
+
+    #[test]
+    fn no_text_panics(text in ".{0,60}") {
+        if let Ok(program) = compile(&text, &Env::new()) {
+            let no_variables: [(&str, Value); 0] = [];
+            program.eval(&no_variables, &mut Budget::new(1000)).ok();
+        }
+    }
+}
+
+#[test]
+fn nesting_is_bounded() {
+    for (open, close) in [("(", ")"), ("[", "]"), ("{1:", "}"), ("[1].map(x, ", ")")] {
+        let deep = format!("{}1{}", open.repeat(50_000), close.repeat(50_000));
+        assert!(compile(&deep, &Env::new()).is_err(), "{open}");
+    }
+    // An even number of these is none.
+    assert!(compile(&format!("{}true", "!".repeat(50_000)), &Env::new()).is_ok());
 }

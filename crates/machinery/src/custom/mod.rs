@@ -30,7 +30,7 @@ pub use structural::{Additional, Pattern, Structural, Values};
 use crate::apply::SchemaRef;
 use crate::field::{ErrorType, Errors, FieldError, Path};
 use crate::kinds::{Column, Kind, KindInfo, ScalePaths, Subresource, human_duration, metadata};
-use crate::schema::check::{BodyError, parse_json};
+use crate::schema::check::{BodyError, Verdict, parse_json};
 use crate::schema::{Schema, TypeId};
 use crate::validation::{is_dns1123_subdomain, is_label_key};
 use api::any::{downcast_mut, downcast_ref};
@@ -305,7 +305,8 @@ fn accessor_error(path: &[String], value: &Value, wanted: &str) -> String {
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
     };
-    format!(".{} accessor error: {value} is of the type {found}, expected {wanted}", path.join("."))
+    let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    format!(".{} accessor error: {shown} is of the type {found}, expected {wanted}", path.join("."))
 }
 
 /// Errors that keep rules from being run (`hasBlockingErr`).
@@ -356,12 +357,12 @@ impl Kind for CustomKind {
         Ok(Box::new(self.adopt(parse(bytes)?)?))
     }
 
-    fn problems(&self, json: &[u8]) -> Result<Vec<String>, BodyError> {
+    fn check(&self, json: &[u8]) -> Result<Verdict, BodyError> {
         let parsed = parse_json(json)?;
         let mut problems = parsed.problems;
         let (_, unknown) = self.read(parsed.value, false).map_err(|e| BodyError::Type(e.source.to_string()))?;
         problems.extend(unknown.into_iter().map(|path| format!("unknown field \"{path}\"")));
-        Ok(problems)
+        Ok(Verdict { problems, adjusted: false })
     }
 
     fn schema(&self) -> Option<SchemaRef<'_>> {
@@ -514,7 +515,7 @@ impl CustomKind {
         }
         if block_rules(errors) {
             let why = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
-            errors.push(FieldError::invalid(&Path::root(), "null", why));
+            errors.push(FieldError::invalid(&Path::root(), &Value::Null, why));
         } else {
             errors.extend(self.rules.evaluate(&self.schema, new, old));
         }

@@ -90,7 +90,7 @@ fn bodies_are_pruned_and_defaulted() {
     let mut body: Value = serde_json::from_slice(&object(spec)).expect("JSON");
     body["metadata"]["bad"] = 1.into();
     body["top"] = 1.into();
-    let problems = kind().problems(body.to_string().as_bytes()).expect("JSON");
+    let problems = kind().check(body.to_string().as_bytes()).expect("JSON").problems;
     expect![[r#"
         unknown field "metadata.bad"
         unknown field "spec.free.known.b"
@@ -99,7 +99,7 @@ fn bodies_are_pruned_and_defaulted() {
         unknown field "spec.template.metadata.nonsense""#]]
     .assert_eq(&problems.join("\n"));
     let doubled = br#"{"metadata":{"name":"w"},"spec":{"name":"a","name":"b"}}"#;
-    assert_eq!(kind().problems(doubled).expect("JSON"), [r#"duplicate field "spec.name""#]);
+    assert_eq!(kind().check(doubled).expect("JSON").problems, [r#"duplicate field "spec.name""#]);
 }
 
 #[test]
@@ -369,4 +369,23 @@ fn rules_must_compile_and_be_cheap() {
             schema.openAPIV3Schema.properties[list].items.x-kubernetes-validations[0].rule: Forbidden: contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema
             schema.openAPIV3Schema: Forbidden: x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"#]],
     );
+}
+
+proptest::proptest! {
+    #[test]
+    fn pruning_and_defaults_settle(spec in crate::patch::any_json(), status in crate::patch::any_json()) {
+        let kind = kind();
+        let mut body: Value = serde_json::from_slice(&object(spec)).expect("JSON");
+        body["status"] = status;
+        let text = body.to_string();
+        kind.check(text.as_bytes()).ok();
+        let Ok(mut once) = kind.decode(text.as_bytes()) else { return Ok(()) };
+        kind.default(&mut *once);
+        let mut twice = kind.decode(&once.encode()).expect("what we wrote");
+        kind.default(&mut *twice);
+        proptest::prop_assert_eq!(once.encode(), twice.encode());
+        kind.validate_create(&*once);
+        kind.validate_update(&*once, &*twice, Some("status"));
+        proptest::prop_assert_eq!(kind.cells(&*once, jiff::Timestamp::UNIX_EPOCH).len(), kind.columns().len());
+    }
 }

@@ -365,14 +365,14 @@ impl Strategy for ValidatingAdmissionPolicyKind {
     type Object = ValidatingAdmissionPolicy;
 
     fn default(policy: &mut ValidatingAdmissionPolicy) {
-        let Some(spec) = &mut policy.spec else { return };
+        let spec = policy.spec.get_or_insert_default();
         set(&mut spec.failure_policy, "Fail".to_owned());
         spec.match_constraints.iter_mut().for_each(fill_resources);
     }
 
     fn prepare_create(policy: &mut ValidatingAdmissionPolicy) {
         policy.metadata.generation = Some(1);
-        policy.status = None;
+        policy.status = Some(Default::default());
     }
 
     fn prepare_update(new: &mut ValidatingAdmissionPolicy, old: &ValidatingAdmissionPolicy) {
@@ -478,7 +478,7 @@ impl Strategy for MutatingAdmissionPolicyKind {
     type Object = MutatingAdmissionPolicy;
 
     fn default(policy: &mut MutatingAdmissionPolicy) {
-        let Some(spec) = &mut policy.spec else { return };
+        let spec = policy.spec.get_or_insert_default();
         set(&mut spec.failure_policy, "Fail".to_owned());
         spec.match_constraints.iter_mut().for_each(fill_resources);
     }
@@ -955,7 +955,7 @@ spec:
             policy,
             expect![[r#"
             spec.paramKind.apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c
-            spec.paramKind.kind: Invalid value: "Rule_s": may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name', or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')
+            spec.paramKind.kind: Invalid value: "Rule_s": may have mixed case, but should otherwise match: a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')
             spec.matchConstraints.resourceRules: Required value
             spec.variables[0].name: Invalid value: "9a": must be a valid CEL identifier
             spec.variables[0].expression: Required value: expression is not specified

@@ -8,7 +8,7 @@ use super::common::{age, age_column, column, name, name_column, set};
 use super::workload::validate_counts;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, invalid_each, is_dns1123_subdomain, is_path_segment_name, one_of};
+use crate::validation::{Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of};
 use api::k8s::api::autoscaling::v1::{
     CrossVersionObjectReference as OldReference, HorizontalPodAutoscaler as OldAutoscaler,
     HorizontalPodAutoscalerSpec as OldSpec, HorizontalPodAutoscalerStatus as OldStatus,
@@ -58,6 +58,10 @@ impl Strategy for AutoscalerKind {
 
     fn validate(autoscaler: &HorizontalPodAutoscaler) -> Errors {
         validate_spec(&autoscaler.spec, &Path::new("spec"))
+    }
+
+    fn validate_create(autoscaler: &HorizontalPodAutoscaler) -> Errors {
+        validate_group(&autoscaler.spec.scale_target_ref, &Path::new("spec").child("scaleTargetRef"))
     }
 
     fn validate_status_update(new: &HorizontalPodAutoscaler, _old: &HorizontalPodAutoscaler) -> Errors {
@@ -159,13 +163,14 @@ fn validate_spec(spec: &HorizontalPodAutoscalerSpec, path: &Path) -> Errors {
         errors.push(FieldError::invalid(&path_of_most, most, detail));
     }
     errors.extend(validate_reference(&spec.scale_target_ref, &path.child("scaleTargetRef")));
+    let metrics = path.child("metrics");
     for (i, metric) in spec.metrics.iter().flatten().enumerate() {
-        let path = path.child("metrics").index(i).child("type");
-        if metric.type_.is_empty() {
-            errors.push(FieldError::required(&path, "must specify a metric source type"));
-        }
-        let types = ["ContainerResource", "External", "Object", "Pods", "Resource"];
-        one_of(&mut errors, &path, &metric.type_, &types);
+        errors.extend(validate_metric(metric, &metrics.index(i)));
+    }
+    let wakes = |m: &MetricSpec| matches!(m.type_.as_str(), "Object" | "External");
+    if spec.min_replicas == Some(0) && !spec.metrics.iter().flatten().any(wakes) {
+        let detail = "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.push(FieldError::forbidden(&metrics, detail));
     }
     if let Some(behavior) = &spec.behavior {
         let path = path.child("behavior");
@@ -189,6 +194,167 @@ fn validate_reference(reference: &CrossVersionObjectReference, path: &Path) -> E
         }
     }
     errors
+}
+
+/// A new autoscaler names the group of what it scales (`ValidateAPIVersion`).
+fn validate_group(reference: &CrossVersionObjectReference, path: &Path) -> Errors {
+    let version = reference.api_version.as_deref().unwrap_or_default();
+    let why = match version.split('/').collect::<Vec<_>>().as_slice() {
+        [_] | ["", _] => "apiVersion must specify API group".to_owned(),
+        [_, _] => return Vec::new(),
+        _ => format!("unexpected GroupVersion string: {version}"),
+    };
+    vec![FieldError::invalid(&path.child("apiVersion"), version, &why)]
+}
+
+/// `validateMetricSpec`: what is set must be what the type says, and nothing else.
+fn validate_metric(metric: &MetricSpec, path: &Path) -> Errors {
+    const TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pods", "Resource"];
+    let mut errors = Vec::new();
+    let at = path.child("type");
+    if metric.type_.is_empty() {
+        errors.push(FieldError::required(&at, "must specify a metric source type"));
+    }
+    one_of(&mut errors, &at, &metric.type_, &TYPES);
+    let sources = [
+        ("object", metric.object.is_some()),
+        ("external", metric.external.is_some()),
+        ("pods", metric.pods.is_some()),
+        ("resource", metric.resource.is_some()),
+        ("containerResource", metric.container_resource.is_some()),
+    ];
+    let present: Vec<&str> = sources.iter().filter(|(_, there)| *there).map(|(name, _)| *name).collect();
+    if let Some(first) = present.first() {
+        errors.extend(validate_metric_source(first, metric, &path.child(first)));
+    }
+    let expected = match metric.type_.as_str() {
+        "Object" => "object",
+        "External" => "external",
+        "Pods" => "pods",
+        "Resource" => "resource",
+        "ContainerResource" => "containerResource",
+        // Upstream looks twice.
+        other => {
+            errors.push(FieldError::not_supported(&at, other, &TYPES));
+            ""
+        }
+    };
+    if !expected.is_empty() && !present.contains(&expected) {
+        let detail = "must populate information for the given metric source";
+        errors.push(FieldError::required(&path.child(expected), detail));
+    }
+    if present.len() != 1 {
+        let detail = "must populate the given metric source only";
+        let others = present.iter().filter(|name| **name != expected);
+        errors.extend(others.map(|name| FieldError::forbidden(&path.child(name), detail)));
+    }
+    errors
+}
+
+fn validate_metric_source(source: &str, metric: &MetricSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let at = path.child("target");
+    match (source, metric) {
+        ("object", MetricSpec { object: Some(m), .. }) => {
+            errors.extend(validate_reference(&m.described_object, &path.child("describedObject")));
+            errors.extend(validate_metric_name(&m.metric.name, path));
+            errors.extend(validate_target(&m.target, &at));
+            if m.target.value.is_none() && m.target.average_value.is_none() {
+                let detail = "must set either a target value or averageValue";
+                errors.push(FieldError::required(&at.child("averageValue"), detail));
+            }
+        }
+        ("external", MetricSpec { external: Some(m), .. }) => {
+            errors.extend(validate_metric_name(&m.metric.name, path));
+            errors.extend(validate_target(&m.target, &at));
+            errors.extend(match (&m.target.value, &m.target.average_value) {
+                (None, None) => Some(FieldError::required(
+                    &at.child("averageValue"),
+                    "must set either a target value for metric or a per-pod target",
+                )),
+                (Some(_), Some(_)) => Some(FieldError::forbidden(
+                    &at.child("value"),
+                    "may not set both a target value for metric and a per-pod target",
+                )),
+                _ => None,
+            });
+        }
+        ("pods", MetricSpec { pods: Some(m), .. }) => {
+            errors.extend(validate_metric_name(&m.metric.name, path));
+            errors.extend(validate_target(&m.target, &at));
+            if m.target.average_value.is_none() {
+                let detail = "must specify a positive target averageValue";
+                errors.push(FieldError::required(&at.child("averageValue"), detail));
+            }
+        }
+        ("resource", MetricSpec { resource: Some(m), .. }) => {
+            if m.name.is_empty() {
+                errors.push(FieldError::required(&path.child("name"), "must specify a resource name"));
+            }
+            errors.extend(validate_target(&m.target, &at));
+            errors.extend(validate_amount_or_share(&m.target, &at));
+        }
+        ("containerResource", MetricSpec { container_resource: Some(m), .. }) => {
+            if m.name.is_empty() {
+                errors.push(FieldError::required(&path.child("name"), "must specify a resource name"));
+            }
+            let container = path.child("container");
+            if m.container.is_empty() {
+                errors.push(FieldError::required(&container, "must specify a container"));
+            } else {
+                errors.extend(invalid_each(&container, &m.container, is_dns1123_label(&m.container)));
+            }
+            errors.extend(validate_target(&m.target, &at));
+            errors.extend(validate_amount_or_share(&m.target, &at));
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn validate_metric_name(name: &str, path: &Path) -> Errors {
+    let path = path.child("metric").child("name");
+    if name.is_empty() {
+        return vec![FieldError::required(&path, "must specify a metric name")];
+    }
+    invalid_each(&path, name, is_path_segment_name(name))
+}
+
+fn validate_target(target: &MetricTarget, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let at = path.child("type");
+    if target.type_.is_empty() {
+        errors.push(FieldError::required(&at, "must specify a metric target type"));
+    }
+    if !["Utilization", "Value", "AverageValue"].contains(&target.type_.as_str()) {
+        errors.push(FieldError::invalid(&at, &target.type_, "must be either Utilization, Value, or AverageValue"));
+    }
+    for (field, amount) in [("value", &target.value), ("averageValue", &target.average_value)] {
+        if let Some(amount) = amount
+            && crate::quantity::Quantity::parse(&amount.0).is_ok_and(|q| q.sign() <= 0)
+        {
+            errors.push(FieldError::invalid(&path.child(field), &amount.0, "must be positive"));
+        }
+    }
+    if let Some(share) = target.average_utilization.filter(|s| *s < 1) {
+        errors.push(FieldError::invalid(&path.child("averageUtilization"), share, "must be greater than 0"));
+    }
+    errors
+}
+
+/// What a target of a resource has: an amount or a share of what is requested.
+fn validate_amount_or_share(target: &MetricTarget, path: &Path) -> Option<FieldError> {
+    match (&target.average_utilization, &target.average_value) {
+        (None, None) => {
+            let detail = "must set either a target raw value or a target utilization";
+            Some(FieldError::required(&path.child("averageUtilization"), detail))
+        }
+        (Some(_), Some(_)) => {
+            let detail = "may not set both a target raw value and a target utilization";
+            Some(FieldError::forbidden(&path.child("averageValue"), detail))
+        }
+        _ => None,
+    }
 }
 
 fn validate_rules(rules: &HPAScalingRules, path: &Path) -> Errors {
@@ -309,6 +475,10 @@ impl Strategy for OldAutoscalerKind {
         AutoscalerKind::validate(&to_new(autoscaler))
     }
 
+    fn validate_create(autoscaler: &OldAutoscaler) -> Errors {
+        AutoscalerKind::validate_create(&to_new(autoscaler))
+    }
+
     fn columns() -> Vec<Column> {
         AutoscalerKind::columns()
     }
@@ -418,9 +588,11 @@ spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind
             spec.maxReplicas: Required value: must be set and greater than 0
             spec.scaleTargetRef.kind: Required value
             spec.scaleTargetRef.name: Required value
+            spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas
             spec.behavior.scaleUp.policies[0].type: Unsupported value: "X": supported values: "Percent", "Pods"
             spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero
-            spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 9999: must be less than or equal to 1800"#]],
+            spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 9999: must be less than or equal to 1800
+            spec.scaleTargetRef.apiVersion: Invalid value: "": apiVersion must specify API group"#]],
         );
     }
 }

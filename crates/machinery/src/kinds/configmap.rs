@@ -36,7 +36,8 @@ impl Strategy for ConfigMapKind {
             size += value.0.len();
         }
         if size > MAX_DATA {
-            errors.push(FieldError::too_long(&Path::root(), MAX_DATA));
+            // Upstream prints a path without a name so.
+            errors.push(FieldError::too_long(&Path::new("[]"), MAX_DATA));
         }
         errors
     }

@@ -38,6 +38,9 @@ impl Strategy for DaemonSetKind {
     type Object = DaemonSet;
 
     fn default(set_: &mut DaemonSet) {
+        // Upstream's conversion shows the generation of every DaemonSet so, and its creator owns the annotation.
+        let generation = template_generation(set_);
+        set_template_generation(set_, generation);
         let spec = set_.spec.get_or_insert_default();
         let strategy = spec.update_strategy.get_or_insert_default();
         text(&mut strategy.type_, "RollingUpdate");
@@ -77,7 +80,7 @@ impl Strategy for DaemonSetKind {
     fn validate(set: &DaemonSet) -> Errors {
         let spec = set.spec.clone().unwrap_or_default();
         let path = Path::new("spec");
-        let mut errors = validate_selector(&spec.selector, &path);
+        let mut errors = validate_selector(&spec.selector, None, &path);
         errors.extend(validate_lasting_template(&spec.selector, &spec.template, "DaemonSet", &path));
         errors.extend(validate_counts([("minReadySeconds", spec.min_ready_seconds)], &path));
         let strategy = spec.update_strategy.unwrap_or_default();

@@ -3,9 +3,9 @@
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, text, wide};
 use super::pod::defaults;
 use super::workload::{
-    int_or_percent, int_or_string_value, name_warning, selector_cell, selector_value, template_cells, validate_at_most,
-    validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable, validate_int_or_percent,
-    validate_lasting_template, validate_selector,
+    go_int_or_string, int_or_percent, int_or_string_value, name_warning, selector_cell, selector_value, template_cells,
+    validate_at_most, validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable,
+    validate_int_or_percent, validate_selector_and_template,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -142,8 +142,7 @@ impl Strategy for DeploymentKind {
 
 fn validate_spec(spec: &DeploymentSpec, path: &Path) -> Errors {
     let mut errors = validate_counts([("replicas", spec.replicas)], path);
-    errors.extend(validate_selector(&spec.selector, path));
-    errors.extend(validate_lasting_template(&spec.selector, &spec.template, "ReplicaSet", path));
+    errors.extend(validate_selector_and_template(&spec.selector, &spec.template, path));
     let no_strategy = DeploymentStrategy::default();
     errors.extend(validate_strategy(spec.strategy.as_ref().unwrap_or(&no_strategy), &path.child("strategy")));
     let counts = [
@@ -173,7 +172,12 @@ fn validate_strategy(strategy: &DeploymentStrategy, path: &Path) -> Errors {
         }
         (other, _) => {
             // Upstream prints the internal struct.
-            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            let rolling = strategy.rolling_update.as_ref().map(|r| {
+                let [most, surge] = [&r.max_unavailable, &r.max_surge].map(go_int_or_string);
+                format!(r#"{{"MaxUnavailable":{most},"MaxSurge":{surge}}}"#)
+            });
+            let rolling = rolling.as_deref().unwrap_or("null");
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":{rolling}}}"#));
             vec![FieldError::not_supported(path, value, &["Recreate", "RollingUpdate"])]
         }
     }
@@ -268,7 +272,7 @@ spec:
                 "  strategy: {rollingUpdate: {maxSurge: x, maxUnavailable: '120%'}}\n  selector",
             ),
             expect![[r#"
-            spec.strategy.rollingUpdate.maxSurge: Invalid value: "x": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%', or '93%', regex used for validation is '[0-9]+%')
+            spec.strategy.rollingUpdate.maxSurge: Invalid value: "x": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')
             spec.strategy.rollingUpdate.maxUnavailable: Invalid value: "120%": must not be greater than 100%"#]],
         );
     }

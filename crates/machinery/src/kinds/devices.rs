@@ -220,6 +220,7 @@ impl Strategy for ResourceClaimTemplateKind {
     type Object = ResourceClaimTemplate;
 
     fn default(template: &mut ResourceClaimTemplate) {
+        template.spec.metadata.get_or_insert_default();
         fill_claim(&mut template.spec.spec);
     }
 
@@ -434,7 +435,7 @@ spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.example.c
         check_create(
             &CLAIM.replace("name: gpu", "name: GPU"),
             expect![[
-                r#"spec.devices.requests[0].name: Invalid value: "GPU": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
+                r#"spec.devices.requests[0].name: Invalid value: "GPU": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
             ]],
         );
         check_create(

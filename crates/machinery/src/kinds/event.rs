@@ -21,6 +21,13 @@ pub(super) struct CoreEventKind;
 impl Strategy for CoreEventKind {
     type Object = CoreEvent;
 
+    // Plain fields that Go always shows.
+    fn default(event: &mut CoreEvent) {
+        event.source.get_or_insert_default();
+        event.reporting_component.get_or_insert_default();
+        event.reporting_instance.get_or_insert_default();
+    }
+
     fn validate_name(name: &str) -> Messages {
         // Upstream asks nothing of the name of an old event but that it fits into a URL.
         is_path_segment_name(name)

@@ -15,7 +15,7 @@ use super::workload::{
 use super::{Column, Strategy};
 use crate::field::{ErrorType, Errors, FieldError, Path};
 use crate::validation::{
-    Messages, cron_error, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, one_of,
+    Messages, Raw, cron_error, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, one_of,
     validate_domain_prefixed_path, validate_label_selector, validate_non_negative,
 };
 use api::k8s::api::batch::v1::{
@@ -234,7 +234,7 @@ fn validate_generated_selector(job: &Job, spec: &JobSpec) -> Errors {
     };
     if !matches_template(selector, &expected) {
         let path = Path::new("spec").child("selector");
-        errors.push(FieldError::invalid(&path, &selector_value(selector), "`selector` not auto-generated"));
+        errors.push(FieldError::invalid(&path, selector_value(selector), "`selector` not auto-generated"));
     }
     errors
 }
@@ -470,7 +470,7 @@ fn validate_change(new: &JobSpec, old: &JobSpec, old_job: &Job, path: &Path) -> 
         let detail = "can only be modified in tandem with spec.parallelism";
         errors.push(FieldError::invalid(&completions, wanted, detail));
     }
-    let selector = || new.selector.as_ref().map(selector_value).unwrap_or_default();
+    let selector = || new.selector.as_ref().map_or_else(|| Raw("null".to_owned()), selector_value);
     errors.extend(validate_immutable(&new.selector, &old.selector, selector, &path.child("selector")));
     errors.extend(validate_template_change(new, old, old_job, &path.child("template")));
     let mode = || json!(new.completion_mode);
@@ -577,6 +577,7 @@ impl Strategy for CronJobKind {
         set(&mut spec.suspend, false);
         set(&mut spec.successful_jobs_history_limit, 3);
         set(&mut spec.failed_jobs_history_limit, 1);
+        spec.job_template.metadata.get_or_insert_default();
         default_spec(spec.job_template.spec.get_or_insert_default());
     }
 
@@ -680,7 +681,7 @@ fn validate_cron_spec(spec: &CronJobSpec, path: &Path) -> Errors {
     errors.extend(validate_spec(&template, &template_path));
     if let Some(selector) = &template.selector {
         let path = template_path.child("selector");
-        errors.push(FieldError::invalid(&path, &selector_value(selector), "`selector` will be auto-generated"));
+        errors.push(FieldError::invalid(&path, selector_value(selector), "`selector` will be auto-generated"));
     }
     if template.manual_selector == Some(true) {
         errors.push(FieldError::not_supported(&template_path.child("manualSelector"), true, &["nil", "false"]));
@@ -693,25 +694,18 @@ fn validate_cron_spec(spec: &CronJobSpec, path: &Path) -> Errors {
     errors
 }
 
-/// Names of IANA time zones by their form; which exist is known to the controller that schedules.
+/// Time zones that there are, by their exact names.
 fn validate_time_zone(zone: Option<&str>, path: &Path) -> Errors {
     let Some(zone) = zone else { return Vec::new() };
     if zone.is_empty() {
         return vec![FieldError::invalid(path, zone, "timeZone must be nil or non-empty string")];
     }
-    let part_is_fine = |part: &str| {
-        (1..=14).contains(&part.len())
-            && part != "."
-            && part != ".."
-            && !part.starts_with('-')
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_+".contains(&b))
-    };
-    if !zone.split('/').all(part_is_fine) {
-        return vec![FieldError::invalid(path, zone, &format!("unknown time zone {zone}"))];
-    }
     if zone.eq_ignore_ascii_case("Local") {
         let detail = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         return vec![FieldError::invalid(path, zone, detail)];
+    }
+    if crate::time_zone::find(zone).is_none() {
+        return vec![FieldError::invalid(path, zone, &format!("unknown time zone {zone}"))];
     }
     Vec::new()
 }

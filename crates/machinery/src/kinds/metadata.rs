@@ -303,7 +303,7 @@ mod tests {
         check_create(
             r#"{"name":"a","namespace":"b","labels":{"a b":"ok"},"ownerReferences":[{"apiVersion":"v1","kind":"Event","name":"e","uid":""}]}"#,
             expect![[r#"
-                metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+                metadata.labels: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
                 metadata.ownerReferences.uid: Invalid value: "": must not be empty
                 metadata.ownerReferences: Invalid value: {"apiVersion":"v1","kind":"Event","name":"e","uid":""}: /v1, Kind=Event is disallowed from being an owner"#]],
         );

@@ -49,7 +49,7 @@ pub mod table;
 
 use crate::apply::SchemaRef;
 use crate::field::Errors;
-use crate::schema::check::{self, BodyError};
+use crate::schema::check::{self, BodyError, Verdict};
 use crate::schema::{Builtin, builtin};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
@@ -190,6 +190,18 @@ impl KindInfo {
     pub fn group_resource(&self) -> String {
         if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
     }
+    /// The group by which errors name the kind: to upstream's internal types all events are of the core group.
+    pub fn error_group(&self) -> &str {
+        if self.group == "events.k8s.io" { "" } else { &self.group }
+    }
+    /// What to warn of whoever uses the kind (`APILifecycleDeprecated` of the generated types).
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match (self.group.as_ref(), self.kind.as_ref()) {
+            ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+            _ => None,
+        }
+    }
     /// Whether `name` is a subresource.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
@@ -258,11 +270,12 @@ pub trait Kind: Send + Sync {
         Some(SchemaRef { schema, ty: builtin().by_kind(&info.group, &info.version, &info.kind)? })
     }
 
-    /// What a strict server complains about in a body: unknown and duplicate fields.
-    fn problems(&self, json: &[u8]) -> Result<Vec<String>, BodyError> {
+    /// Checks a body before it is decoded: what a strict server complains about (unknown and duplicate fields), and whether
+    /// the body means something else than it says.
+    fn check(&self, json: &[u8]) -> Result<Verdict, BodyError> {
         match self.schema() {
-            Some(SchemaRef { schema, ty }) => check::problems(schema, ty, json),
-            None => Ok(Vec::new()),
+            Some(SchemaRef { schema, ty }) => check::verdict(schema, ty, json),
+            None => Ok(Verdict::default()),
         }
     }
 
@@ -448,6 +461,14 @@ mod tests {
                 assert!(kind.selectable_field_names().contains(&field), "{name}: {field}");
             }
         }
+    }
+
+    #[test]
+    fn a_quantity_that_is_not_there_is_zero() {
+        let kind = find("resource.k8s.io", "v1", "resourceslices").expect("is served");
+        let slice = kind.decode(br#"{"spec":{"driver":"a","devices":[{"name":"d","capacity":{"c":{}}}]}}"#);
+        let text = String::from_utf8(slice.expect("as Go reads it").encode()).expect("text");
+        assert!(text.contains(r#""capacity":{"c":{"value":"0"}}"#), "{text}");
     }
 
     #[test]

@@ -22,9 +22,11 @@ impl Strategy for NodeKind {
 
     fn default(node: &mut Node) {
         even_out_cidrs(node.spec.get_or_insert_default());
-        if let Some(status) = &mut node.status
-            && let Some(capacity) = status.capacity.clone()
-        {
+        let status = node.status.get_or_insert_default();
+        // Plain structs, which Go always shows.
+        status.daemon_endpoints.get_or_insert_default().kubelet_endpoint.get_or_insert_default();
+        status.node_info.get_or_insert_default();
+        if let Some(capacity) = status.capacity.clone() {
             set(&mut status.allocatable, capacity);
         }
     }

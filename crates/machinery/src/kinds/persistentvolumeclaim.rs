@@ -3,19 +3,20 @@
 //!
 //! Of a volume's source only host path, NFS, local and CSI are looked into; there is exactly one.
 
-use super::common::{age, age_column, column, name, name_column, spec_changed, str_of, text, visit_list, wide};
+use super::common::{age, age_column, column, name, name_column, set, spec_changed, str_of, text, visit_list, wide};
 use super::pod::defaults::round_up;
-use super::pod::validate::validate_node_selector;
+use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
 use super::resources::validate_quantity;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
 use crate::validation::{
-    IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, one_of, required, validate_label_selector,
-    validate_no_backsteps,
+    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required,
+    validate_annotations, validate_label_selector, validate_labels, validate_no_backsteps,
 };
 use api::k8s::api::core::v1::{
-    PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeSpec, PersistentVolumeStatus,
+    PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeClaimTemplate, PersistentVolumeSpec,
+    PersistentVolumeStatus, TypedLocalObjectReference, TypedObjectReference,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::{MetaExt, PersistentVolume, PersistentVolumeClaim};
@@ -33,20 +34,21 @@ impl Strategy for PersistentVolumeClaimKind {
     fn default(claim: &mut PersistentVolumeClaim) {
         text(&mut claim.status.get_or_insert_default().phase, "Pending");
         let spec = claim.spec.get_or_insert_default();
-        text(&mut spec.volume_mode, "Filesystem");
+        set(&mut spec.volume_mode, "Filesystem".to_owned());
         if let Some(resources) = &mut spec.resources {
             round_up(&mut resources.limits);
             round_up(&mut resources.requests);
         }
-        default_source(spec);
     }
 
     fn prepare_create(claim: &mut PersistentVolumeClaim) {
+        settle_source(claim.spec.get_or_insert_default(), None);
         claim.status = Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
     }
 
     fn prepare_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
         new.status = old.status.clone();
+        settle_source(new.spec.get_or_insert_default(), old.spec.as_ref());
     }
 
     fn prepare_status_update(new: &mut PersistentVolumeClaim, old: &PersistentVolumeClaim) {
@@ -113,10 +115,23 @@ impl Strategy for PersistentVolumeClaimKind {
     }
 }
 
-/// `dataSource` and `dataSourceRef` say the same, unless the reference is into another namespace
-/// (`NormalizeDataSources`).
-fn default_source(spec: &mut PersistentVolumeClaimSpec) {
-    use api::k8s::api::core::v1::{TypedLocalObjectReference, TypedObjectReference};
+/// What a claim is filled from: `dataSource` means claims and snapshots only; a reference into another namespace is dropped, as its
+/// gate is off; else `dataSource` and `dataSourceRef` come to say the same
+/// (`EnforceDataSourceBackwardsCompatibility`, `NormalizeDataSources`). What is in use stays.
+fn settle_source(spec: &mut PersistentVolumeClaimSpec, old: Option<&PersistentVolumeClaimSpec>) {
+    let in_use = old.is_some_and(|o| o.data_source.is_some() || o.data_source_ref.is_some());
+    if !in_use {
+        let foreign = |r: &TypedObjectReference| !str_of(&r.namespace).is_empty();
+        spec.data_source_ref = spec.data_source_ref.take().filter(|r| !foreign(r));
+        spec.data_source = spec.data_source.take().filter(|source| {
+            let pair = (str_of(&source.api_group), source.kind.as_str());
+            matches!(pair, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
+        });
+    }
+    same_sources(spec);
+}
+
+fn same_sources(spec: &mut PersistentVolumeClaimSpec) {
     match (&spec.data_source, &spec.data_source_ref) {
         (Some(source), None) => {
             spec.data_source_ref = Some(TypedObjectReference {
@@ -163,8 +178,11 @@ fn validate_positive(text: &Quantity, path: &Path) -> Errors {
 /// Errors of a claim's spec, also in a StatefulSet's claim templates.
 pub(super) fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path) -> Errors {
     let modes = path.child("accessModes");
+    let selector = validate_label_selector(spec.selector.as_ref(), &path.child("selector"));
     let mut errors = validate_modes(spec.access_modes.as_deref(), "at least 1 access mode is required", &modes);
-    errors.extend(validate_label_selector(spec.selector.as_ref(), &path.child("selector")));
+    // Upstream looks at the selector between whether there are modes and what they are.
+    let at = errors.len().min(usize::from(spec.access_modes.as_ref().is_none_or(Vec::is_empty)));
+    errors.splice(at..at, selector);
     let storage = path.child("resources").key("storage");
     match spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get("storage")) {
         None => errors.push(FieldError::required(&storage, "")),
@@ -173,18 +191,91 @@ pub(super) fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path) -> Er
             errors.extend(if wrong.is_empty() { validate_quantity("storage", size, &storage) } else { wrong });
         }
     }
-    for (field, class) in [
-        ("storageClassName", &spec.storage_class_name),
-        ("volumeAttributesClassName", &spec.volume_attributes_class_name),
-    ] {
-        let class = str_of(class);
-        if !class.is_empty() {
-            errors.extend(invalid_each(&path.child(field), class, is_dns1123_subdomain(class)));
-        }
-    }
+    errors.extend(validate_class(str_of(&spec.storage_class_name), &path.child("storageClassName")));
     if let Some(mode) = &spec.volume_mode {
         one_of(&mut errors, &path.child("volumeMode"), mode, &["Block", "Filesystem"]);
     }
+    errors.extend(validate_sources(spec, path));
+    errors.extend(validate_class(str_of(&spec.volume_attributes_class_name), &path.child("volumeAttributesClassName")));
+    errors
+}
+
+/// The name of a class, if there is one.
+fn validate_class(class: &str, path: &Path) -> Errors {
+    if class.is_empty() { Vec::new() } else { invalid_each(path, class, is_dns1123_subdomain(class)) }
+}
+
+fn validate_sources(spec: &PersistentVolumeClaimSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if let Some(source) = &spec.data_source {
+        let path = path.child("dataSource");
+        errors.extend(validate_data_source(&source.name, &source.kind, str_of(&source.api_group), &path));
+    }
+    let Some(reference) = &spec.data_source_ref else { return errors };
+    let at = path.child("dataSourceRef");
+    errors.extend(validate_data_source(&reference.name, &reference.kind, str_of(&reference.api_group), &at));
+    let namespace = str_of(&reference.namespace);
+    if !namespace.is_empty() {
+        errors.extend(invalid_each(&at.child("namespace"), namespace, is_dns1123_label(namespace)));
+    }
+    let Some(source) = &spec.data_source else { return errors };
+    let same =
+        source.api_group == reference.api_group && source.kind == reference.kind && source.name == reference.name;
+    // The value is a path, which upstream prints as an empty struct.
+    let shown = Raw("{}".to_owned());
+    if !namespace.is_empty() {
+        let detail = "may not be specified when dataSourceRef.namespace is specified";
+        errors.push(FieldError::invalid(path, shown, detail));
+    } else if !same {
+        errors.push(FieldError::invalid(path, shown, "must match dataSourceRef"));
+    }
+    errors
+}
+
+fn validate_data_source(name: &str, kind: &str, group: &str, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    required(&mut errors, &path.child("name"), name);
+    required(&mut errors, &path.child("kind"), kind);
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errors.push(FieldError::invalid(path, kind, detail));
+    }
+    if !group.is_empty() {
+        errors.extend(invalid_each(&path.child("apiGroup"), group, is_dns1123_subdomain(group)));
+    }
+    errors
+}
+
+/// Errors of the template of an ephemeral volume's claim. Of its metadata only labels and annotations may be set.
+pub(super) fn validate_template(template: &PersistentVolumeClaimTemplate, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if let Some(meta) = &template.metadata {
+        let path = path.child("metadata");
+        errors.extend(validate_annotations(meta.annotations.as_ref(), &path.child("annotations")));
+        errors.extend(validate_labels(meta.labels.as_ref(), &path.child("labels")));
+        let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+        for (field, set) in [
+            ("name", set(&meta.name)),
+            ("generateName", set(&meta.generate_name)),
+            ("namespace", set(&meta.namespace)),
+            ("selfLink", set(&meta.self_link)),
+            // Upstream makes the names from Go's.
+            ("uID", set(&meta.uid)),
+            ("resourceVersion", set(&meta.resource_version)),
+            ("generation", meta.generation.is_some_and(|g| g != 0)),
+            ("creationTimestamp", meta.creation_timestamp.is_some()),
+            ("deletionTimestamp", meta.deletion_timestamp.is_some()),
+            ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
+            ("ownerReferences", meta.owner_references.as_ref().is_some_and(|o| !o.is_empty())),
+            ("finalizers", meta.finalizers.as_ref().is_some_and(|f| !f.is_empty())),
+            ("managedFields", meta.managed_fields.as_ref().is_some_and(|m| !m.is_empty())),
+        ] {
+            if set {
+                errors.push(FieldError::forbidden(&path.child(field), "cannot be set"));
+            }
+        }
+    }
+    errors.extend(validate_spec(&template.spec, &path.child("spec")));
     errors
 }
 
@@ -251,15 +342,20 @@ impl Strategy for PersistentVolumeKind {
         text(&mut volume.status.get_or_insert_default().phase, "Pending");
         let spec = volume.spec.get_or_insert_default();
         text(&mut spec.persistent_volume_reclaim_policy, "Retain");
-        text(&mut spec.volume_mode, "Filesystem");
+        set(&mut spec.volume_mode, "Filesystem".to_owned());
         round_up(&mut spec.capacity);
         if let Some(path) = &mut spec.host_path {
-            super::common::set(&mut path.type_, String::new());
+            set(&mut path.type_, String::new());
         }
     }
 
     fn prepare_create(volume: &mut PersistentVolume) {
-        volume.status = Some(PersistentVolumeStatus { phase: Some("Pending".to_owned()), ..Default::default() });
+        volume.status = Some(PersistentVolumeStatus {
+            phase: Some("Pending".to_owned()),
+            // It is pending since it is there.
+            last_phase_transition_time: volume.metadata.creation_timestamp.clone(),
+            ..Default::default()
+        });
     }
 
     fn prepare_update(new: &mut PersistentVolume, old: &PersistentVolume) {
@@ -366,6 +462,9 @@ fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     if let Some(selector) = nodes {
         let path = path.child("nodeAffinity").child("required");
         errors.extend(validate_node_selector(selector, &path));
+    } else if spec.node_affinity.is_some() {
+        let detail = "must specify required node constraints";
+        errors.push(FieldError::required(&path.child("nodeAffinity").child("required"), detail));
     }
     errors.extend(validate_source(spec, path));
     if spec.local.is_some() && nodes.is_none() {
@@ -375,12 +474,20 @@ fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
         let detail = "may not be 'recycle' for a hostPath mount of '/'";
         errors.push(FieldError::forbidden(&path_of_policy, detail));
     }
-    let class = str_of(&spec.storage_class_name);
-    if !class.is_empty() {
-        errors.extend(invalid_each(&path.child("storageClassName"), class, is_dns1123_subdomain(class)));
-    }
+    errors.extend(validate_class(str_of(&spec.storage_class_name), &path.child("storageClassName")));
     if let Some(mode) = &spec.volume_mode {
         one_of(&mut errors, &path.child("volumeMode"), mode, &["Block", "Filesystem"]);
+    }
+    if let Some(class) = &spec.volume_attributes_class_name {
+        let at = path.child("volumeAttributesClassName");
+        match class.as_str() {
+            "" => errors.push(FieldError::required(&at, "an empty string is disallowed")),
+            class => errors.extend(validate_class(class, &at)),
+        }
+        if spec.csi.is_none() {
+            let detail = "has to be specified when using volumeAttributesClassName";
+            errors.push(FieldError::required(&path.child("csi"), detail));
+        }
     }
     errors
 }
@@ -431,33 +538,38 @@ fn validate_source(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     .into_iter()
     .filter_map(|(name, given)| given.then_some(name))
     .collect();
-    let Some((_, rest)) = given.split_first() else {
+    let Some((first, rest)) = given.split_first() else {
         return vec![FieldError::required(path, "must specify a volume type")];
     };
     let detail = "may not specify more than 1 volume type";
-    let mut errors: Errors = rest.iter().map(|other| FieldError::forbidden(&path.child(other), detail)).collect();
-    if let Some(host) = &spec.host_path {
-        let path = path.child("hostPath").child("path");
-        required(&mut errors, &path, &host.path);
-        errors.extend(validate_no_backsteps(&host.path, &path));
-    }
-    if let Some(nfs) = &spec.nfs {
-        let path = path.child("nfs");
-        required(&mut errors, &path.child("server"), &nfs.server);
-        required(&mut errors, &path.child("path"), &nfs.path);
-        if !nfs.path.starts_with('/') {
-            errors.push(FieldError::invalid(&path.child("path"), &nfs.path, "must be an absolute path"));
+    let mut errors = validate_one(first, spec, &path.child(first));
+    errors.extend(rest.iter().map(|other| FieldError::forbidden(&path.child(other), detail)));
+    errors
+}
+
+/// Only the first source is looked into.
+fn validate_one(source: &str, spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    match source {
+        "hostPath" => {
+            let Some(host) = &spec.host_path else { return errors };
+            errors.extend(validate_host_path(&host.path, host.type_.as_deref(), path));
         }
-    }
-    if let Some(local) = &spec.local {
-        let path = path.child("local").child("path");
-        required(&mut errors, &path, &local.path);
-        errors.extend(validate_no_backsteps(&local.path, &path));
-    }
-    if let Some(csi) = &spec.csi {
-        let path = path.child("csi");
-        required(&mut errors, &path.child("driver"), &csi.driver);
-        required(&mut errors, &path.child("volumeHandle"), &csi.volume_handle);
+        "nfs" => {
+            let Some(nfs) = &spec.nfs else { return errors };
+            errors.extend(validate_nfs(&nfs.server, &nfs.path, path));
+        }
+        "local" => {
+            let Some(local) = &spec.local else { return errors };
+            required(&mut errors, &path.child("path"), &local.path);
+            errors.extend(validate_no_backsteps(&local.path, &path.child("path")));
+        }
+        "csi" => {
+            let Some(csi) = &spec.csi else { return errors };
+            errors.extend(validate_driver_name(&csi.driver, &path.child("driver")));
+            required(&mut errors, &path.child("volumeHandle"), &csi.volume_handle);
+        }
+        _ => {}
     }
     errors
 }

@@ -5,7 +5,7 @@ use super::common::{age, age_column, bump_if_spec_changed, format_labels, name, 
 use super::pod::defaults;
 use super::workload::{
     labels_value, name_warning, selector_cell, selector_value, template_cells, validate_at_most, validate_counts,
-    validate_immutable, validate_lasting, validate_lasting_template, validate_selector,
+    validate_immutable, validate_lasting, validate_selector_and_template,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -52,9 +52,8 @@ impl Strategy for ReplicaSetKind {
         let spec = set.spec.clone().unwrap_or_default();
         let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
         let mut errors = validate_counts(counts, &path);
-        errors.extend(validate_selector(&spec.selector, &path));
         let template = spec.template.unwrap_or_default();
-        errors.extend(validate_lasting_template(&spec.selector, &template, "ReplicaSet", &path));
+        errors.extend(validate_selector_and_template(&spec.selector, &template, &path));
         errors
     }
 

@@ -129,6 +129,14 @@ impl Strategy for ServiceAccountKind {
         clean_references(new);
     }
 
+    fn columns() -> Vec<Column> {
+        vec![name_column(), age_column()]
+    }
+
+    fn cells(account: &ServiceAccount, now: jiff::Timestamp) -> Vec<Value> {
+        vec![name(account), age(account, now)]
+    }
+
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
     }
@@ -167,7 +175,7 @@ mod tests {
         check_create(
             &secret.replace("a: b", "'a/b': c"),
             expect![[
-                r#"data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name', or 'KEY_NAME', or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"#
+                r#"data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"#
             ]],
         );
         check_update(

@@ -78,6 +78,10 @@ impl Strategy for ServiceKind {
         new.spec = old.spec.clone();
     }
 
+    fn warnings(service: &Service) -> Vec<String> {
+        service.spec.as_ref().map(warnings_of).unwrap_or_default()
+    }
+
     fn validate_name(name: &str) -> Messages {
         is_dns1123_label(name)
     }
@@ -254,6 +258,36 @@ fn carry_over_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
 }
 
 /// A change of type drops what the new type has no use for, unless the user changed it too (`dropTypeDependentFields`).
+/// What is ignored or goes out of use (`pkg/api/service/warnings.go`). Not warned of: the form of addresses.
+fn warnings_of(spec: &ServiceSpec) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let is_external = str_of(&spec.type_) == "ExternalName";
+    let has_external_ips = spec.external_ips.as_ref().is_some_and(|ips| !ips.is_empty());
+    if is_headless(spec) {
+        let affinity = !["", "None"].contains(&str_of(&spec.session_affinity));
+        let ignored = [
+            ("loadBalancerIP", !str_of(&spec.load_balancer_ip).is_empty()),
+            ("externalIPs", has_external_ips),
+            // Upstream's spelling.
+            ("SessionAffinity", affinity),
+        ];
+        let set = ignored.iter().filter(|(_, set)| *set);
+        warnings.extend(set.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+    } else if has_external_ips && !is_external {
+        warnings.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+    }
+    if is_external && has_external_ips {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !is_external && !str_of(&spec.external_name).is_empty() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec.traffic_distribution.as_deref() == Some("PreferClose") {
+        warnings.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+    }
+    warnings
+}
+
 fn drop_dependent(new: &mut ServiceSpec, old: &ServiceSpec) {
     if needs_cluster_ip(old) && !needs_cluster_ip(new) {
         if new.cluster_ip == old.cluster_ip && ips(new) == ips(old) {

@@ -1,8 +1,7 @@
 //! Small kinds with a few rules each: Lease, PodDisruptionBudget, PriorityClass, RuntimeClass, ComponentStatus.
 
 use super::common::{
-    age, age_column, bump_if_spec_changed, column, make_column, name, name_column, set, str_of, typed_column,
-    visit_list,
+    age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, typed_column, visit_list,
 };
 use super::pod::validate::{validate_quantity_list, validate_tolerations};
 use super::workload::{int_or_string_value, validate_at_most_100_percent, validate_counts, validate_int_or_percent};
@@ -87,7 +86,13 @@ impl Strategy for PodDisruptionBudgetKind {
     type Object = PodDisruptionBudget;
 
     fn prepare_create(budget: &mut PodDisruptionBudget) {
-        budget.status = Some(PodDisruptionBudgetStatus::default());
+        budget.status = Some(PodDisruptionBudgetStatus {
+            current_healthy: Some(0),
+            desired_healthy: Some(0),
+            disruptions_allowed: Some(0),
+            expected_pods: Some(0),
+            ..PodDisruptionBudgetStatus::default()
+        });
         budget.metadata.generation = Some(1);
     }
 
@@ -178,6 +183,7 @@ impl Strategy for PriorityClassKind {
     type Object = PriorityClass;
 
     fn default(class: &mut PriorityClass) {
+        set(&mut class.value, 0);
         set(&mut class.preemption_policy, "PreemptLowerPriority".to_owned());
     }
 
@@ -228,7 +234,7 @@ impl Strategy for PriorityClassKind {
             typed_column("Value", "integer"),
             typed_column("Global-Default", "boolean"),
             age_column(),
-            make_column("PreemptionPolicy", "string", "", 1),
+            column("PreemptionPolicy"),
         ]
     }
 
@@ -360,7 +366,7 @@ mod tests {
         check_create(
             "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: a}, handler: A_b}",
             expect![[
-                r#"handler: Invalid value: "A_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name', or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
+                r#"handler: Invalid value: "A_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
             ]],
         );
     }

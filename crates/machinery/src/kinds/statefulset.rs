@@ -2,8 +2,7 @@
 //! stateful sets and daemon sets keep their history in.
 
 use super::common::{
-    age, age_column, bump_if_spec_changed, column, name, name_column, set, spec_changed, str_of, text, typed_column,
-    wide,
+    age, age_column, bump_if_spec_changed, column, name, name_column, set, spec_changed, str_of, text, wide,
 };
 use super::pod::defaults;
 use super::pod::validate::validate_template;
@@ -20,6 +19,7 @@ use crate::validation::{
 use api::k8s::api::apps::v1::{StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy};
 use api::k8s::api::core::v1::{PersistentVolumeClaimVolumeSource, Volume};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{ControllerRevision, MetaExt, StatefulSet};
 use serde_json::Value;
 
@@ -31,6 +31,10 @@ impl Strategy for StatefulSetKind {
 
     fn default(set_: &mut StatefulSet) {
         let spec = set_.spec.get_or_insert_default();
+        spec.service_name.get_or_insert_default();
+        if let Some(ordinals) = &mut spec.ordinals {
+            set(&mut ordinals.start, 0);
+        }
         text(&mut spec.pod_management_policy, "OrderedReady");
         let strategy = spec.update_strategy.get_or_insert_default();
         if str_of(&strategy.type_).is_empty() {
@@ -54,12 +58,14 @@ impl Strategy for StatefulSetKind {
     }
 
     fn prepare_create(set: &mut StatefulSet) {
-        set.status = Some(StatefulSetStatus::default());
+        set.status = Some(StatefulSetStatus { available_replicas: Some(0), ..StatefulSetStatus::default() });
         set.metadata.generation = Some(1);
+        drop_max_unavailable(set, None);
     }
 
     fn prepare_update(new: &mut StatefulSet, old: &StatefulSet) {
         new.status = old.status.clone();
+        drop_max_unavailable(new, Some(old));
         let same = new.spec == old.spec;
         bump_if_spec_changed(new, old, same);
     }
@@ -158,6 +164,20 @@ impl Strategy for StatefulSetKind {
     }
 }
 
+/// The gate `MaxUnavailableStatefulSet` is off: the field is dropped unless it is in use.
+fn drop_max_unavailable(set: &mut StatefulSet, old: Option<&StatefulSet>) {
+    fn most(set: &StatefulSet) -> Option<&IntOrString> {
+        set.spec.as_ref()?.update_strategy.as_ref()?.rolling_update.as_ref()?.max_unavailable.as_ref()
+    }
+    if old.is_some_and(|old| most(old).is_some()) {
+        return;
+    }
+    let strategy = set.spec.as_mut().and_then(|s| s.update_strategy.as_mut());
+    if let Some(rolling) = strategy.and_then(|s| s.rolling_update.as_mut()) {
+        rolling.max_unavailable = None;
+    }
+}
+
 fn validate_spec(spec: &StatefulSetSpec, path: &Path) -> Errors {
     let mut errors = Vec::new();
     match str_of(&spec.pod_management_policy) {
@@ -187,7 +207,7 @@ fn validate_spec(spec: &StatefulSetSpec, path: &Path) -> Errors {
         ("ordinals.start", spec.ordinals.as_ref().and_then(|o| o.start)),
     ];
     errors.extend(validate_counts(counts, path));
-    errors.extend(validate_selector(&spec.selector, path));
+    errors.extend(validate_selector(&spec.selector, Some(""), path));
     errors.extend(validate_pods(spec, path));
     errors
 }
@@ -215,7 +235,11 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path) -> Error
         }
         ("OnDelete" | "RollingUpdate", None) => {}
         (other, _) => {
-            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            let rolling = strategy.rolling_update.as_ref().map_or_else(
+                || "null".to_owned(),
+                |r| format!(r#"{{"Partition":{},"MaxUnavailable":null}}"#, r.partition.unwrap_or(0)),
+            );
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":{rolling}}}"#));
             errors.push(FieldError::invalid(path, value, "must be 'RollingUpdate' or 'OnDelete'"));
         }
     }
@@ -288,7 +312,7 @@ impl Strategy for ControllerRevisionKind {
     }
 
     fn columns() -> Vec<Column> {
-        vec![name_column(), column("Controller"), typed_column("Revision", "integer"), age_column()]
+        vec![name_column(), column("Controller"), column("Revision"), age_column()]
     }
 
     fn cells(revision: &ControllerRevision, now: jiff::Timestamp) -> Vec<Value> {

@@ -2,10 +2,11 @@
 
 use super::common::{age, age_column, bump_if, column, name, name_column, set, str_of, typed_column};
 use super::metadata::reset_for_status;
+use super::pod::validate::validate_driver_name;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, is_label_key, one_of, required, unique,
+    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key, one_of, required, unique,
     validate_label_selector,
 };
 use api::k8s::api::storage::v1::{
@@ -16,6 +17,9 @@ use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::MetaExt;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// The longest name by which a driver may know a node.
+const MAX_NODE_ID: usize = 256;
 
 /// What is particular about a StorageClass: all but its mount options and topologies stays.
 pub(super) struct StorageClassKind;
@@ -213,10 +217,21 @@ impl Strategy for CSIDriverKind {
         let at = |i: usize| path.child("tokenRequests").index(i);
         unique(&mut errors, requests.iter().enumerate().map(|(i, r)| (at(i).child("audience"), r.audience.as_str())));
         for (i, request) in requests.iter().enumerate() {
-            if let Some(seconds) = request.expiration_seconds.filter(|s| *s < 600) {
-                let detail = "may not specify a duration less than 10 minutes";
-                errors.push(FieldError::invalid(&at(i).child("expirationSeconds"), seconds, detail));
-            }
+            let Some(seconds) = request.expiration_seconds else { continue };
+            let detail = match seconds {
+                ..600 => "may not specify a duration less than 10 minutes",
+                _ if seconds > 1 << 32 => "may not specify a duration larger than 2^32 seconds",
+                _ => continue,
+            };
+            errors.push(FieldError::invalid(&at(i).child("expirationSeconds"), seconds, detail));
+        }
+        if let Some(period) = spec.node_allocatable_update_period_seconds.filter(|p| *p < 10) {
+            let path = path.child("nodeAllocatableUpdatePeriodSeconds");
+            errors.push(FieldError::invalid(&path, period, "must be greater than or equal to 10 seconds"));
+        }
+        if let Some(in_secrets) = spec.service_account_token_in_secrets.filter(|_| requests.is_empty()) {
+            let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+            errors.push(FieldError::invalid(&path.child("serviceAccountTokenInSecrets"), in_secrets, detail));
         }
         errors
     }
@@ -287,13 +302,23 @@ impl Strategy for CSINodeKind {
         let drivers = &node.spec.drivers;
         for (i, driver) in drivers.iter().enumerate() {
             let path = path.index(i);
-            required(&mut errors, &path.child("name"), &driver.name);
+            errors.extend(validate_driver_name(&driver.name, &path.child("name")));
             required(&mut errors, &path.child("nodeID"), &driver.node_id);
-            for key in driver.topology_keys.iter().flatten() {
-                errors.extend(invalid_each(&path.child("topologyKeys"), key, is_label_key(key)));
+            if driver.node_id.len() > MAX_NODE_ID {
+                let detail = format!("must be {MAX_NODE_ID} characters or less");
+                errors.push(FieldError::invalid(&path.child("nodeID"), &driver.node_id, &detail));
             }
             if drivers[..i].iter().any(|d| d.name == driver.name) {
                 errors.push(FieldError::duplicate(&path.child("name"), &driver.name));
+            }
+            // Upstream gives the driver as the place of its keys.
+            let keys = driver.topology_keys.as_deref().unwrap_or_default();
+            for (k, key) in keys.iter().enumerate() {
+                required(&mut errors, &path, key);
+                if keys[..k].contains(key) {
+                    errors.push(FieldError::duplicate(&path, key));
+                }
+                errors.extend(invalid_each(&path, key, is_label_key(key)));
             }
         }
         errors
@@ -330,8 +355,9 @@ impl Strategy for CSIStorageCapacityKind {
     fn validate_update(new: &CSIStorageCapacity, old: &CSIStorageCapacity) -> Errors {
         let mut errors = Vec::new();
         if new.node_topology != old.node_topology {
-            let value = new.node_topology.as_ref().map(super::workload::selector_value).unwrap_or_default();
-            errors.push(FieldError::invalid(&Path::new("nodeTopology"), &value, IMMUTABLE));
+            let none = || Raw("null".to_owned());
+            let value = new.node_topology.as_ref().map_or_else(none, super::workload::selector_value);
+            errors.push(FieldError::invalid(&Path::new("nodeTopology"), value, IMMUTABLE));
         }
         if new.storage_class_name != old.storage_class_name {
             errors.push(FieldError::invalid(&Path::new("storageClassName"), &new.storage_class_name, IMMUTABLE));
@@ -340,15 +366,6 @@ impl Strategy for CSIStorageCapacityKind {
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
-
-    fn columns() -> Vec<Column> {
-        vec![name_column(), column("StorageClassName"), column("Capacity")]
-    }
-
-    fn cells(capacity: &CSIStorageCapacity, _now: jiff::Timestamp) -> Vec<Value> {
-        let size = capacity.capacity.as_ref().map_or("<unset>", |q| q.0.as_str());
-        vec![name(capacity), capacity.storage_class_name.as_str().into(), size.into()]
-    }
 
     fn quantities(capacity: &mut CSIStorageCapacity, visit: &mut dyn FnMut(&mut Quantity)) {
         capacity.capacity.iter_mut().chain(&mut capacity.maximum_volume_size).for_each(visit);
@@ -382,7 +399,7 @@ impl Strategy for VolumeAttachmentKind {
         let spec = &attachment.spec;
         let path = Path::new("spec");
         let mut errors = Vec::new();
-        required(&mut errors, &path.child("attacher"), &spec.attacher);
+        errors.extend(validate_driver_name(&spec.attacher, &path.child("attacher")));
         let source = path.child("source");
         let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
         match (&spec.source.inline_volume_spec, &spec.source.persistent_volume_name) {
@@ -396,6 +413,10 @@ impl Strategy for VolumeAttachmentKind {
         }
         let node = spec.node_name.as_str();
         errors.extend(invalid_each(&path.child("nodeName"), node, is_dns1123_subdomain(node)));
+        if let Some(volume) = &spec.source.persistent_volume_name {
+            let path = source.child("persistentVolumeName");
+            errors.extend(invalid_each(&path, volume, is_dns1123_subdomain(volume)));
+        }
         errors
     }
 
@@ -471,7 +492,7 @@ provisioner: disk.example.com
         check_create(
             &CLASS.replace("disk.example.com", "a/b/c"),
             expect![[
-                r#"provisioner: Invalid value: "a/b/c": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"#
+                r#"provisioner: Invalid value: "a/b/c": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"#
             ]],
         );
         check_create(

@@ -58,6 +58,8 @@ impl<S: Strategy> Kind for Typed<S> {
         let mut object: S::Object = api::Codec::decode(bytes)?;
         let mut bad = None;
         S::quantities(&mut object, &mut |quantity| match crate::quantity::canonical(&quantity.0) {
+            // Ours is empty where a quantity that must be there is not; Go's is zero.
+            _ if quantity.0.is_empty() => "0".clone_into(&mut quantity.0),
             Ok(canonical) => quantity.0 = canonical,
             Err(error) => bad = bad.take().or(Some(error)),
         });

@@ -5,9 +5,10 @@ use super::pod::validate::validate_template;
 use crate::field::{Errors, FieldError, Path};
 use crate::selector::from_label_selector;
 use crate::validation::{
-    invalid_each, is_dns1123_label, is_valid_percent, one_of, validate_label_selector, validate_non_negative,
+    Raw, invalid_each, is_dns1123_label, is_valid_percent, one_of, validate_label_selector, validate_non_negative,
 };
 use api::LabelSelector;
+use api::k8s::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{PodSpec, PodTemplateSpec};
 use serde_json::{Value, json};
@@ -17,9 +18,21 @@ pub(super) fn labels_value(template: &PodTemplateSpec) -> Value {
     json!(template.metadata.as_ref().and_then(|m| m.labels.as_ref()))
 }
 
-/// A selector as JSON, as messages show it.
-pub(super) fn selector_value(selector: &LabelSelector) -> Value {
-    serde_json::from_slice(&api::Codec::encode(selector)).unwrap_or_default()
+/// A selector as JSON, as messages show it: its fields in Go's order, and nothing that is empty.
+pub(super) fn selector_value(selector: &LabelSelector) -> Raw {
+    let labels =
+        selector.match_labels.as_ref().filter(|l| !l.is_empty()).map(|l| format!(r#""matchLabels":{}"#, json!(l)));
+    let requirements = selector.match_expressions.as_ref().filter(|e| !e.is_empty()).map(|expressions| {
+        let shown: Vec<String> = expressions.iter().map(requirement_text).collect();
+        format!(r#""matchExpressions":[{}]"#, shown.join(","))
+    });
+    Raw(format!("{{{}}}", labels.into_iter().chain(requirements).collect::<Vec<_>>().join(",")))
+}
+
+fn requirement_text(requirement: &LabelSelectorRequirement) -> String {
+    let values = requirement.values.as_ref().filter(|v| !v.is_empty()).map(|v| format!(r#","values":{}"#, json!(v)));
+    let (key, operator) = (json!(requirement.key), json!(requirement.operator));
+    format!(r#"{{"key":{key},"operator":{operator}{}}}"#, values.unwrap_or_default())
 }
 
 fn is_empty(selector: &LabelSelector) -> bool {
@@ -37,15 +50,17 @@ pub(super) fn matches_template(selector: &LabelSelector, template: &PodTemplateS
 /// Errors of the selector of a workload.
 ///
 /// Differs: our types cannot tell an absent selector from an empty one; both are reported as absent, which is the
-/// common mistake.
-pub(super) fn validate_selector(selector: &LabelSelector, path: &Path) -> Errors {
+/// common mistake. `unreadable` is what the kind says of a selector that cannot be used.
+pub(super) fn validate_selector(selector: &LabelSelector, unreadable: Option<&str>, path: &Path) -> Errors {
     let path = path.child("selector");
     if is_empty(selector) {
         return vec![FieldError::required(&path, "")];
     }
     let mut errors = validate_label_selector(Some(selector), &path);
-    if from_label_selector(selector).is_err() {
-        errors.push(FieldError::invalid(&path, &selector_value(selector), "invalid label selector"));
+    if let Some(detail) = unreadable
+        && from_label_selector(selector).is_err()
+    {
+        errors.push(FieldError::invalid(&path, selector_value(selector), detail));
     }
     errors
 }
@@ -68,6 +83,25 @@ pub(super) fn validate_lasting_template(
     errors.extend(validate_template(template, &path));
     errors.extend(validate_lasting(template, kind, &path));
     errors
+}
+
+/// Errors of the selector and the template of a ReplicaSet, or of a Deployment, which makes ReplicaSets. A template is not looked
+/// at beside a selector that cannot be used.
+pub(super) fn validate_selector_and_template(
+    selector: &LabelSelector,
+    template: &PodTemplateSpec,
+    path: &Path,
+) -> Errors {
+    let mut errors = validate_selector(selector, Some("invalid label selector"), path);
+    if from_label_selector(selector).is_ok() {
+        errors.extend(validate_lasting_template(selector, template, "ReplicaSet", path));
+    }
+    errors
+}
+
+/// An `IntOrString` of upstream's internal types, as JSON.
+pub(super) fn go_int_or_string(value: &Option<IntOrString>) -> String {
+    value.as_ref().map_or_else(|| "0".to_owned(), |v| int_or_string_value(v).to_string())
 }
 
 /// Errors of a template whose pods cannot end by themselves.
@@ -146,11 +180,17 @@ pub(super) fn validate_collisions(new: Option<i32>, old: Option<i32>, path: &Pat
 }
 
 /// An error if a part of a workload changed that may not.
-pub(super) fn validate_immutable<T: PartialEq>(new: &T, old: &T, value: impl FnOnce() -> Value, path: &Path) -> Errors {
+pub(super) fn validate_immutable<T: PartialEq, V: Into<Raw>>(
+    new: &T,
+    old: &T,
+    value: impl FnOnce() -> V,
+    path: &Path,
+) -> Errors {
     if new == old {
         return Vec::new();
     }
-    vec![FieldError::invalid(path, &value(), crate::validation::IMMUTABLE)]
+    let value: Raw = value().into();
+    vec![FieldError::invalid(path, value, crate::validation::IMMUTABLE)]
 }
 
 /// The warning about names that end up in pod names.

@@ -93,7 +93,11 @@ impl Patch {
             (PatchType::Merge, value @ Value::Object(_)) => Kind::Merge(value),
             (PatchType::Merge, Value::Null) => return Err(PatchError::BadRequest("Invalid JSON Patch".into())),
             (PatchType::Merge, other) => return Err(not_an_object(&other, "error decoding patch: ")),
-            (PatchType::Strategic, Value::Object(map)) => Kind::Strategic(map),
+            (PatchType::Strategic, Value::Object(mut map)) => {
+                // Upstream applies it to fields, which are not what makes an object of a kind.
+                map.retain(|key, _| key != "apiVersion" && key != "kind");
+                Kind::Strategic(map)
+            }
             (PatchType::Strategic, Value::Null) => Kind::Strategic(Map::new()),
             (PatchType::Strategic, other) => return Err(not_an_object(&other, "")),
         };

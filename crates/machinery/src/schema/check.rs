@@ -28,6 +28,17 @@ pub struct Checked {
     pub problems: Vec<String>,
 }
 
+/// What is to be known of a body before it is decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// As in [`Checked`].
+    pub problems: Vec<String>,
+    /// The value that [`check_json`] reads is not what the text says, but what Go makes of it: built-in types have no empty
+    /// text, lists and maps where Go would not show them (`omitempty`), zero values for nulls, one object where a field
+    /// occurs twice, and U+FFFD for what is no UTF-8.
+    pub adjusted: bool,
+}
+
 /// A body that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
@@ -62,9 +73,9 @@ pub fn check_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, 
     read(schema, Target::Typed(ty), bytes)
 }
 
-/// What [`check_json`] complains about, for those who do not want the value.
-pub fn problems(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Vec<String>, BodyError> {
-    json::problems(schema, Target::Typed(ty), bytes)
+/// [`check_json`] for those who do not want the value yet.
+pub fn verdict(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Verdict, BodyError> {
+    json::check(schema, Target::Typed(ty), bytes).map(|o| Verdict { problems: o.problems, adjusted: o.adjusted })
 }
 
 /// Reads any JSON; finds duplicate fields.
@@ -234,7 +245,7 @@ mod tests {
             r#"{"kind":"Pod","foo":{"a":1,"a":2},"spec":{"containers":[{"name":"a","name":"b","imagee":"x"}],"nodeSelector":{"a":"1","a":"2"}},
                "metadata":{"labels":{"a/b.c":"x","a/b.c":"y"}},"spec":{"hostPID":true}}"#,
             expect![[r#"
-                {"kind":"Pod","metadata":{"labels":{"a/b.c":"y"}},"spec":{"hostPID":true}}
+                {"kind":"Pod","metadata":{"labels":{"a/b.c":"y"}},"spec":{"containers":[{"name":"b"}],"hostPID":true,"nodeSelector":{"a":"2"}}}
                 unknown field "foo"
                 duplicate field "spec.containers[0].name"
                 unknown field "spec.containers[0].imagee"
@@ -425,11 +436,11 @@ mod tests {
         });
         proptest!(|(body in any)| {
             let checked = check_json(&builtin().schema, pod(), body.as_bytes()).map(|c| c.problems);
-            prop_assert_eq!(problems(&builtin().schema, pod(), body.as_bytes()), checked);
+            prop_assert_eq!(verdict(&builtin().schema, pod(), body.as_bytes()).map(|v| v.problems), checked);
         });
         let many: Vec<String> = (0..100).map(|i| format!("\"k{}\":\"\"", i % 90)).collect();
         let body = format!(r#"{{"metadata":{{"labels":{{{}}}}}}}"#, many.join(","));
-        assert_eq!(problems(&builtin().schema, pod(), body.as_bytes()).map(|p| p.len()), Ok(10));
+        assert_eq!(verdict(&builtin().schema, pod(), body.as_bytes()).map(|v| v.problems.len()), Ok(10));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 use super::check::BodyError;
 use super::{Scalar, Schema, Struct, Type, TypeId};
+use crate::apply::presence;
 use crate::quantity::Quantity;
 use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
@@ -38,6 +39,7 @@ pub(super) enum Target {
 pub(super) struct Outcome {
     pub(super) value: Value,
     pub(super) problems: Vec<String>,
+    pub(super) adjusted: bool,
 }
 
 /// Reads the whole of `bytes`.
@@ -46,8 +48,8 @@ pub(super) fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outc
 }
 
 /// [`read`] without making the value.
-pub(super) fn problems(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Vec<String>, BodyError> {
-    read_all(schema, target, bytes, false).map(|outcome| outcome.problems)
+pub(super) fn check(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outcome, BodyError> {
+    read_all(schema, target, bytes, false)
 }
 
 fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Result<Outcome, BodyError> {
@@ -63,6 +65,7 @@ fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Resul
         saved: None,
         fatal: None,
         problems: Vec::new(),
+        adjusted: false,
         seen: HashSet::new(),
     };
     reader.space();
@@ -73,12 +76,12 @@ fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Resul
     }
     match reader.fatal.or(reader.saved) {
         Some(message) => Err(BodyError::Type(message)),
-        None => Ok(Outcome { value, problems: reader.problems }),
+        None => Ok(Outcome { value, problems: reader.problems, adjusted: reader.adjusted }),
     }
 }
 
 struct Reader<'a> {
-    /// Whether values are wanted. Otherwise those that are not null are [`SOMETHING`].
+    /// Whether values are wanted. Otherwise texts, lists and maps that are not empty are [`SOMETHING`].
     makes: bool,
     schema: &'a Schema,
     bytes: &'a [u8],
@@ -92,6 +95,8 @@ struct Reader<'a> {
     saved: Option<String>,
     fatal: Option<String>,
     problems: Vec<String>,
+    /// The value is not what the text says, but what Go makes of it.
+    adjusted: bool,
     seen: HashSet<String>,
 }
 
@@ -229,6 +234,7 @@ impl<'a> Reader<'a> {
         let plain = self.run();
         if plain == Some(b'"') {
             let text = String::from_utf8_lossy(&self.bytes[start..self.at]);
+            self.adjusted |= matches!(text, Cow::Owned(_));
             self.at += 1;
             return Ok(text);
         }
@@ -240,6 +246,7 @@ impl<'a> Reader<'a> {
             match stop {
                 Some(b'"') => {
                     self.at += 1;
+                    self.adjusted |= std::str::from_utf8(&text).is_err();
                     return Ok(Cow::Owned(String::from_utf8_lossy(&text).into_owned()));
                 }
                 Some(b'\\') => {
@@ -284,6 +291,7 @@ impl<'a> Reader<'a> {
     fn unicode(&mut self) -> Result<char, Syntax> {
         let high = self.hex4()?;
         if !(0xd800..0xdc00).contains(&high) || !self.bytes[self.at..].starts_with(b"\\u") {
+            self.adjusted |= char::from_u32(high).is_none();
             return Ok(char::from_u32(high).unwrap_or('\u{fffd}'));
         }
         let back = self.at;
@@ -294,6 +302,7 @@ impl<'a> Reader<'a> {
             return Ok(char::from_u32(code).unwrap_or('\u{fffd}'));
         }
         self.at = back;
+        self.adjusted = true;
         Ok('\u{fffd}')
     }
 
@@ -310,6 +319,16 @@ impl<'a> Reader<'a> {
 }
 
 // === objects and arrays ===
+
+fn merge(first: &mut Map<String, Value>, second: Value) {
+    let Value::Object(second) = second else { return };
+    for (key, value) in second {
+        match first.get_mut(&key) {
+            Some(Value::Object(inner)) if value.is_object() => merge(inner, value),
+            _ => drop(first.insert(key, value)),
+        }
+    }
+}
 
 /// How the fields of an object are found.
 #[derive(Clone, Copy)]
@@ -359,7 +378,7 @@ impl<'a> Reader<'a> {
         if nulls {
             members.map.retain(|_, value| !value.is_null());
         }
-        Ok(Value::Object(members.map))
+        Ok(if self.makes { Value::Object(members.map) } else { SOMETHING })
     }
 
     /// Reads one value into `members`; tells whether it is a null that means "absent".
@@ -387,7 +406,8 @@ impl<'a> Reader<'a> {
             }
             Shape::All(all) => target = all,
         }
-        if !matches!(target, Target::Opaque) && members.has(&key) {
+        let twice = !matches!(target, Target::Opaque) && members.has(&key);
+        if twice {
             self.problem("duplicate field", &key);
         }
         self.push(&key);
@@ -395,11 +415,20 @@ impl<'a> Reader<'a> {
         let null_is_absent = value.is_null() && matches!(shape, Shape::Struct(_));
         if let (true, Shape::Map(ty)) = (value.is_null(), shape) {
             value = zero(self.schema, ty);
+            self.adjusted = true;
         }
-        if self.makes {
-            members.map.insert(key.into_owned(), value);
-        } else {
-            members.note(key);
+        let is_hidden = match shape {
+            Shape::Struct(s) => presence::hides(s, &key, &value),
+            _ => false,
+        };
+        self.adjusted |= is_hidden || twice && matches!(target, Target::Typed(_));
+        match members.map.get_mut(key.as_ref()) {
+            _ if is_hidden || !self.makes => members.note(key),
+            // Go reads a second object into what it has.
+            Some(Value::Object(first)) if value.is_object() && matches!(target, Target::Typed(_)) => {
+                merge(first, value)
+            }
+            _ => drop(members.map.insert(key.into_owned(), value)),
         }
         self.path.truncate(path_len);
         self.go_path.truncate(go_len);
@@ -425,6 +454,7 @@ impl<'a> Reader<'a> {
             self.path.truncate(path_len);
             if let (true, Target::Typed(ty)) = (value.is_null(), item) {
                 value = zero(self.schema, ty);
+                self.adjusted = true;
             }
             if self.makes && !matches!(item, Target::Skip) {
                 items.push(value);
@@ -441,7 +471,7 @@ impl<'a> Reader<'a> {
         }
         self.at += 1;
         self.depth -= 1;
-        Ok(Value::Array(items))
+        Ok(if self.makes { Value::Array(items) } else { SOMETHING })
     }
 
     fn object_shape(&mut self, target: Target) -> Shape<'a> {
@@ -492,7 +522,7 @@ impl<'a> Reader<'a> {
     }
 
     fn string_value(&self, text: Cow<'a, str>) -> Value {
-        if self.makes { Value::String(text.into_owned()) } else { SOMETHING }
+        if self.makes || text.is_empty() { Value::String(text.into_owned()) } else { SOMETHING }
     }
 
     fn scalar_text(&mut self, scalar: Scalar, text: Cow<'a, str>) -> Value {
@@ -524,6 +554,7 @@ impl<'a> Reader<'a> {
     }
 
     fn numeric(&mut self, target: Target, text: &str) -> Value {
+        self.adjusted |= text == "-0";
         let Target::Typed(id) = target else {
             return match target {
                 Target::Free => self.free_number(text),
@@ -580,9 +611,10 @@ impl<'a> Reader<'a> {
         use base64::Engine;
         let clean: String = text.chars().filter(|c| *c != '\n' && *c != '\r').collect();
         if let Err(error) = base64::engine::general_purpose::STANDARD.decode(&clean) {
+            // Go tells where the group of four began that is not whole.
             let at = match error {
                 base64::DecodeError::InvalidByte(at, _) => at,
-                _ => clean.len(),
+                _ => clean.len() - clean.len() % 4,
             };
             if self.saved.is_none() {
                 self.saved = Some(format!("illegal base64 data at input byte {at}"));

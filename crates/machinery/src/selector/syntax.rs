@@ -267,7 +267,8 @@ const PREFIX_MAX_BYTES: usize = 253;
 
 /// What is wrong with a label key (`content.IsLabelKey`); empty if nothing.
 pub fn label_key_errors(key: &str) -> Vec<String> {
-    let example = format!("(e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '{NAME_FORMAT}')");
+    let example =
+        format!("(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{NAME_FORMAT}')");
     let mut errors = Vec::new();
     let (prefix, name) = match key.split_once('/') {
         Some((_, name)) if name.contains('/') => {
@@ -301,7 +302,7 @@ pub fn label_value_errors(value: &str) -> Vec<String> {
     }
     if !value.is_empty() && !is_name(value) {
         errors.push(format!(
-            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '({NAME_FORMAT})?')"
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '({NAME_FORMAT})?')"
         ));
     }
     errors

@@ -172,6 +172,12 @@ pub fn validate_domain_prefixed_path(value: &str, path: &Path) -> Errors {
 /// JSON printed as it is inside a field error: where upstream prints a struct, whose fields have an order.
 pub struct Raw(pub String);
 
+impl From<serde_json::Value> for Raw {
+    fn from(value: serde_json::Value) -> Self {
+        Raw(value.to_string())
+    }
+}
+
 impl crate::field::BadValue for Raw {
     fn show(&self) -> String {
         self.0.clone()

@@ -122,7 +122,7 @@ spec:
       spec.containers[0].livenessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0
       spec.containers[1].name: Duplicate value: "c"
       spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"
-      spec.nodeSelector: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName', or 'my.name', or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
+      spec.nodeSelector: Invalid value: "a b": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
       spec.tolerations[0].operator: Invalid value: "Equal": operator must be Exists when `key` is empty, which means "match all values and all keys"
       spec.containers[1].image: Invalid value: " nginx": must not have leading or trailing whitespace"#]],
     );

@@ -12,6 +12,7 @@ mod volumes;
 pub(in crate::kinds) use containers::validate_quantity_list;
 pub(in crate::kinds) use scheduling::{validate_node_selector, validate_taint_effect, validate_tolerations};
 pub(super) use update::{validate_ephemeral_update, validate_resize, validate_status_update, validate_update};
+pub(in crate::kinds) use volumes::{validate_driver_name, validate_host_path, validate_nfs};
 mod update;
 
 use crate::field::{Errors, FieldError, Path};

@@ -1,7 +1,7 @@
 //! Security contexts of pods and containers.
 
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{is_valid_id, one_of, required_one_of, validate_local_descending_path};
+use crate::validation::{Raw, is_valid_id, one_of, validate_local_descending_path};
 use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, Sysctl};
 use serde_json::{Value, json};
 
@@ -109,8 +109,10 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path) -> Errors {
         (None, true) => errors.push(FieldError::required(&path, "must be set when seccomp type is Localhost")),
         (Some(local), true) => errors.extend(validate_local_descending_path(local, &path)),
         (Some(local), false) => {
-            let value = json!({ "Type": profile.type_, "LocalhostProfile": local });
-            errors.push(FieldError::invalid(&path, &value, "can only be set when seccomp type is Localhost"));
+            // The fields of upstream's internal struct, in its order.
+            let (ty, local) = (json!(profile.type_), json!(local));
+            let value = Raw(format!(r#"{{"Type":{ty},"LocalhostProfile":{local}}}"#));
+            errors.push(FieldError::invalid(&path, value, "can only be set when seccomp type is Localhost"));
         }
         (None, false) => {}
     }
@@ -158,7 +160,7 @@ pub(super) fn validate_container_security(container: &Container, host_users: boo
     validate_id(&mut errors, &path.child("runAsUser"), context.run_as_user);
     validate_id(&mut errors, &path.child("runAsGroup"), context.run_as_group);
     if let Some(mount) = &context.proc_mount {
-        required_one_of(&mut errors, &path.child("procMount"), mount, &["Default", "Unmasked"]);
+        one_of(&mut errors, &path.child("procMount"), mount, &["Default", "Unmasked"]);
         if host_users && mount == "Unmasked" {
             let detail = "`hostUsers` must be false to use `Unmasked`";
             errors.push(FieldError::invalid(&path.child("procMount"), mount, detail));

@@ -3,11 +3,15 @@
 
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
+use crate::kinds::persistentvolumeclaim::validate_template as validate_claim_template;
 use crate::quantity::Quantity;
 use crate::validation::{
-    invalid_each, is_dns1123_label, one_of, required, validate_file_mode, validate_local_path, validate_no_backsteps,
+    invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required, validate_file_mode, validate_local_path,
+    validate_no_backsteps,
 };
-use api::k8s::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume, VolumeProjection};
+use api::k8s::api::core::v1::{
+    CSIVolumeSource, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume, VolumeProjection,
+};
 
 const FIELDS: &[&str] =
     &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
@@ -116,10 +120,16 @@ fn validate_one(source: &str, volume: &Volume, path: &Path) -> Errors {
     if source == "csi"
         && let Some(csi) = &volume.csi
     {
-        required(&mut errors, &path.child("csi").child("driver"), &csi.driver);
+        errors.extend(validate_csi(csi, &path.child("csi")));
     }
-    if source == "ephemeral" && volume.ephemeral.as_ref().is_some_and(|e| e.volume_claim_template.is_none()) {
-        errors.push(FieldError::required(&path.child("ephemeral").child("volumeClaimTemplate"), ""));
+    if source == "ephemeral"
+        && let Some(ephemeral) = &volume.ephemeral
+    {
+        let path = path.child("ephemeral").child("volumeClaimTemplate");
+        errors.extend(match &ephemeral.volume_claim_template {
+            None => vec![FieldError::required(&path, "")],
+            Some(template) => validate_claim_template(template, &path),
+        });
     }
     if source == "image"
         && let Some(image) = &volume.image
@@ -168,7 +178,33 @@ fn validate_api_source(source: &str, volume: &Volume, path: &Path) -> Errors {
     errors
 }
 
-pub(super) fn validate_host_path(host: &str, ty: Option<&str>, path: &Path) -> Errors {
+fn validate_csi(csi: &CSIVolumeSource, path: &Path) -> Errors {
+    let mut errors = validate_driver_name(&csi.driver, &path.child("driver"));
+    if let Some(secret) = &csi.node_publish_secret_ref {
+        if secret.name.is_empty() {
+            errors.push(FieldError::required(&path.child("nodePublishSecretRef").child("name"), ""));
+        } else {
+            errors.extend(invalid_each(&path.child("name"), &secret.name, is_dns1123_subdomain(&secret.name)));
+        }
+    }
+    errors
+}
+
+/// `ValidateCSIDriverName`.
+pub(in crate::kinds) fn validate_driver_name(name: &str, path: &Path) -> Errors {
+    const MAX_BYTES: usize = 63;
+    if name.is_empty() {
+        return vec![FieldError::required(path, "")];
+    }
+    let mut errors = Vec::new();
+    if name.len() > MAX_BYTES {
+        errors.push(FieldError::too_long(path, MAX_BYTES));
+    }
+    errors.extend(invalid_each(path, name, is_dns1123_subdomain(&name.to_ascii_lowercase())));
+    errors
+}
+
+pub(in crate::kinds) fn validate_host_path(host: &str, ty: Option<&str>, path: &Path) -> Errors {
     if host.is_empty() {
         return vec![FieldError::required(&path.child("path"), "")];
     }
@@ -181,7 +217,7 @@ pub(super) fn validate_host_path(host: &str, ty: Option<&str>, path: &Path) -> E
     errors
 }
 
-pub(super) fn validate_nfs(server: &str, export: &str, path: &Path) -> Errors {
+pub(in crate::kinds) fn validate_nfs(server: &str, export: &str, path: &Path) -> Errors {
     let mut errors = Vec::new();
     required(&mut errors, &path.child("server"), server);
     required(&mut errors, &path.child("path"), export);

@@ -366,9 +366,10 @@ impl ApiServer {
         for _ in 0..RACE_ATTEMPTS {
             let found = self.inner.reader.stored(&info.storage, namespace, name).await.map_err(status::from_store)?;
             let stored = found.ok_or_else(|| status::not_found(info, name))?;
-            let mut object = kind.decode(stored.bytes()).map_err(status::internal)?;
+            let (bare, owners) = Owners::cut(stored.bytes());
+            let mut object = kind.decode(&bare).map_err(status::internal)?;
             change(&mut *object)?;
-            let mut value = encode::to_value(&mut *object, &NO_OWNERS)?;
+            let mut value = encode::to_value(&mut *object, &owners)?;
             if dry_run || encode::is_same(&value, stored.bytes()) {
                 return Ok(stored);
             }

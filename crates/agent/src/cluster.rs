@@ -1,11 +1,13 @@
 //! [`Cluster`]: what the agent wants of the API server. The adapter to crate `client` is `adapters/cluster.rs`.
 
-use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
+use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// A request that did not succeed.
 #[derive(Debug, Error)]
@@ -53,6 +55,23 @@ pub trait Cluster: Send + Sync {
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError>;
     /// What a RuntimeClass calls the runtime; `None` if there is no such class.
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError>;
+    /// A Secret that a volume names, as the server has it now.
+    async fn read_secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, ClusterError>;
+    /// What is known of a CSI driver, as the watch shows it.
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ClusterError>;
+    /// Whether a volume is attached, as the server has it now.
+    async fn volume_attachment(&self, name: &str) -> Result<Option<VolumeAttachment>, ClusterError>;
+    /// Applies a JSON merge patch to a claim's status.
+    async fn patch_claim_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<PersistentVolumeClaim, ClusterError>;
+    /// This node, as the watch shows it.
+    fn node(&self) -> Option<Arc<Node>>;
+    /// Moves when [`Self::node`] may have changed.
+    fn node_moves(&self) -> watch::Receiver<Option<u64>>;
     /// Services of this namespace and `default/kubernetes`; waits until they have been listed once.
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError>;
     /// A token for a service account, bound to a pod.
@@ -61,6 +80,8 @@ pub trait Cluster: Send + Sync {
     fn release(&self, wanted: &BTreeSet<ObjectReference>);
     /// Records an event. Never blocks.
     fn event(&self, event: ClusterEvent<'_>);
+    /// Records an event about a claim. Never blocks.
+    fn claim_event(&self, claim: &PersistentVolumeClaim, warning: bool, reason: &str, message: &str);
 }
 
 /// A ConfigMap or Secret by name.

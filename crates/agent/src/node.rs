@@ -8,6 +8,7 @@ use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
 use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
+use crate::plugins::csi::NodeBook;
 use crate::pod::users;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
@@ -383,6 +384,7 @@ pub struct NodeKeeper {
     context: Arc<Context>,
     client: Client,
     uid: String,
+    has_csi_node: bool,
     known: NodeStatus,
     reported_at: Option<Timestamp>,
 }
@@ -394,6 +396,7 @@ impl NodeKeeper {
             context,
             client: client.named("kubelet"),
             uid: String::new(),
+            has_csi_node: false,
             known: NodeStatus::default(),
             reported_at: None,
         }
@@ -414,6 +417,8 @@ impl NodeKeeper {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
+                // Nothing is attached before the node says that it will use it.
+                () = self.context.volumes.csi().in_use_changed() => {}
             }
         }
     }
@@ -439,7 +444,15 @@ impl NodeKeeper {
             self.register(&machine, &images, now).await?;
         }
         let held = *self.context.pressure.read();
-        let status = node_status(&self.context.config, &machine, held, &images, &self.known, now);
+        if !self.has_csi_node {
+            let book = NodeBook { client: self.client.clone(), node: self.context.config.node_name.clone() };
+            match book.open(&self.uid).await {
+                Ok(_) => self.has_csi_node = true,
+                Err(error) => tracing::warn!(error = %base::chain(&error), "failed to make the CSINode"),
+            }
+        }
+        let mut status = node_status(&self.context.config, &machine, held, &images, &self.known, now);
+        status.volumes_in_use = Some(self.context.volumes.csi().in_use()).filter(|v| !v.is_empty());
         *self.context.allocatable.write() = status.allocatable.clone().unwrap_or_default();
         let due = self.reported_at.is_none_or(|at| now.duration_since(at) >= STATUS_EVERY);
         if due || differs(&self.known, &status) {
@@ -469,7 +482,15 @@ impl NodeKeeper {
 
     async fn report(&mut self, status: NodeStatus, now: Timestamp) -> Result<(), ClientError> {
         let name = &self.context.config.node_name;
-        let patch = json!({"status": status_value(&status)});
+        let mut value = status_value(&status);
+        if status.volumes_in_use.is_none() {
+            value["volumesInUse"] = Value::Null;
+        }
+        if let Some(fields) = value.as_object_mut() {
+            // The controller's.
+            fields.remove("volumesAttached");
+        }
+        let patch = json!({"status": value});
         let written = self.client.api::<Node>().patch("", name, "status", &Patch::Merge(patch)).await;
         let node = match written {
             Ok(node) => node,
@@ -477,6 +498,7 @@ impl NodeKeeper {
                 if e.is_not_found() {
                     // Somebody deleted the node: register anew.
                     self.uid.clear();
+                    self.has_csi_node = false;
                 }
                 return Err(e);
             }

@@ -6,8 +6,9 @@ use crate::engine::*;
 use crate::images::{Credential, Image, ImageError, Images};
 use crate::network::{AttachRequest, NetworkError, PodNetwork};
 use api::Codec;
+use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
-use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use base::Clock;
 use jiff::Timestamp;
@@ -354,6 +355,12 @@ impl PodNetwork for FakeNetwork {
 pub(crate) struct FakeCluster {
     pods: Mutex<BTreeMap<(String, String), Pod>>,
     config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    claims: Mutex<BTreeMap<String, PersistentVolumeClaim>>,
+    volumes: Mutex<BTreeMap<String, PersistentVolume>>,
+    drivers: Mutex<BTreeMap<String, Arc<CSIDriver>>>,
+    attachments: Mutex<BTreeMap<String, VolumeAttachment>>,
+    node: Mutex<Option<Arc<Node>>>,
+    node_moves: tokio::sync::watch::Sender<Option<u64>>,
     events: Mutex<Vec<String>>,
     feed: Mutex<Option<mpsc::UnboundedSender<crate::Feed>>>,
     revision: std::sync::atomic::AtomicU64,
@@ -390,6 +397,28 @@ impl FakeCluster {
         self.config_maps.lock().insert(name.clone(), Arc::new(map));
         let kind = crate::cluster::ReferenceKind::ConfigMap;
         self.tell(crate::Feed::Reference(ObjectReference { kind, namespace: "default".into(), name }));
+    }
+
+    pub(crate) fn put_claim(&self, claim: PersistentVolumeClaim, volume: PersistentVolume) {
+        self.claims.lock().insert(claim.name().to_owned(), claim);
+        self.volumes.lock().insert(volume.name().to_owned(), volume);
+    }
+
+    pub(crate) fn put_driver(&self, driver: CSIDriver) {
+        self.drivers.lock().insert(driver.name().to_owned(), Arc::new(driver));
+    }
+
+    pub(crate) fn put_attachment(&self, attachment: VolumeAttachment) {
+        self.attachments.lock().insert(attachment.name().to_owned(), attachment);
+    }
+
+    pub(crate) fn put_node(&self, node: Node) {
+        *self.node.lock() = Some(Arc::new(node));
+        self.node_moves.send_modify(|revision| *revision = Some(revision.unwrap_or(0) + 1));
+    }
+
+    pub(crate) fn get_claim(&self, name: &str) -> Option<PersistentVolumeClaim> {
+        self.claims.lock().get(name).cloned()
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Pod> {
@@ -458,12 +487,47 @@ impl Cluster for FakeCluster {
         Ok(None)
     }
 
-    async fn claim(&self, _: &str, _: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+    async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        Ok(self.get_claim(name))
+    }
+
+    async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        Ok(self.volumes.lock().get(name).cloned())
+    }
+
+    async fn read_secret(&self, _: &str, _: &str) -> Result<Option<Secret>, ClusterError> {
         Ok(None)
     }
 
-    async fn persistent_volume(&self, _: &str) -> Result<Option<PersistentVolume>, ClusterError> {
-        Ok(None)
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ClusterError> {
+        Ok(self.drivers.lock().get(name).cloned())
+    }
+
+    async fn volume_attachment(&self, name: &str) -> Result<Option<VolumeAttachment>, ClusterError> {
+        Ok(self.attachments.lock().get(name).cloned())
+    }
+
+    async fn patch_claim_status(
+        &self,
+        _: &str,
+        name: &str,
+        patch: &serde_json::Value,
+    ) -> Result<PersistentVolumeClaim, ClusterError> {
+        let claim = self.get_claim(name).ok_or_else(|| ClusterError::NotFound(name.to_owned()))?;
+        let mut value: serde_json::Value = serde_json::from_slice(&claim.encode()).expect("we encoded it");
+        merge(&mut value["status"], &patch["status"]);
+        let patched = PersistentVolumeClaim::decode(value.to_string().as_bytes());
+        let patched = patched.map_err(|e| ClusterError::Failed(e.to_string()))?;
+        self.claims.lock().insert(name.to_owned(), patched.clone());
+        Ok(patched)
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.node.lock().clone()
+    }
+
+    fn node_moves(&self) -> tokio::sync::watch::Receiver<Option<u64>> {
+        self.node_moves.subscribe()
     }
 
     async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
@@ -488,6 +552,11 @@ impl Cluster for FakeCluster {
         let kind = if event.warning { "Warning" } else { "Normal" };
         let about = event.field_path.map(|p| format!("{p} ")).unwrap_or_default();
         self.events.lock().push(format!("{kind} {} {about}\"{}\"", event.reason, event.message));
+    }
+
+    fn claim_event(&self, claim: &PersistentVolumeClaim, warning: bool, reason: &str, message: &str) {
+        let kind = if warning { "Warning" } else { "Normal" };
+        self.events.lock().push(format!("{kind} {reason} {} \"{message}\"", claim.name()));
     }
 }
 

@@ -8,8 +8,9 @@ use agent::network::{AttachRequest, NetworkError, PodNetwork};
 use agent::pod::spec::dns::ClusterDns;
 use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::RuntimeEngine};
 use api::Codec;
+use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
-use api::prelude::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
 use base::{SystemClock, SystemRandom};
 use parking_lot::Mutex;
@@ -177,6 +178,37 @@ impl Cluster for OneCluster {
     async fn token(&self, _: &TokenRequest<'_>) -> Result<Token, ClusterError> {
         Err(ClusterError::Failed("no tokens here".into()))
     }
+    async fn read_secret(&self, _: &str, _: &str) -> Result<Option<Secret>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn csi_driver(&self, _: &str) -> Result<Option<Arc<CSIDriver>>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn volume_attachment(&self, _: &str) -> Result<Option<VolumeAttachment>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn patch_claim_status(
+        &self,
+        _: &str,
+        name: &str,
+        _: &serde_json::Value,
+    ) -> Result<PersistentVolumeClaim, ClusterError> {
+        Err(ClusterError::NotFound(name.to_owned()))
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        None
+    }
+
+    fn node_moves(&self) -> tokio::sync::watch::Receiver<Option<u64>> {
+        tokio::sync::watch::channel(None).1
+    }
+
+    fn claim_event(&self, _: &PersistentVolumeClaim, _: bool, _: &str, _: &str) {}
+
     fn release(&self, _: &BTreeSet<ObjectReference>) {}
     fn event(&self, event: ClusterEvent<'_>) {
         self.events.lock().push(format!("{} {}", event.reason, event.message));

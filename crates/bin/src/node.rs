@@ -10,7 +10,8 @@ use agent::credential_providers::CredentialProviders;
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
 use agent::node::{Machine, NodeKeeper, node_status};
-use agent::plugins::{Handlers, Registrar};
+use agent::plugins::csi::{self, CsiPlugins};
+use agent::plugins::{Handlers, PluginHandler, Registrar};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
 use agent::{Agent, AgentHandle, Parts};
@@ -146,7 +147,13 @@ pub(crate) async fn start(
     let open = config.clone();
     let store = tokio::task::spawn_blocking(move || images::open(&open.data_dir, &open.registries)).await??;
     let recorder = Recorder::new(&client, "kubelet", &config.node_name, clock.clone());
-    let options = ClusterOptions { client: client.clone(), services, recorder, node_name: config.node_name.clone() };
+    let options = ClusterOptions {
+        client: client.clone(),
+        services,
+        nodes: nodes.clone(),
+        recorder,
+        node_name: config.node_name.clone(),
+    };
     let (cluster, feed) = ApiCluster::start(options).await;
     let host_ports = {
         let proxy = proxy.clone();
@@ -181,7 +188,8 @@ pub(crate) async fn start(
     let tidy = agent::volumes::local::tidy(local_volumes, client.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("local-volumes", tidy));
     traces::make_kubelet_dir(config)?;
-    let registrar = Registrar::new(config.kubelet_dir.join("plugins_registry"), plugin_handlers());
+    let handlers = plugin_handlers(&context, &client);
+    let registrar = Registrar::new(config.kubelet_dir.join("plugins_registry"), handlers);
     tasks.push(base::tasks::spawn("plugins", registrar.run(shutdown.clone())));
     let evictor = Evictor::new(handle.clone(), context.clone());
     tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
@@ -214,8 +222,8 @@ pub(crate) async fn start(
 }
 
 /// What is done with plugins of the node, by their type.
-fn plugin_handlers() -> Handlers {
-    Handlers::new()
+fn plugin_handlers(context: &Arc<agent::Context>, client: &Client) -> Handlers {
+    Handlers::from([(csi::KIND, Arc::new(CsiPlugins::new(context.clone(), client)) as Arc<dyn PluginHandler>)])
 }
 
 fn feed(

@@ -122,11 +122,12 @@ const OURS: &str = ".made-by-dhow";
 
 /// Makes the directory where plugins of the node expect the kubelet's files.
 pub(crate) fn make_kubelet_dir(config: &Config) -> std::io::Result<()> {
-    if config.kubelet_dir.exists() {
-        return Ok(());
+    if !config.kubelet_dir.exists() {
+        std::fs::create_dir_all(&config.kubelet_dir)?;
+        std::fs::write(config.kubelet_dir.join(OURS), "")?;
     }
-    std::fs::create_dir_all(&config.kubelet_dir)?;
-    std::fs::write(config.kubelet_dir.join(OURS), "")
+    // Drivers mount these into their pods: they are there first, and stay.
+    ["pods", "plugins"].iter().try_for_each(|name| std::fs::create_dir_all(config.kubelet_dir.join(name)))
 }
 
 /// Deepest first.

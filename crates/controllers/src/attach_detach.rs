@@ -181,7 +181,9 @@ fn of_node(ctx: &Context, node: &Node) -> Vec<Key> {
     let here = attachments.iter().filter(|a| a.spec.node_name == node.name());
     let mut keys: Vec<Key> = here.filter_map(|a| attached_volume(ctx, a)).map(key).collect();
     keys.extend(attached(node).filter_map(CsiVolume::parse).map(key));
-    let pods = ctx.cache::<Pod>().list();
+    // Most clusters have none, and many pods.
+    let any = !ctx.cache::<PersistentVolume>().is_empty();
+    let pods = if any { ctx.cache::<Pod>().list() } else { Vec::new() };
     keys.extend(pods.iter().filter(|p| node_of(p) == node.name()).flat_map(|p| of_pod(ctx, p)).map(key));
     keys.sort();
     keys.dedup();
@@ -433,8 +435,11 @@ impl Task for Detach {
                 return Ok(done);
             }
             let listed = attached(&node).any(|v| v == self.volume);
-            if let Some(list) = node.status.as_mut().and_then(|s| s.volumes_attached.as_mut()).filter(|_| listed) {
-                list.retain(|v| v.name != self.volume);
+            if listed {
+                let status = node.status.get_or_insert_default();
+                let all = status.volumes_attached.take().unwrap_or_default();
+                let rest: Vec<AttachedVolume> = all.into_iter().filter(|v| v.name != self.volume).collect();
+                status.volumes_attached = Some(rest).filter(|r| !r.is_empty());
                 done = shown(&nodes.update_status(&node).await?);
             }
         }

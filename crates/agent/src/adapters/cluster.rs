@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Refer
 use api::k8s::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
 use api::k8s::api::core::v1::ObjectReference as EventTarget;
 use api::k8s::api::node::v1::RuntimeClass;
+use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use api::{Codec, Object};
@@ -18,7 +19,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// How long a pod waits for the first list of an object it refers to.
 const FIRST_LIST: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ pub struct ClusterOptions {
     pub client: Client,
     /// Services of the cluster, which the node's proxy follows, too.
     pub services: Cache<Service>,
+    /// Nodes of the cluster, which the node's network follows, too.
+    pub nodes: Cache<Node>,
     /// Records events as `kubelet` on this node.
     pub recorder: Recorder,
     /// `metadata.name` of the Node.
@@ -183,6 +186,46 @@ impl Cluster for ApiCluster {
         Ok(found.map(|class| class.handler))
     }
 
+    async fn read_secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, ClusterError> {
+        self.options.client.api::<Secret>().find(namespace, name).await.map_err(failed)
+    }
+
+    async fn csi_driver(&self, name: &str) -> Result<Option<Arc<CSIDriver>>, ClusterError> {
+        // Watched from when the first is asked for: most nodes have none.
+        let drivers = self.options.client.cache::<CSIDriver>();
+        tokio::time::timeout(FIRST_LIST, drivers.synced())
+            .await
+            .map_err(|_| ClusterError::Failed(format!("failed to sync {}: timed out", CSIDriver::KIND)))?;
+        Ok(drivers.get("", name))
+    }
+
+    async fn volume_attachment(&self, name: &str) -> Result<Option<VolumeAttachment>, ClusterError> {
+        self.options.client.api::<VolumeAttachment>().find("", name).await.map_err(failed)
+    }
+
+    async fn patch_claim_status(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<PersistentVolumeClaim, ClusterError> {
+        let patch = Patch::Merge(patch.clone());
+        self.options
+            .client
+            .api::<PersistentVolumeClaim>()
+            .patch(namespace, name, "status", &patch)
+            .await
+            .map_err(failed)
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.options.nodes.get("", &self.options.node_name)
+    }
+
+    fn node_moves(&self) -> watch::Receiver<Option<u64>> {
+        self.options.nodes.revisions()
+    }
+
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         let cache = &self.options.services;
         cache.synced().await;
@@ -246,6 +289,20 @@ impl Cluster for ApiCluster {
         };
         let kind = if event.warning { EventKind::Warning } else { EventKind::Normal };
         self.options.recorder.record_ref(about, kind, event.reason, event.message);
+    }
+
+    fn claim_event(&self, claim: &PersistentVolumeClaim, warning: bool, reason: &str, message: &str) {
+        let about = EventTarget {
+            api_version: Some("v1".into()),
+            kind: Some(PersistentVolumeClaim::KIND.into()),
+            name: Some(claim.name().to_owned()),
+            namespace: Some(claim.namespace().to_owned()),
+            uid: Some(claim.uid().to_owned()),
+            resource_version: claim.metadata.resource_version.clone(),
+            field_path: None,
+        };
+        let kind = if warning { EventKind::Warning } else { EventKind::Normal };
+        self.options.recorder.record_ref(about, kind, reason, message);
     }
 }
 

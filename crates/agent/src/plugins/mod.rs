@@ -9,6 +9,8 @@
 //! is tried again with pauses for as long as the socket is there; a restart of the agent registers everything anew and
 //! deregisters nothing.
 
+pub mod csi;
+
 use crate::dir_watch::DirWatch;
 use async_trait::async_trait;
 use base::backoff::Backoff;

@@ -150,7 +150,9 @@ impl Executor {
                 self.tell(Observation::VolumesMounted);
             }
             Err(e) => {
-                self.events.record(&self.pod, None, true, "FailedMount", &e.to_string());
+                if let Some(reason) = e.reason() {
+                    self.events.record(&self.pod, None, true, reason, &e.to_string());
+                }
                 self.tell(Observation::VolumesFailed);
             }
         }

@@ -128,6 +128,7 @@ impl Worker {
                 tracing::error!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to save a checkpoint");
             }
             if self.seen.ending.is_some() {
+                self.context.volumes.give_up(self.pod.uid());
                 if !self.seen.may_run() {
                     self.context.give_back(self.pod.uid());
                 }
@@ -298,7 +299,9 @@ impl Worker {
                 // Nobody to tell is fine.
                 Ok(renew) => drop(outbox.send(Message::RenewAt(renew))),
                 Err(e) => {
-                    events.record(&pod, None, true, "FailedMount", &e.to_string());
+                    if let Some(reason) = e.reason() {
+                        events.record(&pod, None, true, reason, &e.to_string());
+                    }
                     let again = now + jiff::SignedDuration::from_secs(10);
                     drop(outbox.send(Message::RenewAt(Some(again))));
                 }
@@ -322,6 +325,7 @@ impl Worker {
 
     fn forget(&self) {
         let (uid, context) = (self.pod.uid(), &self.context);
+        context.volumes.forget(uid);
         let logs = context.pod_log_dir(self.pod.namespace(), self.pod.name(), uid);
         // The checkpoint goes last: until then a crash finds the rest again.
         for dir in [logs, context.pod_run_dir(uid), context.pod_dir(uid)] {
@@ -462,7 +466,7 @@ pub fn status_patch(before: &PodStatus, after: &PodStatus) -> Option<Value> {
     merge_patch(&value(before), &value(after))
 }
 
-fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
+pub(crate) fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
     let (Value::Object(b), Value::Object(a)) = (before, after) else {
         return (before != after).then(|| after.clone());
     };

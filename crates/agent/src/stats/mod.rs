@@ -199,12 +199,16 @@ impl Collector {
         if disks {
             let context = self.context.clone();
             let views: Vec<PodView> = views.into_iter().filter(|v| v.seen.may_run()).collect();
-            sample = tokio::task::spawn_blocking(move || {
+            let (measured, views) = tokio::task::spawn_blocking(move || {
                 sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view));
-                sample
+                (sample, views)
             })
             .await
             .map_err(std::io::Error::other)?;
+            sample = measured;
+            for (pod, view) in sample.pods.iter_mut().zip(&views) {
+                ask_drivers(&self.context, pod, view).await;
+            }
         }
         Ok(sample)
     }
@@ -294,6 +298,19 @@ pub fn measure(context: &Context, sample: &mut PodSample, view: &PodView) {
     }
     let volumes = view::spec(pod).volumes.iter().flatten();
     sample.volumes = volumes.filter_map(|v| volume_sample(context, view, v)).collect();
+}
+
+/// What is in volumes whose drivers know better than their file system (`csi_metrics.go`).
+async fn ask_drivers(context: &Context, sample: &mut PodSample, view: &PodView) {
+    let told = context.volumes.csi().stats(view.pod.uid()).await;
+    for volume in view::spec(&view.pod).volumes.iter().flatten().filter(|_| !told.is_empty()) {
+        let place = context.volumes.place(&view.pod, volume);
+        let Some(stats) = place.and_then(|path| told.get(&path)) else { continue };
+        let Some(sample) = sample.volumes.iter_mut().find(|s| s.name == volume.name) else { continue };
+        let ([capacity, available, used], [inodes, inodes_free, inodes_used]) = (stats.bytes, stats.inodes);
+        sample.space = Space { capacity, available, free: available, inodes, inodes_free, is_alone: true };
+        sample.used = DiskUse { bytes: used, inodes: inodes_used };
+    }
 }
 
 fn volume_sample(context: &Context, view: &PodView, volume: &Volume) -> Option<VolumeSample> {

@@ -10,6 +10,7 @@
 
 pub mod atomic;
 pub mod config_map;
+pub mod csi;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
@@ -74,6 +75,24 @@ pub enum VolumeError {
         /// The container's name.
         container: String,
     },
+    /// What a CSI driver, or what it needs, refused.
+    #[error("{operation} failed for volume \"{volume}\" : {why}")]
+    Operation {
+        /// Upstream's name of the step.
+        operation: &'static str,
+        /// Upstream's name of the volume.
+        volume: String,
+        /// Why.
+        why: String,
+    },
+    /// The control plane has not attached it in time.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{0}], unattached volumes=[{0}], failed to process volumes=[]: context deadline exceeded"
+    )]
+    NotAttached(String),
+    /// The pod ended meanwhile.
+    #[error("the pod is being terminated")]
+    GaveUp,
     /// A claim that cannot be used, or whose volume cannot.
     #[error("{0}")]
     Claim(String),
@@ -116,13 +135,32 @@ impl VolumeError {
 
 /// A volume that could not be set up.
 #[derive(Debug, Error)]
-#[error("MountVolume.SetUp failed for volume \"{volume}\" : {source}")]
+#[error("{}", self.text())]
 pub struct MountError {
     /// Its name in the pod.
     pub volume: String,
     /// Why.
     #[source]
     pub source: VolumeError,
+}
+
+impl MountError {
+    fn text(&self) -> String {
+        match &self.source {
+            // These say what they were about.
+            VolumeError::Operation { .. } | VolumeError::NotAttached(_) => self.source.to_string(),
+            other => format!("MountVolume.SetUp failed for volume \"{}\" : {other}", self.volume),
+        }
+    }
+
+    /// The reason of the event that tells of it; `None`: nobody is to be told.
+    pub fn reason(&self) -> Option<&'static str> {
+        match &self.source {
+            VolumeError::GaveUp => None,
+            VolumeError::Operation { operation, .. } if operation.starts_with("MapVolume") => Some("FailedMapVolume"),
+            _ => Some("FailedMount"),
+        }
+    }
 }
 
 /// Sets up volumes of all pods.
@@ -132,14 +170,31 @@ pub struct VolumeManager {
     engine: Arc<dyn Engine>,
     cluster: Arc<dyn Cluster>,
     tokens: tokens::Tokens,
+    csi: csi::CsiVolumes,
 }
 
 impl VolumeManager {
-    /// Reads the tokens of an earlier run, if they are kept.
+    /// Reads what an earlier run left: tokens, if they are kept, and what CSI drivers did for it.
     pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>) -> Self {
-        let (data_dir, run_dir) = (config.data_dir.clone(), config.run_dir.clone());
+        let Config { data_dir, run_dir, kubelet_dir, node_name, .. } = config.clone();
         let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
-        VolumeManager { data_dir, run_dir, engine, cluster, tokens }
+        let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone());
+        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi }
+    }
+
+    /// Volumes of CSI drivers.
+    pub fn csi(&self) -> &csi::CsiVolumes {
+        &self.csi
+    }
+
+    /// A pod ends: what it waits for need not come any more.
+    pub fn give_up(&self, uid: &str) {
+        self.csi.give_up(uid);
+    }
+
+    /// A pod is gone.
+    pub fn forget(&self, uid: &str) {
+        self.csi.forget(uid);
     }
 
     fn disk_dir(&self, uid: &str) -> PathBuf {
@@ -182,11 +237,13 @@ impl VolumeManager {
         for volume in view::spec(pod).volumes.iter().flatten() {
             let failed = |source| MountError { volume: volume.name.clone(), source };
             if needs_place(volume) {
-                let place = match self.find_place(pod, volume).await {
-                    Err(VolumeError::Unreachable(why)) => self.last_place(pod, volume, why),
+                let place = match self.find_place(pod, volume, now).await {
+                    Err(VolumeError::Unreachable(why)) => self.last_place(pod, volume, why).map(|place| (place, None)),
                     found => found,
                 };
-                places.insert(volume.name.clone(), place.map_err(failed)?);
+                let (place, again) = place.map_err(failed)?;
+                places.insert(volume.name.clone(), place);
+                renew = [renew, again].into_iter().flatten().min();
                 continue;
             }
             let at = self.set_up_one(pod, volume, facts, now).await.map_err(failed)?;
@@ -197,8 +254,16 @@ impl VolumeManager {
         Ok(renew)
     }
 
-    /// Makes a claim's volume or a server's directory usable and tells where it is.
-    async fn find_place(&self, pod: &Pod, volume: &Volume) -> Result<Place, VolumeError> {
+    /// Makes a claim's volume, a server's directory or a CSI driver's volume usable; tells where it is, and when to look again.
+    async fn find_place(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        now: Timestamp,
+    ) -> Result<(Place, Option<Timestamp>), VolumeError> {
+        if let Some(source) = &volume.csi {
+            return self.csi.set_up_inline(pod, &volume.name, source, now).await;
+        }
         let backing = self.backing(pod, volume).await?;
         let path = match &backing.kind {
             Kind::HostPath(source) => host_path::set_up(source)?,
@@ -212,14 +277,18 @@ impl VolumeManager {
                 self.engine.mount_nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
                 dir
             }
+            Kind::Csi(persistent) => {
+                return self.csi.set_up_persistent(pod, &volume.name, persistent, backing.read_only, now).await;
+            }
         };
-        Ok(Place { path, read_only: backing.read_only, block: backing.block })
+        Ok((Place { path, read_only: backing.read_only, block: backing.block }, None))
     }
 
     /// Where a volume of the machine itself was before; one of a server would have to be mounted first.
     fn last_place(&self, pod: &Pod, volume: &Volume, why: String) -> Result<Place, VolumeError> {
         let known = persistent::load(&self.pod_dir(pod.uid())).remove(&volume.name);
-        known.filter(|p| !p.path.starts_with(self.remote_dir(pod.uid()))).ok_or(VolumeError::Unreachable(why))
+        let is_here = |p: &Place| !p.path.starts_with(self.remote_dir(pod.uid())) && self.csi.still_has(&p.path);
+        known.filter(is_here).ok_or(VolumeError::Unreachable(why))
     }
 
     async fn backing(&self, pod: &Pod, volume: &Volume) -> Result<Backing, VolumeError> {
@@ -333,6 +402,7 @@ impl VolumeManager {
     /// Takes everything of the pod down; fine if there is nothing.
     pub async fn tear_down(&self, uid: &str) -> Result<(), VolumeError> {
         self.tokens.forget(uid);
+        self.csi.tear_down(uid).await?;
         let disk = self.disk_dir(uid);
         // Only a tmpfs can be mounted here; unmounting what is none is refused and harmless.
         for entry in std::fs::read_dir(&disk).into_iter().flatten().flatten() {
@@ -382,7 +452,10 @@ impl VolumeManager {
 
 /// Whether where its data are is looked up, and written down.
 fn needs_place(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.nfs.is_some()
+    volume.persistent_volume_claim.is_some()
+        || volume.ephemeral.is_some()
+        || volume.nfs.is_some()
+        || volume.csi.is_some()
 }
 
 fn remove_dir(dir: &Path) -> Result<(), VolumeError> {
@@ -464,7 +537,6 @@ pub fn fs_user(pod: &Pod) -> Option<u32> {
 /// The name of the kind, if it is not built.
 fn unsupported_kind(v: &Volume) -> Option<&'static str> {
     let kinds = [
-        ("csi", v.csi.is_some()),
         ("iscsi", v.iscsi.is_some()),
         ("fc", v.fc.is_some()),
         ("gitRepo", v.git_repo.is_some()),

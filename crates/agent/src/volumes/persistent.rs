@@ -2,7 +2,7 @@
 //!
 //! [`resolve`] is pure: pod, claim and volume become a [`Backing`]. Where the data are is written down beside the pod's
 //! checkpoint ([`Places`]), and containers mount it from there: nothing is mounted on the node for a directory or a device,
-//! so taking a pod down cannot touch data. Only NFS is mounted, once per pod.
+//! so taking a pod down cannot touch data. Only NFS is mounted, once per pod; volumes of CSI drivers are their own (`csi/`).
 //!
 //! Follows `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go` and `pkg/volume/{local,host_path,nfs}`.
 //! Differs: volumes of other kinds are refused by name; a local volume that is a block device but used as a file system
@@ -55,6 +55,8 @@ pub enum Kind {
     Local(PathBuf),
     /// A directory of a server.
     Nfs(Nfs),
+    /// What a CSI driver provides.
+    Csi(Box<super::csi::Persistent>),
 }
 
 /// What is mounted from where.
@@ -150,6 +152,8 @@ pub fn resolve(
         Kind::Local(source.path.clone().into())
     } else if let Some(source) = &spec.nfs {
         Kind::Nfs(Nfs::new(source, options))
+    } else if spec.csi.is_some() {
+        Kind::Csi(Box::new(super::csi::Persistent { volume: pv.clone(), claim: claim.clone() }))
     } else {
         return Err(VolumeError::Unsupported(format!("the kind of PersistentVolume {wanted}")));
     };
@@ -237,7 +241,7 @@ pub fn set_up_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32
 }
 
 /// `fsGroupChangePolicy` (`requiresPermissionChange` in `pkg/volume/volume_linux.go`).
-fn needs_group(pod: &Pod, root: &fs::Metadata, group: u32) -> bool {
+pub(super) fn needs_group(pod: &Pod, root: &fs::Metadata, group: u32) -> bool {
     const WANTED: u32 = 0o2770;
     let context = view::spec(pod).security_context.as_ref();
     let policy = context.and_then(|c| c.fs_group_change_policy.as_deref()).unwrap_or("Always");
@@ -300,8 +304,8 @@ mod tests {
         let nfs = pv(r#""mountOptions":["hard"],"nfs":{"server":"s","path":"/e"}"#);
         let want = r#"Nfs(Nfs { server: "s", path: "/e", options: ["hard"], read_only: false }) block=false read_only=true ours=false"#;
         check(claim, CLAIM, Some(&nfs), want);
-        let csi = pv(r#""csi":{"driver":"d","volumeHandle":"h"}"#);
-        check(claim, CLAIM, Some(&csi), "the kind of PersistentVolume v is not supported by dhow");
+        let iscsi = pv(r#""iscsi":{"targetPortal":"t","iqn":"i","lun":0}"#);
+        check(claim, CLAIM, Some(&iscsi), "the kind of PersistentVolume v is not supported by dhow");
     }
 
     #[test]

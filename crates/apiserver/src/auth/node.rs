@@ -8,7 +8,8 @@
 
 use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo};
 use crate::reader::Reader;
-use api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PodSpec, Volume};
+use api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PodSpec, SecretReference, Volume};
+use api::k8s::api::storage::v1::VolumeAttachment;
 use api::prelude::*;
 use async_trait::async_trait;
 
@@ -54,6 +55,9 @@ impl NodeAuthorizer {
         };
         let mut bound = pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
         match a.resource {
+            "secrets" if !bound.clone().any(|p| p.spec.as_ref().is_some_and(|s| secrets_of(s).contains(&a.name))) => {
+                self.volumes_use_secret(node, a).await
+            }
             "pods" => bound.any(|p| p.name() == a.name),
             "persistentvolumes" => {
                 let claims =
@@ -74,6 +78,35 @@ impl NodeAuthorizer {
             }
         }
         false
+    }
+
+    /// Whether a volume of a pod of the node names a secret (`VisitPVSecretNames`); the pod may be of any namespace.
+    async fn volumes_use_secret(&self, node: &str, a: &Attributes<'_>) -> bool {
+        let Ok(pods) = self.reader.list::<Pod>("").await else { return false };
+        for pod in pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node)) {
+            for claim in claims_of(pod) {
+                let Ok(Some(claim)) = self.reader.get::<PersistentVolumeClaim>(pod.namespace(), &claim).await else {
+                    continue;
+                };
+                let name = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap_or_default();
+                let volume = self.reader.get::<PersistentVolume>("", name).await.ok().flatten();
+                if volume.is_some_and(|v| volume_uses_secret(&v, a.namespace, a.name)) {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether a VolumeAttachment is of this node.
+    async fn attachment(&self, node: &str, a: &Attributes<'_>) -> Decision {
+        if a.verb != "get" || a.name.is_empty() || !a.subresource.is_empty() {
+            return no("can only get individual resources of this type");
+        }
+        match self.reader.get::<VolumeAttachment>("", a.name).await {
+            Ok(Some(attachment)) if attachment.spec.node_name == node => Decision::Allow,
+            _ => Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")),
+        }
     }
 
     async fn related(&self, node: &str, a: &Attributes<'_>, verbs: &[&str], text: &str) -> Decision {
@@ -179,6 +212,7 @@ impl Authorizer for NodeAuthorizer {
             ("", "serviceaccounts") => {
                 self.related(node, a, &["get"], "can only create tokens for individual service accounts").await
             }
+            ("storage.k8s.io", "volumeattachments") => self.attachment(node, a).await,
             ("", "pods") => self.pod(node, a).await,
             ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => own(node, a),
             _ => no(""),
@@ -229,6 +263,19 @@ fn claim_of(volume: &Volume, pod: &str) -> Option<String> {
 
 fn claims_of(pod: &Pod) -> Vec<String> {
     pod.spec.iter().flat_map(volumes).filter_map(|v| claim_of(v, pod.name())).collect()
+}
+
+fn volume_uses_secret(volume: &PersistentVolume, namespace: &str, name: &str) -> bool {
+    let Some(csi) = volume.spec.as_ref().and_then(|s| s.csi.as_ref()) else { return false };
+    let references = [
+        &csi.controller_publish_secret_ref,
+        &csi.controller_expand_secret_ref,
+        &csi.node_stage_secret_ref,
+        &csi.node_publish_secret_ref,
+        &csi.node_expand_secret_ref,
+    ];
+    let named = |r: &SecretReference| r.namespace.as_deref() == Some(namespace) && r.name.as_deref() == Some(name);
+    references.into_iter().flatten().any(named)
 }
 
 /// Environment of all containers: (env sources, envFrom sources).

@@ -6,11 +6,11 @@ use super::pod::validate::validate_driver_name;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key, one_of, required, unique,
-    validate_label_selector,
+    IMMUTABLE, Messages, Raw, inclusive_range_error, invalid_each, is_dns1123_subdomain, is_label_key, one_of,
+    required, unique, validate_label_selector, validate_non_negative,
 };
 use api::k8s::api::storage::v1::{
-    CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttachmentStatus,
+    CSIDriver, CSINode, CSINodeDriver, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttachmentStatus,
     VolumeAttributesClass,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -308,6 +308,10 @@ impl Strategy for CSINodeKind {
                 let detail = format!("must be {MAX_NODE_ID} characters or less");
                 errors.push(FieldError::invalid(&path.child("nodeID"), &driver.node_id, &detail));
             }
+            if let Some(count) = driver.allocatable.as_ref().and_then(|a| a.count) {
+                let path = path.child("allocatable").child("count");
+                errors.extend(validate_non_negative(i64::from(count), &path));
+            }
             if drivers[..i].iter().any(|d| d.name == driver.name) {
                 errors.push(FieldError::duplicate(&path.child("name"), &driver.name));
             }
@@ -322,6 +326,15 @@ impl Strategy for CSINodeKind {
             }
         }
         errors
+    }
+
+    fn validate_update(new: &CSINode, old: &CSINode) -> Errors {
+        let path = Path::new("spec").child("drivers");
+        let fixed = |d: &CSINodeDriver| CSINodeDriver { allocatable: None, ..d.clone() };
+        let pairs = old.spec.drivers.iter().flat_map(|o| new.spec.drivers.iter().map(move |n| (o, n)));
+        let changed = pairs.filter(|(o, n)| o.name == n.name && fixed(o) != fixed(n));
+        let shown = |d: &CSINodeDriver| json!({"name": d.name, "nodeID": d.node_id, "topologyKeys": d.topology_keys});
+        changed.map(|(_, n)| FieldError::invalid(&path, &shown(n), IMMUTABLE)).collect()
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
@@ -370,6 +383,29 @@ impl Strategy for CSIStorageCapacityKind {
     fn quantities(capacity: &mut CSIStorageCapacity, visit: &mut dyn FnMut(&mut Quantity)) {
         capacity.capacity.iter_mut().chain(&mut capacity.maximum_volume_size).for_each(visit);
     }
+}
+
+/// `validateVolumeAttachmentStatus`
+fn validate_attachment_status(status: &VolumeAttachmentStatus) -> Errors {
+    const METADATA_MAX: usize = 256 << 10;
+    let path = Path::new("status");
+    let mut errors = Vec::new();
+    let size: usize = status.attachment_metadata.iter().flatten().map(|(k, v)| k.len() + v.len()).sum();
+    if size > METADATA_MAX {
+        errors.push(FieldError::too_long(&path.child("attachmentMetadata"), METADATA_MAX));
+    }
+    for (field, error) in [("attachError", &status.attach_error), ("detachError", &status.detach_error)] {
+        let (Some(error), path) = (error, path.child(field)) else { continue };
+        if error.message.as_ref().is_some_and(|m| m.len() > 1024) {
+            // Upstream tells the other limit.
+            errors.push(FieldError::too_long(&path.child("message"), METADATA_MAX));
+        }
+        if let Some(code) = error.error_code.filter(|c| *c < 0) {
+            let detail = inclusive_range_error(0, i64::from(i32::MAX));
+            errors.push(FieldError::invalid(&path.child("errorCode"), i64::from(code), &detail));
+        }
+    }
+    errors
 }
 
 /// What is particular about a VolumeAttachment: its spec stays.
@@ -425,6 +461,12 @@ impl Strategy for VolumeAttachmentKind {
             return Vec::new();
         }
         vec![FieldError::invalid(&Path::new("spec"), new.spec.attacher.as_str(), IMMUTABLE)]
+    }
+
+    fn validate_status_update(new: &VolumeAttachment, _old: &VolumeAttachment) -> Errors {
+        let mut errors = Self::validate(new);
+        errors.extend(new.status.as_ref().map(validate_attachment_status).unwrap_or_default());
+        errors
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
@@ -506,6 +548,28 @@ provisioner: disk.example.com
             expect![[r#"
                 spec.fsGroupPolicy: Unsupported value: "x": supported values: "File", "None", "ReadWriteOnceWithFSType"
                 spec.volumeLifecycleModes: Unsupported value: "z": supported values: "Persistent", "Ephemeral""#]],
+        );
+    }
+
+    #[test]
+    fn what_may_change_in_csi_nodes_and_attachments() {
+        const NODE: &str = "{apiVersion: storage.k8s.io/v1, kind: CSINode, metadata: {name: node, resourceVersion: '1'}, spec: {drivers: [{name: d, nodeID: a}]}}";
+        let limited = NODE.replace("nodeID: a", "nodeID: a, allocatable: {count: 5}");
+        check_update(NODE, &limited, None, expect!["generation 0"]);
+        check_update(
+            NODE,
+            &NODE.replace("nodeID: a", "nodeID: b"),
+            None,
+            expect![[
+                r#"spec.drivers: Invalid value: {"name":"d","nodeID":"b","topologyKeys":null}: field is immutable"#
+            ]],
+        );
+        const ATTACHMENT: &str = "{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: a, resourceVersion: '1'}, spec: {attacher: d, nodeName: node, source: {persistentVolumeName: v}}";
+        check_update(
+            &format!("{ATTACHMENT}}}"),
+            &format!("{ATTACHMENT}, status: {{attached: false, attachError: {{errorCode: -1}}}}}}"),
+            Some("status"),
+            expect!["status.attachError.errorCode: Invalid value: -1: must be between 0 and 2147483647, inclusive"],
         );
     }
 

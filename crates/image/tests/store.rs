@@ -413,3 +413,77 @@ fn run(command: &[&str]) {
     let status = std::process::Command::new(command[0]).args(&command[1..]).status().unwrap();
     assert!(status.success(), "{command:?} failed; this test needs root");
 }
+
+/// Every value of a document, by JSON pointer.
+fn places(value: &serde_json::Value, at: String, out: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            map.iter().for_each(|(k, v)| places(v, format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), out))
+        }
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| places(v, format!("{at}/{i}"), out))
+        }
+        _ => {}
+    }
+    out.push(at);
+}
+
+fn damaged(document: &[u8], place: usize, with: &serde_json::Value) -> Vec<u8> {
+    let mut value: serde_json::Value = serde_json::from_slice(document).unwrap();
+    let mut all = Vec::new();
+    places(&value, String::new(), &mut all);
+    *value.pointer_mut(&all[place % all.len()]).unwrap() = with.clone();
+    serde_json::to_vec(&value).unwrap()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(60))]
+
+    /// One value of the manifest or of the configuration is something else, and all digests are right: it is an image or an error, and
+    /// an error leaves nothing.
+    #[test]
+    fn documents_with_any_value_in_any_place_are_read_or_refused(
+        in_config in proptest::bool::ANY,
+        place in 0usize..1000,
+        with in proptest::sample::select(vec![
+            serde_json::json!(null), serde_json::json!(true), serde_json::json!(-1), serde_json::json!(u64::MAX),
+            serde_json::json!(1e300), serde_json::json!(""), serde_json::json!("../../etc/passwd"), serde_json::json!("sha256:"),
+            serde_json::json!("sha256:../../../../../../../../../../../../../../../../../../../../etc/pass"),
+            serde_json::json!([]), serde_json::json!({}), serde_json::json!(["", null, {"a": [1]}]),
+        ]),
+    ) {
+        let mut changed = three_layers();
+        let index = |digest: &image::Digest, l: &support::Layout| l.blobs.iter().position(|(d, _)| d == digest).unwrap();
+        let at = index(&changed.manifest, &changed);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&changed.blobs[at].1).unwrap();
+        let mut bytes = changed.blobs[at].1.clone();
+        if in_config {
+            let config: image::Digest = manifest["config"]["digest"].as_str().unwrap().parse().unwrap();
+            let at = index(&config, &changed);
+            let text = damaged(&changed.blobs[at].1, place, &with);
+            let digest = image::Digest::of(&text);
+            manifest["config"]["digest"] = digest.to_string().into();
+            manifest["config"]["size"] = text.len().into();
+            changed.blobs[at] = (digest, text);
+            bytes = serde_json::to_vec(&manifest).unwrap();
+        } else {
+            bytes = damaged(&bytes, place, &with);
+        }
+        changed.manifest = image::Digest::of(&bytes);
+        changed.manifest_size = bytes.len();
+        changed.blobs[at] = (changed.manifest.clone(), bytes);
+        let dir = TempDir::new().unwrap();
+        changed.write(&dir.path().join("layout"), "x:1");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let store = store(&dir.path().join("store"));
+            let found = store.import(&dir.path().join("layout")).await;
+            if found.is_err() {
+                assert!(store.list().is_empty());
+                store.prune(|_| true).await.unwrap();
+                assert_eq!(store.disk_usage().unwrap(), 0);
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+}

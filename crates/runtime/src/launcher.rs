@@ -74,7 +74,7 @@ pub(crate) struct Launch<'a> {
     /// The parts of the cgroup that the process was not born in.
     pub(crate) cgroup: sys::cgroup::Entry,
     pub(crate) cgroup_mode: Mode,
-    pub(crate) v1_mounts: Vec<(String, String)>,
+    pub(crate) v1_mounts: Vec<sys::cgroup::V1Mount>,
     pub(crate) stdio: Stdio,
     pub(crate) sync: OwnedFd,
 }
@@ -127,9 +127,10 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let root = root.as_fd();
     let ids = users.map(|u| u.ids);
     own_what_is_made(ids)?;
+    let cgroups = own_cgroups(launch);
     sys::process::unshare(libc::CLONE_NEWCGROUP).step(|| "failed to create a cgroup namespace".into())?;
     for (mount, shared) in spec.mounts.iter().zip(shared) {
-        mount_one(launch, users, root, mount, shared).map_err(|f| {
+        mount_one(launch, users, root, mount, shared, &cgroups).map_err(|f| {
             Failure(format!("error mounting {} to rootfs at {:?}: {}", source_of(mount), mount.destination, f.0))
         })?;
     }
@@ -344,6 +345,7 @@ fn mount_one(
     root: BorrowedFd<'_>,
     mount: &Mount,
     shared: Option<Detached>,
+    cgroups: &[Option<Detached>],
 ) -> Result<()> {
     let to = &mount.destination;
     let attr = attr_of(mount);
@@ -389,7 +391,7 @@ fn mount_one(
             at("tmpfs", Attr::NOSUID, "mode=755,size=65536k")?;
             fill_dev(launch.spec, users, root, to)
         }
-        MountKind::Cgroup => mount_cgroup(launch, root, mount, attr),
+        MountKind::Cgroup => mount_cgroup(launch, root, mount, attr, cgroups),
     }
 }
 
@@ -488,7 +490,21 @@ fn make_device(root: BorrowedFd<'_>, device: &Device, owner: (u32, u32)) -> Resu
     }
 }
 
-fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: Attr) -> Result<()> {
+/// Our directory in each hierarchy of v1 as a bind mount, where it can be had. Seen from the namespace that begins there, it is what a new
+/// mount would be, but for a new mount the kernel looks at every cgroup of the machine.
+fn own_cgroups(launch: &Launch<'_>) -> Vec<Option<Detached>> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let bind = |mount: &sys::cgroup::V1Mount| Detached::clone_path(&mount.directory(&own)?, false).ok();
+    launch.v1_mounts.iter().map(bind).collect()
+}
+
+fn mount_cgroup(
+    launch: &Launch<'_>,
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    attr: Attr,
+    cgroups: &[Option<Detached>],
+) -> Result<()> {
     let to = &mount.destination;
     let dir = |path: &Path| {
         sys::mount::make_dir_below(root, path, Resolve::InRoot).step(|| format!("failed to create {path:?}"))
@@ -506,9 +522,15 @@ fn mount_cgroup(launch: &Launch<'_>, root: BorrowedFd<'_>, mount: &Mount, attr: 
         sys::mount::make_dir_below(top.as_fd(), Path::new(name), Resolve::NoSymlinks)
             .step(|| format!("failed to create {name:?}"))
     };
-    for (options, name) in &launch.v1_mounts {
-        sys::mount::mount_at("cgroup", "cgroup", inner(name)?.as_fd(), attr, options)
-            .step(|| format!("failed to mount cgroup {options}"))?;
+    for (v1, own) in launch.v1_mounts.iter().zip(cgroups) {
+        let at = inner(&v1.name)?;
+        let mounted = match own {
+            Some(tree) => {
+                tree.set(attr, Some(sys::mount::Propagation::Private), false).and_then(|()| tree.attach(at.as_fd()))
+            }
+            None => sys::mount::mount_at("cgroup", "cgroup", at.as_fd(), attr, &v1.options),
+        };
+        mounted.step(|| format!("failed to mount cgroup {}", v1.options))?;
     }
     // Other engines show only the v1 hierarchies here, and software takes a v2 mount for a sign of v2 alone.
     if launch.cgroup_mode == Mode::Hybrid && mount.readonly == ReadOnly::No {

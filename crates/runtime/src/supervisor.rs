@@ -161,15 +161,22 @@ pub(crate) fn main(
     cgroups: Cgroups,
     run_dir: PathBuf,
     state_dir: PathBuf,
-    adopt: bool,
+    begin: Beginning,
     client: OwnedFd,
 ) -> i32 {
     let id = spec.id.clone();
-    let made = if adopt {
+    let made = if begin == Beginning::Adopting {
         adopt::receive(client.as_fd())
             .and_then(|estate| Supervisor::adopt(single, spec, cgroups, run_dir, state_dir, estate))
     } else {
-        Supervisor::new(single, spec, cgroups, run_dir, state_dir, Origin::New)
+        Supervisor::new(
+            single,
+            spec,
+            cgroups,
+            run_dir,
+            state_dir,
+            Origin::New { prepared: begin == Beginning::Prepared },
+        )
     };
     match made.and_then(|s| s.keep().map(|kept| (s, kept))) {
         Ok((mut supervisor, (word, fds))) => {
@@ -195,9 +202,22 @@ pub(crate) fn main(
     }
 }
 
+/// What a supervisor begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// Nothing.
+    Bare,
+    /// The namespaces of an ordinary pod ([`make_namespaces`]).
+    Prepared,
+    /// What comes over the socket of another supervisor's pod.
+    Adopting,
+}
+
 /// Where the pod comes from.
 enum Origin {
-    New,
+    New {
+        prepared: bool,
+    },
     /// A dead supervisor: when the pod was made, and its namespaces.
     Adopted(i64, Parts),
 }
@@ -225,8 +245,8 @@ impl Supervisor {
         let pod_cgroup = spec.cgroup.as_ref().map(|c| cgroups.cgroup(&c.path));
         let clock = Box::new(SystemClock);
         let (shm, created_at_ns) = match origin {
-            Origin::New => {
-                enter_namespaces(single, &spec)?;
+            Origin::New { prepared } => {
+                enter_namespaces(single, &spec, prepared)?;
                 if let (Some(cgroup), Some(c)) = (&pod_cgroup, &spec.cgroup) {
                     cgroup
                         .create()
@@ -1283,7 +1303,19 @@ fn code_of(status: Option<Status>) -> (i32, Option<i32>) {
     }
 }
 
-fn enter_namespaces(single: SingleThreaded, spec: &PodSandboxSpec) -> Result<(), Refusal> {
+/// Whether a pod is an ordinary one: new, nothing of it is the machine's, and its root is.
+pub(crate) fn wants_own_namespaces(request: &Request) -> bool {
+    let own = |s: &PodSandboxSpec| [s.network, s.ipc, s.uts].iter().all(|mode| *mode == NamespaceMode::Pod);
+    matches!(request, Request::CreatePod { spec, adopt: false, .. } if own(spec) && spec.users.is_none())
+}
+
+/// The namespaces of an ordinary pod, before it is known which.
+pub(crate) fn make_namespaces() -> io::Result<()> {
+    sys::process::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
+    sys::process::loopback_up()
+}
+
+fn enter_namespaces(single: SingleThreaded, spec: &PodSandboxSpec, prepared: bool) -> Result<(), Refusal> {
     let own = |mode: NamespaceMode, flag: i32| if mode == NamespaceMode::Pod { flag } else { 0 };
     let flags =
         own(spec.network, libc::CLONE_NEWNET) | own(spec.ipc, libc::CLONE_NEWIPC) | own(spec.uts, libc::CLONE_NEWUTS);
@@ -1297,7 +1329,9 @@ fn enter_namespaces(single: SingleThreaded, spec: &PodSandboxSpec) -> Result<(),
         Some(ids) => users::make(single, ids, flags, || furnish(spec).map_err(|(_, why)| why))
             .map_err(|why| (Reason::Start, format!("failed to create the user namespace of the pod: {why}"))),
         None => {
-            sys::process::unshare(flags).map_err(start_failure("failed to create the namespaces of the pod"))?;
+            if !prepared {
+                sys::process::unshare(flags).map_err(start_failure("failed to create the namespaces of the pod"))?;
+            }
             furnish(spec)
         }
     }

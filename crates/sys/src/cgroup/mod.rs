@@ -189,15 +189,14 @@ impl Cgroups {
         }
     }
 
-    /// Mounted v1 hierarchies: the `-o` option that names them, and the directory name they are usually mounted under.
-    pub fn v1_mounts(&self) -> Vec<(String, String)> {
-        self.v1
-            .iter()
-            .map(|(names, at)| {
-                let dir = at.file_name().map_or_else(|| names.join(","), |n| n.to_string_lossy().into_owned());
-                (names.join(","), dir)
-            })
-            .collect()
+    /// Mounted v1 hierarchies.
+    pub fn v1_mounts(&self) -> Vec<V1Mount> {
+        let mount = |(names, at): &(Vec<String>, PathBuf)| V1Mount {
+            options: names.join(","),
+            name: at.file_name().map_or_else(|| names.join(","), |n| n.to_string_lossy().into_owned()),
+            at: at.clone(),
+        };
+        self.v1.iter().map(mount).collect()
     }
 
     /// The name of the directory of the v2 tree beside v1 hierarchies.
@@ -223,6 +222,30 @@ impl Cgroups {
         let relative = path.trim_matches('/');
         let roots = self.v1.iter().map(|(_, at)| at).chain(&self.v2);
         roots.flat_map(|root| subdirs(&root.join(relative))).collect()
+    }
+}
+
+/// A mounted hierarchy of v1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct V1Mount {
+    /// The `-o` option that names it.
+    pub options: String,
+    /// The directory it is usually mounted under.
+    pub name: String,
+    at: PathBuf,
+}
+
+impl V1Mount {
+    /// The directory of a process in it, by the text of its `/proc/PID/cgroup`; none if it is out of sight.
+    pub fn directory(&self, cgroups: &str) -> Option<PathBuf> {
+        let of_line = |line: &str| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let mut names = fields.next()?.split(',');
+            let path = fields.next()?.trim_start_matches('/');
+            names.any(|n| self.options.split(',').any(|o| o == n)).then(|| path.to_owned())
+        };
+        let path = cgroups.lines().find_map(of_line)?;
+        (!path.split('/').any(|part| part == "..")).then(|| self.at.join(path))
     }
 }
 
@@ -505,8 +528,11 @@ mod tests {
         let found = Cgroups::from_mountinfo(HYBRID);
         assert_eq!(found.mode(), Mode::Hybrid);
         let mounts: Vec<_> = found.v1_mounts();
-        assert_eq!(mounts[0], ("cpu,cpuacct".into(), "cpu,cpuacct".into()));
-        assert_eq!(mounts[1], ("name=systemd".into(), "systemd".into()));
+        let names: Vec<_> = mounts.iter().map(|m| (m.options.as_str(), m.name.as_str())).collect();
+        assert_eq!(names, [("cpu,cpuacct", "cpu,cpuacct"), ("name=systemd", "systemd")]);
+        let process = "3:cpuacct,cpu:/pod/c:1\n2:name=systemd:/../x\n1:pids:/elsewhere\n";
+        assert_eq!(mounts[0].directory(process), Some("/sys/fs/cgroup/cpu,cpuacct/pod/c:1".into()));
+        assert_eq!(mounts[1].directory(process), None);
         let without =
             |word: &str| HYBRID.lines().filter(|l| !l.contains(word)).map(|l| format!("{l}\n")).collect::<String>();
         assert_eq!(Cgroups::from_mountinfo(&without("cpuacct")).mode(), Mode::V2);

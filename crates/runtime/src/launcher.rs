@@ -281,9 +281,15 @@ fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path, users: Option<&Users
         if let Some(meta) = lower.first().and_then(|l| std::fs::metadata(l).ok()) {
             std::fs::set_permissions(upper, meta.permissions())
                 .step(|| format!("failed to set the mode of {upper:?}"))?;
-            let (uid, gid) = users.map_or((None, None), |u| (u.on_machine(meta.uid()), u.on_machine(meta.gid())));
-            std::os::unix::fs::chown(upper, uid, gid).step(|| format!("failed to set the owner of {upper:?}"))?;
+            std::os::unix::fs::chown(upper, Some(meta.uid()), Some(meta.gid()))
+                .step(|| format!("failed to set the owner of {upper:?}"))?;
         }
+    }
+    if let Some(users) = users {
+        // Whoever made it knew nothing of them; after a failed start it is theirs already.
+        let meta = std::fs::metadata(upper).step(|| format!("failed to look at {upper:?}"))?;
+        std::os::unix::fs::chown(upper, users.on_machine(meta.uid()), users.on_machine(meta.gid()))
+            .step(|| format!("failed to give {upper:?} to the users of the pod"))?;
     }
     std::fs::create_dir_all(work).step(|| format!("failed to create {work:?}"))
 }

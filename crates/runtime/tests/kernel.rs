@@ -417,6 +417,8 @@ async fn the_root_of_a_pod_with_a_user_namespace_is_nobody_on_the_machine() {
         echo out > /dev/stdout; sleep 1000";
     let mut spec = f.spec("p", "c", script);
     spec.mounts.push(Mount::bind(&data, "/data"));
+    // An image store makes it, and knows nothing of the pod's users.
+    std::fs::create_dir_all(f.dir.path().join("containers/p/c/upper")).unwrap();
     let (caps, seccomp) = (["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"], Seccomp::Unconfined);
     (spec.process.capabilities, spec.process.seccomp) = (Capabilities::of(caps), seccomp);
     let started = f.engine.start_container(&pod, &spec).await.unwrap();

@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use streaming::{Session, SessionControl, StreamRequest};
 
 /// A refused or failed engine call. The text is shown to users in events and waiting messages.
 #[derive(Debug, Error)]
@@ -367,47 +368,6 @@ pub struct ExecOutput {
     pub code: i32,
     /// Standard output and standard error, bounded.
     pub output: Vec<u8>,
-}
-
-/// What streams a caller wants.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StreamRequest {
-    /// For exec.
-    pub command: Vec<String>,
-    /// With a terminal.
-    pub tty: bool,
-    /// Wants to write.
-    pub stdin: bool,
-    /// Wants standard output.
-    pub stdout: bool,
-    /// Wants standard error.
-    pub stderr: bool,
-}
-
-/// Reads from a process.
-pub type Reader = Box<dyn AsyncRead + Send + Unpin>;
-/// Writes to a process.
-pub type Writer = Box<dyn AsyncWrite + Send + Unpin>;
-
-/// Streams of a process. Dropping it detaches.
-pub struct Session {
-    /// To its standard input; dropping closes it.
-    pub stdin: Option<Writer>,
-    /// From its standard output (and standard error, with a terminal).
-    pub stdout: Option<Reader>,
-    /// From its standard error.
-    pub stderr: Option<Reader>,
-    /// Terminal size and end.
-    pub control: Box<dyn SessionControl>,
-}
-
-/// The rest of a session.
-#[async_trait]
-pub trait SessionControl: Send + Sync {
-    /// Changes the terminal's size.
-    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError>;
-    /// Waits for the process to end; for attach, for the container's first process.
-    async fn wait(&self) -> Result<i32, EngineError>;
 }
 
 /// Something that happened.

@@ -202,26 +202,14 @@ impl Engine for RuntimeEngine {
         request: StreamRequest,
     ) -> Result<Session, EngineError> {
         let pod = self.pod(sandbox)?;
-        let spec = runtime::ExecSpec { args: request.command, tty: request.tty, process: None };
-        let mut session = self.engine.exec(&pod, container, spec, request.stdin).await.map_err(translate)?;
-        let streams = std::mem::take(&mut session.streams);
-        let terminal = session.terminal.take();
-        let control = ExecControl { terminal, session: tokio::sync::Mutex::new(session) };
-        Ok(session_of(streams, Box::new(control)))
+        streaming::session::exec(&self.engine, &pod, container, request).await.map_err(translate)
     }
 
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError> {
         let pod = self.pod(sandbox)?;
-        // Before the streams, so that no end is missed.
-        let exits = self.exits.subscribe();
-        let attached = self.engine.attach(&pod, container, request.stdin, request.stdout, request.stderr).await;
-        let control = AttachControl {
-            engine: self.engine.clone(),
-            pod,
-            container: container.to_owned(),
-            exits: tokio::sync::Mutex::new(exits),
-        };
-        Ok(session_of(attached.map_err(translate)?, Box::new(control)))
+        // Subscribed before the streams are there, so that no end is missed.
+        let ended = Box::pin(end_of(container.to_owned(), self.exits.subscribe()));
+        streaming::session::attach(&self.engine, &pod, container, &request, ended).await.map_err(translate)
     }
 
     async fn mount_tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
@@ -274,57 +262,14 @@ impl Engine for RuntimeEngine {
     }
 }
 
-fn session_of(streams: runtime::StdioStreams, control: Box<dyn SessionControl>) -> Session {
-    let reader = |s: Option<runtime::Stream>| s.map(|s| Box::new(s) as Reader);
-    Session {
-        stdin: streams.stdin.map(|s| Box::new(s) as Writer),
-        stdout: reader(streams.stdout),
-        stderr: reader(streams.stderr),
-        control,
-    }
-}
-
-struct ExecControl {
-    terminal: Option<runtime::Terminal>,
-    session: tokio::sync::Mutex<runtime::ExecSession>,
-}
-
-#[async_trait]
-impl SessionControl for ExecControl {
-    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError> {
-        match &self.terminal {
-            Some(terminal) => terminal.resize(columns, rows).map_err(|e| EngineError::Failed(e.to_string())),
-            None => Err(EngineError::Unsupported("resizing what is no terminal".into())),
-        }
-    }
-    async fn wait(&self) -> Result<i32, EngineError> {
-        self.session.lock().await.wait().await.map_err(translate)
-    }
-}
-
-struct AttachControl {
-    engine: runtime::Engine,
-    pod: runtime::Pod,
-    container: String,
-    exits: tokio::sync::Mutex<broadcast::Receiver<(String, i32)>>,
-}
-
-#[async_trait]
-impl SessionControl for AttachControl {
-    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError> {
-        self.engine.resize(&self.pod, &self.container, columns, rows).await.map_err(translate)
-    }
-    async fn wait(&self) -> Result<i32, EngineError> {
-        let mut exits = self.exits.lock().await;
-        loop {
-            match exits.recv().await {
-                Ok((container, code)) if container == self.container => return Ok(code),
-                // Others, or too many at once: the streams' end tells as well.
-                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => {
-                    return Err(EngineError::NotFound(format!("container {}", self.container)));
-                }
-            }
+/// The exit code of a container; `None` if nobody will tell it.
+async fn end_of(container: String, mut exits: broadcast::Receiver<(String, i32)>) -> Option<i32> {
+    loop {
+        match exits.recv().await {
+            Ok((ended, code)) if ended == container => return Some(code),
+            // Others, or too many at once: the streams' end tells as well.
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return None,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! [`AgentPods`]: the server's view of the running agent.
 
-use super::seams::{Dialed, LogSource, Pods};
+use super::seams::{LogSource, Pods};
 use crate::agent::{AgentHandle, ContainerTarget, LookupError};
 use crate::engine::{EngineError, Session, StreamRequest};
 use api::prelude::Pod;
 use async_trait::async_trait;
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use streaming::port_forward::Dialed;
 
 /// [`Pods`] over an [`AgentHandle`].
 pub struct AgentPods {
@@ -66,14 +66,7 @@ impl Pods for AgentPods {
 
     async fn dial(&self, namespace: &str, pod: &str, uid: &str, port: u16) -> Result<Dialed, EngineError> {
         let netns = self.agent.netns(namespace, pod, some(uid)).await?;
-        let connected = tokio::task::spawn_blocking(move || net::pod::connect_local(netns, port)).await;
-        let failed = |error: &dyn std::fmt::Display| {
-            EngineError::Failed(format!(
-                "failed to connect to localhost:{port} inside the pod's network namespace: {error}"
-            ))
-        };
-        let stream = connected.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
-        stream.set_nonblocking(true).map_err(|e| failed(&e))?;
-        Ok(Box::new(TcpStream::from_std(stream).map_err(|e| failed(&e))?))
+        let dialed = streaming::port_forward::connect(netns, port).await;
+        dialed.map_err(|e| EngineError::Failed(e.to_string()))
     }
 }

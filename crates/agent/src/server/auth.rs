@@ -4,11 +4,11 @@
 //! `system:masters` are not asked about, so the node can be looked into while its API server is away.
 
 use super::NodeApi;
-use super::routes::Refusal;
 use async_trait::async_trait;
 use http::{HeaderMap, Method, header};
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeMap;
+use streaming::Refusal;
 use thiserror::Error;
 use x509_parser::prelude::{FromDer, X509Certificate};
 

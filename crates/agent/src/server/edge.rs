@@ -4,7 +4,7 @@
 
 use super::NodeApi;
 use super::auth::{self, User};
-use super::routes::{self, Body, BoxError};
+use super::routes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -19,6 +19,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use streaming::answer::{Body, BoxError};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;

@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!   TLS ─▶ edge ─▶ auth ─▶ routes ─┬▶ logs            file ─▶ select (pure) ─▶ body
-//!                                  ├▶ remote          websocket │ spdy ─▶ streams ─▶ Session of the engine
+//!                                  ├▶ exec, attach    crate `streaming` ─▶ Session of the engine
 //!                                  ├▶ numbers         what the node uses, read when asked
-//!                                  └▶ port_forward    spdy (│ inside websocket) ─▶ dial
+//!                                  └▶ portForward     crate `streaming` ─▶ dial
 //! ```
 //!
-//! The API server only tunnels bytes to here, so the client's own handshake ends in this server: WebSocket
-//! (`v5.channel.k8s.io` and older, SPDY tunnelled in WebSocket for port-forward) and SPDY/3.1.
+//! The API server only tunnels bytes to here, so the client's own handshake ends in this server.
 //!
 //! Invariants: nothing but `/healthz` is answered to strangers; whatever a client sends, no buffer grows without a limit;
 //! when a client goes away, everything that was started for it ends.
@@ -23,20 +22,15 @@ mod edge;
 mod logs;
 mod node_logs;
 mod numbers;
-mod port_forward;
-mod remote;
 mod routes;
 mod seams;
-mod spdy;
-mod streams;
-mod websocket;
 
 pub use agent_pods::AgentPods;
 pub use auth::{Attributes, AuthError, NodeAuth, User};
 pub use client_auth::ClientAuth;
 pub use edge::{Tls, TlsError, TlsMaterial, serve};
 pub use numbers::AgentNumbers;
-pub use seams::{Dialed, Io, LogSource, Numbers, Pods};
+pub use seams::{LogSource, Numbers, Pods};
 
 use base::Clock;
 use std::sync::Arc;

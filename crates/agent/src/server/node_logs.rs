@@ -1,6 +1,5 @@
 //! `/logs/…`: files of the node's log directory, and lists of them, as Go's file server shows them.
 
-use super::routes::{Body, Refusal, text};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{HeaderValue, Response, header};
@@ -9,6 +8,7 @@ use http_body_util::{BodyExt, StreamBody};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::fs::File;
 use std::path::Path;
+use streaming::answer::{Body, Refusal, text};
 use tokio_util::io::ReaderStream;
 
 /// The file or the list at `path` below `dir`; no link leads out of it.

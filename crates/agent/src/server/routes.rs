@@ -6,24 +6,19 @@ use super::NodeApi;
 use super::auth::{self, User};
 use super::logs::{self, LogOptions};
 use super::node_logs;
-use super::port_forward::{self, PodRef};
-use super::remote::{self, What};
-use super::streams::Wanted;
 use crate::agent::LookupError;
+use crate::engine::StreamRequest;
 use crate::stats::{prometheus, summary};
 use api::Codec;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use std::future::Future;
+use std::sync::Arc;
+use streaming::answer::{Body, text};
+use streaming::port_forward::{self, Dial, PodRef};
+use streaming::remote::{self, What};
+use streaming::{Refusal, Wanted};
 use tokio_util::sync::CancellationToken;
-
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
-pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A pod or container in a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -214,7 +209,12 @@ impl Call<'_> {
             return Err(Refusal::new(400, "you must specify a command"));
         }
         let (protocol, response) = remote::handshake(self.headers)?;
-        self.upgraded(response, move |io| remote::serve(io, protocol, what, pods, target, wanted, command))
+        streaming::upgraded(self.upgrade, response, self.shutdown, move |io| {
+            remote::serve(io, protocol, what, wanted, command, async move |request| match what {
+                What::Exec => pods.exec(&target, request).await,
+                What::Attach => pods.attach(&target, request).await,
+            })
+        })
     }
 
     async fn run(&self, at: &At) -> Result<Response<Body>, Refusal> {
@@ -222,40 +222,22 @@ impl Call<'_> {
         let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
         let command = self.query.iter().find(|(n, _)| n == "cmd").map_or("", |(_, v)| v.as_str());
         let command: Vec<String> = command.split(' ').map(str::to_owned).collect();
-        Ok(text(200, remote::run_to_end(pods.as_ref(), &target, command).await?))
+        let request = StreamRequest { command, stdout: true, stderr: true, ..StreamRequest::default() };
+        let session = pods.exec(&target, request).await.map_err(|e| Refusal::new(500, e.to_string()))?;
+        Ok(text(200, remote::run_to_end(session).await?))
     }
 
     fn port_forward(self, at: At) -> Result<Response<Body>, Refusal> {
         let pods = self.server.pods.clone();
         pods.find(&at.namespace, &at.pod, &at.uid).map_err(|e| no_target(&e))?;
         let (tunnelled, response) = port_forward::handshake(self.headers)?;
-        let pod = PodRef { pods, namespace: at.namespace, pod: at.pod, uid: at.uid };
-        self.upgraded(response, move |io| port_forward::serve(io, tunnelled, pod))
-    }
-
-    /// Gives the connection to `serve` as soon as the response is out.
-    fn upgraded<F>(
-        self,
-        response: Response<Body>,
-        serve: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
-    ) -> Result<Response<Body>, Refusal>
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let Some(upgrade) = self.upgrade else {
-            return Err(Refusal::new(400, "Upgrade request required"));
-        };
-        let shutdown = self.shutdown;
-        base::tasks::detach("node-api-stream", async move {
-            match upgrade.await {
-                Ok(io) => tokio::select! {
-                    () = serve(TokioIo::new(io)) => {}
-                    () = shutdown.cancelled() => {}
-                },
-                Err(error) => tracing::debug!(%error, "the client went away during the upgrade"),
-            }
+        let name = format!("{}, uid {}", at.pod, at.uid);
+        let dial: Dial = Arc::new(move |port| {
+            let (pods, at) = (pods.clone(), at.clone());
+            Box::pin(async move { Ok(pods.dial(&at.namespace, &at.pod, &at.uid, port).await?) })
         });
-        Ok(response)
+        let pod = PodRef { dial, name };
+        streaming::upgraded(self.upgrade, response, self.shutdown, move |io| port_forward::serve(io, tunnelled, pod))
     }
 }
 
@@ -278,42 +260,6 @@ fn no_target(error: &LookupError) -> Refusal {
     match error {
         LookupError::NoPod(_) => not_found("pod does not exist".into()),
         other => Refusal::new(500, other.to_string()),
-    }
-}
-
-pub(super) fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
-}
-
-pub(super) fn empty(code: u16) -> Response<Body> {
-    let mut response = text(code, Bytes::new());
-    response.headers_mut().remove(header::CONTENT_TYPE);
-    response
-}
-
-/// A refused request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: u16,
-    pub(super) text: String,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Refusal {
-    pub(super) fn new(code: u16, text: impl Into<String>) -> Self {
-        Refusal { code, text: text.into(), headers: Vec::new() }
-    }
-
-    fn response(self) -> Response<Body> {
-        let mut response = text(self.code, self.text);
-        for (name, value) in self.headers {
-            response.headers_mut().append(name, value);
-        }
-        response
     }
 }
 

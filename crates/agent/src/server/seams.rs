@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
+use streaming::port_forward::Dialed;
 
 /// What the node uses.
 #[async_trait]
@@ -22,13 +22,6 @@ pub trait Numbers: Send + Sync {
     /// The directory whose files `/logs` shows.
     fn log_dir(&self) -> PathBuf;
 }
-
-/// A byte stream both ways.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// A connection into a pod.
-pub type Dialed = Box<dyn Io>;
 
 /// Where the log of one run of a container is.
 pub struct LogSource {

@@ -1,6 +1,5 @@
 //! The whole server over real TLS, with clients written here: HTTP, WebSocket and SPDY.
 
-use super::spdy::{Decoder, Encoder, Frame};
 use super::*;
 use crate::agent::{ContainerTarget, LookupError};
 use crate::engine::{EngineError, Session, SessionControl, StreamRequest};
@@ -14,6 +13,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use std::collections::BTreeMap;
 use std::io::Write;
+use streaming::port_forward::{self, Dialed};
+use streaming::spdy::{Decoder, Encoder, Frame};
+use streaming::{Io, SessionError};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -64,14 +66,14 @@ struct FakeControl {
 
 #[async_trait]
 impl SessionControl for FakeControl {
-    async fn resize(&self, columns: u16, rows: u16) -> Result<(), EngineError> {
+    async fn resize(&self, columns: u16, rows: u16) -> Result<(), SessionError> {
         self.size.send_replace(Some((columns, rows)));
         Ok(())
     }
-    async fn wait(&self) -> Result<i32, EngineError> {
+    async fn wait(&self) -> Result<i32, SessionError> {
         let mut exit = self.exit.clone();
-        let code = exit.wait_for(Option::is_some).await.map_err(|e| EngineError::Failed(e.to_string()))?;
-        code.ok_or_else(|| EngineError::Failed("no code".into()))
+        let code = *exit.wait_for(Option::is_some).await?;
+        code.ok_or_else(|| "no code".into())
     }
 }
 
@@ -685,10 +687,8 @@ async fn streams_without_sense_are_reset() {
 #[tokio::test(start_paused = true)]
 async fn halves_of_pairs_are_given_up() {
     let (ours, theirs) = tokio::io::duplex(4096);
-    let detached = Arc::new(watch::channel(0).0);
-    let log = tempfile::NamedTempFile::new().expect("log");
-    let pods = Arc::new(FakePods { log, echo_port: 1, detached });
-    let pod = port_forward::PodRef { pods, namespace: "default".into(), pod: "web".into(), uid: "u".into() };
+    let dial: port_forward::Dial = Arc::new(|_| Box::pin(std::future::ready(Err("nobody is there".into()))));
+    let pod = port_forward::PodRef { dial, name: "web".into() };
     base::tasks::detach("forward", port_forward::serve(theirs, false, pod));
     let mut spdy = Spdy::new(ours);
     let error = spdy.open(&[("streamtype", "error"), ("port", "80"), ("requestid", "0")]).await;

@@ -15,7 +15,6 @@ mod watch;
 
 pub(super) use options::LogOptions;
 
-use super::routes::{Body, BoxError};
 use super::seams::LogSource;
 use bytes::{Bytes, BytesMut};
 use files::LogFiles;
@@ -25,6 +24,7 @@ use http_body_util::{BodyExt, StreamBody};
 use select::{Flow, Selector};
 use std::io;
 use std::path::PathBuf;
+use streaming::answer::{Body, BoxError};
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;

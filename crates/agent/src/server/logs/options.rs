@@ -1,8 +1,8 @@
 //! PodLogOptions as the query says them (`pkg/apis/core/v1/conversion.go`, `ValidatePodLogOptions`).
 
 use super::select::Streams;
-use crate::server::routes::Refusal;
 use jiff::{SignedDuration, Timestamp};
+use streaming::Refusal;
 
 /// Which lines, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,24 +3,22 @@
 //! A remote command ends when its process has ended and everything it wrote has been sent, or when the client goes away;
 //! then the session is dropped, which detaches. Follows `cri-streaming/pkg/streaming/remotecommand`.
 
-use super::routes::{Body, Refusal, empty};
-use super::seams::{Io, Pods};
 use super::spdy::{Connection, NewStream};
 use super::streams::{Ended, Gone, Output, Remote, Sizes, Wanted};
 use super::websocket;
-use crate::agent::ContainerTarget;
-use crate::engine::{EngineError, Reader, Session, SessionControl, StreamRequest, Writer};
+use crate::answer::{Body, Refusal, empty};
+use crate::session::{Io, Reader, Session, SessionControl, SessionError, StreamRequest, Writer};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::future::Future;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 /// A client opens its streams within this time (`DefaultStreamCreationTimeout`).
-pub(super) const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of one read of output.
 const CHUNK: usize = 32 * 1024;
 /// What `/run` answers at most.
@@ -30,7 +28,7 @@ const RUN_OUTPUT_MAX: usize = 16 << 20;
 const SPDY_PROTOCOLS: [&str; 4] = ["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 
 /// Negotiates a subprotocol of a SPDY upgrade: the client's first that we know (`httpstream.Handshake`).
-pub(super) fn switch_to_spdy(
+pub(crate) fn switch_to_spdy(
     headers: &HeaderMap,
     ours: &[&'static str],
 ) -> Result<(&'static str, Response<Body>), Refusal> {
@@ -63,13 +61,15 @@ pub(super) fn switch_to_spdy(
 
 /// Which protocol the client gets on the upgraded connection.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Protocol {
+pub enum Protocol {
+    /// With its subprotocol.
     WebSocket(websocket::Protocol),
+    /// With its subprotocol.
     Spdy(&'static str),
 }
 
 /// Chooses the protocol and answers the handshake.
-pub(super) fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>), Refusal> {
+pub fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>), Refusal> {
     if !websocket::is_request(headers) {
         let (name, response) = switch_to_spdy(headers, &SPDY_PROTOCOLS)?;
         return Ok((Protocol::Spdy(name), response));
@@ -85,21 +85,25 @@ pub(super) fn handshake(headers: &HeaderMap) -> Result<(Protocol, Response<Body>
 
 /// What is to be done with the streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub enum What {
+    /// Run a command.
     Exec,
+    /// See the first process.
     Attach,
 }
 
-/// Serves an upgraded connection to its end.
-pub(super) async fn serve(
+/// Serves an upgraded connection to its end. `open` makes the session, with those of the wanted streams that the client has opened.
+pub async fn serve<F, E>(
     io: impl Io + 'static,
     protocol: Protocol,
     what: What,
-    pods: Arc<dyn Pods>,
-    target: ContainerTarget,
     wanted: Wanted,
     command: Vec<String>,
-) {
+    open: impl FnOnce(StreamRequest) -> F,
+) where
+    F: Future<Output = Result<Session, E>>,
+    E: std::fmt::Display,
+{
     let remote = match protocol {
         Protocol::WebSocket(protocol) => websocket::remote(io, protocol, wanted).await,
         Protocol::Spdy(name) => spdy_remote(io, name, wanted).await,
@@ -115,10 +119,7 @@ pub(super) async fn serve(
         stdout: remote.stdout.is_some(),
         stderr: remote.stderr.is_some(),
     };
-    let session = match what {
-        What::Exec => pods.exec(&target, request).await,
-        What::Attach => pods.attach(&target, request).await,
-    };
+    let session = open(request).await;
     let doing = match what {
         What::Exec => "error executing command in container",
         What::Attach => "error attaching to container",
@@ -144,7 +145,7 @@ pub(super) async fn serve(
 }
 
 /// Joins both sides until the process has ended and all of its output is on its way.
-async fn run(remote: &mut Remote, session: Session, what: What, command: Vec<String>) -> Result<Ended, EngineError> {
+async fn run(remote: &mut Remote, session: Session, what: What, command: Vec<String>) -> Result<Ended, SessionError> {
     let Session { stdin, stdout, stderr, control } = session;
     let has_output = stdout.is_some() || stderr.is_some();
     let input = feed(remote.stdin.take(), stdin);
@@ -282,15 +283,9 @@ async fn collect(connection: &mut Connection, expected: &[&'static str]) -> Opti
 
 // === run ===
 
-/// Runs a command to its end and returns what it wrote (`RunInContainer`).
-pub(super) async fn run_to_end(
-    pods: &dyn Pods,
-    target: &ContainerTarget,
-    command: Vec<String>,
-) -> Result<Vec<u8>, Refusal> {
-    let request = StreamRequest { command, stdout: true, stderr: true, ..StreamRequest::default() };
-    let internal = |e: EngineError| Refusal::new(500, e.to_string());
-    let session = pods.exec(target, request).await.map_err(internal)?;
+/// Lets a command of a session run to its end and returns what it wrote (`RunInContainer`).
+pub async fn run_to_end(session: Session) -> Result<Vec<u8>, Refusal> {
+    let internal = |e: SessionError| Refusal::new(500, e.to_string());
     let Session { stdin, stdout, stderr, control } = session;
     drop(stdin);
     let ((mut out, err), code) = join(join(read_all(stdout), read_all(stderr)), control.wait()).await;

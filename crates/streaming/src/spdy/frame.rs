@@ -27,11 +27,11 @@ const WINDOW_UPDATE: u16 = 9;
 const FIN: u8 = 1;
 
 /// Names in lower case.
-pub(in crate::server) type Headers = BTreeMap<String, String>;
+pub type Headers = BTreeMap<String, String>;
 
 /// Why a stream is refused or given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Reset {
+pub(crate) enum Reset {
     ProtocolError = 1,
     RefusedStream = 3,
     Cancel = 5,
@@ -39,7 +39,8 @@ pub(in crate::server) enum Reset {
 
 /// What goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::server) enum Frame {
+#[allow(missing_docs, reason = "words of the protocol")]
+pub enum Frame {
     SynStream {
         id: u32,
         fin: bool,
@@ -71,7 +72,8 @@ pub(in crate::server) enum Frame {
 
 /// The peer does not speak SPDY/3.
 #[derive(Debug, Error, PartialEq, Eq)]
-pub(in crate::server) enum FrameError {
+#[allow(missing_docs, reason = "the texts say it")]
+pub enum FrameError {
     #[error("SPDY version {0} instead of 3")]
     Version(u16),
     #[error("unknown SPDY control frame type {0}")]
@@ -91,19 +93,26 @@ pub(in crate::server) enum FrameError {
 }
 
 /// Bytes to frames. Keeps the state of header compression: after an error the connection is lost.
-pub(in crate::server) struct Decoder {
+pub struct Decoder {
     inflate: Decompress,
     /// Of the data frame that is arriving: stream, whether it is the last, bytes to come.
     data: Option<(u32, bool, usize)>,
 }
 
-impl Decoder {
-    pub(in crate::server) fn new() -> Self {
+impl Default for Decoder {
+    fn default() -> Self {
         Decoder { inflate: Decompress::new(true), data: None }
+    }
+}
+
+impl Decoder {
+    /// Of a new connection.
+    pub fn new() -> Self {
+        Decoder::default()
     }
 
     /// Takes one frame, or a piece of one, from the front of `input`; `None`: more bytes are needed.
-    pub(in crate::server) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         if let Some((id, fin, left)) = self.data {
             if input.is_empty() && left > 0 {
                 return Ok(None);
@@ -232,12 +241,12 @@ fn take_text(block: &mut &[u8]) -> Result<String, FrameError> {
 }
 
 /// Frames to bytes.
-pub(in crate::server) struct Encoder {
+pub struct Encoder {
     deflate: Compress,
 }
 
-impl Encoder {
-    pub(in crate::server) fn new() -> Self {
+impl Default for Encoder {
+    fn default() -> Self {
         let mut deflate = Compress::new(Compression::best(), true);
         // A fresh compressor takes any dictionary.
         if deflate.set_dictionary(&dictionary()).is_err() {
@@ -245,9 +254,16 @@ impl Encoder {
         }
         Encoder { deflate }
     }
+}
+
+impl Encoder {
+    /// Of a new connection.
+    pub fn new() -> Self {
+        Encoder::default()
+    }
 
     /// Appends a frame.
-    pub(in crate::server) fn encode(&mut self, frame: &Frame, out: &mut BytesMut) {
+    pub fn encode(&mut self, frame: &Frame, out: &mut BytesMut) {
         let mut body = BytesMut::new();
         let (kind, flags) = match frame {
             Frame::SynStream { id, fin, headers } => {

@@ -80,7 +80,7 @@ const TAIL: &[&str] = &[
 ];
 
 /// The dictionary.
-pub(super) fn dictionary() -> Vec<u8> {
+pub(crate) fn dictionary() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1423);
     for word in WORDS {
         bytes.extend_from_slice(&(word.len() as u32).to_be_bytes());

@@ -5,16 +5,19 @@
 //! does not come is given up after a while; so are all streams when the client goes away.
 
 use super::remote::{STREAM_CREATION_TIMEOUT, switch_to_spdy};
-use super::routes::{Body, Refusal};
-use super::seams::{Dialed, Io, Pods};
 use super::spdy::{Connection, NewStream, StreamWriter};
 use super::streams::Gone;
 use super::websocket;
+use crate::answer::{Body, Refusal};
+use crate::session::{Io, SessionError};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Response};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -24,17 +27,34 @@ const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
 /// Bytes of one read from the pod.
 const CHUNK: usize = 32 * 1024;
 
+/// A connection into a pod.
+pub type Dialed = Box<dyn Io>;
+
+/// Connects to `localhost:port` inside the pod's network namespace.
+pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, Result<Dialed, SessionError>> + Send + Sync>;
+
 /// Which pod.
 #[derive(Clone)]
-pub(super) struct PodRef {
-    pub(super) pods: Arc<dyn Pods>,
-    pub(super) namespace: String,
-    pub(super) pod: String,
-    pub(super) uid: String,
+pub struct PodRef {
+    /// The way into it.
+    pub dial: Dial,
+    /// For messages: `web, uid 1-2-3`.
+    pub name: String,
+}
+
+/// [`Dial`] for those who have the network namespace.
+pub async fn connect(netns: OwnedFd, port: u16) -> Result<Dialed, SessionError> {
+    let connected = tokio::task::spawn_blocking(move || net::pod::connect_local(netns, port)).await;
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("failed to connect to localhost:{port} inside the pod's network namespace: {error}")
+    };
+    let stream = connected.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+    stream.set_nonblocking(true).map_err(|e| failed(&e))?;
+    Ok(Box::new(TcpStream::from_std(stream).map_err(|e| failed(&e))?))
 }
 
 /// Whether SPDY comes inside a WebSocket, and the answer to the handshake.
-pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Refusal> {
+pub fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Refusal> {
     if !websocket::is_request(headers) {
         return switch_to_spdy(headers, &[PROTOCOL]).map(|(_, response)| (false, response));
     }
@@ -49,7 +69,7 @@ pub(super) fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), R
 }
 
 /// Serves an upgraded connection to its end.
-pub(super) async fn serve(io: impl Io + 'static, tunnelled: bool, pod: PodRef) {
+pub async fn serve(io: impl Io + 'static, tunnelled: bool, pod: PodRef) {
     let mut connection = if tunnelled { Connection::new(websocket::tunnel(io).await) } else { Connection::new(io) };
     let forwards = TaskTracker::new();
     let mut pairs: HashMap<String, Half> = HashMap::new();
@@ -161,7 +181,7 @@ async fn give_up(pairs: &mut HashMap<String, Half>) {
 async fn forward(pod: PodRef, pair: Pair) {
     let Pair { port, input, data, error } = pair;
     // Both streams end whatever happened; a client that is gone needs no end.
-    match pod.pods.dial(&pod.namespace, &pod.pod, &pod.uid, port).await {
+    match (pod.dial)(port).await {
         Ok(dialed) => {
             tokio::select! {
                 () = copy(dialed, input, &data) => {}
@@ -171,7 +191,7 @@ async fn forward(pod: PodRef, pair: Pair) {
             error.finish().await.ok();
         }
         Err(why) => {
-            let text = format!("error forwarding port {port} to pod {}, uid {}: {why}", pod.pod, pod.uid);
+            let text = format!("error forwarding port {port} to pod {}: {why}", pod.name);
             tracing::debug!("{text}");
             error.write(text.into()).await.ok();
             error.finish().await.ok();

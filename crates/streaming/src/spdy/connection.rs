@@ -2,8 +2,8 @@
 //! when the [`Connection`] is closed or dropped.
 
 use super::frame::{Decoder, Encoder, Frame, FrameError, Headers, Reset};
-use crate::server::seams::Io;
-use crate::server::streams::Gone;
+use crate::session::Io;
+use crate::streams::Gone;
 use bytes::{Bytes, BytesMut};
 use std::collections::HashMap;
 use std::io;
@@ -34,24 +34,24 @@ enum Command {
 }
 
 /// A connection on which the peer opens streams.
-pub(in crate::server) struct Connection {
+pub(crate) struct Connection {
     accepted: mpsc::Receiver<NewStream>,
     out: mpsc::Sender<Command>,
     gone: CancellationToken,
 }
 
 /// A stream that the peer has opened and that has not been answered yet.
-pub(in crate::server) struct NewStream {
-    pub(in crate::server) id: u32,
-    pub(in crate::server) headers: Headers,
+pub(crate) struct NewStream {
+    pub(crate) id: u32,
+    pub(crate) headers: Headers,
     /// What the peer sends; ends when the peer ends it.
-    pub(in crate::server) input: mpsc::Receiver<Bytes>,
+    pub(crate) input: mpsc::Receiver<Bytes>,
     writer: StreamWriter,
 }
 
 /// Our half of a stream.
 #[derive(Debug, Clone)]
-pub(in crate::server) struct StreamWriter {
+pub(crate) struct StreamWriter {
     id: u32,
     out: mpsc::Sender<Command>,
     /// The peer gave up this stream, or the connection is gone.
@@ -71,7 +71,7 @@ enum ReadError {
 }
 
 impl Connection {
-    pub(in crate::server) fn new(io: impl Io + 'static) -> Self {
+    pub(crate) fn new(io: impl Io + 'static) -> Self {
         let (reader, writer) = tokio::io::split(io);
         let (accept, accepted) = mpsc::channel(ACCEPT_QUEUE);
         let (out, commands) = mpsc::channel(OUTPUT_QUEUE);
@@ -94,7 +94,7 @@ impl Connection {
     }
 
     /// The next stream; `None`: the peer is gone.
-    pub(in crate::server) async fn next(&mut self) -> Option<NewStream> {
+    pub(crate) async fn next(&mut self) -> Option<NewStream> {
         tokio::select! {
             biased;
             stream = self.accepted.recv() => stream,
@@ -103,17 +103,17 @@ impl Connection {
     }
 
     /// Whatever the peer opens from now on is refused.
-    pub(in crate::server) fn refuse_more(&mut self) {
+    pub(crate) fn refuse_more(&mut self) {
         self.accepted.close();
     }
 
     /// Ready when the peer is gone.
-    pub(in crate::server) fn gone(&self) -> CancellationToken {
+    pub(crate) fn gone(&self) -> CancellationToken {
         self.gone.clone()
     }
 
     /// Says goodbye and waits until everything is written and the peer has closed, but not for ever.
-    pub(in crate::server) async fn close(self) {
+    pub(crate) async fn close(self) {
         // If the writer is gone, so is the peer.
         if self.out.send(Command::Close).await.is_ok() {
             tokio::time::timeout(LINGER, self.gone.cancelled()).await.ok();
@@ -129,19 +129,19 @@ impl Drop for Connection {
 
 impl NewStream {
     /// A header by its name in lower case.
-    pub(in crate::server) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
     /// Answers the stream. Before this, the peer drops what we send.
-    pub(in crate::server) async fn accept(self) -> Result<(mpsc::Receiver<Bytes>, StreamWriter), Gone> {
+    pub(crate) async fn accept(self) -> Result<(mpsc::Receiver<Bytes>, StreamWriter), Gone> {
         let reply = Frame::SynReply { id: self.id, fin: false, headers: Headers::new() };
         self.writer.send(reply).await?;
         Ok((self.input, self.writer))
     }
 
     /// Refuses the stream.
-    pub(in crate::server) async fn refuse(self) {
+    pub(crate) async fn refuse(self) {
         // A peer that is gone needs no answer.
         self.writer.reset().await.ok();
     }
@@ -157,22 +157,22 @@ impl StreamWriter {
     }
 
     /// Sends data.
-    pub(in crate::server) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
         self.send(Frame::Data { id: self.id, fin: false, bytes }).await
     }
 
     /// Ends our half.
-    pub(in crate::server) async fn finish(&self) -> Result<(), Gone> {
+    pub(crate) async fn finish(&self) -> Result<(), Gone> {
         self.send(Frame::Data { id: self.id, fin: true, bytes: Bytes::new() }).await
     }
 
     /// Gives up both halves.
-    pub(in crate::server) async fn reset(&self) -> Result<(), Gone> {
+    pub(crate) async fn reset(&self) -> Result<(), Gone> {
         self.send(Frame::RstStream { id: self.id, status: Reset::Cancel as u32 }).await
     }
 
     /// Ready when the peer has given up this stream.
-    pub(in crate::server) async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         self.gone.cancelled().await;
     }
 }

@@ -4,9 +4,9 @@
 //! rest encoded. `v5.` adds 255: the channel in the next byte is at its end. Follows
 //! `k8s.io/streaming/pkg/httpstream/wsstream/conn.go` and `cri-streaming/pkg/streaming/remotecommand/websocket.go`.
 
-use super::routes::{Body, Refusal, empty};
-use super::seams::Io;
 use super::streams::{Gone, Output, Remote, Wanted};
+use crate::answer::{Body, Refusal, empty};
+use crate::session::Io;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -39,19 +39,19 @@ const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// Whether a request wants a WebSocket.
-pub(super) fn is_request(headers: &HeaderMap) -> bool {
+pub(crate) fn is_request(headers: &HeaderMap) -> bool {
     let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
     upgrade.is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
 }
 
 /// The subprotocols the client offers, in its order.
-pub(super) fn offered(headers: &HeaderMap) -> Vec<&str> {
+pub(crate) fn offered(headers: &HeaderMap) -> Vec<&str> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).collect()
 }
 
 /// 101 with the chosen subprotocol (none: empty).
-pub(super) fn switch(headers: &HeaderMap, protocol: &str) -> Result<Response<Body>, Refusal> {
+pub(crate) fn switch(headers: &HeaderMap, protocol: &str) -> Result<Response<Body>, Refusal> {
     let bad = |text: &str| Refusal::new(400, text);
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("missing Sec-WebSocket-Key"))?;
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v != "13") {
@@ -79,12 +79,12 @@ async fn accept(io: impl Io) -> WebSocketStream<impl Io> {
 
 /// How messages look and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Protocol {
+pub struct Protocol {
     /// As in the handshake; empty: none was offered.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     base64: bool,
     half_close: bool,
-    pub(super) json_status: bool,
+    pub(crate) json_status: bool,
 }
 
 const PROTOCOLS: [Protocol; 6] = [
@@ -97,7 +97,7 @@ const PROTOCOLS: [Protocol; 6] = [
 ];
 
 /// The newest if the client knows it, otherwise the client's first that we know.
-pub(super) fn negotiate(offered: &[&str]) -> Option<Protocol> {
+pub(crate) fn negotiate(offered: &[&str]) -> Option<Protocol> {
     let find = |name: &str| PROTOCOLS.into_iter().find(|p| p.name == name);
     let newest = PROTOCOLS[0];
     if offered.is_empty() {
@@ -108,7 +108,7 @@ pub(super) fn negotiate(offered: &[&str]) -> Option<Protocol> {
 
 /// Our end of one channel.
 #[derive(Debug, Clone)]
-pub(super) struct Channel {
+pub(crate) struct Channel {
     number: u8,
     base64: bool,
     out: mpsc::Sender<Message>,
@@ -116,7 +116,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    pub(super) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
         let message = pack(self.number, self.base64, &bytes);
         tokio::select! {
             biased;
@@ -167,7 +167,7 @@ fn unpack(protocol: Protocol, mut message: Bytes) -> Incoming {
 }
 
 /// Serves the channels of a remote command on an upgraded connection.
-pub(super) async fn remote(io: impl Io + 'static, protocol: Protocol, wanted: Wanted) -> Result<Remote, Gone> {
+pub(crate) async fn remote(io: impl Io + 'static, protocol: Protocol, wanted: Wanted) -> Result<Remote, Gone> {
     let socket = accept(io).await;
     let (out, messages) = mpsc::channel(OUTPUT_QUEUE);
     let gone = CancellationToken::new();
@@ -298,7 +298,7 @@ where
 // === tunnel ===
 
 /// A byte stream inside binary messages (`client-go/tools/portforward/tunneling_connection.go`).
-pub(super) async fn tunnel(io: impl Io + 'static) -> impl Io + 'static {
+pub(crate) async fn tunnel(io: impl Io + 'static) -> impl Io + 'static {
     const BUFFER: usize = 64 * 1024;
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (mut sink, mut stream) = accept(io).await.split();

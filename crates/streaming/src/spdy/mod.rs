@@ -1,4 +1,4 @@
-//! A SPDY/3.1 server connection: streams over any byte stream.
+//! A SPDY/3.1 server connection: streams over any byte stream. Its frames are public for tests that play the client.
 //!
 //! ```text
 //!   socket ─▶ reader ─▶ per stream a short queue ─▶ NewStream.input
@@ -12,6 +12,5 @@ mod connection;
 mod dictionary;
 mod frame;
 
-pub(super) use connection::{Connection, NewStream, StreamWriter};
-#[cfg(test)]
-pub(super) use frame::{Decoder, Encoder, Frame};
+pub(crate) use connection::{Connection, NewStream, StreamWriter};
+pub use frame::{Decoder, Encoder, Frame, FrameError, Headers};

@@ -1,7 +1,6 @@
 //! [`Remote`]: the streams of a remote command, whatever protocol carries them; and the status that ends them.
 
-use super::routes::Refusal;
-use crate::engine::EngineError;
+use crate::answer::Refusal;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -13,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 /// The client is gone, or does not want this stream any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the client is gone")]
-pub(super) struct Gone;
+pub(crate) struct Gone;
 
 /// Where output goes.
-pub(super) enum Output {
+pub(crate) enum Output {
     /// A stream of its own.
     Spdy(super::spdy::StreamWriter),
     /// A channel of a WebSocket.
@@ -24,7 +23,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    pub(super) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
+    pub(crate) async fn write(&self, bytes: Bytes) -> Result<(), Gone> {
         match self {
             Output::Spdy(stream) => stream.write(bytes).await,
             Output::WebSocket(channel) => channel.write(bytes).await,
@@ -32,7 +31,7 @@ impl Output {
     }
 
     /// No more follows. WebSocket channels have no end of their own.
-    pub(super) async fn finish(&self) -> Result<(), Gone> {
+    pub(crate) async fn finish(&self) -> Result<(), Gone> {
         match self {
             Output::Spdy(stream) => stream.finish().await,
             Output::WebSocket(_) => Ok(()),
@@ -41,35 +40,39 @@ impl Output {
 }
 
 /// Streams of a remote command as its client has opened them.
-pub(super) struct Remote {
+pub(crate) struct Remote {
     /// Ends when the client ends it.
-    pub(super) stdin: Option<mpsc::Receiver<Bytes>>,
-    pub(super) stdout: Option<Output>,
-    pub(super) stderr: Option<Output>,
+    pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
+    pub(crate) stdout: Option<Output>,
+    pub(crate) stderr: Option<Output>,
     /// JSON objects `{"Width":…,"Height":…}` one after the other.
-    pub(super) resize: Option<mpsc::Receiver<Bytes>>,
+    pub(crate) resize: Option<mpsc::Receiver<Bytes>>,
     /// Takes the status.
-    pub(super) error: Output,
+    pub(crate) error: Output,
     /// From protocol version 4 on the status is JSON; before, it is text, and empty if all is well.
-    pub(super) json_status: bool,
+    pub(crate) json_status: bool,
     /// The client is gone.
-    pub(super) gone: CancellationToken,
+    pub(crate) gone: CancellationToken,
     /// Says goodbye.
-    pub(super) close: BoxFuture<'static, ()>,
+    pub(crate) close: BoxFuture<'static, ()>,
 }
 
 /// What the client asked for (`remotecommand.NewOptions`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) stdin: bool,
-    pub(super) stdout: bool,
-    pub(super) stderr: bool,
-    pub(super) tty: bool,
+pub struct Wanted {
+    /// To write.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// A terminal.
+    pub tty: bool,
 }
 
 impl Wanted {
     /// From the query. Both the kubelet's names and the API's are understood.
-    pub(super) fn parse(query: &[(String, String)]) -> Result<Self, Refusal> {
+    pub fn parse(query: &[(String, String)]) -> Result<Self, Refusal> {
         let on = |names: [&str; 2]| {
             let value = query.iter().find(|(n, _)| names.contains(&n.as_str())).map(|(_, v)| v.as_str());
             matches!(value, Some("1" | "true"))
@@ -88,7 +91,7 @@ impl Wanted {
 
 /// How a remote command ended (`cri-streaming/pkg/streaming/remotecommand/status.go`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     Success,
     /// The command ended with another code than 0.
     Exit {
@@ -100,7 +103,7 @@ pub(super) enum Ended {
 }
 
 impl Ended {
-    pub(super) fn failed(what: &str, error: &EngineError) -> Self {
+    pub(crate) fn failed(what: &str, error: &dyn std::fmt::Display) -> Self {
         Ended::Failed(format!("{what}: {error}"))
     }
 
@@ -116,7 +119,7 @@ impl Ended {
     }
 
     /// What the error stream gets.
-    pub(super) fn encode(&self, as_json: bool) -> Bytes {
+    pub(crate) fn encode(&self, as_json: bool) -> Bytes {
         if !as_json {
             return self.message().into();
         }
@@ -143,7 +146,7 @@ impl Ended {
 
 /// Takes terminal sizes out of a stream of JSON.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
+pub(crate) struct Sizes {
     rest: Vec<u8>,
 }
 
@@ -159,7 +162,7 @@ struct Size {
 
 impl Sizes {
     /// The newest size in what has arrived, as columns and rows; `Err`: no JSON.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<(u16, u16)>, serde_json::Error> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<Option<(u16, u16)>, serde_json::Error> {
         self.rest.extend_from_slice(bytes);
         let mut values = serde_json::Deserializer::from_slice(&self.rest).into_iter::<Size>();
         let (mut newest, mut used) = (None, 0);

@@ -8,8 +8,8 @@ use crate::spec::container;
 use crate::{Shared, devices, error, spec};
 use image::{Image, OverlayMount};
 use node_api::cri::{
-    ContainerConfig, ContainerUser, CreateContainerRequest, ExecSyncResponse, LinuxContainerResources,
-    LinuxContainerUser,
+    ContainerConfig, ContainerEventType, ContainerUser, CreateContainerRequest, ExecSyncResponse,
+    LinuxContainerResources, LinuxContainerUser,
 };
 use runtime::{Capture, ContainerSpec};
 use std::collections::BTreeMap;
@@ -43,6 +43,7 @@ impl Shared {
         match formed {
             Ok(user) => {
                 self.state.update_container(&record.id, |c| c.user = Some(user));
+                self.tell(&record.id, &record.sandbox, ContainerEventType::ContainerCreatedEvent);
                 Ok(record.id)
             }
             Err(failure) => {
@@ -171,6 +172,7 @@ impl Shared {
                         c.started(started.started_at_ns);
                     }
                 });
+                self.tell(&record.id, &record.sandbox, ContainerEventType::ContainerStartedEvent);
                 Ok(())
             }
             Err(failure) => {
@@ -219,7 +221,9 @@ impl Shared {
             error::gone_is_fine(self.engine.remove_container(&pod, &record.id).await)?;
         }
         self.release(&record.id).await?;
-        self.state.remove_container(&record.id)
+        self.state.remove_container(&record.id)?;
+        self.tell(&record.id, &record.sandbox, ContainerEventType::ContainerDeletedEvent);
+        Ok(())
     }
 
     /// Gives up the root file system of a container and the images that it mounts.
@@ -273,7 +277,7 @@ impl Shared {
         }
     }
 
-    fn running(&self, id: &str) -> Result<Arc<ContainerRecord>, Status> {
+    pub(crate) fn running(&self, id: &str) -> Result<Arc<ContainerRecord>, Status> {
         let record = self.state.container(id)?;
         match record.is_running() {
             true => Ok(record),

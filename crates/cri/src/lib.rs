@@ -14,6 +14,7 @@
 mod containers;
 mod devices;
 mod error;
+mod events;
 mod images;
 mod pods;
 mod record;
@@ -21,12 +22,15 @@ mod recover;
 mod service;
 mod spec;
 mod state;
+mod stats;
+mod streams;
 mod view;
 
 use base::{Clock, Random};
 use image::ImageStore;
 use net::pod::PodNetwork;
 use net::service::HostPortMapping;
+use node_api::cri::ContainerEventType;
 use runtime::{Engine, EngineEvent, Event, Events};
 use state::State;
 use std::path::PathBuf;
@@ -83,6 +87,9 @@ pub enum StartError {
     /// Root file systems of containers that are gone could not be removed.
     #[error(transparent)]
     Image(#[from] image::ImageError),
+    /// There is no port for streams.
+    #[error("failed to listen on the loopback interface for exec, attach and port-forward")]
+    Streams(#[source] std::io::Error),
     /// The records cannot be read or written.
     #[error("failed to keep records in {}", dir.display())]
     Records {
@@ -108,6 +115,9 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     state: State,
+    events: events::Events,
+    addresses: streams::Addresses,
+    shutdown: CancellationToken,
 }
 
 impl Server {
@@ -116,10 +126,24 @@ impl Server {
         let records = config.data_dir.clone();
         let state = State::load(&records).map_err(|source| StartError::Records { dir: records, source })?;
         let Parts { engine, events, images, network, on_host_ports, clock, random } = parts;
-        let shared = Arc::new(Shared { config, engine, images, network, on_host_ports, clock, random, state });
+        let shared = Arc::new(Shared {
+            config,
+            engine,
+            images,
+            network,
+            on_host_ports,
+            clock,
+            random,
+            state,
+            events: events::Events::default(),
+            addresses: streams::Addresses::default(),
+            shutdown: shutdown.clone(),
+        });
         shared.recover().await?;
-        base::tasks::detach("cri-events", shared.clone().follow(events, shutdown));
-        Ok(Server(shared))
+        base::tasks::detach("cri-events", shared.clone().follow(events));
+        let server = Server(shared);
+        server.serve_streams().await.map_err(StartError::Streams)?;
+        Ok(server)
     }
 
     /// Answers on a socket until `shutdown`.
@@ -144,11 +168,11 @@ impl Shared {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
     }
 
-    async fn follow(self: Arc<Self>, mut events: Events, shutdown: CancellationToken) {
+    async fn follow(self: Arc<Self>, mut events: Events) {
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = shutdown.cancelled() => None,
+                () = self.shutdown.cancelled() => None,
             };
             let Some(event) = event else { return };
             self.happened(event);
@@ -157,8 +181,9 @@ impl Shared {
 
     fn happened(&self, event: EngineEvent) {
         match event {
-            EngineEvent::Pod { event: Event::Exited { container, exit }, .. } => {
+            EngineEvent::Pod { pod, event: Event::Exited { container, exit } } => {
                 self.state.update_container(&container, |c| c.exited(&exit));
+                self.tell(&container, &pod, ContainerEventType::ContainerStoppedEvent);
             }
             EngineEvent::Pod { pod, event: Event::LogFault { container, message } } => {
                 tracing::warn!(sandbox = pod, container, message, "a container's log cannot be written");

@@ -6,7 +6,7 @@
 use crate::record::SandboxRecord;
 use crate::spec::sandbox;
 use crate::{Shared, error};
-use node_api::cri::PodSandboxConfig;
+use node_api::cri::{ContainerEventType, PodSandboxConfig};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -44,6 +44,8 @@ impl Shared {
                     s.ips = ips.iter().map(IpAddr::to_string).collect();
                     s.ready = true;
                 });
+                self.tell(&id, &id, ContainerEventType::ContainerCreatedEvent);
+                self.tell(&id, &id, ContainerEventType::ContainerStartedEvent);
                 Ok(id)
             }
             Err(failure) => {
@@ -123,6 +125,7 @@ impl Shared {
         }
         if record.ready {
             self.state.update_sandbox(id, |s| s.ready = false);
+            self.tell(id, id, ContainerEventType::ContainerStoppedEvent);
         }
         Ok(())
     }
@@ -135,7 +138,9 @@ impl Shared {
             self.remove_container(&container.id).await?;
         }
         remove_dir(&self.sandbox_dir(&record.id)).map_err(|e| error::other(&e))?;
-        self.state.remove_sandbox(&record.id)
+        self.state.remove_sandbox(&record.id)?;
+        self.tell(&record.id, &record.id, ContainerEventType::ContainerDeletedEvent);
+        Ok(())
     }
 
     /// The supervisor is gone and nothing replaces it: nobody will tell how its containers end.

@@ -218,53 +218,62 @@ impl RuntimeService for Server {
         answer(self.0.exec_sync(&request.container_id, &request.cmd, timeout).await?)
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(unsupported("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        answer(ExecResponse { url: self.0.exec_address(request.into_inner())? })
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(unsupported("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        answer(AttachResponse { url: self.0.attach_address(&request.into_inner())? })
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(unsupported("PortForward"))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        answer(PortForwardResponse { url: self.0.port_forward_address(&request.into_inner().pod_sandbox_id)? })
     }
 
-    async fn container_stats(&self, _: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
-        Err(unsupported("ContainerStats"))
+    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+        let stats = self.0.container_stats(&request.into_inner().container_id).await?;
+        answer(ContainerStatsResponse { stats: Some(stats) })
     }
 
-    async fn list_container_stats(&self, _: Request<ListContainerStatsRequest>) -> Answer<ListContainerStatsResponse> {
-        Err(unsupported("ListContainerStats"))
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = self.0.all_container_stats(request.into_inner().filter).await?;
+        answer(ListContainerStatsResponse { stats })
     }
 
     type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(unsupported("StreamContainerStats"))
+        let all = self.0.all_container_stats(request.into_inner().filter).await?;
+        pieces(all, |container_stats| StreamContainerStatsResponse { container_stats })
     }
 
-    async fn pod_sandbox_stats(&self, _: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
-        Err(unsupported("PodSandboxStats"))
+    async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
+        let stats = self.0.sandbox_stats(&request.into_inner().pod_sandbox_id).await?;
+        answer(PodSandboxStatsResponse { stats: Some(stats) })
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<ListPodSandboxStatsRequest>,
+        request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
-        Err(unsupported("ListPodSandboxStats"))
+        let stats = self.0.all_sandbox_stats(request.into_inner().filter).await?;
+        answer(ListPodSandboxStatsResponse { stats })
     }
 
     type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(unsupported("StreamPodSandboxStats"))
+        let all = self.0.all_sandbox_stats(request.into_inner().filter).await?;
+        pieces(all, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats })
     }
 
     /// A kubelet tells the addresses of its pods; ours are a setting, as with a CNI configuration of containerd.
@@ -300,7 +309,7 @@ impl RuntimeService for Server {
     type GetContainerEventsStream = Streamed<ContainerEventResponse>;
 
     async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
-        Err(unsupported("GetContainerEvents"))
+        answer(self.0.listen())
     }
 
     async fn list_metric_descriptors(

@@ -1,6 +1,7 @@
 //! The whole interface on the real kernel, as root, over its socket: busybox as the image, pods with the machine's network.
 
 use base::{SystemClock, SystemRandom};
+use futures_util::{SinkExt, StreamExt};
 use image::{ImageStore, Options};
 use net::NetConfig;
 use net::pod::PodNetwork;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::UnixListener;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -73,6 +76,7 @@ impl World {
             state_dir: self.path("engine-state"),
             exe: env!("CARGO_BIN_EXE_cri-zygote").into(),
             supervisor_cgroup: None,
+            patience: runtime::Config::PATIENCE,
         }
     }
 
@@ -342,6 +346,77 @@ async fn what_cannot_be_says_why() {
         run.stop().await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_stats_and_events() {
+    in_world(|world| async move {
+        let mut run = world.start().await;
+        let mut events = run.runtime.get_container_events(GetEventsRequest {}).await.expect("listens").into_inner();
+        let sandbox = run.run_sandbox(world.sandbox("web")).await;
+        let id = run.begin(&sandbox, container("main", "exec sleep 1000")).await;
+        let exec = ExecRequest {
+            container_id: id.clone(),
+            cmd: vec!["cat".into()],
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            ..ExecRequest::default()
+        };
+        let url = run.runtime.exec(exec).await.expect("an address").into_inner().url;
+        let (stdout, status) = talk(&url, b"hello\n").await.expect("answered");
+        assert_eq!(stdout, "hello\n");
+        assert!(status.contains(r#""status":"Success""#), "{status}");
+        assert!(talk(&url, b"again").await.is_none(), "an address is good once");
+        let stats = run.runtime.list_container_stats(ListContainerStatsRequest::default()).await.expect("measured");
+        let stats = stats.into_inner().stats.pop().expect("one runs");
+        assert_eq!(stats.attributes.expect("its own").id, id);
+        assert!(stats.memory.and_then(|m| m.usage_bytes).is_some_and(|b| b.value > 0));
+        assert!(stats.writable_layer.and_then(|l| l.inodes_used).is_some_and(|n| n.value > 0));
+        let asked = PodSandboxStatsRequest { pod_sandbox_id: sandbox.clone() };
+        let stats = run.runtime.pod_sandbox_stats(asked).await.expect("measured").into_inner().stats.expect("some");
+        assert_eq!(stats.linux.expect("of Linux").containers.len(), 1);
+        run.remove_sandbox(&sandbox).await;
+        let mut told = Vec::new();
+        while told.last() != Some(&(true, ContainerEventType::ContainerDeletedEvent)) {
+            let event = events.message().await.expect("goes on").expect("goes on");
+            told.push((event.container_id == sandbox, event.container_event_type()));
+        }
+        use ContainerEventType::{ContainerCreatedEvent, ContainerDeletedEvent, ContainerStartedEvent};
+        let begin = [
+            (true, ContainerCreatedEvent),
+            (true, ContainerStartedEvent),
+            (false, ContainerCreatedEvent),
+            (false, ContainerStartedEvent),
+        ];
+        assert_eq!(told[..4], begin);
+        assert!(told.contains(&(false, ContainerEventType::ContainerStoppedEvent)));
+        assert!(told.contains(&(false, ContainerDeletedEvent)));
+        run.stop().await;
+    })
+    .await;
+}
+
+/// Writes to a command's standard input over a WebSocket, as kubectl does; what it wrote to its standard output, and its status.
+async fn talk(url: &str, input: &[u8]) -> Option<(String, String)> {
+    let address = url.strip_prefix("http://").expect("an address");
+    let (host, _) = address.split_once('/').expect("an address");
+    let mut request = format!("ws://{address}").into_client_request().expect("a request");
+    request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().expect("literal"));
+    let socket = tokio::net::TcpStream::connect(host).await.expect("connected");
+    let (mut socket, _) = tokio_tungstenite::client_async(request, socket).await.ok()?;
+    socket.send(Message::binary([&[0], input].concat())).await.expect("sent");
+    socket.send(Message::binary(vec![255, 0])).await.expect("sent");
+    let (mut stdout, mut status) = (String::new(), String::new());
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Binary(bytes) = message else { continue };
+        match bytes.split_first() {
+            Some((1, text)) => stdout += &String::from_utf8_lossy(text),
+            Some((3, text)) => status += &String::from_utf8_lossy(text),
+            _ => {}
+        }
+    }
+    Some((stdout, status))
 }
 
 /// A docker-save archive with busybox.

@@ -72,6 +72,10 @@ pub(crate) struct Agent {
     /// The hash of the cluster's CA that was printed with the token; needed once
     #[arg(long, value_name = "sha256:HEX")]
     pub(crate) ca_hash: Option<String>,
+    /// Instead of these three, for a server that is not dhow's: a kubeconfig with a token for asking for certificates (kubeadm's
+    /// bootstrap-kubelet.conf) or with a certificate of this node; needed once
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "token", "ca_hash"])]
+    pub(crate) bootstrap_kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) up: Up,
 }

@@ -76,9 +76,15 @@ impl Network {
             .map_err(|e| ClientError::Malformed(format!("ConfigMap {NAMESPACE}/{NAME}: {e}")))
     }
 
-    /// Asks the server.
-    pub(crate) async fn fetch(client: &Client) -> Result<Network, ClientError> {
-        Network::from_config_map(client.api::<ConfigMap>().get(NAMESPACE, NAME).await?)
+    /// Asks the server. One that is not dhow's has no answer, or keeps it from nodes; then it is as this machine's settings say.
+    pub(crate) async fn fetch(client: &Client, config: &Config) -> Result<Network, ClientError> {
+        match client.api::<ConfigMap>().get(NAMESPACE, NAME).await {
+            Err(e) if e.is_not_found() || e.is_forbidden() => {
+                tracing::info!("the server publishes no {NAMESPACE}/{NAME}; this machine's settings tell the network");
+                Ok(Network::of(config))
+            }
+            found => Network::from_config_map(found?),
+        }
     }
 }
 

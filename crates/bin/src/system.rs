@@ -282,7 +282,7 @@ async fn ask(
     remembered: &[IpNet],
     node_ip: IpAddr,
 ) -> Result<(Network, Vec<IpNet>), ClientError> {
-    let network = Network::fetch(client).await?;
+    let network = Network::fetch(client, basics.config).await?;
     let new = node::new_node(&network.over(basics.config), node_ip, remembered, basics.clock.now())
         .map_err(|e| ClientError::Malformed(format!("this machine cannot be described: {e}")))?;
     Ok((network, membership::pod_cidrs(client, &new).await?))

@@ -56,12 +56,19 @@ pub(crate) enum PkiError {
 }
 
 /// PEM of a certificate chain and its private key.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct KeyCert {
     /// Leaf first.
     pub(crate) cert_pem: String,
     /// PKCS #8.
     pub(crate) key_pem: String,
+}
+
+impl std::fmt::Debug for KeyCert {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key belongs in no log.
+        f.debug_struct("KeyCert").field("cert_pem", &self.cert_pem).finish_non_exhaustive()
+    }
 }
 
 /// What a leaf is for.

@@ -13,7 +13,12 @@ pub(crate) fn run(agent: Agent, args: &[String]) -> Result<(), CommandError> {
     if !agent.up.foreground && start::runs_already(&config) {
         return Ok(());
     }
-    let said = Said { server: agent.server, token: agent.token, ca_hash: agent.ca_hash };
+    let said = Said {
+        server: agent.server,
+        token: agent.token,
+        ca_hash: agent.ca_hash,
+        kubeconfig: agent.bootstrap_kubeconfig,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(join::ensure(&config, said, &SystemClock))?;
     drop(runtime);

@@ -5,10 +5,13 @@
 //!   client certificate ─▶ the cluster's network, pod addresses, serving certificate; renewed with itself ever after
 //! ```
 //!
+//! A server that is not dhow's is reached by a kubeconfig instead ([`given`]); from the first certificate on both are the same.
+//!
 //! The node's keys are made here and never leave. Folder `<data>/pki`: `ca.crt`, `node-client.{crt,key}`, `node.{crt,key}`, and
 //! `NAME.next.key` while a request for a certificate is under way. After the first contact the token is of no more use.
 
 mod certificates;
+mod given;
 mod requests;
 
 pub(crate) use certificates::Certificates;
@@ -19,7 +22,8 @@ use crate::commands::CommandError;
 use crate::config::Config;
 use crate::membership::Memory;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use client::{CaPin, Client, HttpTransport, TlsIdentity};
+use client::{CaPin, Client, HttpTransport, PinnedCa, TlsIdentity};
+use given::{Credentials, Given};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +37,8 @@ pub(crate) struct Said {
     pub(crate) server: Option<String>,
     pub(crate) token: Option<String>,
     pub(crate) ca_hash: Option<String>,
+    /// Instead of all three.
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 /// What makes this machine a node, on disk.
@@ -87,15 +93,12 @@ pub(crate) async fn ensure(config: &Config, said: Said, clock: &dyn base::Clock)
             None => "this machine is no node of a cluster yet",
             Some(_) => "this node's certificate is not valid any more",
         };
-        let missing =
-            || format!("{why}: give --server, --token and --ca-hash as `dhow token create` prints them on the server");
-        let server = said.server.clone().or(memory.server.clone()).ok_or_else(missing)?;
-        let token = said.token.ok_or_else(missing)?;
-        let hash = said.ca_hash.ok_or_else(missing)?;
-        let pin: CaPin = hash.parse().map_err(|()| {
-            format!("ca-hash {hash:?} is not sha256: and 64 hexadecimal digits, as `dhow token create` prints it")
-        })?;
-        first_contact(config, &server, token, pin, clock).await?;
+        let contact = match said.kubeconfig {
+            Some(path) => Contact::given(Given::read(&path)?)?,
+            None => Contact::said(&said, memory.server.as_deref(), why)?,
+        };
+        memory.server = Some(contact.server.clone());
+        first_contact(config, contact, clock).await?;
     }
     memory.node_name = Some(name.clone());
     memory.server = said.server.or(memory.server);
@@ -103,27 +106,78 @@ pub(crate) async fn ensure(config: &Config, said: Said, clock: &dyn base::Clock)
     Ok(())
 }
 
-async fn first_contact(
-    config: &Config,
-    server: &str,
-    token: String,
-    pin: CaPin,
-    clock: &dyn base::Clock,
-) -> Result<(), CommandError> {
+/// A server, and by what it lets us in.
+struct Contact {
+    server: String,
+    way: Way,
+}
+
+enum Way {
+    /// Asks for a certificate, with a token. The CA is known, or shown by the server.
+    Ask { transport: HttpTransport, ca: CaSource },
+    /// Has one.
+    Certificate { ca_pem: String, pair: KeyCert },
+}
+
+enum CaSource {
+    Known(String),
+    Shown(Arc<PinnedCa>),
+}
+
+impl Contact {
+    /// By what `dhow token create` printed.
+    fn said(said: &Said, remembered: Option<&str>, why: &str) -> Result<Self, CommandError> {
+        let missing =
+            || format!("{why}: give --server, --token and --ca-hash as `dhow token create` prints them on the server");
+        let server = said.server.as_deref().or(remembered).ok_or_else(missing)?.to_owned();
+        let token = said.token.clone().ok_or_else(missing)?;
+        let hash = said.ca_hash.as_ref().ok_or_else(missing)?;
+        let pin: CaPin = hash.parse().map_err(|()| {
+            format!("ca-hash {hash:?} is not sha256: and 64 hexadecimal digits, as `dhow token create` prints it")
+        })?;
+        let (transport, verifier) = HttpTransport::pinned(&server, pin, TlsIdentity::Token(token))?;
+        Ok(Contact { server, way: Way::Ask { transport, ca: CaSource::Shown(verifier) } })
+    }
+
+    /// By a kubeconfig.
+    fn given(given: Given) -> Result<Self, CommandError> {
+        let Given { server, ca_pem, credentials } = given;
+        let way = match credentials {
+            Credentials::Certificate(pair) => Way::Certificate { ca_pem, pair },
+            Credentials::Token(token) => Way::Ask {
+                transport: HttpTransport::new(&server, ca_pem.as_bytes(), TlsIdentity::Token(token))?,
+                ca: CaSource::Known(ca_pem),
+            },
+        };
+        Ok(Contact { server, way })
+    }
+}
+
+async fn first_contact(config: &Config, contact: Contact, clock: &dyn base::Clock) -> Result<(), CommandError> {
     let dir = config.data_dir.join("pki");
     files::private_dir(&dir)?;
-    let (transport, verifier) = HttpTransport::pinned(server, pin, TlsIdentity::Token(token))?;
-    let client = Client::new(Arc::new(transport), "dhow-agent");
     let leaf = client_leaf(&config.node_name);
-    let asking = requests::obtain(&client, &dir, &leaf, requests::CLIENT);
-    let pair = tokio::time::timeout(PATIENCE, asking).await.map_err(|_| {
-        format!("{server} gave no certificate within {PATIENCE:?}; `kubectl get csr` there tells why")
-    })??;
-    let ca = verifier.certificate().ok_or("the server did not show its CA")?;
-    let ca_pem = pem("CERTIFICATE", &ca);
+    let (ca_pem, pair) = match contact.way {
+        Way::Certificate { ca_pem, pair } => (ca_pem, pair),
+        Way::Ask { transport, ca } => {
+            let client = Client::new(Arc::new(transport), "dhow-agent");
+            let asking = requests::obtain(&client, &dir, &leaf, requests::CLIENT);
+            let pair = tokio::time::timeout(PATIENCE, asking).await.map_err(|_| {
+                format!("{} gave no certificate within {PATIENCE:?}; `kubectl get csr` there tells why", contact.server)
+            })??;
+            let ca_pem = match ca {
+                CaSource::Known(ca_pem) => ca_pem,
+                CaSource::Shown(verifier) => {
+                    pem("CERTIFICATE", &verifier.certificate().ok_or("the server did not show its CA")?)
+                }
+            };
+            (ca_pem, pair)
+        }
+    };
     if pki::state(&ca_pem, &leaf, &pair, clock.now().as_second()) == State::Bad {
+        let user = format!("system:node:{}", config.node_name);
         return Err(
-            "the server gave a certificate that is not what was asked for, or not valid by this machine's clock".into(),
+            format!("the certificate is not one of {user} by this CA, or not valid by this machine's clock").into()
         );
     }
     files::write(&dir.join("ca.crt"), ca_pem.as_bytes(), 0o644)?;

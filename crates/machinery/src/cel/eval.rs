@@ -91,6 +91,25 @@ pub(super) fn uses(expr: &Expr, variable: &str) -> bool {
     found
 }
 
+/// Whether `variable.field` or `variable.?field` stands in it.
+pub(super) fn selects(expr: &Expr, variable: &str, field: &str) -> bool {
+    let is_variable = |expr: &Expr| matches!(&expr.kind, Kind::Ident(name) if &**name == variable);
+    let mut found = false;
+    walk(expr, &mut |expr| {
+        found |= match &expr.kind {
+            Kind::Select { operand, field: name, .. } => &**name == field && is_variable(operand),
+            Kind::Call { function, args, .. } if &**function == "_?._" => match args.as_slice() {
+                [operand, name] => {
+                    is_variable(operand) && matches!(&name.kind, Kind::Literal(name) if name.as_str() == Some(field))
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+    });
+    found
+}
+
 /// The value of an expression.
 pub(super) fn eval(program: &Inner, variables: &dyn Activation, budget: &mut Budget) -> Result<Value, EvalError> {
     let mut run = Run { program, variables, budget, scopes: Vec::new(), cost: 0 };

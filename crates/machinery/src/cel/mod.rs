@@ -144,4 +144,9 @@ impl Program {
     pub fn uses(&self, variable: &str) -> bool {
         eval::uses(&self.inner.expr, variable)
     }
+
+    /// Whether the expression reads this field of this variable by name.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        eval::selects(&self.inner.expr, variable, field)
+    }
 }

@@ -45,11 +45,12 @@ pub(crate) enum Storage {
 impl Storage {
     /// Opens what the configuration names.
     pub(crate) async fn open(config: &Config) -> Result<Self, StorageError> {
+        let seal = Encryption::open(&config.data_dir.join("pki"))?;
         if let Some(etcd) = &config.etcd {
-            return Ok(Storage::Etcd(Arc::new(EtcdStore::open(options(etcd)?).await?)));
+            let options = EtcdOptions { seal: Some(Arc::new(seal)), ..options(etcd)? };
+            return Ok(Storage::Etcd(Arc::new(EtcdStore::open(options).await?)));
         }
         let dir = directory(&config.data_dir);
-        let seal = Encryption::open(&config.data_dir.join("pki"))?;
         let options = store::Options { seal: Some(Arc::new(seal)), ..store::Options::default() };
         let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir, options)).await??;
         Ok(Storage::Disk(Arc::new(opened)))

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! etcd's first revision is 1 and belongs to no write; ours is one less. A value is kept with the place of its revision (four
-//! bytes, then the bytes), since only etcd knows the revision. A deletion has no value there: this server's watchers see the
+//! bytes, then the bytes, sealed if there is a seal), since only etcd knows the revision. A deletion has no value there: this server's watchers see the
 //! final value that was given, other servers' the one before with the deletion's revision.
 //!
 //! All keys are watched, not only ours: so every revision of etcd is seen, and "I have seen r" needs no progress messages
@@ -16,12 +16,13 @@
 use crate::mvcc::Mvcc;
 use crate::plan::{Root, entry, expect, refuse_invalid};
 use crate::{
-    At, Change, Entry, Event, Key, Limits, Listing, Op, Page, Range, Read, Revision, Store, StoreError, Txn, Value,
-    WatchStream,
+    At, Change, Entry, Event, Key, Limits, Listing, Op, Page, Range, Read, Revision, Seal, Store, StoreError, Txn,
+    Value, WatchStream,
 };
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct EtcdOptions {
     pub prefix: String,
     /// How much history is kept in memory.
     pub limits: Limits,
+    /// What values look like in etcd; without one, as they are. All servers need the same.
+    pub seal: Option<Arc<dyn Seal>>,
 }
 
 /// Why etcd cannot be used.
@@ -79,6 +82,16 @@ pub enum EtcdError {
     /// Something else wrote below our prefix.
     #[error("etcd holds a key that is not dhow's: {0}; choose another --etcd-prefix")]
     Foreign(String),
+    /// Another server sealed it with other keys.
+    #[error(
+        "etcd holds {key}, which cannot be opened: {why}; have all servers the same pki/ in their data directories?"
+    )]
+    Sealed {
+        /// What.
+        key: String,
+        /// Why.
+        why: String,
+    },
 }
 
 /// A [`Store`] that many processes share.
@@ -92,6 +105,7 @@ pub struct EtcdStore {
 struct Shared {
     etcd: Etcd,
     prefix: String,
+    seal: Option<Arc<dyn Seal>>,
     mvcc: Arc<Mvcc>,
     /// The newest revision of ours that `mvcc` has.
     applied: watch::Sender<u64>,
@@ -117,12 +131,13 @@ impl EtcdStore {
         let channel = channel(&options).map_err(|why| EtcdError::Options { endpoints: endpoints.clone(), why })?;
         let etcd = Etcd::new(channel);
         let unreachable = |s: tonic::Status| EtcdError::Unreachable { endpoints, why: s.message().to_owned() };
-        let loaded = load(&etcd, &options.prefix).await.map_err(unreachable)?;
-        let (root, revision) = loaded.map_err(EtcdError::Foreign)?;
+        let loaded = load(&etcd, &options.prefix, options.seal.as_deref()).await.map_err(unreachable)?;
+        let (root, revision) = loaded?;
         let (mvcc, _) = Mvcc::new(options.limits, root, revision, revision, Vec::new());
         let shared = Arc::new(Shared {
             etcd,
             prefix: options.prefix,
+            seal: options.seal,
             mvcc,
             applied: watch::channel(revision.0).0,
             pending: Mutex::default(),
@@ -204,17 +219,31 @@ fn theirs(revision: Revision) -> i64 {
     }
 }
 
-fn kept(value: &Value) -> Bytes {
-    let mut out = BytesMut::with_capacity(value.bytes.len() + 4);
+fn kept(key: &Key, value: &Value, seal: Option<&dyn Seal>) -> Result<Bytes, StoreError> {
+    let sealed = match seal {
+        Some(seal) => seal.seal(key.as_str(), &value.bytes).map_err(StoreError::Backend)?,
+        None => Cow::Borrowed(value.bytes.as_ref()),
+    };
+    let mut out = BytesMut::with_capacity(sealed.len() + 4);
     out.put_u32_le(value.splice.and_then(|at| u32::try_from(at).ok()).unwrap_or(NO_SPLICE));
-    out.extend_from_slice(&value.bytes);
-    out.freeze()
+    out.extend_from_slice(&sealed);
+    Ok(out.freeze())
 }
 
-fn unkept(bytes: &Bytes) -> Option<Value> {
-    let (place, _) = bytes.split_first_chunk::<4>()?;
-    let rest = bytes.slice(4..);
-    let splice = match u32::from_le_bytes(*place) {
+/// `Ok(None)`: nothing of ours.
+fn unkept(key: &str, bytes: &Bytes, seal: Option<&dyn Seal>) -> Result<Option<Value>, String> {
+    let Some((place, _)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let stored = bytes.slice(4..);
+    let opened = match seal.map(|seal| seal.open(key, &stored)).transpose()? {
+        Some(Cow::Owned(plain)) => Some(plain),
+        // It was not sealed.
+        Some(Cow::Borrowed(_)) | None => None,
+    };
+    Ok(with_place(*place, opened.map_or(stored, Bytes::from)))
+}
+
+fn with_place(place: [u8; 4], rest: Bytes) -> Option<Value> {
+    let splice = match u32::from_le_bytes(place) {
         NO_SPLICE => None,
         at => Some(usize::try_from(at).ok().filter(|at| *at <= rest.len())?),
     };
@@ -254,8 +283,12 @@ impl Shared {
 
 // === loading and following ===
 
-/// Everything below the prefix at one revision; the inner error is a key that is not ours.
-async fn load(etcd: &Etcd, prefix: &str) -> Result<Result<(Root, Revision), String>, tonic::Status> {
+/// Everything below the prefix at one revision; the inner error is a key that is not ours, or that cannot be opened.
+async fn load(
+    etcd: &Etcd,
+    prefix: &str,
+    seal: Option<&dyn Seal>,
+) -> Result<Result<(Root, Revision), EtcdError>, tonic::Status> {
     let mut root = Root::new();
     let (mut revision, mut key) = (0, prefix.as_bytes().to_vec());
     loop {
@@ -268,8 +301,12 @@ async fn load(etcd: &Etcd, prefix: &str) -> Result<Result<(Root, Revision), Stri
         key = page.kvs.last().map(|kv| [kv.key.as_slice(), &[0]].concat()).unwrap_or_default();
         for kv in page.kvs {
             let name = std::str::from_utf8(&kv.key).ok().and_then(|k| k.strip_prefix(prefix));
-            let (Some(name), Some(value)) = (name, unkept(&kv.value)) else {
-                return Ok(Err(String::from_utf8_lossy(&kv.key).into_owned()));
+            let foreign = || EtcdError::Foreign(String::from_utf8_lossy(&kv.key).into_owned());
+            let Some(name) = name else { return Ok(Err(foreign())) };
+            let value = match unkept(name, &kv.value, seal) {
+                Ok(Some(value)) => value,
+                Ok(None) => return Ok(Err(foreign())),
+                Err(why) => return Ok(Err(EtcdError::Sealed { key: name.to_owned(), why })),
             };
             let new = entry(Key::new(name), value, ours(kv.create_revision), ours(kv.mod_revision));
             root.insert(new.key.clone(), new);
@@ -286,7 +323,7 @@ async fn follow(shared: Arc<Shared>) {
         // The revision after the one that was seen, in etcd's counting.
         let start = i64::try_from(seen.0).unwrap_or(i64::MAX - 2) + 2;
         match follow_from(&shared, start).await {
-            Ended::Compacted => match load(&shared.etcd, &shared.prefix).await {
+            Ended::Compacted => match load(&shared.etcd, &shared.prefix, shared.seal.as_deref()).await {
                 Ok(Ok((root, revision))) => {
                     tracing::warn!(
                         revision = revision.0,
@@ -296,7 +333,7 @@ async fn follow(shared: Arc<Shared>) {
                     shared.applied.send_replace(revision.0);
                     continue;
                 }
-                Ok(Err(key)) => tracing::error!(key, "etcd holds a key that is not dhow's"),
+                Ok(Err(error)) => tracing::error!(error = %base::chain(&error), "failed to load from etcd"),
                 Err(error) => tracing::warn!(error = error.message(), "failed to load from etcd"),
             },
             Ended::Broken(why) => tracing::warn!(why, "the watch of etcd broke"),
@@ -350,9 +387,16 @@ impl Shared {
             let last = self.own_last(&old).unwrap_or_else(|| Value::plain(old.value.clone()));
             return Some(Change::Deleted { last: entry(old.key.clone(), last, old.created, at), old });
         }
-        let Some(mut value) = unkept(&kv.value) else {
-            tracing::error!(%key, "a value in etcd is damaged");
-            return None;
+        let mut value = match unkept(key.as_str(), &kv.value, self.seal.as_deref()) {
+            Ok(Some(value)) => value,
+            Ok(None) => {
+                tracing::error!(%key, "a value in etcd is damaged");
+                return None;
+            }
+            Err(why) => {
+                tracing::error!(%key, %why, "a value in etcd cannot be opened");
+                return None;
+            }
         };
         value.derived = self.own_derived(&key, &kv.value);
         let old = root.get(&key).cloned();
@@ -426,15 +470,15 @@ struct Registered<'a> {
 }
 
 impl<'a> Registered<'a> {
-    fn new(shared: &'a Shared, txn: &Txn) -> Self {
+    fn new(shared: &'a Shared, txn: &Txn, kept: &[Bytes]) -> Self {
         let mut pending = shared.pending.lock();
         pending.next += 1;
         let id = pending.next;
         let mut keys = Vec::new();
-        for op in &txn.ops {
+        for (op, kept) in txn.ops.iter().zip(kept) {
             let own = match op {
                 Op::Create { value, .. } | Op::Update { value, .. } => {
-                    Own::Put { kept: kept(value), value: value.clone() }
+                    Own::Put { kept: kept.clone(), value: value.clone() }
                 }
                 Op::Delete { expected, last, .. } => Own::Delete { expected: *expected, last: last.clone() },
                 Op::Check { .. } => continue,
@@ -461,9 +505,18 @@ impl Drop for Registered<'_> {
 }
 
 impl Shared {
-    fn request(&self, txn: &Txn) -> TxnRequest {
+    /// What each op of a transaction writes; empty for those that write nothing.
+    fn kept(&self, txn: &Txn) -> Result<Vec<Bytes>, StoreError> {
+        let one = |op: &Op| match op {
+            Op::Create { key, value } | Op::Update { key, value, .. } => kept(key, value, self.seal.as_deref()),
+            Op::Delete { .. } | Op::Check { .. } => Ok(Bytes::new()),
+        };
+        txn.ops.iter().map(one).collect()
+    }
+
+    fn request(&self, txn: &Txn, kept: &[Bytes]) -> TxnRequest {
         let mut request = TxnRequest::default();
-        for op in &txn.ops {
+        for (op, kept) in txn.ops.iter().zip(kept) {
             let key = self.raw(op.key());
             let expected = match op {
                 Op::Create { .. } => 0,
@@ -476,8 +529,8 @@ impl Shared {
             let mod_revision = Some(expected);
             request.compare.push(Compare { result: 0, target: MOD, key: key.clone(), mod_revision });
             request.success.extend(match op {
-                Op::Create { value, .. } | Op::Update { value, .. } => {
-                    Some(RequestOp { put: Some(PutRequest { key, value: kept(value) }), delete_range: None })
+                Op::Create { .. } | Op::Update { .. } => {
+                    Some(RequestOp { put: Some(PutRequest { key, value: kept.clone() }), delete_range: None })
                 }
                 Op::Delete { .. } => Some(RequestOp { put: None, delete_range: Some(DeleteRangeRequest { key }) }),
                 Op::Check { .. } => None,
@@ -526,9 +579,10 @@ impl Store for EtcdStore {
         }
         let shared = &self.shared;
         let writes = txn.ops.iter().any(|op| !matches!(op, Op::Check { .. }));
+        let kept = shared.kept(&txn)?;
         for _ in 0..ATTEMPTS {
-            let registered = Registered::new(shared, &txn);
-            let answer = shared.etcd.txn(shared.request(&txn)).await.map_err(|s| failure(&s))?;
+            let registered = Registered::new(shared, &txn, &kept);
+            let answer = shared.etcd.txn(shared.request(&txn, &kept)).await.map_err(|s| failure(&s))?;
             let revision = ours(answer.header.map(|h| h.revision).unwrap_or_default());
             shared.reached(revision).await?;
             drop(registered);
@@ -579,11 +633,44 @@ mod tests {
     fn values_keep_the_place_of_their_revision() {
         for splice in [None, Some(0), Some(2)] {
             let value = Value { splice, ..Value::plain("ab") };
-            let back = unkept(&kept(&value)).expect("ours");
+            let key = Key::new("/x");
+            let stored = kept(&key, &value, None).expect("no seal");
+            let back = unkept("/x", &stored, None).expect("no seal").expect("ours");
             assert_eq!((back.bytes, back.splice), (value.bytes, splice));
         }
-        assert!(unkept(&Bytes::from_static(b"abc")).is_none());
-        assert!(unkept(&Bytes::from_static(&[9, 0, 0, 0, 1])).is_none(), "outside of its bytes");
+        let unkept = |bytes: &'static [u8]| unkept("/x", &Bytes::from_static(bytes), None).expect("no seal");
+        assert!(unkept(b"abc").is_none());
+        assert!(unkept(&[9, 0, 0, 0, 1]).is_none(), "outside of its bytes");
+    }
+
+    /// Turns all bits of secrets around.
+    #[derive(Debug)]
+    struct Around;
+
+    impl Seal for Around {
+        fn seal<'a>(&self, key: &str, value: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+            let turned = || value.iter().map(|byte| !byte).collect::<Vec<u8>>().into();
+            Ok(if key.starts_with("/secrets/") { turned() } else { value.into() })
+        }
+
+        fn open<'a>(&self, key: &str, stored: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+            self.seal(key, stored)
+        }
+
+        fn is_current(&self, _: &str, _: &[u8]) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_is_plain_here_and_not_there() {
+        let value = Value { splice: Some(2), ..Value::plain("{}") };
+        for (key, is_plain) in [("/secrets/a/b", false), ("/pods/a/b", true)] {
+            let stored = kept(&Key::new(key), &value, Some(&Around)).expect("it seals");
+            assert_eq!(stored.ends_with(b"{}"), is_plain, "{key}");
+            let back = unkept(key, &stored, Some(&Around)).expect("it opens").expect("ours");
+            assert_eq!((back.bytes.as_ref(), back.splice), (b"{}".as_slice(), Some(2)));
+        }
     }
 
     #[test]

@@ -6,12 +6,13 @@ use crate::admission::{self, Admission, Cluster, Operation};
 use crate::aggregate::{self, Aggregation};
 use crate::audit::{self, Audit, Record};
 use crate::auth::{
-    ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, MASTERS, Peer, PeerIdentity, Rules,
-    TokenIssuer, UserInfo, forbidden,
+    ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, LegacyUses, MASTERS, Peer, PeerIdentity,
+    Rules, TokenIssuer, UserInfo, forbidden, used_today,
 };
 use crate::flow::{self, Class, Flow, Seat};
+use crate::health::Hooks;
 use crate::kinds_table::KindTable;
-use crate::metrics::Metrics;
+use crate::metrics::{self, AdmissionMetrics, Authenticated, Labels, Metrics};
 use crate::negotiate::Output;
 use crate::options::{FieldValidation, WriteOptions};
 use crate::reader::{KindRef, Reader, Stored};
@@ -22,6 +23,7 @@ use crate::services::{Allocator, ServiceNetwork};
 use crate::webhook_client::WebhookClient;
 use crate::write::{Write, Written};
 use crate::{Body, node_metrics, pipeline, response, routes, status};
+use api::prelude::Secret;
 use api::{AnyObject, Status};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -35,6 +37,7 @@ use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use store::Store;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What an API server needs from outside.
@@ -76,16 +79,8 @@ pub(crate) struct Inner {
     pub(crate) allocator: Allocator,
     pub(crate) webhooks: WebhookClient,
     pub(crate) metrics: Metrics,
-    pub(crate) health: Mutex<Vec<HealthCheck>>,
+    pub(crate) hooks: Hooks,
     pub(crate) shutdown: CancellationToken,
-}
-
-/// A named part of `/readyz`.
-pub struct HealthCheck {
-    /// As it stands in the URL, e.g. `poststarthook/rbac/bootstrap-roles`.
-    pub name: String,
-    /// `Err` tells what is missing.
-    pub check: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
 /// One request on its way: who, what, and what to warn of.
@@ -123,18 +118,21 @@ impl ApiServer {
             flow: Arc::default(),
             allocator,
             metrics: Metrics::new(),
-            health: Mutex::new(Vec::new()),
+            hooks: Hooks::default(),
             shutdown: CancellationToken::new(),
             deps,
         };
+        inner.metrics.admission.know(inner.deps.admission.iter().map(|plugin| plugin.name()));
+        if let Some(audit) = &inner.deps.audit {
+            inner.metrics.register(Box::new(audit.metrics.events.clone()));
+            inner.metrics.register(Box::new(audit.metrics.errors.clone()));
+            inner.metrics.register(Box::new(audit.metrics.levels.clone()));
+        }
         let server = ApiServer { inner: Arc::new(inner) };
+        let informer = server.begin_start("poststarthook/crd-informer-synced");
         server.load_definitions().await?;
+        informer.done();
         Ok(server)
-    }
-
-    /// Adds a part of `/readyz`.
-    pub fn add_ready_check(&self, check: HealthCheck) {
-        self.inner.health.lock().push(check);
     }
 
     /// Reads of the newest state.
@@ -147,17 +145,33 @@ impl ApiServer {
         self.inner.shutdown.cancel();
     }
 
+    /// Writes down, as labels of their Secrets, which legacy tokens are used; until `shutdown`.
+    pub async fn track_legacy_tokens(self, uses: LegacyUses, shutdown: CancellationToken) {
+        loop {
+            let (namespace, name) = tokio::select! {
+                () = shutdown.cancelled() => return,
+                next = uses.next() => next,
+            };
+            let found = self.reader().get::<Secret>(&namespace, &name).await;
+            let marked = found.ok().flatten().and_then(|secret| used_today(secret, self.clock_now()));
+            let (Some(marked), Some(kind)) = (marked, self.find_kind("", "v1", "secrets")) else { continue };
+            if let Err(failure) = Cluster::update(&self, &kind, "", Box::new(marked)).await {
+                tracing::debug!(%namespace, %name, error = %failure.message, "failed to note the use of a token");
+            }
+        }
+    }
+
     /// Answers one request, in-process or from the network. Watches and logs stream.
     pub async fn handle(&self, request: Request<Body>, peer: Peer) -> Response<Body> {
-        let started = tokio::time::Instant::now();
+        let started = Instant::now();
         let (head, body) = request.into_parts();
         let query = Query::parse(head.uri.query());
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let (user, warnings) = (UserInfo::default(), Remarks::default());
         let record = RecordSlot::default();
         let call = Call { head, query, info, user, warnings, class: None, seat: None, record: record.clone() };
-        let labels = self.inner.metrics.labels(&call);
-        let _in_flight = self.inner.metrics.in_flight(&call);
+        let labels = self.labels(&call);
+        let _in_flight = self.inner.metrics.requests.in_flight(&labels);
         let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer(call, body, peer));
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let response = match answer {
@@ -173,7 +187,7 @@ impl ApiServer {
                 response::failure(&failure)
             }
         };
-        self.inner.metrics.observe(labels, response.status().as_u16(), started.elapsed());
+        self.inner.metrics.requests.observe(&labels, response.status(), started.elapsed());
         response
     }
 
@@ -224,7 +238,7 @@ impl ApiServer {
     fn note_answer(&self, call: &Call, result: &Result<Answer, Status>) -> Option<Status> {
         let mut slot = call.record.lock();
         let record = slot.as_mut()?;
-        record.note_answer(result, call.warnings.take_annotations());
+        record.note_answer(result, &call.warnings);
         result.as_ref().err().cloned()
     }
 
@@ -248,8 +262,11 @@ impl ApiServer {
     /// Takes a seat of the request's priority level.
     async fn take_seat(&self, call: &mut Call) -> Result<(), Status> {
         let Some((class, flow)) = self.inner.flow.classify(call) else { return Ok(()) };
-        let result = self.inner.flow.seat(&class.level, flow).await;
-        self.inner.metrics.flow(&class, result.as_ref().err().copied());
+        let metrics = &self.inner.metrics.flow;
+        let begun = Instant::now();
+        let seats = self.inner.flow.width(self, call, &class).await;
+        let result = self.inner.flow.seat(&class, flow, seats, metrics).await;
+        metrics.seated(&class, result.as_ref().err().copied(), begun.elapsed());
         call.class = Some(class);
         call.seat = Some(result.map_err(|_| flow::refusal())?);
         Ok(())
@@ -264,12 +281,17 @@ impl ApiServer {
         let body = self.note_body(call, body).await?;
         self.take_seat(call).await?;
         let attributes = call.info.attributes(&call.user, &call.query);
-        let allowed = self.authorize(&attributes).await;
+        let begun = Instant::now();
+        let decision = self.decide(&attributes).await;
+        self.inner.metrics.access.authorized(&decision, begun.elapsed());
         if call.record.lock().is_some() {
-            let decision = if allowed.is_ok() { "allow" } else { "forbid" };
-            call.warnings.annotate("authorization.k8s.io/", "decision", decision);
+            let text = if decision.is_allowed() { "allow" } else { "forbid" };
+            call.warnings.annotate(AUTHORIZATION, "decision", text);
+            call.warnings.annotate(AUTHORIZATION, "reason", decision.reason());
         }
-        allowed?;
+        if !decision.is_allowed() {
+            return Err(forbidden(&attributes, decision.reason()));
+        }
         if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {
             return Ok(aggregate::forward(self, call, &remote, body).await);
         }
@@ -285,16 +307,33 @@ impl ApiServer {
     async fn authenticate(&self, head: &Parts, peer: &Peer) -> Result<UserInfo, Status> {
         let found = match &peer.identity {
             PeerIdentity::Local(user) => Some(user.clone()),
-            _ => self.inner.deps.authenticator.authenticate(head, peer).await.map_err(|error| {
-                tracing::debug!(%error, "unable to authenticate the request");
-                status::unauthorized()
-            })?,
+            _ => self.authenticate_from_outside(head, peer).await?,
         };
-        let Some(mut user) = found else { return Ok(UserInfo::anonymous()) };
+        let Some(mut user) = found else {
+            return match self.inner.deps.authenticator.allows_anonymous(head.uri.path()) {
+                true => Ok(UserInfo::anonymous()),
+                false => Err(status::unauthorized()),
+            };
+        };
         if user.name != ANONYMOUS && !user.is_in(AUTHENTICATED) {
             user.groups.push(AUTHENTICATED.into());
         }
         Ok(user)
+    }
+
+    async fn authenticate_from_outside(&self, head: &Parts, peer: &Peer) -> Result<Option<UserInfo>, Status> {
+        let begun = Instant::now();
+        let found = self.inner.deps.authenticator.authenticate(head, peer).await;
+        let result = match &found {
+            Ok(Some(user)) => Authenticated::User(&user.name),
+            Ok(None) => Authenticated::Nobody,
+            Err(_) => Authenticated::Error,
+        };
+        self.inner.metrics.access.authenticated(result, begun.elapsed());
+        found.map_err(|error| {
+            tracing::debug!(%error, "unable to authenticate the request");
+            status::unauthorized()
+        })
     }
 
     /// The user that the `Impersonate-*` headers name, if the asking one may (`filters/impersonation.go`).
@@ -371,7 +410,7 @@ impl ApiServer {
     /// `Ok` if the authorizer allows.
     pub(crate) async fn authorize(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
         match self.decide(attributes).await {
-            Decision::Allow => Ok(()),
+            Decision::Allow(_) => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
         }
     }
@@ -379,9 +418,21 @@ impl ApiServer {
     /// The authorizer's answer; masters may everything (`authorizerfactory`, `SystemPrivilegedGroup`).
     pub(crate) async fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.is_in(MASTERS) {
-            return Decision::Allow;
+            return Decision::ALLOW;
         }
         self.inner.deps.authorizer.authorize(attributes).await
+    }
+
+    /// What a call is counted under.
+    fn labels(&self, call: &Call) -> Labels {
+        let info = &call.info;
+        let kind = info.is_resource.then(|| self.find_kind(&info.group, &info.version, &info.resource)).flatten();
+        metrics::labels(call, kind)
+    }
+
+    /// Shows more under `/metrics`: of other parts of this process.
+    pub fn register_metrics(&self, collector: Box<dyn prometheus::core::Collector>) {
+        self.inner.metrics.register(collector);
     }
 
     pub(crate) fn find_kind(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
@@ -464,7 +515,7 @@ impl Cluster for ApiServer {
     }
 
     async fn allowed(&self, attributes: &Attributes<'_>) -> bool {
-        self.decide(attributes).await == Decision::Allow
+        self.decide(attributes).await.is_allowed()
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
@@ -473,6 +524,10 @@ impl Cluster for ApiServer {
 
     fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<KindRef> {
         self.inner.kinds.load().find_by_kind(group, version, kind).cloned()
+    }
+
+    fn metrics(&self) -> &AdmissionMetrics {
+        &self.inner.metrics.admission
     }
 
     fn webhooks(&self) -> &WebhookClient {
@@ -503,6 +558,9 @@ impl Cluster for ApiServer {
         }
     }
 }
+
+/// What annotations of authorization begin with.
+const AUTHORIZATION: &str = "authorization.k8s.io/";
 
 /// Subresources whose answers last.
 const STREAMS: [&str; 5] = ["attach", "exec", "portforward", "proxy", "log"];

@@ -371,7 +371,7 @@ async fn service_address(
             }
         },
     };
-    let slices = service_client::slices_of(server, namespace, name).await?;
+    let slices = service_client::slices_of(server.reader(), namespace, name).await?;
     let mut found = service_client::ready_endpoints(&slices, &wanted);
     if found.is_empty() {
         return Err(status::unavailable(format!("no endpoints available for service {id:?}")));

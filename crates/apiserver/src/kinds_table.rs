@@ -7,16 +7,16 @@ use std::collections::HashMap;
 #[derive(Debug, Default)]
 pub(crate) struct KindTable {
     list: Vec<KindRef>,
-    index: HashMap<(String, String, String), usize>,
+    /// Places in the list, by plural.
+    index: HashMap<String, Vec<usize>>,
 }
 
 impl KindTable {
     pub(crate) fn new(list: Vec<KindRef>) -> Self {
-        let key = |k: &KindRef| {
-            let info = k.info();
-            (info.group.to_string(), info.version.to_string(), info.plural.to_string())
-        };
-        let index = list.iter().enumerate().map(|(i, k)| (key(k), i)).collect();
+        let mut index: HashMap<String, Vec<usize>> = HashMap::new();
+        for (i, kind) in list.iter().enumerate() {
+            index.entry(kind.info().plural.to_string()).or_default().push(i);
+        }
         KindTable { list, index }
     }
 
@@ -26,8 +26,10 @@ impl KindTable {
     }
 
     pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&KindRef> {
-        // Three short copies; a lookup per request, no more.
-        self.index.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).map(|i| &self.list[*i])
+        let named = self.index.get(plural)?.iter().map(|i| &self.list[*i]);
+        let is = |k: &&KindRef| k.info().group == group && k.info().version == version;
+        // The last one counts, should there be two.
+        named.rev().find(is)
     }
 
     /// By kind instead of plural, as owner references name it.

@@ -54,6 +54,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef) -> R
     let options = ListOptions::parse(&call.query, false)?;
     let selection = Selection::parse(&options, &**kind, &call.info)?;
     let found = find(server, kind, &call.info.namespace, &options, &selection).await?;
+    server.inner.metrics.lists.found(kind.info(), found.items.len());
     respond(server, call, kind, found, output)
 }
 

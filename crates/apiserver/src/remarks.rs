@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub struct Remarks {
     warnings: Mutex<Vec<String>>,
     annotations: Mutex<BTreeMap<String, String>>,
+    /// Those that say as much as a request's body.
+    of_bodies: Mutex<BTreeMap<String, String>>,
 }
 
 impl Remarks {
@@ -26,8 +28,18 @@ impl Remarks {
         self.annotations.lock().entry(format!("{prefix}{key}")).or_insert_with(|| value.to_owned());
     }
 
-    pub(crate) fn take_annotations(&self) -> BTreeMap<String, String> {
-        std::mem::take(&mut self.annotations.lock())
+    /// As [`Self::annotate`], where the audit log is told the bodies of requests (`AddAnnotationWithLevel`).
+    pub fn annotate_body(&self, prefix: &str, key: &str, value: String) {
+        self.of_bodies.lock().entry(format!("{prefix}{key}")).or_insert(value);
+    }
+
+    /// What was noted, with what tells of bodies if `bodies`.
+    pub(crate) fn take_annotations(&self, bodies: bool) -> BTreeMap<String, String> {
+        let mut all = std::mem::take(&mut *self.annotations.lock());
+        if bodies {
+            all.extend(std::mem::take(&mut *self.of_bodies.lock()));
+        }
+        all
     }
 
     pub(crate) fn take(&self) -> Vec<String> {

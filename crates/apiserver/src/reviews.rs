@@ -130,19 +130,13 @@ fn check_attributes(spec: &Value, kind: &str) -> Result<(), Status> {
     Err(status::invalid("authorization.k8s.io", kind, "", &vec![error]))
 }
 
-fn decision_json(decision: Decision) -> Value {
-    let mut value = json!({"allowed": decision == Decision::Allow});
-    match decision {
-        Decision::Allow => {}
-        Decision::Deny(reason) => {
-            value["denied"] = true.into();
-            value["reason"] = reason.into();
-        }
-        Decision::NoOpinion(reason) => {
-            if !reason.is_empty() {
-                value["reason"] = reason.into();
-            }
-        }
+fn decision_json(decision: &Decision) -> Value {
+    let mut value = json!({"allowed": decision.is_allowed()});
+    if matches!(decision, Decision::Deny(_)) {
+        value["denied"] = true.into();
+    }
+    if !decision.reason().is_empty() {
+        value["reason"] = decision.reason().into();
     }
     value
 }
@@ -172,7 +166,7 @@ async fn subject_access(server: &ApiServer, review: &Value, namespace: &str, kin
         let why = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
         return Err(status::bad_request(why));
     }
-    Ok(decision_json(server.decide(&attributes).await))
+    Ok(decision_json(&server.decide(&attributes).await))
 }
 
 fn extra(spec: &Value) -> BTreeMap<String, Vec<String>> {
@@ -188,7 +182,7 @@ fn extra(spec: &Value) -> BTreeMap<String, Vec<String>> {
 async fn self_access(server: &ApiServer, call: &Call, review: &Value) -> Result<Value, Status> {
     let spec = review.get("spec").unwrap_or(&Value::Null);
     check_attributes(spec, "SelfSubjectAccessReview")?;
-    Ok(decision_json(server.decide(&attributes(&call.user, spec)).await))
+    Ok(decision_json(&server.decide(&attributes(&call.user, spec)).await))
 }
 
 async fn self_rules(server: &ApiServer, call: &Call, review: &Value) -> Result<Value, Status> {

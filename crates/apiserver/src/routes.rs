@@ -2,7 +2,7 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::response::{Answer, plain};
-use crate::{Body, discovery, openapi, status};
+use crate::{Body, discovery, health, metrics, openapi, status};
 use api::Status;
 use http::Method;
 use serde_json::json;
@@ -19,13 +19,11 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
     let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     match first {
         "" => Ok(Answer::json(json!({"paths": paths(server)}).to_string())),
-        "healthz" | "livez" | "readyz" => health(server, call, first, rest),
+        "healthz" | "livez" | "readyz" => health::answer(server, call, first, rest).await,
         "version" if rest.is_empty() => Ok(Answer::json(version())),
-        "metrics" if rest.is_empty() => Ok(Answer::Raw(plain(
-            200,
-            "text/plain; version=0.0.4; charset=utf-8",
-            server.inner.metrics.text(&server.inner.flow).into(),
-        ))),
+        "metrics" if rest.is_empty() => {
+            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", metrics::text(server).await.into())))
+        }
         "api" | "apis" => discovery::answer(server, call, path),
         "openapi" => openapi::answer(server, call, rest).await,
         ".well-known" | "openid" => issuer_document(server, path),
@@ -71,50 +69,4 @@ fn platform() -> &'static str {
         "aarch64" => "arm64",
         other => other,
     }
-}
-
-/// `/readyz?verbose`, `/readyz/etcd` and so on (`apiserver/pkg/server/healthz/healthz.go`).
-fn health(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
-    let excluded: Vec<&str> = call.query.all("exclude").collect();
-    let mut results: Vec<(String, Result<(), String>)> = vec![("ping".into(), Ok(()))];
-    results.push(("etcd".into(), Ok(())));
-    for check in server.inner.health.lock().iter().filter(|_| group != "livez") {
-        results.push((check.name.clone(), (check.check)()));
-    }
-    if group == "readyz" {
-        let stopping = server.inner.shutdown.is_cancelled();
-        results.push(("shutdown".into(), if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
-    }
-    if !one.is_empty() {
-        let found = results.into_iter().find(|(name, _)| name == one).ok_or_else(status::no_such_path)?;
-        return match found.1 {
-            Ok(()) => Ok(Answer::text("ok")),
-            Err(why) => Ok(Answer::Raw(plain(
-                500,
-                "text/plain; charset=utf-8",
-                format!("internal server error: {why}\n").into(),
-            ))),
-        };
-    }
-    let mut text = String::new();
-    let mut failed = Vec::new();
-    for (name, result) in &results {
-        match result {
-            _ if excluded.contains(&name.as_str()) => text.push_str(&format!("[+]{name} excluded: ok\n")),
-            Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
-            Err(_) => {
-                text.push_str(&format!("[-]{name} failed: reason withheld\n"));
-                failed.push(name.as_str());
-            }
-        }
-    }
-    if !failed.is_empty() {
-        text.push_str(&format!("{group} check failed\n"));
-        return Ok(Answer::Raw(plain(500, "text/plain; charset=utf-8", text.into())));
-    }
-    if call.query.get("verbose").is_none() {
-        return Ok(Answer::text("ok"));
-    }
-    text.push_str(&format!("{group} check passed\n"));
-    Ok(Answer::text(text))
 }

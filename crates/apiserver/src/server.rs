@@ -187,20 +187,31 @@ impl Connection {
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
+                self.server.inner.metrics.tls_errors.inc();
                 tracing::debug!(%error, peer = %self.address, "TLS handshake failed");
                 return;
             }
-            Err(_) => return,
+            Err(_) => {
+                self.server.inner.metrics.tls_errors.inc();
+                return;
+            }
         };
         let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec);
         let identity = certificates.map_or(PeerIdentity::None, |chain| {
             tls.identity(chain.into_iter().map(CertificateDer::into_owned).collect())
         });
+        let expires = match &identity {
+            PeerIdentity::Certificates(chain) => chain.expires(),
+            _ => None,
+        };
         let peer = Peer { address: Some(self.address), identity };
         let shutdown = self.shutdown.clone();
         let service = service_fn(move |request| {
             let this = self.clone();
             let peer = peer.clone();
+            if let Some(expires) = expires {
+                this.server.inner.metrics.access.certificate(expires - this.server.clock_now().as_second());
+            }
             // Boxed: the compiler cannot see through the nested futures that they are Send.
             let answer: BoxFuture<'static, Response<Body>> = Box::pin(this.answer(request, peer));
             async move { Ok::<_, Infallible>(answer.await) }

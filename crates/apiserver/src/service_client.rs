@@ -3,8 +3,7 @@
 //! Differs from upstream's default (`apiserver/pkg/util/proxy/proxy.go`, `ResolveCluster`): connections go to a ready endpoint,
 //! as with `--enable-aggregator-routing`. That works whether or not this host has the Service rules, and needs one lookup.
 
-use crate::api_server::ApiServer;
-use crate::reader::Stored;
+use crate::reader::{Reader, Stored};
 use crate::status;
 use crate::webhook_client::trust::Identity;
 use api::Status;
@@ -17,8 +16,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::Arc;
 
 /// The EndpointSlices of a Service.
-pub(crate) async fn slices_of(server: &ApiServer, namespace: &str, name: &str) -> Result<Vec<EndpointSlice>, Status> {
-    let read = server.reader().stored_list("discovery.k8s.io/endpointslices", namespace).await;
+pub(crate) async fn slices_of(reader: &Reader, namespace: &str, name: &str) -> Result<Vec<EndpointSlice>, Status> {
+    let read = reader.stored_list("discovery.k8s.io/endpointslices", namespace).await;
     let (list, _) = read.map_err(status::from_store)?;
     let of_service = |s: &&Stored| s.header().labels.get("kubernetes.io/service-name").is_some_and(|n| n == name);
     list.iter().filter(of_service).map(|s| s.decode().map_err(status::internal)).collect()
@@ -39,13 +38,13 @@ pub(crate) fn ready_endpoints(slices: &[EndpointSlice], port: &str) -> Vec<(Stri
 
 /// Where the port `port` of a Service can be reached now; empty if nowhere.
 pub(crate) async fn resolve(
-    server: &ApiServer,
+    reader: &Reader,
     namespace: &str,
     name: &str,
     port: i32,
 ) -> Result<Vec<(String, u16)>, Status> {
-    let service = server.reader().get::<Service>(namespace, name).await?;
-    let service = service.ok_or_else(|| status::not_found_in("", "services", name))?;
+    let service = reader.get::<Service>(namespace, name).await?;
+    let service = service.ok_or_else(|| status::not_found_in("", "service", name))?;
     let spec = service.spec.unwrap_or_default();
     if spec.type_.as_deref() == Some("ExternalName") {
         let host = spec.external_name.unwrap_or_default();
@@ -54,7 +53,7 @@ pub(crate) async fn resolve(
     let Some(found) = spec.ports.iter().flatten().find(|p| p.port == port) else {
         return Err(status::unavailable(format!("no service port {port} found for service {name:?}")));
     };
-    let slices = slices_of(server, namespace, name).await?;
+    let slices = slices_of(reader, namespace, name).await?;
     Ok(ready_endpoints(&slices, found.name.as_deref().unwrap_or_default()))
 }
 

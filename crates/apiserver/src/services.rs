@@ -2,7 +2,10 @@
 //! (`pkg/registry/core/service/storage/alloc.go`, `…/ipallocator`, `…/portallocator`).
 //!
 //! What is taken is rebuilt from the stored Services at start; nothing else is kept. A reservation that is not kept gives
-//! back what it took. Differs from upstream: no IPAddress objects, so one server at a time may allocate.
+//! back what it took. Differs from upstream: no IPAddress objects.
+//!
+//! Servers that share a store share a guard, too: an entry that changes in the same commit as every Service. Whose guard is old
+//! when it commits is refused, reads the Services anew and reserves again; so no two give out the same ([`Guard`]).
 
 use crate::reader::Reader;
 use crate::status;
@@ -17,6 +20,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use store::{At, Key, Op, Revision, Value};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// Where Services get their addresses and ports.
 #[derive(Debug, Clone)]
@@ -25,12 +30,14 @@ pub struct ServiceNetwork {
     pub cidrs: Vec<IpNet>,
     /// Node ports.
     pub node_ports: RangeInclusive<u16>,
+    /// Other servers use the same store.
+    pub shared: bool,
 }
 
 impl Default for ServiceNetwork {
     fn default() -> Self {
         let cidr = IpNet::new(IpAddr::from([10, 43, 0, 0]), 16).expect("16 bits fit IPv4");
-        ServiceNetwork { cidrs: vec![cidr], node_ports: 30000..=32767 }
+        ServiceNetwork { cidrs: vec![cidr], node_ports: 30000..=32767, shared: false }
     }
 }
 
@@ -45,6 +52,39 @@ pub(crate) struct Allocator {
     network: ServiceNetwork,
     random: Arc<dyn Random>,
     taken: Arc<Mutex<Taken>>,
+    /// The guard's revision at which we know what is taken.
+    known_at: Arc<AsyncMutex<Revision>>,
+}
+
+/// Where the guard is.
+const GUARD: &str = "/dhow/service-allocations";
+
+/// What a commit of a Service must change beside it. One is held at a time, so that nothing is reserved while Services are read anew.
+pub(crate) struct Guard {
+    known_at: OwnedMutexGuard<Revision>,
+    expected: Revision,
+    value: Value,
+}
+
+impl Guard {
+    /// For the commit.
+    pub(crate) fn op(&self) -> Op {
+        let (key, value) = (Key::new(GUARD), self.value.clone());
+        match self.expected {
+            Revision(0) => Op::Create { key, value },
+            expected => Op::Update { key, expected, value },
+        }
+    }
+
+    /// The commit with this revision is ours.
+    pub(crate) fn committed(&mut self, revision: Revision) {
+        *self.known_at = revision;
+    }
+
+    /// Whether a commit was refused because of the guard at this key.
+    pub(crate) fn is_at(key: &Key) -> bool {
+        key.as_str() == GUARD
+    }
 }
 
 /// What a write took and, once it is committed, gives up.
@@ -85,6 +125,18 @@ impl Drop for Reservation {
     }
 }
 
+/// What the stored Services hold.
+async fn taken(reader: &Reader) -> Result<Taken, Status> {
+    let mut taken = Taken::default();
+    for service in reader.list::<Service>("").await? {
+        if let Some(spec) = &service.spec {
+            taken.addresses.extend(addresses(spec));
+            taken.ports.extend(ports(spec));
+        }
+    }
+    Ok(taken)
+}
+
 impl Allocator {
     /// Knows what the stored Services hold.
     pub(crate) async fn repair(
@@ -92,14 +144,30 @@ impl Allocator {
         random: Arc<dyn Random>,
         reader: &Reader,
     ) -> Result<Self, Status> {
-        let mut taken = Taken::default();
-        for service in reader.list::<Service>("").await? {
-            if let Some(spec) = &service.spec {
-                taken.addresses.extend(addresses(spec));
-                taken.ports.extend(ports(spec));
-            }
+        let taken = Arc::new(Mutex::new(taken(reader).await?));
+        Ok(Allocator { network, random, taken, known_at: Arc::default() })
+    }
+
+    /// Whether others may give out what this object takes.
+    pub(crate) fn is_guarded(&self, object: &dyn AnyObject) -> bool {
+        self.network.shared && api::any::downcast_ref::<Service>(object).is_some()
+    }
+
+    /// Before a Service is written in a store that others write to: afterwards it is known what they gave out until now. `None` if
+    /// the store is ours alone, or the object is no Service.
+    pub(crate) async fn guard(&self, object: &dyn AnyObject, reader: &Reader) -> Result<Option<Guard>, Status> {
+        if !self.is_guarded(object) {
+            return Ok(None);
         }
-        Ok(Allocator { network, random, taken: Arc::new(Mutex::new(taken)) })
+        let mut known_at = self.known_at.clone().lock_owned().await;
+        let found = reader.store().get(&Key::new(GUARD), At::Latest).await.map_err(status::from_store)?;
+        let expected = found.value.map(|entry| entry.modified).unwrap_or_default();
+        if *known_at != expected {
+            let fresh = taken(reader).await?;
+            *self.taken.lock() = fresh;
+            *known_at = expected;
+        }
+        Ok(Some(Guard { known_at, expected, value: Value::plain(self.random.uuid()) }))
     }
 
     /// Takes what a new Service needs. Other kinds need nothing.
@@ -498,7 +566,12 @@ mod tests {
     use expect_test::{Expect, expect};
 
     fn allocator() -> Allocator {
-        Allocator { network: ServiceNetwork::default(), random: Arc::new(SeededRandom::new(1)), taken: Arc::default() }
+        Allocator {
+            network: ServiceNetwork::default(),
+            random: Arc::new(SeededRandom::new(1)),
+            taken: Arc::default(),
+            known_at: Arc::default(),
+        }
     }
 
     fn create(allocator: &Allocator, spec: &str) -> Result<Service, Status> {
@@ -582,7 +655,10 @@ mod tests {
     #[test]
     fn everything_is_given_out_once_and_comes_back() {
         let cidr = "10.0.0.0/27".parse().expect("a literal");
-        let a = Allocator { network: ServiceNetwork { cidrs: vec![cidr], node_ports: 30000..=30001 }, ..allocator() };
+        let a = Allocator {
+            network: ServiceNetwork { cidrs: vec![cidr], node_ports: 30000..=30001, shared: false },
+            ..allocator()
+        };
         let services: Vec<Service> = (0..30).map(|_| create(&a, r#"{"type":"ClusterIP"}"#).expect("free")).collect();
         assert_eq!(a.taken.lock().addresses.len(), 30);
         assert_eq!(create(&a, r#"{"type":"ClusterIP"}"#).map(drop).map_err(|s| s.code), Err(500));

@@ -19,7 +19,9 @@ mod custom;
 mod deletes;
 mod hostile;
 mod lists;
+mod metrics;
 mod quotas;
+mod services;
 mod subresources;
 mod watches;
 mod writes;
@@ -56,6 +58,19 @@ impl Fixture {
         admission: Vec<Box<dyn crate::admission::Admission>>,
         audit: Option<Arc<crate::audit::Audit>>,
     ) -> Self {
+        Self::made(store, admission, audit, ServiceNetwork::default()).await
+    }
+
+    async fn with_network(store: Arc<dyn store::Store>, services: ServiceNetwork) -> Self {
+        Self::made(store, vec![Box::new(crate::admission::NamespaceLifecycle)], None, services).await
+    }
+
+    async fn made(
+        store: Arc<dyn store::Store>,
+        admission: Vec<Box<dyn crate::admission::Admission>>,
+        audit: Option<Arc<crate::audit::Audit>>,
+        services: ServiceNetwork,
+    ) -> Self {
         let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
         let server = ApiServer::new(Deps {
             store,
@@ -63,7 +78,7 @@ impl Fixture {
             authorizer: Arc::new(AllowAll),
             admission,
             token_issuer: None,
-            services: ServiceNetwork::default(),
+            services,
             node_client: None,
             audit,
             clock: clock.clone(),
@@ -204,6 +219,7 @@ async fn health_and_version() {
             200 ok
             200 [+]ping ok
             [+]etcd ok
+            [+]poststarthook/crd-informer-synced ok
             livez check passed
 
             404 NotFound: the server could not find the requested resource

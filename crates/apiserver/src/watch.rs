@@ -8,6 +8,7 @@
 use crate::api_server::{ApiServer, Call};
 use crate::custom::view;
 use crate::list;
+use crate::metrics::WatchMetrics;
 use crate::negotiate::{self, Encoding, Form};
 use crate::options::ListOptions;
 use crate::reader::{KindRef, Stored, range_of};
@@ -49,14 +50,14 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef) -> R
         include,
         header_sent: false,
         clock: server.inner.deps.clock.clone(),
+        metrics: server.inner.metrics.requests.watch_started(call, kind),
     };
     let watch = Watch::start(server, call, kind, &options, selection, writer).await?;
     let mut response = plain(200, content_type(encoding), Bytes::new());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    let gauge = server.inner.metrics.watch_started(kind.info());
-    let stream = futures_util::stream::unfold((watch, gauge), |(mut watch, gauge)| async move {
+    let stream = futures_util::stream::unfold(watch, |mut watch| async move {
         let chunk = watch.next_chunk().await?;
-        Some((Ok::<_, BoxError>(Frame::data(chunk)), (watch, gauge)))
+        Some((Ok::<_, BoxError>(Frame::data(chunk)), watch))
     });
     *response.body_mut() = BodyExt::boxed_unsync(StreamBody::new(stream));
     Ok(Answer::Raw(response))
@@ -346,6 +347,7 @@ struct EventWriter {
     /// Tables carry their columns in the first event only.
     header_sent: bool,
     clock: std::sync::Arc<dyn base::Clock>,
+    metrics: WatchMetrics,
 }
 
 impl EventWriter {
@@ -412,6 +414,7 @@ impl EventWriter {
     }
 
     fn frame(&self, out: &mut BytesMut, event: &str, object: &[u8]) {
+        self.metrics.sent(object.len());
         if self.encoding == Encoding::Protobuf {
             let framed = serde_json::from_slice(object)
                 .map_err(|e| e.to_string())

@@ -7,7 +7,7 @@
 pub(crate) mod trust;
 
 use crate::reader::Reader;
-use api::prelude::Service;
+use crate::service_client;
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
@@ -19,6 +19,7 @@ use rustls::ClientConfig as TlsConfig;
 use rustls_pki_types::ServerName;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -46,6 +47,17 @@ pub struct ClientConfig {
     pub target: Target,
     /// PEM roots that may sign the webhook's certificate; empty = those of the system.
     pub ca_bundle: Vec<u8>,
+    /// Who we are for the webhook.
+    pub credentials: Credentials,
+}
+
+/// Who we are for a webhook. Nobody, if empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Credentials {
+    /// A client certificate and its key, PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The `Authorization` header.
+    pub authorization: Option<String>,
 }
 
 /// Where a webhook is.
@@ -53,7 +65,7 @@ pub struct ClientConfig {
 pub enum Target {
     /// `https://host[:port][/path]`
     Url(String),
-    /// A Service of the cluster, reached at its cluster address; its certificate names `<name>.<namespace>.svc`.
+    /// A Service of the cluster, reached at one of its ready endpoints; its certificate names `<name>.<namespace>.svc`.
     Service {
         /// Its namespace.
         namespace: String,
@@ -70,14 +82,18 @@ pub enum Target {
 #[derive(Debug, Error)]
 pub enum WebhookError {
     /// The deadline passed.
-    #[error("Post {url:?}: context deadline exceeded")]
+    #[error("{verb} {url:?}: context deadline exceeded")]
     Timeout {
+        /// `Post` or `Get`.
+        verb: &'static str,
         /// What was called.
         url: String,
     },
     /// No connection, or it broke.
-    #[error("Post {url:?}: {why}")]
+    #[error("{verb} {url:?}: {why}")]
     Transport {
+        /// `Post` or `Get`.
+        verb: &'static str,
         /// What was called.
         url: String,
         /// Why not.
@@ -100,6 +116,8 @@ pub enum WebhookError {
 pub struct WebhookClient {
     reader: Reader,
     pools: Mutex<HashMap<ClientConfig, Arc<Pool>>>,
+    /// Connections made to Services.
+    turns: AtomicUsize,
 }
 
 /// One webhook's trust and idle connections.
@@ -133,7 +151,7 @@ enum Failure {
 impl WebhookClient {
     /// Services are looked up in `reader`.
     pub fn new(reader: Reader) -> Self {
-        WebhookClient { reader, pools: Mutex::new(HashMap::new()) }
+        WebhookClient { reader, pools: Mutex::new(HashMap::new()), turns: AtomicUsize::new(0) }
     }
 
     /// POSTs a JSON review and returns the body of a successful answer. A `timeout` is the call's deadline and is told to the
@@ -145,11 +163,37 @@ impl WebhookClient {
         body: Bytes,
     ) -> Result<Bytes, WebhookError> {
         let address = Address::of(&config.target, timeout)?;
+        self.send(config, &address, timeout.unwrap_or(DEFAULT_TIMEOUT), Some(body)).await
+    }
+
+    /// POSTs a review to somebody who is told no deadline.
+    pub(crate) async fn review(
+        &self,
+        config: &ClientConfig,
+        timeout: Duration,
+        body: Bytes,
+    ) -> Result<Bytes, WebhookError> {
+        self.send(config, &Address::of(&config.target, None)?, timeout, Some(body)).await
+    }
+
+    /// GETs a document.
+    pub(crate) async fn get(&self, config: &ClientConfig, timeout: Duration) -> Result<Bytes, WebhookError> {
+        self.send(config, &Address::of(&config.target, None)?, timeout, None).await
+    }
+
+    async fn send(
+        &self,
+        config: &ClientConfig,
+        address: &Address,
+        timeout: Duration,
+        body: Option<Bytes>,
+    ) -> Result<Bytes, WebhookError> {
         let pool = self.pool(config)?;
-        let call = self.call(&pool, &address, body);
-        match tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), call).await {
+        let verb = if body.is_some() { "Post" } else { "Get" };
+        let message = Message { address, authorization: config.credentials.authorization.as_deref(), body };
+        match tokio::time::timeout(timeout, self.call(&pool, &message, verb)).await {
             Ok(answer) => answer,
-            Err(_) => Err(WebhookError::Timeout { url: address.url }),
+            Err(_) => Err(WebhookError::Timeout { verb, url: address.url.clone() }),
         }
     }
 
@@ -164,24 +208,27 @@ impl WebhookClient {
             let oldest = pools.iter().min_by_key(|(_, pool)| *pool.used.lock()).map(|(config, _)| config.clone());
             oldest.and_then(|config| pools.remove(&config));
         }
-        let tls = trust::client_config(&config.ca_bundle, None).map_err(WebhookError::Config)?;
+        let identity = config.credentials.identity.as_ref().map(|(chain, key)| trust::identity(chain, key));
+        let identity = identity.transpose().map_err(WebhookError::Config)?;
+        let tls = trust::client_config(&config.ca_bundle, identity).map_err(WebhookError::Config)?;
         let pool = Arc::new(Pool { tls, idle: Mutex::new(Vec::new()), used: Mutex::new(now) });
         pools.insert(config.clone(), pool.clone());
         Ok(pool)
     }
 
-    async fn call(&self, pool: &Pool, address: &Address, body: Bytes) -> Result<Bytes, WebhookError> {
-        let failed = |why: String| WebhookError::Transport { url: address.url.clone(), why };
+    async fn call(&self, pool: &Pool, message: &Message<'_>, verb: &'static str) -> Result<Bytes, WebhookError> {
+        let address = message.address;
+        let failed = |why: String| WebhookError::Transport { verb, url: address.url.clone(), why };
         // Kept connections may have been closed by the other side; the last try is on a new one.
         while let Some(sender) = pool.take() {
-            match exchange(pool, sender, address, body.clone()).await {
+            match exchange(pool, sender, message).await {
                 Ok(answer) => return read_answer(answer),
                 Err(Failure::Stale) => {}
                 Err(Failure::Why(why)) => return Err(failed(why)),
             }
         }
         let sender = self.connect(pool, address).await.map_err(failed)?;
-        match exchange(pool, sender, address, body).await {
+        match exchange(pool, sender, message).await {
             Ok(answer) => read_answer(answer),
             Err(Failure::Stale) => Err(failed("EOF".into())),
             Err(Failure::Why(why)) => Err(failed(why)),
@@ -189,13 +236,7 @@ impl WebhookClient {
     }
 
     async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
-        let (host, port) = match &address.dial {
-            Dial::Host(host, port) => (host.clone(), *port),
-            Dial::Service { namespace, name, port } => self.resolve(namespace, name, *port).await?,
-        };
-        let tcp = TcpStream::connect((host.as_str(), port))
-            .await
-            .map_err(|error| format!("dial tcp {}: connect: {}", join(&host, port), io_text(&error)))?;
+        let tcp = self.dial(&address.dial).await?;
         // Reviews are small; a delayed segment is a delayed write of somebody.
         tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
         let name = ServerName::try_from(address.server_name.clone()).map_err(|error| error.to_string())?;
@@ -212,21 +253,32 @@ impl WebhookClient {
         Ok(sender)
     }
 
-    /// The cluster address of a Service (`apiserver/pkg/util/proxy/proxy.go`, `ResolveCluster`).
-    async fn resolve(&self, namespace: &str, name: &str, port: u16) -> Result<(String, u16), String> {
-        let found = self.reader.get::<Service>(namespace, name).await.map_err(|error| base::chain(&error))?;
-        let spec = found.ok_or_else(|| format!("service {name:?} not found"))?.spec.unwrap_or_default();
-        let has_port = spec.ports.iter().flatten().any(|p| p.port == i32::from(port));
-        let no_port = || format!("no service port {port} found for service {name:?}");
-        match spec.type_.as_deref().unwrap_or("ClusterIP") {
-            "ExternalName" => Ok((spec.external_name.unwrap_or_default(), port)),
-            "ClusterIP" if spec.cluster_ip.as_deref() == Some("None") => {
-                Err("cannot route to service with ClusterIP \"None\"".into())
+    /// Connects to the host, or to an endpoint of the Service that answers.
+    async fn dial(&self, to: &Dial) -> Result<TcpStream, String> {
+        let mut addresses = match to {
+            Dial::Host(host, port) => vec![(host.clone(), *port)],
+            Dial::Service { namespace, name, port } => {
+                let found = service_client::resolve(&self.reader, namespace, name, i32::from(*port)).await;
+                let found = found.map_err(|status| status.message)?;
+                if found.is_empty() {
+                    return Err(format!("no endpoints available for service {name:?}"));
+                }
+                found
             }
-            "ClusterIP" | "NodePort" | "LoadBalancer" if has_port => Ok((spec.cluster_ip.unwrap_or_default(), port)),
-            "ClusterIP" | "NodePort" | "LoadBalancer" => Err(no_port()),
-            other => Err(format!("unsupported service type {other:?}")),
+        };
+        // Several endpoints take turns.
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed) % addresses.len();
+        addresses.rotate_left(turn);
+        let mut failure = String::new();
+        for (host, port) in addresses {
+            match TcpStream::connect((host.as_str(), port)).await {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => {
+                    failure = format!("dial tcp {}: connect: {}", join(&host, port), io_text(&error));
+                }
+            }
         }
+        Err(failure)
     }
 }
 
@@ -247,23 +299,42 @@ impl Pool {
     }
 }
 
+/// What is asked.
+struct Message<'a> {
+    address: &'a Address,
+    authorization: Option<&'a str>,
+    /// `None`: a GET.
+    body: Option<Bytes>,
+}
+
+impl Message<'_> {
+    fn request(&self) -> Result<Request<Full<Bytes>>, http::Error> {
+        let uri = self.address.uri.clone();
+        let mut builder = match &self.body {
+            Some(_) => Request::post(uri).header(header::CONTENT_TYPE, "application/json"),
+            None => Request::get(uri),
+        };
+        if let Some(authorization) = self.authorization {
+            builder = builder.header(header::AUTHORIZATION, authorization);
+        }
+        builder
+            .header(header::HOST, &self.address.authority)
+            .header(header::ACCEPT, "application/json, */*")
+            .header(header::USER_AGENT, "dhow")
+            .body(Full::new(self.body.clone().unwrap_or_default()))
+    }
+}
+
 /// One request on one connection, which is kept afterwards.
 async fn exchange(
     pool: &Pool,
     mut sender: SendRequest<Full<Bytes>>,
-    address: &Address,
-    body: Bytes,
+    message: &Message<'_>,
 ) -> Result<(http::response::Parts, Bytes), Failure> {
     if sender.ready().await.is_err() {
         return Err(Failure::Stale);
     }
-    let request = Request::post(address.uri.clone())
-        .header(header::HOST, &address.authority)
-        .header(header::ACCEPT, "application/json, */*")
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::USER_AGENT, "dhow")
-        .body(Full::new(body))
-        .map_err(|error| Failure::Why(error.to_string()))?;
+    let request = message.request().map_err(|error| Failure::Why(error.to_string()))?;
     let answer: Response<Incoming> = match sender.send_request(request).await {
         Ok(answer) => answer,
         Err(error) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {

@@ -13,6 +13,7 @@ use crate::managed::{self, Manager, NO_OWNERS, Owners, Wish};
 use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::remarks::Remarks;
+use crate::services::Guard;
 use crate::{convert, encode, status};
 use api::k8s::api::certificates::v1::CertificateSigningRequest;
 use api::{AnyObject, ObjectMeta, Status, Time};
@@ -123,6 +124,15 @@ struct Draft {
     edited: bool,
 }
 
+impl Attempt {
+    fn done(self, w: &Write<'_>) -> Result<Written, Status> {
+        match self {
+            Attempt::Done(written) => Ok(written),
+            Attempt::Raced => Err(status::stale(w.kind.info(), w.name)),
+        }
+    }
+}
+
 impl ApiServer {
     /// A new object. Its metadata is the client's; everything the server owns is wiped and set here.
     pub(crate) async fn create_object(&self, w: &Write<'_>, mut object: Box<dyn AnyObject>) -> Result<Written, Status> {
@@ -135,15 +145,17 @@ impl ApiServer {
         let draft = self.admit_new(w, draft).await?;
         let meta = draft.object.meta();
         let is_set = |field: &Option<String>| field.as_ref().is_some_and(|t| !t.is_empty());
-        if !is_set(&meta.generate_name) || is_set(&meta.name) {
-            return self.create_once(w, draft, false).await;
+        let generated = is_set(&meta.generate_name) && !is_set(&meta.name);
+        if !generated && !self.inner.allocator.is_guarded(&*draft.object) {
+            return self.create_once(w, draft, false).await?.done(w);
         }
         let mut attempt = 1;
         loop {
             let draft = Draft { object: draft.object.boxed_clone(), owners: draft.owners.clone(), ..draft };
-            match self.create_once(w, draft, true).await {
-                Err(s) if s.reason == "AlreadyExists" && attempt < GENERATE_NAME_ATTEMPTS => attempt += 1,
-                other => return other,
+            match self.create_once(w, draft, generated).await {
+                Err(s) if generated && s.reason == "AlreadyExists" && attempt < GENERATE_NAME_ATTEMPTS => attempt += 1,
+                Ok(Attempt::Raced) if attempt < RACE_ATTEMPTS => attempt += 1,
+                other => return other?.done(w),
             }
         }
     }
@@ -192,7 +204,7 @@ impl ApiServer {
         Ok(Draft { object, owners: request.owners, edited })
     }
 
-    async fn create_once(&self, w: &Write<'_>, draft: Draft, generated: bool) -> Result<Written, Status> {
+    async fn create_once(&self, w: &Write<'_>, draft: Draft, generated: bool) -> Result<Attempt, Status> {
         let Draft { mut object, owners, edited } = draft;
         let meta = object.meta_mut();
         // The storage says this, which a dry run does not reach.
@@ -206,6 +218,7 @@ impl ApiServer {
         }
         w.kind.prepare_create(&mut *object);
         note_requester(&mut *object, w.user);
+        let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
         let name = object.meta().name.clone().unwrap_or_default();
         let info = w.kind.info();
@@ -215,9 +228,11 @@ impl ApiServer {
         }
         w.warnings.add(w.kind.warnings(&*object, None));
         let object = self.admit_final_object(w, Operation::Create, &name, object, &owners, None).await?;
-        let written = self.commit_new(w, &name, object, &owners, generated).await?;
-        reservation.keep();
-        Ok(written)
+        let attempt = self.commit_new(w, &name, object, &owners, generated, guard.as_mut()).await?;
+        if matches!(attempt, Attempt::Done(_)) {
+            reservation.keep();
+        }
+        Ok(attempt)
     }
 
     async fn commit_new(
@@ -227,7 +242,8 @@ impl ApiServer {
         mut object: Box<dyn AnyObject>,
         owners: &Owners,
         generated: bool,
-    ) -> Result<Written, Status> {
+        mut guard: Option<&mut Guard>,
+    ) -> Result<Attempt, Status> {
         let info = w.kind.info();
         let key = key_of(&info.storage, w.stored_namespace(), name);
         let taken = |found: Option<Stored>| {
@@ -251,21 +267,26 @@ impl ApiServer {
                     Some(found) => taken(Some(found)),
                     None => {
                         let value = encode::to_value(&mut *object, owners)?;
-                        Ok(Written::DryRun { bytes: encode::unrevised(&value), created: true })
+                        Ok(Attempt::Done(Written::DryRun { bytes: encode::unrevised(&value), created: true }))
                     }
                 };
             }
             let value = view::to_stored(self, w.kind, &mut *object, owners).await?;
             let mut ops = vec![Op::Create { key: key.clone(), value }];
             ops.extend(together.ops()?);
+            ops.extend(guard.as_ref().map(|guard| guard.op()));
             match self.inner.deps.store.commit(Txn { ops }).await {
-                Ok((_, entries)) => {
+                Ok((revision, entries)) => {
+                    if let Some(guard) = &mut guard {
+                        guard.committed(revision);
+                    }
                     let stored = view::stored(self, w.kind, first(entries)?).await?;
-                    return Ok(Written::Stored { stored, created: true });
+                    return Ok(Attempt::Done(Written::Stored { stored, created: true }));
                 }
                 Err(StoreError::Conflict { found, key: at, .. }) if at == key => {
                     return taken(found.map(|entry| Stored { entry }));
                 }
+                Err(StoreError::Conflict { key: at, .. }) if Guard::is_at(&at) => return Ok(Attempt::Raced),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(status::from_store(error)),
             }
@@ -286,7 +307,7 @@ impl ApiServer {
             let found = self.inner.reader.stored(&info.storage, w.stored_namespace(), w.name).await;
             let attempt = match found.map_err(status::from_store)? {
                 Some(stored) => self.modify_once(w, change, stored).await?,
-                None => Attempt::Done(self.create_by_update(w, change).await?),
+                None => self.create_by_update(w, change).await?,
             };
             if let Attempt::Done(written) = attempt {
                 return Ok(written);
@@ -295,7 +316,7 @@ impl ApiServer {
         Err(status::stale(info, w.name))
     }
 
-    async fn create_by_update(&self, w: &Write<'_>, change: &dyn Change) -> Result<Written, Status> {
+    async fn create_by_update(&self, w: &Write<'_>, change: &dyn Change) -> Result<Attempt, Status> {
         let info = w.kind.info();
         if !w.subresource.is_empty() || !(w.kind.allow_create_on_update() || change.may_create()) {
             return Err(status::not_found(info, w.name));
@@ -335,6 +356,7 @@ impl ApiServer {
         // A Scale is another view of the spec; the object changes as by an ordinary update.
         let subresource = Some(w.subresource).filter(|s| !s.is_empty() && *s != "scale");
         w.kind.prepare_update(&mut *object, &*old, subresource);
+        let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
         let errors = managed::checked(&mut *object, edited.then_some(&owners), |object| {
             w.kind.validate_update(object, &*old, subresource)
@@ -346,7 +368,7 @@ impl ApiServer {
         let owners = managed::unless_only_times(owners, &mut *object, &old_owners, &*old, &bare)?;
         let before = Some((&*old, &old_owners));
         let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;
-        let attempt = self.commit_change(w, object, &owners, &*old, stored).await?;
+        let attempt = self.commit_change(w, object, &owners, &*old, stored, guard.as_mut()).await?;
         if matches!(attempt, Attempt::Done(_)) {
             reservation.keep();
         }
@@ -391,6 +413,7 @@ impl ApiServer {
         owners: &Owners,
         old: &dyn AnyObject,
         stored: Stored,
+        guard: Option<&mut Guard>,
     ) -> Result<Attempt, Status> {
         let ends = ends_with_update(&*object, old);
         let mut together = Together::default();
@@ -414,7 +437,12 @@ impl ApiServer {
         };
         let mut ops = vec![op];
         ops.extend(together.ops()?);
-        match self.inner.deps.store.commit(Txn { ops }).await {
+        ops.extend(guard.as_ref().map(|guard| guard.op()));
+        let committed = self.inner.deps.store.commit(Txn { ops }).await;
+        if let (Ok((revision, _)), Some(guard)) = (&committed, guard) {
+            guard.committed(*revision);
+        }
+        match committed {
             Ok((_, entries)) if ends => {
                 self.inner.allocator.release(&*object);
                 let stored = view::stored(self, w.kind, first(entries)?).await?;

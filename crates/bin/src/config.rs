@@ -11,6 +11,7 @@ use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use thiserror::Error;
 
 /// Where our files are if nobody says otherwise.
@@ -139,6 +140,52 @@ pub(crate) struct Settings {
     /// Leave out the scheduler, for a kube-scheduler beside this server
     #[arg(long, global = true)]
     pub(crate) disable_scheduler: bool,
+    /// Settings of admission plugins: an AdmissionConfiguration of apiserver.config.k8s.io (PodSecurity, ResourceQuota)
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) admission_control_config_file: Option<PathBuf>,
+    /// Whose tokens are good: an AuthenticationConfiguration of apiserver.config.k8s.io; read again when it changes
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) authentication_config: Option<PathBuf>,
+    /// URL of an OpenID Connect issuer whose tokens are good (instead of --authentication-config)
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) oidc_issuer_url: Option<String>,
+    /// Audience that its tokens must have
+    #[arg(long, global = true, value_name = "ID")]
+    pub(crate) oidc_client_id: Option<String>,
+    /// CA of the issuer [default: the system's]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) oidc_ca_file: Option<PathBuf>,
+    /// Claim that is the user's name [default: sub]
+    #[arg(long, global = true, value_name = "CLAIM")]
+    pub(crate) oidc_username_claim: Option<String>,
+    /// What is set before it; - for nothing [default: the issuer's URL and #, nothing with the claim email]
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub(crate) oidc_username_prefix: Option<String>,
+    /// Claim with the user's groups
+    #[arg(long, global = true, value_name = "CLAIM")]
+    pub(crate) oidc_groups_claim: Option<String>,
+    /// What is set before each of them
+    #[arg(long, global = true, value_name = "PREFIX")]
+    pub(crate) oidc_groups_prefix: Option<String>,
+    /// How tokens may be signed [default: RS256]
+    #[arg(long, global = true, value_name = "NAME,…")]
+    pub(crate) oidc_signing_algs: Option<String>,
+    /// Claims that tokens must have
+    #[arg(long, global = true, value_name = "CLAIM=VALUE,…")]
+    pub(crate) oidc_required_claim: Option<String>,
+    /// kubeconfig of a webhook that knows tokens
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long its answers are kept [default: 2m]
+    #[arg(long, global = true, value_name = "DURATION")]
+    pub(crate) authentication_token_webhook_cache_ttl: Option<String>,
+    /// Version of its TokenReviews: v1 or v1beta1 [default: v1beta1]
+    #[arg(long, global = true, value_name = "VERSION")]
+    pub(crate) authentication_token_webhook_version: Option<String>,
+    /// Who decides what is allowed: an AuthorizationConfiguration of apiserver.config.k8s.io, with Node and RBAC in it; read again
+    /// when it changes
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) authorization_config: Option<PathBuf>,
 }
 
 /// What it means: plain data, nothing left to look up.
@@ -174,8 +221,43 @@ pub(crate) struct Config {
     pub(crate) controllers: bool,
     /// Whether our scheduler runs.
     pub(crate) scheduler: bool,
+    pub(crate) admission_config: Option<PathBuf>,
+    pub(crate) access: Access,
     /// `None`: objects are kept in the data directory.
     pub(crate) etcd: Option<Etcd>,
+}
+
+/// Whose credentials are good beside the cluster's own, and who else decides what is allowed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Access {
+    /// AuthenticationConfiguration.
+    pub(crate) authentication: Option<PathBuf>,
+    pub(crate) oidc: Option<Oidc>,
+    pub(crate) token_webhook: Option<TokenWebhook>,
+    /// AuthorizationConfiguration.
+    pub(crate) authorization: Option<PathBuf>,
+}
+
+/// An OpenID Connect issuer, the old way.
+#[derive(Debug, Clone)]
+pub(crate) struct Oidc {
+    pub(crate) issuer_url: String,
+    pub(crate) client_id: String,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) username_claim: String,
+    pub(crate) username_prefix: String,
+    /// Claim and prefix.
+    pub(crate) groups: Option<(String, String)>,
+    pub(crate) signing_algs: Vec<String>,
+    pub(crate) required_claims: Vec<(String, String)>,
+}
+
+/// A webhook that knows tokens.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenWebhook {
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) ttl: Duration,
+    pub(crate) version: String,
 }
 
 /// How etcd is reached.
@@ -272,6 +354,27 @@ impl Settings {
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
             disable_controllers: self.disable_controllers || file.disable_controllers,
             disable_scheduler: self.disable_scheduler || file.disable_scheduler,
+            admission_control_config_file: self.admission_control_config_file.or(file.admission_control_config_file),
+            authentication_config: self.authentication_config.or(file.authentication_config),
+            oidc_issuer_url: self.oidc_issuer_url.or(file.oidc_issuer_url),
+            oidc_client_id: self.oidc_client_id.or(file.oidc_client_id),
+            oidc_ca_file: self.oidc_ca_file.or(file.oidc_ca_file),
+            oidc_username_claim: self.oidc_username_claim.or(file.oidc_username_claim),
+            oidc_username_prefix: self.oidc_username_prefix.or(file.oidc_username_prefix),
+            oidc_groups_claim: self.oidc_groups_claim.or(file.oidc_groups_claim),
+            oidc_groups_prefix: self.oidc_groups_prefix.or(file.oidc_groups_prefix),
+            oidc_signing_algs: self.oidc_signing_algs.or(file.oidc_signing_algs),
+            oidc_required_claim: self.oidc_required_claim.or(file.oidc_required_claim),
+            authentication_token_webhook_config_file: self
+                .authentication_token_webhook_config_file
+                .or(file.authentication_token_webhook_config_file),
+            authentication_token_webhook_cache_ttl: self
+                .authentication_token_webhook_cache_ttl
+                .or(file.authentication_token_webhook_cache_ttl),
+            authentication_token_webhook_version: self
+                .authentication_token_webhook_version
+                .or(file.authentication_token_webhook_version),
+            authorization_config: self.authorization_config.or(file.authorization_config),
         }
     }
 
@@ -296,6 +399,7 @@ impl Settings {
             mistakes.extend(errors);
             Policy::default()
         });
+        let access = self.check_access(&mut mistakes);
         let listen =
             parse(&self.listen, "0.0.0.0:6443", "listen", "an address and port like 0.0.0.0:6443", &mut mistakes);
         let node_ip = self.node_ip.as_ref().and_then(|_| {
@@ -358,6 +462,8 @@ impl Settings {
                     enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
                     controllers: !self.disable_controllers,
                     scheduler: !self.disable_scheduler,
+                    admission_config: self.admission_control_config_file,
+                    access,
                     etcd,
                 })
             }
@@ -417,6 +523,75 @@ impl Settings {
             mistakes.push(format!("etcd-prefix {prefix:?} is not a prefix like /dhow"));
         }
         Some(Etcd { servers, ca_file: self.etcd_cafile.clone(), identity, prefix })
+    }
+}
+
+impl Settings {
+    fn check_access(&self, mistakes: &mut Vec<String>) -> Access {
+        let oidc = self.check_oidc(mistakes);
+        if oidc.is_some() && self.authentication_config.is_some() {
+            mistakes.push("authentication-config and oidc-* exclude each other; give one of them".into());
+        }
+        let ttl = self.authentication_token_webhook_cache_ttl.as_deref().unwrap_or("2m");
+        let ttl = machinery::schema::parse_go_duration(ttl).and_then(|nanos| u64::try_from(nanos).ok());
+        if ttl.is_none() {
+            mistakes.push("authentication-token-webhook-cache-ttl is not a duration like 2m".into());
+        }
+        let version = self.authentication_token_webhook_version.clone().unwrap_or_else(|| "v1beta1".into());
+        let token_webhook = self.authentication_token_webhook_config_file.clone().map(|kubeconfig| TokenWebhook {
+            kubeconfig,
+            ttl: Duration::from_nanos(ttl.unwrap_or_default()),
+            version,
+        });
+        Access {
+            authentication: self.authentication_config.clone(),
+            oidc,
+            token_webhook,
+            authorization: self.authorization_config.clone(),
+        }
+    }
+
+    /// As `pkg/kubeapiserver/options/authentication.go` reads them.
+    fn check_oidc(&self, mistakes: &mut Vec<String>) -> Option<Oidc> {
+        let (issuer_url, client_id) = match (&self.oidc_issuer_url, &self.oidc_client_id) {
+            (Some(url), Some(id)) => (url.clone(), id.clone()),
+            (None, None) => {
+                let others = [&self.oidc_username_claim, &self.oidc_groups_claim, &self.oidc_required_claim];
+                if others.iter().any(|o| o.is_some()) || self.oidc_ca_file.is_some() {
+                    mistakes.push("oidc-* need oidc-issuer-url and oidc-client-id".into());
+                }
+                return None;
+            }
+            _ => {
+                mistakes.push("oidc-issuer-url and oidc-client-id must be specified together".into());
+                return None;
+            }
+        };
+        let username_claim = self.oidc_username_claim.clone().unwrap_or_else(|| "sub".into());
+        let username_prefix = match self.oidc_username_prefix.as_deref() {
+            Some("-") => String::new(),
+            None | Some("") if username_claim == "email" => String::new(),
+            None | Some("") => format!("{issuer_url}#"),
+            Some(prefix) => prefix.to_owned(),
+        };
+        let mut required_claims = Vec::new();
+        for pair in names(self.oidc_required_claim.as_deref()) {
+            match pair.split_once('=') {
+                Some((claim, value)) => required_claims.push((claim.to_owned(), value.to_owned())),
+                None => mistakes.push(format!("oidc-required-claim: {pair:?} is not claim=value")),
+            }
+        }
+        let algs = names(self.oidc_signing_algs.as_deref());
+        Some(Oidc {
+            issuer_url,
+            client_id,
+            ca_file: self.oidc_ca_file.clone(),
+            username_claim,
+            username_prefix,
+            groups: self.oidc_groups_claim.clone().map(|c| (c, self.oidc_groups_prefix.clone().unwrap_or_default())),
+            signing_algs: if algs.is_empty() { vec!["RS256".into()] } else { algs },
+            required_claims,
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! dhow: Docker and Kubernetes in one binary. This file only tells roles apart; `cli.rs` has the commands, `system.rs` assembles
 //! what runs.
 
+mod access;
 mod audit_log;
 mod backup;
 mod bootstrap;
@@ -11,10 +12,12 @@ mod control;
 mod cri;
 mod images;
 mod join;
+mod leaders;
 mod local;
 mod logging;
 mod membership;
 mod node;
+mod presence;
 mod process;
 mod server;
 mod storage;

@@ -1,23 +1,29 @@
 //! The server half, assembled: store, API server, controllers, scheduler. The only place where they meet.
 
+use crate::access::{self, OwnAuthorizers};
 use crate::audit_log;
 use crate::bootstrap::objects::{self, ApiAddress};
 use crate::bootstrap::pki::{Authority, KeyCert, Leaf, PkiError};
 use crate::config::{Config, NODE_PREFIX};
+use crate::leaders::Leaders;
 use crate::local::LocalTransport;
 use crate::membership::Network;
+use crate::presence;
 use crate::storage::{Storage, StorageError};
-use api::prelude::ConfigMap;
+use api::prelude::{ConfigMap, Secret, ServiceAccount};
+use apiserver::admission::{Admission, Settings};
+use apiserver::auth::webhook::AuthorizationMetrics;
 use apiserver::auth::{
-    Authenticators, Authorizers, BootstrapTokens, ClientCertificates, Masters, NodeAuthorizer, Rbac, RequestHeaders,
-    Tokens,
+    Authenticator, Authenticators, BootstrapTokens, ClientCertificates, NodeAuthorizer, Rbac, RequestHeaders, Tokens,
 };
-use apiserver::{ApiServer, Deps, FRONT_PROXY, FrontProxy, Reader, ServiceNetwork, Tls, TlsMaterial};
+use apiserver::{ApiServer, Deps, FRONT_PROXY, FrontProxy, Reader, ServiceNetwork, StartHook, Tls, TlsMaterial};
 use base::{Clock, Random};
 use client::{Client, ClientError, LeaderElection, LeaseConfig};
-use controllers::{Facts, PodRange};
+use controllers::{Facts, PodRange, QueueMetrics, TokenMaker};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -72,6 +78,14 @@ pub(crate) struct Server {
 const COMPACT_INTERVAL: Duration = Duration::from_secs(300);
 /// How often certificates are looked at; they are renewed at two thirds of their life.
 const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
+
+/// What is done when the default objects are there, as health checks name it.
+const STARTS: [&str; 4] = [
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+];
 
 /// The first Service address: the API's own.
 pub(crate) fn api_service_ip(config: &Config) -> IpAddr {
@@ -162,26 +176,38 @@ pub(crate) async fn start(
         .map_err(|e| api_error(&e))?;
     let rbac = Rbac::start(&reader).await.map_err(|e| api_error(&e))?;
     let audit = audit_log::start(&config.data_dir, config.audit_policy.as_deref()).map_err(ServerError::Api)?;
-    let admission = apiserver::admission::plugins(random.clone(), &config.enable_admission_plugins)
-        .map_err(|name| ServerError::Api(format!("there is no admission plugin {name}")))?;
+    let admission = admission(config, &random)?;
+    let foreign =
+        access::foreign_tokens(&config.access, &reader, &clock, &issuer, &shutdown).map_err(ServerError::Api)?;
+    let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![
+        Arc::new(RequestHeaders { allowed_names: vec![FRONT_PROXY.into()] }),
+        Arc::new(ClientCertificates),
+        tokens.clone(),
+        Arc::new(BootstrapTokens::new(reader.clone(), clock.clone())),
+    ];
+    authenticators.extend(foreign);
+    let own = OwnAuthorizers { node: Arc::new(NodeAuthorizer::new(reader.clone())), rbac };
+    let metrics = AuthorizationMetrics::default();
+    let authorizer = access::authorizer(&config.access, own, &reader, &metrics, &shutdown).map_err(ServerError::Api)?;
     let deps = Deps {
         store,
-        authenticator: Arc::new(Authenticators(vec![
-            Arc::new(RequestHeaders { allowed_names: vec![FRONT_PROXY.into()] }),
-            Arc::new(ClientCertificates),
-            tokens.clone(),
-            Arc::new(BootstrapTokens::new(reader.clone(), clock.clone())),
-        ])),
-        authorizer: Arc::new(Authorizers(vec![Arc::new(Masters), Arc::new(NodeAuthorizer::new(reader)), rbac])),
+        authenticator: Arc::new(Authenticators(authenticators)),
+        authorizer,
         admission,
-        token_issuer: Some(tokens),
-        services: ServiceNetwork { cidrs: vec![config.service_cidr], ..ServiceNetwork::default() },
+        token_issuer: Some(tokens.clone()),
+        services: ServiceNetwork {
+            cidrs: vec![config.service_cidr],
+            shared: storage.is_shared(),
+            ..ServiceNetwork::default()
+        },
         node_client: Some(node_client(&authority)?),
         audit: Some(audit),
         clock: clock.clone(),
         random: random.clone(),
     };
     let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
+    metrics.collectors().into_iter().for_each(|collector| api.register_metrics(collector));
+    let started = STARTS.map(|name| api.begin_start(name));
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServerError::Listen { address: config.listen, source })?;
@@ -202,13 +228,20 @@ pub(crate) async fn start(
         same_cluster(&client, &authority).await?;
     }
     objects::ensure(&client, &at, network).await.map_err(ServerError::Bootstrap)?;
+    let server_url = format!("https://{}", SocketAddr::new(node_ip, address.port()));
+    objects::cluster_info(&client, &server_url, authority.ca_pem()).await.map_err(ServerError::Bootstrap)?;
+    objects::token_tracking(&client, clock.now()).await.map_err(ServerError::Bootstrap)?;
+    started.iter().for_each(StartHook::done);
 
     let facts = Arc::new(Facts {
         root_ca_pem: authority.ca_pem().into(),
         server_names: leaf.dns_names.iter().cloned().chain(leaf.ips.iter().map(IpAddr::to_string)).collect(),
         pod_ranges: vec![PodRange { cluster: config.cluster_cidr, node_prefix: NODE_PREFIX }],
         signer: Some(authority.clone()),
+        tokens: Some(Arc::new(SecretTokens(tokens.clone()))),
+        queues: QueueMetrics::default(),
     });
+    facts.queues.collectors().into_iter().for_each(|collector| api.register_metrics(collector));
     let mut tasks = vec![
         base::tasks::spawn("custom-resources", {
             let (api, shutdown) = (api.clone(), shutdown.clone());
@@ -216,6 +249,7 @@ pub(crate) async fn start(
         }),
         base::tasks::spawn("api-listener", apiserver::serve(api.clone(), listener, tls.clone(), shutdown.clone())),
         base::tasks::spawn("certificates", renew(authority.clone(), leaf, tls, api.clone(), shutdown.clone())),
+        base::tasks::spawn("legacy-tokens", api.clone().track_legacy_tokens(tokens.legacy_uses(), shutdown.clone())),
         base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone())),
         base::tasks::spawn("aggregation", api.clone().run_aggregation(shutdown.clone())),
     ];
@@ -225,8 +259,54 @@ pub(crate) async fn start(
         // One server on its own store leads without asking anybody.
         false => Leading { controllers: always.clone(), scheduler: always },
     };
+    if storage.is_shared() {
+        let leases = vec![
+            ("kube-controller-manager", leading.controllers.clone()),
+            ("kube-scheduler", leading.scheduler.clone()),
+        ];
+        api.register_metrics(Box::new(Leaders::new(leases)));
+    }
+    if storage.is_shared() {
+        let name = config.node_name.clone();
+        let presence = presence::run(client.clone(), name, at, clock.clone(), shutdown.clone());
+        tasks.push(base::tasks::spawn("presence", presence));
+    } else {
+        objects::api_endpoints(&client, &[node_ip], address.port()).await.map_err(ServerError::Bootstrap)?;
+    }
     tasks.extend(start_loops(config, &api, &facts, clock, random, &leading, &shutdown));
     Ok(Server { api, client, address, tasks, shutdown, storage, _leadership: leadership })
+}
+
+/// Admission as the configuration wants it.
+fn admission(config: &Config, random: &Arc<dyn Random>) -> Result<Vec<Box<dyn Admission>>, ServerError> {
+    let settings = match &config.admission_config {
+        None => Settings::default(),
+        Some(path) => {
+            let wrong =
+                |why: String| ServerError::Api(format!("admission-control-config-file {}: {why}", path.display()));
+            let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let text = read(path).map_err(wrong)?;
+            Settings::parse(&text, &|name| read(&dir.join(name))).map_err(wrong)?
+        }
+    };
+    apiserver::admission::plugins(random.clone(), &config.enable_admission_plugins, settings)
+        .map_err(|name| ServerError::Api(format!("there is no admission plugin {name}")))
+}
+
+/// The server's issuer, as controllers use it.
+struct SecretTokens(Arc<Tokens>);
+
+impl fmt::Debug for SecretTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretTokens") // Its key is nobody's to read.
+    }
+}
+
+impl TokenMaker for SecretTokens {
+    fn token(&self, account: &ServiceAccount, secret: &Secret) -> Result<String, String> {
+        self.0.for_secret(account, secret).map_err(|status| status.message)
+    }
 }
 
 /// Servers of one cluster have one CA: clients of the one are clients of the other, and nodes trust both.

@@ -83,6 +83,7 @@ fn secret_of(id: &str, secret: &str, expires: Option<Timestamp>, description: &s
         ("token-id", id.to_owned()),
         ("token-secret", secret.to_owned()),
         ("usage-bootstrap-authentication", "true".to_owned()),
+        ("usage-bootstrap-signing", "true".to_owned()),
         ("auth-extra-groups", GROUP.to_owned()),
     ]);
     data.extend(expires.map(|e| ("expiration", e.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())));
@@ -142,7 +143,8 @@ mod tests {
             expiration=2027-01-15T08:00:00Z
             token-id=abcdef
             token-secret=0123456789abcdef
-            usage-bootstrap-authentication=true"#]]
+            usage-bootstrap-authentication=true
+            usage-bootstrap-signing=true"#]]
         .assert_eq(&lines.join("\n"));
         assert_eq!(secret.metadata.name.as_deref(), Some("bootstrap-token-abcdef"));
     }

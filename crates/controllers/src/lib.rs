@@ -5,6 +5,7 @@
 mod attach_detach;
 mod attributes_class_protection;
 mod autoscaler;
+mod bootstrap_signer;
 mod certificates;
 mod clusterrole_aggregation;
 mod cronjob;
@@ -21,6 +22,8 @@ mod garbage_collector;
 mod garbage_graph;
 mod history;
 mod job;
+mod legacy_token_cleaner;
+mod metrics;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -38,14 +41,17 @@ mod statefulset;
 #[cfg(test)]
 mod testing;
 mod token_cleaner;
+mod token_secrets;
 mod ttl_after_finished;
 mod validatingadmissionpolicy_status;
 mod volume_binder;
 mod volume_protection;
 
 pub use certificates::{Life, Signer};
+pub use metrics::QueueMetrics;
 pub use plan::{Done, Key, Kinds, Plan, PlannedEvent, Target, Task, Write};
 pub use run::{Context, Controller, Facts, PodRange, Runner, Source, Watches};
+pub use token_secrets::TokenMaker;
 
 /// Every controller, in the order they are started.
 pub fn all() -> Vec<Runner> {
@@ -74,6 +80,9 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<validatingadmissionpolicy_status::PolicyStatus>(),
         Runner::of::<certificates::Certificates>(),
         Runner::of::<token_cleaner::TokenCleaner>(),
+        Runner::of::<bootstrap_signer::BootstrapSigner>(),
+        Runner::of::<token_secrets::TokenSecrets>(),
+        Runner::of::<legacy_token_cleaner::LegacyTokenCleaner>(),
         Runner::of::<event_ttl::EventTtl>(),
         Runner::of::<volume_binder::VolumeBinder>(),
         Runner::of::<volume_protection::ClaimProtection>(),

@@ -6,7 +6,9 @@
 //! (`pkg/controller/controller_utils.go`).
 
 use crate::certificates::Signer;
+use crate::metrics::{Counted, QueueMetrics};
 use crate::plan::{Done, Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb, Write};
+use crate::token_secrets::TokenMaker;
 use api::{Object, meta::MetaExt};
 use base::{Clock, backoff::Backoff};
 use client::{Cache, Change, Client, ClientError, Recorder};
@@ -14,7 +16,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::any::{Any, TypeId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -59,6 +62,10 @@ pub struct Facts {
     pub pod_ranges: Vec<PodRange>,
     /// Signs certificates; without one, nothing is signed.
     pub signer: Option<Arc<dyn Signer>>,
+    /// Makes tokens for Secrets of service accounts; without one, none is filled.
+    pub tokens: Option<Arc<dyn TokenMaker>>,
+    /// What queues count.
+    pub queues: QueueMetrics,
 }
 
 /// Addresses of pods of one IP family.
@@ -174,8 +181,14 @@ impl Source {
     /// One whose keys nobody takes.
     #[cfg(test)]
     pub(crate) fn for_test(client: Client) -> Self {
-        let facts =
-            Arc::new(Facts { root_ca_pem: "".into(), server_names: Vec::new(), pod_ranges: Vec::new(), signer: None });
+        let facts = Arc::new(Facts {
+            root_ca_pem: "".into(),
+            server_names: Vec::new(),
+            pod_ranges: Vec::new(),
+            signer: None,
+            tokens: None,
+            queues: QueueMetrics::default(),
+        });
         Source { ctx: Context::new(client, facts), queue: Arc::default(), ready: Arc::new(watch::channel(false).0) }
     }
     /// What the controller's views read.
@@ -265,7 +278,7 @@ async fn becomes(leading: &mut watch::Receiver<bool>, wanted: bool) -> bool {
 /// One term: watch, queue, plan, execute.
 async fn work<C: Controller>(ctx: Context, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
     let client = ctx.client.clone();
-    let queue = Arc::new(Queue::default());
+    let queue = Arc::new(Queue::counted(ctx.facts().queues.of(C::NAME)));
     let mut watches = Watches { ctx: &ctx, queue: &queue, shutdown: &shutdown, synced: Vec::new() };
     C::watches(&mut watches);
     for synced in watches.synced {
@@ -333,6 +346,7 @@ fn settle(
             outcome.again_after
         }
         Some(error) => {
+            queue.count(Counted::retried);
             let wait = failures.entry(key.clone()).or_insert_with(|| Backoff::new(RETRY.0, RETRY.1)).fail();
             tracing::debug!(controller = name, %key, error = %base::chain(error), ?wait, "round failed");
             Some(outcome.again_after.map_or(wait, |again| again.min(wait)))
@@ -456,22 +470,44 @@ async fn send_verb(verb: &Verb, client: &Client) -> Result<(String, Done), Clien
 pub(crate) struct Queue {
     state: Mutex<QueueState>,
     changed: Notify,
+    counted: Option<Counted>,
 }
 
 #[derive(Default)]
 struct QueueState {
-    ready: BTreeSet<Key>,
-    running: BTreeSet<Key>,
+    /// Since when each waits.
+    ready: BTreeMap<Key, Instant>,
+    /// Since when each is planned.
+    running: BTreeMap<Key, Instant>,
     delayed: BTreeMap<Key, Instant>,
 }
 
 impl Queue {
+    fn counted(counted: Counted) -> Self {
+        Queue { counted: Some(counted), ..Queue::default() }
+    }
+
     pub(crate) fn add(&self, key: Key) {
         let mut state = self.state.lock();
         state.delayed.remove(&key);
-        if state.ready.insert(key) {
+        let is_new = match state.ready.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(Instant::now());
+                true
+            }
+            Entry::Occupied(_) => false,
+        };
+        if is_new {
+            let waiting = state.ready.len();
             drop(state);
+            self.count(|counted| counted.added(waiting));
             self.changed.notify_one();
+        }
+    }
+
+    fn count(&self, count: impl FnOnce(&Counted)) {
+        if let Some(counted) = &self.counted {
+            count(counted);
         }
     }
 
@@ -482,19 +518,25 @@ impl Queue {
         let due: Vec<Key> = state.delayed.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
         for key in due {
             state.delayed.remove(&key);
-            state.ready.insert(key);
+            state.ready.insert(key, now);
         }
-        let key = state.ready.iter().find(|k| !state.running.contains(*k)).cloned()?;
-        state.ready.remove(&key);
-        state.running.insert(key.clone());
+        let key = state.ready.keys().find(|k| !state.running.contains_key(*k)).cloned()?;
+        let since = state.ready.remove(&key).unwrap_or(now);
+        state.running.insert(key.clone(), now);
+        let waiting = state.ready.len();
+        drop(state);
+        self.count(|counted| counted.taken(now.duration_since(since), waiting));
         Some(key)
     }
 
     fn finished(&self, key: &Key, again_after: Option<Duration>) {
         let mut state = self.state.lock();
-        state.running.remove(key);
+        let since = state.running.remove(key);
+        if let Some(since) = since {
+            self.count(|counted| counted.worked(since.elapsed()));
+        }
         if let Some(wait) = again_after
-            && !state.ready.contains(key)
+            && !state.ready.contains_key(key)
         {
             state.delayed.insert(key.clone(), Instant::now() + wait);
         }

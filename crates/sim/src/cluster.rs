@@ -132,6 +132,8 @@ impl Cluster {
             server_names: Vec::new(),
             pod_ranges: Vec::new(),
             signer: None,
+            tokens: None,
+            queues: Default::default(),
         });
         let start = |runner: &controllers::Runner| {
             let client = shared.acting(wire(runner.name), runner.name);

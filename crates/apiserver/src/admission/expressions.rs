@@ -172,7 +172,9 @@ impl<'a> Evaluation<'a> {
         };
         loop {
             let mut attempt = budget.clone();
+            let begun = tokio::time::Instant::now();
             let result = program.eval(self, &mut attempt);
+            self.cluster.metrics().expression(begun.elapsed());
             if let Err(EvalError::Undecided(question)) = result {
                 let decision = self.ask(&question).await;
                 self.decisions.lock().insert(*question, decision);

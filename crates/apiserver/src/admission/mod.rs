@@ -27,6 +27,7 @@ mod review;
 mod role_escalation;
 mod runtime_class;
 mod service_account;
+mod settings;
 mod storage_class;
 mod storage_protection;
 mod taint_nodes;
@@ -36,6 +37,7 @@ mod webhook;
 
 use crate::auth::{Rules, UserInfo};
 use crate::managed::{NO_OWNERS, Owners};
+use crate::metrics::{AdmissionMetrics, Phase};
 use crate::reader::{KindRef, Reader, Stored};
 use crate::remarks::Remarks;
 use crate::status;
@@ -46,6 +48,7 @@ use base::Random;
 use machinery::kinds::KindInfo;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 pub use certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
 pub use default_ingress_class::DefaultIngressClass;
@@ -64,6 +67,7 @@ pub use resource_quota::ResourceQuotas;
 pub use role_escalation::RoleEscalation;
 pub use runtime_class::RuntimeClasses;
 pub use service_account::ServiceAccounts;
+pub use settings::{LimitedResource, Settings};
 pub use storage_class::{DefaultStorageClass, VolumeClaimResize};
 pub use storage_protection::StorageProtection;
 pub use taint_nodes::TaintNodes;
@@ -207,6 +211,9 @@ pub trait Cluster: Send + Sync {
     /// Asks the authorizer (for plugins whose rule is "may do this only who may do that").
     async fn allowed(&self, attributes: &crate::auth::Attributes<'_>) -> bool;
 
+    /// What admission counts.
+    fn metrics(&self) -> &AdmissionMetrics;
+
     /// Calls webhooks.
     fn webhooks(&self) -> &crate::webhook_client::WebhookClient;
 
@@ -286,14 +293,18 @@ impl Together {
 /// Plugins that are off unless somebody asks for them, as upstream (`DefaultOffAdmissionPlugins`).
 const OFF: [&str; 1] = ["OwnerReferencesPermissionEnforcement"];
 
-/// The plugins that are on by default, in upstream's order. Configuration of a plugin is an argument of its constructor.
+/// The plugins that are on by default, in upstream's order.
 pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
-    plugins(random, &[]).expect("no name is wrong")
+    plugins(random, &[], Settings::default()).expect("no name is wrong")
 }
 
 /// The plugins that are on by default, and those named; or the name that is none's.
-pub fn plugins(random: Arc<dyn Random>, enable: &[String]) -> Result<Vec<Box<dyn Admission>>, String> {
-    let mut all = table(random);
+pub fn plugins(
+    random: Arc<dyn Random>,
+    enable: &[String],
+    settings: Settings,
+) -> Result<Vec<Box<dyn Admission>>, String> {
+    let mut all = table(random, settings);
     if let Some(wrong) = enable.iter().find(|name| !all.iter().any(|p| p.name() == *name)) {
         return Err(wrong.clone());
     }
@@ -302,7 +313,7 @@ pub fn plugins(random: Arc<dyn Random>, enable: &[String]) -> Result<Vec<Box<dyn
 }
 
 /// Every plugin.
-fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
+fn table(random: Arc<dyn Random>, settings: Settings) -> Vec<Box<dyn Admission>> {
     vec![
         Box::new(RoleEscalation),
         Box::new(NamespaceLifecycle),
@@ -310,7 +321,7 @@ fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
         Box::new(ServiceAccounts { random: random.clone() }),
         Box::new(NodeRestriction),
         Box::new(TaintNodes),
-        Box::new(PodSecurity::default()),
+        Box::new(settings.pod_security),
         Box::new(Priority),
         Box::new(DefaultTolerationSeconds),
         Box::new(DefaultStorageClass),
@@ -327,7 +338,7 @@ fn table(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
         Box::new(MutatingWebhooks::new(random.clone())),
         Box::new(ValidatingPolicies::new()),
         Box::new(ValidatingWebhooks::new(random)),
-        Box::new(ResourceQuotas::default()),
+        Box::new(ResourceQuotas::new(settings.limited)),
     ]
 }
 
@@ -340,10 +351,21 @@ fn newest<K: Object>(classes: &[K]) -> Option<&K> {
 
 /// All mutations in order; stops at the first refusal.
 pub(crate) async fn mutate(plugins: &[Box<dyn Admission>], request: &mut Request<'_>) -> Result<(), Status> {
+    let begun = Instant::now();
+    let result = mutate_in_rounds(plugins, request).await;
+    request.cluster.metrics().step(Phase::Admit, request.operation, result.is_err(), begun.elapsed());
+    result
+}
+
+async fn mutate_in_rounds(plugins: &[Box<dyn Admission>], request: &mut Request<'_>) -> Result<(), Status> {
     loop {
-        for plugin in plugins {
+        for (place, plugin) in plugins.iter().enumerate() {
             if plugin.handles(request.operation, request.kind.info(), request.subresource) {
-                plugin.mutate(request).await?;
+                let begun = Instant::now();
+                let result = plugin.mutate(request).await;
+                let metrics = request.cluster.metrics();
+                metrics.plugin(place, Phase::Admit, request.operation, result.is_err(), begun.elapsed());
+                result?;
             }
         }
         if !request.reinvocation.next_round() {
@@ -372,12 +394,20 @@ fn redecode(body: &dyn AnyObject, json: &[u8]) -> Result<Option<Box<dyn AnyObjec
 
 /// All validations in order; stops at the first refusal.
 pub(crate) async fn validate(plugins: &[Box<dyn Admission>], request: &Request<'_>) -> Result<(), Status> {
-    for plugin in plugins {
+    let (metrics, begun) = (request.cluster.metrics(), Instant::now());
+    let mut result = Ok(());
+    for (place, plugin) in plugins.iter().enumerate() {
         if plugin.handles(request.operation, request.kind.info(), request.subresource) {
-            plugin.validate(request).await?;
+            let begun = Instant::now();
+            result = plugin.validate(request).await;
+            metrics.plugin(place, Phase::Validate, request.operation, result.is_err(), begun.elapsed());
+            if result.is_err() {
+                break;
+            }
         }
     }
-    Ok(())
+    metrics.step(Phase::Validate, request.operation, result.is_err(), begun.elapsed());
+    result
 }
 
 /// What the plugins want written together with the object.

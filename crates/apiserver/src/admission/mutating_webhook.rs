@@ -7,6 +7,7 @@ use super::review::{is_same, objects_of};
 use super::webhook::{Failure, Hook};
 use super::{Admission, Operation, Request};
 use crate::managed::Owners;
+use crate::metrics::Phase;
 use crate::reader::KindRef;
 use crate::status;
 use api::Status;
@@ -15,10 +16,14 @@ use async_trait::async_trait;
 use base::Random;
 use machinery::kinds::KindInfo;
 use machinery::patch::{Patch, PatchType};
+use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 const NAME: &str = "MutatingAdmissionWebhook";
+/// What annotations of calls begin with.
+const MUTATION: &str = "mutation.webhook.admission.k8s.io/";
 
 /// See the file's head.
 pub struct MutatingWebhooks {
@@ -60,8 +65,13 @@ impl Admission for MutatingWebhooks {
             if !request.reinvocation.may_run(NAME, &hook.id) {
                 continue;
             }
-            let result = self.ask(hook, request, &kind).await;
-            if matches!(result, Ok(true)) {
+            let begun = Instant::now();
+            let place = format!("round_{}_index_{i}", request.reinvocation.round());
+            let result = self.ask(hook, request, &kind, &place).await;
+            hook.count(request, Phase::Admit, begun, &result);
+            let mutated = matches!(result, Ok(true));
+            request.remarks.annotate(MUTATION, &place, &Mutation { mutated, ..Mutation::of(hook) }.to_json());
+            if mutated {
                 request.reinvocation.changed(NAME);
             }
             if hook.reinvoked {
@@ -71,11 +81,11 @@ impl Admission for MutatingWebhooks {
                 Ok(_) => {}
                 Err(Failure::Calling(why)) if hook.ignores_failures => {
                     tracing::warn!(webhook = %hook.name, %why, "failed calling webhook, failing open");
-                    let key = format!("round_{}_index_{i}", request.reinvocation.round());
-                    request.remarks.annotate("failed-open.mutation.webhook.admission.k8s.io/", &key, &hook.name);
+                    request.cluster.metrics().failed_open(&hook.name, Phase::Admit);
+                    request.remarks.annotate(&format!("failed-open.{MUTATION}"), &place, &hook.name);
                 }
                 Err(Failure::Calling(why)) => return Err(hook.failed(&why)),
-                Err(Failure::Refused(status)) => return Err(*status),
+                Err(Failure::Refused(status) | Failure::Unusable(status)) => return Err(*status),
             }
         }
         request.reinvocation.end(NAME, request.object.as_deref());
@@ -85,12 +95,14 @@ impl Admission for MutatingWebhooks {
 
 impl MutatingWebhooks {
     /// Calls a hook and applies its patch; `true` if that changed the object.
-    async fn ask(&self, hook: &Hook, request: &mut Request<'_>, kind: &KindRef) -> Result<bool, Failure> {
-        let refused = |status: Status| Failure::Refused(Box::new(status));
+    async fn ask(&self, hook: &Hook, request: &mut Request<'_>, kind: &KindRef, place: &str) -> Result<bool, Failure> {
+        let refused = |status: Status| Failure::Unusable(Box::new(status));
         let (object, old) = objects_of(request, kind).await.map_err(refused)?;
         let answer = hook.call(request, kind, (&object, &old), &self.random.uuid(), true).await?;
         answer.remark(hook, request);
         let Some(patch) = answer.patch else { return Ok(false) };
+        let (configuration, webhook, patch_type) = (&hook.configuration, &hook.name, "JSONPatch");
+        let noted = serde_json::to_string(&Patched { configuration, webhook, patch: &patch, patch_type });
         let decoded = Patch::from_value(PatchType::Json, patch)
             .map_err(|error| Failure::Calling(format!("received undecodable patch in webhook response: {error}")))?;
         if request.object.is_none() {
@@ -101,12 +113,41 @@ impl MutatingWebhooks {
             return Err(refused(status::internal(why)));
         }
         let patched = decoded.apply(None, &object).map_err(|e| refused(status::internal(e)))?;
+        request.remarks.annotate_body("patch.webhook.admission.k8s.io/", place, noted.unwrap_or_default());
         if patched == object {
             return Ok(false);
         }
         replace(request, kind, patched).await.map_err(refused)?;
         Ok(true)
     }
+}
+
+/// What the audit log is told of a call (`MutationAuditAnnotation`).
+#[derive(Serialize)]
+struct Mutation<'a> {
+    configuration: &'a str,
+    webhook: &'a str,
+    mutated: bool,
+}
+
+impl<'a> Mutation<'a> {
+    fn of(hook: &'a Hook) -> Self {
+        Mutation { configuration: &hook.configuration, webhook: &hook.name, mutated: false }
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// What it is told of a patch (`PatchAuditAnnotation`).
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Patched<'a> {
+    configuration: &'a str,
+    webhook: &'a str,
+    patch: &'a Value,
+    patch_type: &'static str,
 }
 
 /// Puts a changed object, JSON of `kind`, into the request: unknown fields are dropped, defaults filled in.

@@ -1,8 +1,5 @@
 //! PodSecurity (`k8s.io/pod-security-admission/admission/admission.go`): pods must keep to the level that their namespace's
 //! labels set; workloads that make such pods are warned of it.
-//!
-//! Differs from upstream: exemptions and cluster-wide defaults are an argument here, and nothing sets them yet, so that they are
-//! upstream's own: no exemptions, `privileged` everywhere.
 
 mod checks;
 
@@ -37,9 +34,39 @@ pub struct Exemptions {
 #[derive(Debug, Default)]
 pub struct PodSecurity {
     /// Who and what is not looked at.
-    pub exemptions: Exemptions,
+    exemptions: Exemptions,
     /// What holds where labels say nothing.
     defaults: Policy,
+}
+
+impl PodSecurity {
+    /// With `defaults` where labels say nothing.
+    pub(super) fn new(defaults: Policy, exemptions: Exemptions) -> Self {
+        PodSecurity { exemptions, defaults }
+    }
+}
+
+/// What is wrong with a level and a version.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wrong {
+    Level,
+    Version,
+}
+
+impl Wrong {
+    pub(super) fn detail(self) -> &'static str {
+        match self {
+            Wrong::Level => "must be one of privileged, baseline, restricted",
+            Wrong::Version => "must be \"latest\" or \"v1.x\"",
+        }
+    }
+}
+
+/// A level as of a version, from text; empty means the default.
+pub(super) fn mode(level: &str, version: &str) -> Result<LevelVersion, Wrong> {
+    let level = if level.is_empty() { Some(Level::default()) } else { Level::parse(level) };
+    let version = if version.is_empty() { Some(Version::default()) } else { Version::parse(version) };
+    Ok(LevelVersion { level: level.ok_or(Wrong::Level)?, version: version.ok_or(Wrong::Version)? })
 }
 
 #[async_trait]
@@ -283,10 +310,10 @@ impl PodSecurity {
 
 /// What a namespace enforces, notes and warns of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Policy {
-    enforce: LevelVersion,
-    audit: LevelVersion,
-    warn: LevelVersion,
+pub(super) struct Policy {
+    pub(super) enforce: LevelVersion,
+    pub(super) audit: LevelVersion,
+    pub(super) warn: LevelVersion,
 }
 
 impl Policy {
@@ -304,16 +331,14 @@ impl Policy {
                 let level = Level::parse(text);
                 enforced |= name == "enforce" && level.is_some();
                 mode.level = level.unwrap_or_else(|| {
-                    let detail = "must be one of privileged, baseline, restricted";
-                    errors.push(FieldError::invalid(&path(name), text.as_str(), detail));
+                    errors.push(FieldError::invalid(&path(name), text.as_str(), Wrong::Level.detail()));
                     if name == "enforce" { Level::Restricted } else { Level::Privileged }
                 });
             }
             let name = format!("{name}-version");
             if let Some(text) = label(&name) {
                 mode.version = Version::parse(text).unwrap_or_else(|| {
-                    let detail = "must be \"latest\" or \"v1.x\"";
-                    errors.push(FieldError::invalid(&path(&name), text.as_str(), detail));
+                    errors.push(FieldError::invalid(&path(&name), text.as_str(), Wrong::Version.detail()));
                     Version::Latest
                 });
             }

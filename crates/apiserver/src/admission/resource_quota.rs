@@ -2,11 +2,11 @@
 //! beyond what the quotas of its namespace allow.
 //!
 //! Differs from upstream, which counts the usage first and creates then: here usage and object are one commit, so that
-//! usage never counts what was refused later, and never misses what was created. No resources are limited by configuration.
+//! usage never counts what was refused later, and never misses what was created.
 
-use super::{Admission, Companion, Operation, Request, Together};
+use super::{Admission, Companion, LimitedResource, Operation, Request, Together};
 use api::any::downcast_ref;
-use api::k8s::api::core::v1::ResourceQuota;
+use api::k8s::api::core::v1::{ResourceQuota, ScopedResourceSelectorRequirement};
 use api::prelude::*;
 use api::{AnyObject, Status};
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use machinery::kinds::KindInfo;
 use machinery::quantity::Quantity;
 use machinery::quota::{self, Evaluator, Usage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use tokio::sync::Mutex;
@@ -26,11 +26,20 @@ const LOCKS: usize = 64;
 /// See the file's head.
 pub struct ResourceQuotas {
     locks: Vec<Arc<Mutex<()>>>,
+    /// What is only for namespaces whose quota speaks of it.
+    limited: Vec<LimitedResource>,
+}
+
+impl ResourceQuotas {
+    /// With resources that are limited everywhere.
+    pub fn new(limited: Vec<LimitedResource>) -> Self {
+        ResourceQuotas { locks: (0..LOCKS).map(|_| Arc::default()).collect(), limited }
+    }
 }
 
 impl Default for ResourceQuotas {
     fn default() -> Self {
-        ResourceQuotas { locks: (0..LOCKS).map(|_| Arc::default()).collect() }
+        ResourceQuotas::new(Vec::new())
     }
 }
 
@@ -70,7 +79,7 @@ impl Admission for ResourceQuotas {
             return Ok(Together::default());
         };
         let list = || request.reader().stored_list(&kind.info().storage, request.namespace);
-        if list().await.map_err(crate::status::from_store)?.0.is_empty() {
+        if self.limited.is_empty() && list().await.map_err(crate::status::from_store)?.0.is_empty() {
             return Ok(Together::default());
         }
         let hold = self.lock(request.namespace).lock_owned().await;
@@ -78,6 +87,8 @@ impl Admission for ResourceQuotas {
         let quotas: Vec<ResourceQuota> =
             stored.iter().map(|s| s.decode()).collect::<Result<_, _>>().map_err(crate::status::internal)?;
         let asked = Asked { evaluator: &evaluator, new, old, checked: request.subresource != "status" };
+        let limits = limits(&self.limited, info, &asked, request.cluster.now());
+        limits.check(&quotas, &asked).map_err(|why| request.forbidden(&why))?;
         let charges = charge(&quotas, &asked, request.cluster.now()).map_err(|why| request.forbidden(&why))?;
         let changes = charges.into_iter().filter_map(|(i, used)| {
             let mut quota = quotas.get(i)?.clone();
@@ -119,6 +130,62 @@ struct Asked<'a> {
     old: Option<&'a dyn AnyObject>,
     /// Whether too much is refused; what the system itself reports is only counted.
     checked: bool,
+}
+
+/// What a request uses of what is limited everywhere.
+struct Limits<'a> {
+    names: BTreeSet<String>,
+    scopes: Vec<&'a ScopedResourceSelectorRequirement>,
+}
+
+/// `limitedByDefault`, `getMatchedLimitedScopes`
+fn limits<'a>(limited: &'a [LimitedResource], info: &KindInfo, asked: &Asked<'_>, now: Timestamp) -> Limits<'a> {
+    let own = |l: &&LimitedResource| l.api_group == info.group && l.resource == info.plural;
+    let mut names = BTreeSet::new();
+    if limited.iter().any(|l| own(&l)) {
+        for (name, value) in asked.evaluator.usage(asked.new, now) {
+            let is_limited = |l: &LimitedResource| l.match_contains.iter().any(|part| name.contains(part));
+            if value.sign() > 0 && limited.iter().filter(own).any(is_limited) {
+                names.insert(name);
+            }
+        }
+    }
+    let scopes = limited.iter().flat_map(|l| &l.match_scopes);
+    let is_in = |s: &&ScopedResourceSelectorRequirement| asked.evaluator.is_in(asked.new, std::slice::from_ref(*s));
+    Limits { names, scopes: scopes.filter(is_in).collect() }
+}
+
+impl Limits<'_> {
+    /// Whether some quota speaks of each.
+    fn check(&self, quotas: &[ResourceQuota], asked: &Asked<'_>) -> Result<(), String> {
+        let mut names = self.names.clone();
+        let mut covered: BTreeSet<String> = BTreeSet::new();
+        for quota in quotas {
+            let scopes = quota::scopes(quota);
+            let is_in =
+                |s: &&ScopedResourceSelectorRequirement| asked.evaluator.is_in(asked.new, std::slice::from_ref(*s));
+            covered.extend(scopes.iter().filter(is_in).map(|s| s.scope_name.clone()));
+            if asked.evaluator.is_in(asked.new, &scopes) {
+                let hard = quota.status.as_ref().and_then(|s| s.hard.as_ref());
+                let spoken_of: Vec<&String> = hard.into_iter().flatten().map(|(name, _)| name).collect();
+                names.retain(|name| !spoken_of.contains(&name));
+            }
+        }
+        if !names.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(format!("insufficient quota to consume: {}", names.join(",")));
+        }
+        let missing = self.scopes.iter().filter(|s| !covered.contains(&s.scope_name));
+        let missing: Vec<String> = missing
+            .map(|s| {
+                format!("{{{} {} [{}]}}", s.scope_name, s.operator, s.values.clone().unwrap_or_default().join(" "))
+            })
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!("insufficient quota to match these scopes: [{}]", missing.join(" ")))
+    }
 }
 
 /// `CheckRequest`: the quotas (by index) whose `used` changes, and to what; or why the request is refused.
@@ -257,6 +324,36 @@ mod tests {
                 status unknown for quota: q, resources: pods,requests.cpu
             "#]],
         );
+    }
+
+    #[test]
+    fn what_is_limited_everywhere_needs_a_quota() {
+        let limited = LimitedResource {
+            resource: "pods".into(),
+            match_contains: vec!["cpu".into()],
+            match_scopes: vec![ScopedResourceSelectorRequirement {
+                scope_name: "Terminating".into(),
+                operator: "Exists".into(),
+                values: None,
+            }],
+            ..LimitedResource::default()
+        };
+        let kind = machinery::kinds::find("", "v1", "pods").expect("pods");
+        let check = |pod: &Pod, quotas: &[Value]| {
+            let quotas: Vec<ResourceQuota> = quotas.iter().map(|quota| object(quota.clone())).collect();
+            let asked = Asked { evaluator: &Evaluator::Pods, new: pod, old: None, checked: true };
+            let limited = std::slice::from_ref(&limited);
+            limits(limited, kind.info(), &asked, Timestamp::UNIX_EPOCH).check(&quotas, &asked)
+        };
+        let none = check(&pod("1", None), &[]).expect_err("no quota");
+        assert_eq!(none, "insufficient quota to consume: cpu,requests.cpu");
+        let of_cpu = json!({"metadata": {"name": "q"}, "status": {"hard": {"cpu": "2", "requests.cpu": "2"}}});
+        assert_eq!(check(&pod("1", None), std::slice::from_ref(&of_cpu)), Ok(()));
+        let none = check(&pod("1", Some(5)), std::slice::from_ref(&of_cpu)).expect_err("no scope");
+        assert_eq!(none, "insufficient quota to match these scopes: [{Terminating Exists []}]");
+        let scoped =
+            json!({"metadata": {"name": "s"}, "spec": {"scopes": ["Terminating"]}, "status": {"hard": {"pods": "2"}}});
+        assert_eq!(check(&pod("1", Some(5)), &[of_cpu, scoped]), Ok(()));
     }
 
     #[test]

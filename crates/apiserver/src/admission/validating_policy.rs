@@ -6,6 +6,7 @@ use super::expressions::{Evaluation, Expression, Failure, Verdict};
 use super::matching::{is_exempt, namespace_of};
 use super::policy::{Binding, Fields, Policy};
 use super::{Admission, Operation, Request};
+use crate::metrics::PolicyCheck;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::{
     AuditAnnotation, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, Validation,
@@ -15,6 +16,10 @@ use api::status::StatusCause;
 use async_trait::async_trait;
 use machinery::cel::{self, Budget, Type, Value};
 use machinery::kinds::KindInfo;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The longest message that an expression makes (`MaxEvaluatedMessageExpressionSizeBytes`).
 const MAX_MESSAGE: usize = 5 * 1024;
@@ -102,12 +107,35 @@ struct Denial {
     message: String,
     /// Empty: of an error.
     reason: String,
+    /// How long the expression took.
+    took: Duration,
 }
 
 impl Denial {
-    fn error(message: impl Into<String>) -> Self {
-        Denial { message: message.into(), reason: String::new() }
+    fn error(message: impl Into<String>, took: Duration) -> Self {
+        Denial { message: message.into(), reason: String::new(), took }
     }
+
+    /// `ErrorType`
+    fn error_type(&self) -> &'static str {
+        match self.message.as_str() {
+            text if text.starts_with("compilation") => "compile_error",
+            text if text.starts_with("validation failed due to running out of cost budget") => "out_of_budget",
+            _ => "invalid_error",
+        }
+    }
+}
+
+/// What a policy says of a request.
+#[derive(Default)]
+struct Judgement {
+    /// With the place of the validation.
+    denials: Vec<(usize, Denial)>,
+    /// Errors that `failurePolicy` lets pass.
+    ignored: Vec<Denial>,
+    annotations: Vec<(String, String)>,
+    /// Errors of audit annotations.
+    errors: Vec<String>,
 }
 
 #[async_trait]
@@ -164,6 +192,8 @@ impl Judge {
             }
         };
         let mut namespace: Option<Option<Namespace>> = None;
+        // Of several bindings with different values all are noted (`auditAnnotationCollector`).
+        let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for binding in bindings {
             let params = match binding.matches(request).await {
                 Ok(false) => continue,
@@ -188,72 +218,108 @@ impl Judge {
             for params in &params {
                 let evaluation = Evaluation::new(request, &kind).await?;
                 let evaluation = evaluation.in_namespace(object).with_policy(params, &policy.variables);
-                let (denials, errors) = self.judge(request, &evaluation).await;
-                for (index, denial) in &denials {
+                let judgement = self.judge(&evaluation).await;
+                let count = |denial: &Denial, action| {
+                    let (error, took) = (denial.error_type(), denial.took);
+                    let check = PolicyCheck { policy: name, binding: &binding.name, error, action, took };
+                    request.cluster.metrics().policy(&check);
+                };
+                judgement.ignored.iter().for_each(|error| count(error, "allow"));
+                for (index, denial) in &judgement.denials {
                     for action in &binding.actions {
                         match action.as_str() {
-                            "Deny" => deny(&told(&denial.message), &denial.reason),
-                            "Warn" => request.remarks.add([format!(
-                                "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{}': {}",
-                                binding.name, denial.message
-                            )]),
-                            _ => annotate_failure(request, name, binding, *index, &denial.message),
+                            "Deny" => {
+                                deny(&told(&denial.message), &denial.reason);
+                                count(denial, "deny");
+                            }
+                            "Warn" => {
+                                request.remarks.add([format!(
+                                    "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{}': {}",
+                                    binding.name, denial.message
+                                )]);
+                                count(denial, "warn");
+                            }
+                            _ => {
+                                annotate_failure(request, name, binding, *index, &denial.message);
+                                count(denial, "audit");
+                            }
                         }
                     }
                 }
-                for why in &errors {
+                for why in &judgement.errors {
                     deny(&told(why), "");
                 }
+                for (key, value) in judgement.annotations {
+                    let values: &mut Vec<String> = annotations.entry(key).or_default();
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
             }
+        }
+        for (key, values) in annotations {
+            request.remarks.annotate(&format!("{name}/"), key.as_str(), &values.join(", "));
         }
         Ok(())
     }
 
-    /// What speaks against the request, and errors of audit annotations.
-    async fn judge(&self, request: &Request<'_>, evaluation: &Evaluation<'_>) -> (Vec<(usize, Denial)>, Vec<String>) {
+    async fn judge(&self, evaluation: &Evaluation<'_>) -> Judgement {
         let ignores = self.policy.ignores_failures;
-        let or_ignored = |index, denial: Denial| if ignores { Vec::new() } else { vec![(index, denial)] };
+        let mut found = Judgement::default();
+        let begun = Instant::now();
         match self.policy.conditions.hold(evaluation).await {
             Verdict::Holds => {}
-            Verdict::Fails => return (Vec::new(), Vec::new()),
-            Verdict::Error(why) => return (or_ignored(0, Denial::error(why)), Vec::new()),
+            Verdict::Fails => return found,
+            Verdict::Error(why) => return found.failed(ignores, 0, Denial::error(why, begun.elapsed())),
         }
         let mut budget = Budget::new(cel::REQUEST_BUDGET);
         let mut results = Vec::with_capacity(self.validations.len());
         for check in &self.validations {
+            let begun = Instant::now();
             match evaluation.eval(&check.expression, &mut budget).await {
-                Err(Failure::OutOfBudget(why)) => return (or_ignored(0, Denial::error(why)), Vec::new()),
-                result => results.push(result),
+                Err(Failure::OutOfBudget(why)) => {
+                    return found.failed(ignores, 0, Denial::error(why, begun.elapsed()));
+                }
+                result => results.push((result, begun.elapsed())),
             }
         }
-        let mut denials = Vec::new();
-        for (i, (check, result)) in self.validations.iter().zip(results).enumerate() {
+        for (i, (check, (result, took))) in self.validations.iter().zip(results).enumerate() {
             match result {
                 Ok(Value::Bool(true)) => {}
                 Ok(_) => match check.message(evaluation, &mut budget).await {
-                    Ok(message) => denials.push((i, Denial { message, reason: check.reason.clone() })),
+                    Ok(message) => found.denials.push((i, Denial { message, reason: check.reason.clone(), took })),
                     Err(why) => {
-                        denials.extend(or_ignored(i, Denial::error(format!("failed messageExpression: {why}"))))
+                        let error = Denial::error(format!("failed messageExpression: {why}"), took);
+                        found = found.failed(ignores, i, error);
                     }
                 },
-                Err(failure) => denials.extend(or_ignored(i, Denial::error(failure.text()))),
+                Err(failure) => found = found.failed(ignores, i, Denial::error(failure.text(), took)),
             }
         }
-        let mut errors = Vec::new();
         let mut budget = Budget::new(cel::REQUEST_BUDGET);
         for (key, annotation) in &self.annotations {
             match evaluation.eval(annotation, &mut budget).await {
                 Ok(value) => {
                     if let Some(text) = value.as_str().map(str::trim).filter(|text| !text.is_empty()) {
                         let cut = text.floor_char_boundary(MAX_ANNOTATION);
-                        request.remarks.annotate(&format!("{}/", self.policy.name), key, &text[..cut]);
+                        found.annotations.push((key.clone(), text[..cut].to_owned()));
                     }
                 }
                 Err(_) if ignores => {}
-                Err(failure) => errors.push(failure.text().to_owned()),
+                Err(failure) => found.errors.push(failure.text().to_owned()),
             }
         }
-        (denials, errors)
+        found
+    }
+}
+
+impl Judgement {
+    fn failed(mut self, ignored: bool, index: usize, error: Denial) -> Self {
+        match ignored {
+            true => self.ignored.push(error),
+            false => self.denials.push((index, error)),
+        }
+        self
     }
 }
 
@@ -281,11 +347,21 @@ impl Check {
 
 /// What the audit log is told of a validation that failed.
 fn annotate_failure(request: &Request<'_>, policy: &str, binding: &Binding, index: usize, message: &str) {
-    let failure = serde_json::json!([{
-        "message": message, "policy": policy, "binding": binding.name, "expressionIndex": index,
-        "validationActions": binding.actions,
-    }]);
-    request.remarks.annotate("validation.policy.admission.k8s.io/", "validation_failure", &failure.to_string());
+    let (binding, validation_actions) = (binding.name.as_str(), binding.actions.as_slice());
+    let failure = ValidationFailure { message, policy, binding, expression_index: index, validation_actions };
+    let text = serde_json::to_string(&[failure]).unwrap_or_default();
+    request.remarks.annotate("validation.policy.admission.k8s.io/", "validation_failure", &text);
+}
+
+/// `ValidationFailureValue`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ValidationFailure<'a> {
+    message: &'a str,
+    policy: &'a str,
+    binding: &'a str,
+    expression_index: usize,
+    validation_actions: &'a [String],
 }
 
 fn refusal(request: &Request<'_>, message: &str, reason: &str) -> Status {

@@ -6,6 +6,7 @@ use super::matching::is_exempt;
 use super::review::{is_same, objects_of};
 use super::webhook::{Failure, Hook};
 use super::{Admission, Operation, Request};
+use crate::metrics::Phase;
 use crate::reader::KindRef;
 use api::Status;
 use api::k8s::api::admissionregistration::v1::ValidatingWebhookConfiguration;
@@ -14,6 +15,7 @@ use base::Random;
 use machinery::kinds::KindInfo;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// See the file's head.
 pub struct ValidatingWebhooks {
@@ -77,19 +79,23 @@ impl ValidatingWebhooks {
         kind: &KindRef,
         objects: (&Value, &Value),
     ) -> Result<(), Status> {
-        match hook.call(request, kind, objects, &self.random.uuid(), false).await {
+        let begun = Instant::now();
+        let result = hook.call(request, kind, objects, &self.random.uuid(), false).await;
+        hook.count(request, Phase::Validate, begun, &result);
+        match result {
             Ok(answer) => {
                 answer.remark(hook, request);
                 Ok(())
             }
             Err(Failure::Calling(why)) if hook.ignores_failures => {
                 tracing::warn!(webhook = %hook.name, %why, "failed calling webhook, failing open");
+                request.cluster.metrics().failed_open(&hook.name, Phase::Validate);
                 let key = format!("round_0_index_{i}");
                 request.remarks.annotate("failed-open.validating.webhook.admission.k8s.io/", &key, &hook.name);
                 Ok(())
             }
             Err(Failure::Calling(why)) => Err(hook.failed(&why)),
-            Err(Failure::Refused(status)) => Err(*status),
+            Err(Failure::Refused(status) | Failure::Unusable(status)) => Err(*status),
         }
     }
 }

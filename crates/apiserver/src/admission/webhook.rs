@@ -5,6 +5,7 @@ use super::expressions::{Conditions, Evaluation, Verdict};
 use super::matching::Criteria;
 use super::review::request_of;
 use super::{Operation, Request};
+use crate::metrics::{Phase, Rejection, WebhookCall};
 use crate::reader::KindRef;
 use crate::status;
 use crate::webhook_client::{ClientConfig, Target};
@@ -19,11 +20,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A webhook, ready to be called.
 pub(super) struct Hook {
     /// `<configuration>/<index>/<name>`, for reinvocation.
     pub(super) id: String,
+    pub(super) configuration: String,
     pub(super) name: String,
     criteria: Criteria,
     conditions: Conditions,
@@ -77,8 +80,10 @@ struct Fields<'a> {
 pub(super) enum Failure {
     /// It could not be asked; `failurePolicy` decides.
     Calling(String),
-    /// It said no, or its answer cannot be used whatever the policy.
+    /// It said no.
     Refused(Box<Status>),
+    /// Its answer cannot be used, whatever the policy, or the request is not for it.
+    Unusable(Box<Status>),
 }
 
 /// What a hook answered.
@@ -113,6 +118,7 @@ impl Hook {
         let (namespaces, objects, match_policy) = of.criteria;
         Hook {
             id: format!("{configuration}/{index}/{}", of.name),
+            configuration: configuration.to_owned(),
             name: of.name.to_owned(),
             criteria: Criteria::of_webhook(namespaces.as_ref(), objects.as_ref(), of.rules, match_policy),
             conditions: Conditions::of_webhook(of.conditions),
@@ -151,7 +157,7 @@ impl Hook {
     ) -> Result<Answer, Failure> {
         if request.dry_run && !matches!(self.side_effects.as_str(), "None" | "NoneOnDryRun") {
             let why = format!("admission webhook {:?} does not support dry run", self.name);
-            return Err(Failure::Refused(Box::new(status::bad_request(why))));
+            return Err(Failure::Unusable(Box::new(status::bad_request(why))));
         }
         let Some(version) = &self.version else {
             let why = "could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
@@ -202,6 +208,20 @@ impl Hook {
         status
     }
 
+    /// Counts a call.
+    pub(super) fn count<T>(&self, request: &Request<'_>, phase: Phase, begun: Instant, result: &Result<T, Failure>) {
+        let (code, rejection) = match result {
+            Ok(_) => (200, None),
+            // Upstream's stand-in for a hook that could not be asked.
+            Err(Failure::Calling(_)) if self.ignores_failures => (503, None),
+            Err(Failure::Calling(_)) => (503, Some(Rejection::Calling)),
+            Err(Failure::Refused(status)) => (status.code, Some(Rejection::Answer)),
+            Err(Failure::Unusable(_)) => (0, Some(Rejection::Internal)),
+        };
+        let (name, operation, took) = (&self.name, request.operation, begun.elapsed());
+        request.cluster.metrics().webhook(&WebhookCall { name, phase, operation, took, code, rejection });
+    }
+
     /// A failed call as the client sees it if it is not ignored.
     pub(super) fn failed(&self, why: &str) -> Status {
         status::internal(format!("failed calling webhook {:?}: {why}", self.name))
@@ -218,7 +238,11 @@ fn client_of(config: &WebhookClientConfig) -> ClientConfig {
         },
         (None, url) => Target::Url(url.clone().unwrap_or_default()),
     };
-    ClientConfig { target, ca_bundle: config.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default() }
+    ClientConfig {
+        target,
+        ca_bundle: config.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default(),
+        credentials: Default::default(),
+    }
 }
 
 fn review(request: &Request<'_>, kind: &KindRef, (object, old): (&Value, &Value), uid: &str, version: &str) -> Value {

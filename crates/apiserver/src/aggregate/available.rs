@@ -49,6 +49,9 @@ async fn update(server: &ApiServer, service: &APIService) -> bool {
         },
     };
     let well = verdict.0 == "True";
+    if !well && is_available(service) {
+        server.inner.metrics.aggregator.lost(service.name(), verdict.1);
+    }
     let Some(next) = with_verdict(service, verdict, server.clock_now()) else { return well };
     let Some(kind) = kind_of::<APIService>(server) else { return false };
     match server.update(&kind, "status", Box::new(next)).await {
@@ -94,7 +97,7 @@ async fn judge(server: &ApiServer, remote: &Arc<Remote>) -> Result<(), Verdict> 
     };
     let service = server.reader().get::<Service>(namespace, name).await;
     let service = service.map_err(|e| unknown("ServiceAccessError", e.to_string()))?;
-    let slices = service_client::slices_of(server, namespace, name).await;
+    let slices = service_client::slices_of(server.reader(), namespace, name).await;
     let slices = slices.map_err(|s| unknown("EndpointsAccessError", s.message))?;
     check(remote, service.as_ref(), &slices)?;
     probe(server, remote).await

@@ -80,6 +80,8 @@ struct Registered {
     version: String,
     group_priority: i32,
     version_priority: i32,
+    name: String,
+    available: bool,
 }
 
 /// An APIService that is served elsewhere.
@@ -123,6 +125,11 @@ impl Aggregation {
 
     pub(crate) fn remote(&self, group: &str, version: &str) -> Option<Arc<Remote>> {
         self.table.load().remote.get(&(group.to_owned(), version.to_owned())).cloned()
+    }
+
+    /// All APIServices by name, and whether requests may go there.
+    pub(crate) fn availability(&self) -> Vec<(String, bool)> {
+        self.table.load().all.iter().map(|r| (r.name.clone(), r.available)).collect()
     }
 
     /// All remote group versions.
@@ -171,6 +178,8 @@ impl Aggregation {
                 version: version.clone(),
                 group_priority: spec.group_priority_minimum,
                 version_priority: spec.version_priority,
+                name: service.name().to_owned(),
+                available: available::is_available(service),
             }));
             if spec.service.is_some() {
                 let key = (group, version);

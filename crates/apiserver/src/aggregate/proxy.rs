@@ -62,7 +62,7 @@ fn refusal(code: u16, text: &str) -> Answer {
 /// The ready endpoints, at least one.
 pub(super) async fn targets(server: &ApiServer, remote: &Remote, path: &str) -> Result<Vec<Target>, String> {
     let (config, name) = remote.tls.clone()?;
-    let found = crate::service_client::resolve(server, &remote.namespace, &remote.service, remote.port).await;
+    let found = crate::service_client::resolve(server.reader(), &remote.namespace, &remote.service, remote.port).await;
     let found = found.map_err(|s| s.message)?;
     if found.is_empty() {
         return Err(format!("no endpoints available for service {:?}", remote.service));

@@ -12,12 +12,14 @@ pub use policy::{Level, Policy, Stage};
 use crate::Body;
 use crate::api_server::Call;
 use crate::auth::{Peer, UserInfo};
+use crate::remarks::Remarks;
 use crate::response::Answer;
 use api::Status;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use policy::Verdict;
+use prometheus::{IntCounter, IntCounterVec, Opts};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -31,19 +33,53 @@ const QUEUE: usize = 4096;
 pub struct Audit {
     policy: Policy,
     lines: mpsc::Sender<Vec<u8>>,
+    pub(crate) metrics: AuditMetrics,
 }
 
 impl Audit {
     /// With the lines to write: each is one event and ends with a line feed.
     pub fn new(policy: Policy) -> (Arc<Audit>, mpsc::Receiver<Vec<u8>>) {
         let (lines, receiver) = mpsc::channel(QUEUE);
-        (Arc::new(Audit { policy, lines }), receiver)
+        (Arc::new(Audit { policy, lines, metrics: AuditMetrics::default() }), receiver)
     }
 
     async fn send(&self, line: Option<Vec<u8>>) {
         if let Some(line) = line {
+            self.metrics.events.inc();
             // Nobody writes any more: we are going down.
             drop(self.lines.send(line).await);
+        }
+    }
+}
+
+/// What is counted (`apiserver/pkg/audit/metrics.go`).
+pub(crate) struct AuditMetrics {
+    pub(crate) events: IntCounter,
+    pub(crate) errors: IntCounterVec,
+    pub(crate) levels: IntCounterVec,
+}
+
+impl Default for AuditMetrics {
+    fn default() -> Self {
+        let vec = |name: &str, help: &str, label: &str| {
+            IntCounterVec::new(Opts::new(name, help), &[label]).expect("the name is well-formed")
+        };
+        AuditMetrics {
+            events: IntCounter::new(
+                "apiserver_audit_event_total",
+                "[ALPHA] Counter of audit events generated and sent to the audit backend.",
+            )
+            .expect("the name is well-formed"),
+            errors: vec(
+                "apiserver_audit_error_total",
+                "[ALPHA] Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.",
+                "plugin",
+            ),
+            levels: vec(
+                "apiserver_audit_level_total",
+                "[ALPHA] Counter of policy levels for audit events (1 per request).",
+                "level",
+            ),
         }
     }
 }
@@ -107,7 +143,7 @@ struct ObjectRef {
 struct Event<'a> {
     kind: &'static str,
     api_version: &'static str,
-    level: String,
+    level: &'static str,
     #[serde(rename = "auditID")]
     audit_id: &'a str,
     stage: Stage,
@@ -150,6 +186,7 @@ impl Record {
         let asking = origin.impersonator.unwrap_or(&call.user);
         let attributes = call.info.attributes(asking, &call.query);
         let verdict = audit.policy.verdict(&attributes);
+        audit.metrics.levels.with_label_values(&[verdict.level.as_str()]).inc();
         if verdict.level == Level::None {
             return None;
         }
@@ -197,8 +234,8 @@ impl Record {
     }
 
     /// Notes what is answered, as far as the policy wants it.
-    pub(crate) fn note_answer(&mut self, answer: &Result<Answer, Status>, annotations: BTreeMap<String, String>) {
-        self.annotations = annotations;
+    pub(crate) fn note_answer(&mut self, answer: &Result<Answer, Status>, remarks: &Remarks) {
+        self.annotations = remarks.take_annotations(self.verdict.level >= Level::Request);
         if self.verdict.level < Level::RequestResponse {
             return;
         }
@@ -227,7 +264,7 @@ impl Record {
         let event = Event {
             kind: "Event",
             api_version: "audit.k8s.io/v1",
-            level: format!("{:?}", self.verdict.level),
+            level: self.verdict.level.as_str(),
             audit_id: &self.id,
             stage,
             request_uri: &self.uri,
@@ -285,10 +322,12 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        if let Some(line) = self.record.line(Stage::ResponseComplete, Some(&self.status), self.clock.now())
-            && let Err(error) = self.record.audit.lines.try_send(line)
-        {
-            tracing::debug!(%error, "the end of a stream is not in the audit log");
+        if let Some(line) = self.record.line(Stage::ResponseComplete, Some(&self.status), self.clock.now()) {
+            self.record.audit.metrics.events.inc();
+            if let Err(error) = self.record.audit.lines.try_send(line) {
+                self.record.audit.metrics.errors.with_label_values(&["log"]).inc();
+                tracing::debug!(%error, "the end of a stream is not in the audit log");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bootstrap tokens as bearer tokens (`plugin/pkg/auth/authenticator/token/bootstrap/bootstrap.go`): who shows one is
 //! `system:bootstrap:ID` in `system:bootstrappers`, which may ask for a node's certificate and nothing else.
 
-use super::{AuthError, Authenticator, Peer, UserInfo};
+use super::{AuthError, Authenticator, Peer, UserInfo, is_equal};
 use crate::reader::Reader;
 use api::prelude::*;
 use async_trait::async_trait;
@@ -36,11 +36,6 @@ impl BootstrapTokens {
         let Some(groups) = bootstrap_token::groups(&stored).filter(|_| good) else { return Ok(None) };
         Ok(Some(UserInfo { name: format!("{}{id}", bootstrap_token::USER_PREFIX), groups, ..UserInfo::default() }))
     }
-}
-
-/// In a time that does not tell where they differ.
-fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
 }
 
 #[async_trait]

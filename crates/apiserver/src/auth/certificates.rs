@@ -2,7 +2,7 @@
 //!
 //! TLS has already checked chain, validity and key usage against the client CA.
 
-use super::{AuthError, Authenticator, Peer, PeerIdentity, UserInfo};
+use super::{AuthError, Authenticator, ClientChain, Peer, PeerIdentity, UserInfo};
 use async_trait::async_trait;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -15,6 +15,14 @@ impl Authenticator for ClientCertificates {
         let PeerIdentity::Certificates(chain) = &peer.identity else { return Ok(None) };
         let Some(leaf) = &chain.leaf else { return Ok(None) };
         chain.user.get_or_init(|| user_of(leaf)).clone().map_err(AuthError)
+    }
+}
+
+impl ClientChain {
+    /// When the certificate ends, in seconds.
+    pub(crate) fn expires(&self) -> Option<i64> {
+        let (_, cert) = X509Certificate::from_der(self.leaf.as_ref()?).ok()?;
+        Some(cert.validity().not_after.timestamp())
     }
 }
 

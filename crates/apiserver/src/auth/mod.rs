@@ -5,12 +5,14 @@
 pub mod bootstrap;
 mod bootstrap_tokens;
 mod certificates;
+pub mod jwt;
 mod node;
 mod rbac;
 mod rbac_labels;
 mod request_header;
 mod tokens;
 mod union;
+pub mod webhook;
 
 pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
@@ -18,8 +20,9 @@ pub use node::{NodeAuthorizer, node_name};
 pub use rbac::{Policy, Rbac};
 pub(crate) use rbac::{breakdown, covers};
 pub use request_header::RequestHeaders;
-pub use tokens::{KeyError, Tokens};
-pub use union::{Authenticators, Authorizers, Masters};
+pub(crate) use tokens::used_today;
+pub use tokens::{KeyError, LegacyUses, Tokens};
+pub use union::{Authenticators, Authorizers, Masters, Replaceable};
 
 use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;
@@ -122,6 +125,11 @@ pub trait Authenticator: Send + Sync {
     /// by the pipeline.
     async fn authenticate(&self, head: &http::request::Parts, peer: &Peer) -> Result<Option<UserInfo>, AuthError>;
 
+    /// Whether a request for `path` without credentials is answered, as one of [`ANONYMOUS`].
+    fn allows_anonymous(&self, _path: &str) -> bool {
+        true
+    }
+
     /// Checks a bearer token for TokenReview. `audiences` empty: the API server's own. Returns the user and the
     /// audiences that token and request share.
     async fn review_token(
@@ -164,12 +172,30 @@ pub struct Attributes<'a> {
 /// An authorizer's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Yes.
-    Allow,
+    /// Yes. The text tells by what rule, if there is something to tell; it is for the audit log and reviews.
+    Allow(Option<Arc<str>>),
     /// No, and nobody else is asked.
     Deny(String),
     /// Not by me. The text tells why, if there is something to tell; it is shown to the user.
     NoOpinion(String),
+}
+
+impl Decision {
+    /// Yes, without a reason.
+    pub const ALLOW: Decision = Decision::Allow(None);
+
+    /// Whether the answer is yes.
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Decision::Allow(_))
+    }
+
+    /// Why, or an empty text.
+    pub fn reason(&self) -> &str {
+        match self {
+            Decision::Allow(reason) => reason.as_deref().unwrap_or_default(),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => reason,
+        }
+    }
 }
 
 /// What a user may do in a namespace, for SelfSubjectRulesReview.
@@ -228,6 +254,11 @@ pub trait TokenIssuer: Send + Sync {
     }
 }
 
+/// In a time that does not tell where they differ.
+fn is_equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
+}
+
 /// The sentence of a refusal, `responsewriters.forbiddenMessage`.
 pub fn forbidden_message(a: &Attributes<'_>) -> String {
     let user = format!("User {:?}", a.user.name);
@@ -263,7 +294,7 @@ pub struct AllowAll;
 #[async_trait]
 impl Authorizer for AllowAll {
     async fn authorize(&self, _attributes: &Attributes<'_>) -> Decision {
-        Decision::Allow
+        Decision::ALLOW
     }
     async fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {
         let star = || vec!["*".to_owned()];

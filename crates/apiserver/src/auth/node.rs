@@ -104,7 +104,7 @@ impl NodeAuthorizer {
             return no("can only get individual resources of this type");
         }
         match self.reader.get::<VolumeAttachment>("", a.name).await {
-            Ok(Some(attachment)) if attachment.spec.node_name == node => Decision::Allow,
+            Ok(Some(attachment)) if attachment.spec.node_name == node => Decision::ALLOW,
             _ => Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")),
         }
     }
@@ -120,7 +120,7 @@ impl NodeAuthorizer {
             return no("No Object name found");
         }
         if self.is_used(node, a).await {
-            return Decision::Allow;
+            return Decision::ALLOW;
         }
         Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
     }
@@ -132,8 +132,8 @@ impl NodeAuthorizer {
             .any(|r| r.strip_prefix("spec.nodeName=").is_some_and(|value| value.trim_start_matches('=') == node));
         match (a.subresource, a.verb) {
             // NodeRestriction limits these to the node's own (mirror) pods.
-            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Decision::Allow,
-            ("", "list" | "watch") if scoped => Decision::Allow,
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Decision::ALLOW,
+            ("", "list" | "watch") if scoped => Decision::ALLOW,
             ("", "list" | "watch") if a.name.is_empty() => {
                 no("can only list/watch pods with spec.nodeName field selector")
             }
@@ -152,7 +152,7 @@ fn own(node: &str, a: &Attributes<'_>) -> Decision {
     match a.resource {
         "nodes" => match (a.subresource, a.verb) {
             // NodeRestriction limits these to the node's own object.
-            ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Decision::Allow,
+            ("", "create" | "update" | "patch") | ("status", "update" | "patch") => Decision::ALLOW,
             _ => no(""),
         },
         "leases" if a.namespace != "kube-node-lease" => {
@@ -170,7 +170,7 @@ fn own(node: &str, a: &Attributes<'_>) -> Decision {
         "csinodes" if a.verb != "create" && a.name != node => {
             no("can only access CSINode with the same name as the requesting node")
         }
-        _ => Decision::Allow,
+        _ => Decision::ALLOW,
     }
 }
 
@@ -189,7 +189,7 @@ impl Authorizer for NodeAuthorizer {
             return no("");
         }
         if is_free(a) {
-            return Decision::Allow;
+            return Decision::ALLOW;
         }
         match (a.group, a.resource) {
             ("", "secrets" | "configmaps") => {
@@ -197,7 +197,7 @@ impl Authorizer for NodeAuthorizer {
             }
             ("", "persistentvolumeclaims") if a.subresource == "status" => {
                 if ["get", "update", "patch"].contains(&a.verb) {
-                    Decision::Allow
+                    Decision::ALLOW
                 } else {
                     no("can only get/update/patch this type")
                 }

@@ -27,7 +27,8 @@ type Name = (String, String);
 
 #[derive(Debug, Clone)]
 struct Binding {
-    subjects: Vec<Who>,
+    /// Each with the reason that it gives for what it allows.
+    subjects: Vec<(Who, Arc<str>)>,
     /// `ClusterRole` or `Role`, and its name.
     cluster_role: bool,
     role: String,
@@ -64,30 +65,34 @@ impl Policy {
     pub fn binding(&mut self, namespace: &str, name: &str, binding: Option<(RoleRef, Vec<Subject>)>) {
         let key = (namespace.to_owned(), name.to_owned());
         if let Some(old) = self.bindings.remove(&key) {
-            for who in &old.subjects {
+            for (who, _) in &old.subjects {
                 if let Some(names) = self.by_subject.get_mut(who) {
                     names.retain(|n| *n != key);
                 }
             }
         }
         let Some((role, subjects)) = binding else { return };
-        let subjects: Vec<Who> = subjects.iter().filter_map(|s| who(s, namespace)).collect();
-        for who in &subjects {
+        let reason = |s: &Subject| reason(namespace, name, &role, s);
+        let subjects: Vec<(Who, Arc<str>)> =
+            subjects.iter().filter_map(|s| Some((who(s, namespace)?, reason(s).into()))).collect();
+        for (who, _) in &subjects {
             self.by_subject.entry(who.clone()).or_default().push(key.clone());
         }
         self.bindings.insert(key, Binding { subjects, cluster_role: role.kind == "ClusterRole", role: role.name });
     }
 
     /// Runs `visit` on the rules that apply to `user` in `namespace` (cluster-wide ones included) until it returns true;
-    /// returns whether it did, and the roles that are bound but missing.
+    /// returns the reason if it did, and the roles that are bound but missing.
     fn visit(
         &self,
         user: &UserInfo,
         namespace: &str,
         mut visit: impl FnMut(&PolicyRule) -> bool,
-    ) -> (bool, Vec<String>) {
+    ) -> (Option<Arc<str>>, Vec<String>) {
         let mut missing = Vec::new();
-        for name in subjects_of(user).iter().filter_map(|who| self.by_subject.get(who)).flatten() {
+        let subjects = subjects_of(user);
+        let bound = subjects.iter().filter_map(|who| Some((who, self.by_subject.get(who)?)));
+        for (who, name) in bound.flat_map(|(who, names)| names.iter().map(move |name| (who, name))) {
             if !name.0.is_empty() && name.0 != namespace {
                 continue;
             }
@@ -98,7 +103,10 @@ impl Policy {
                 self.roles.get(&(name.0.clone(), binding.role.clone()))
             };
             match rules {
-                Some(rules) if rules.iter().any(&mut visit) => return (true, missing),
+                Some(rules) if rules.iter().any(&mut visit) => {
+                    let reason = binding.subjects.iter().find(|(of, _)| of == who).map(|(_, reason)| reason.clone());
+                    return (reason, missing);
+                }
                 Some(_) => {}
                 None => {
                     let kind = if binding.cluster_role { "clusterrole" } else { "role" };
@@ -106,17 +114,17 @@ impl Policy {
                 }
             }
         }
-        (false, missing)
+        (None, missing)
     }
 
     /// Allow, or no opinion with the roles that are missing.
     pub fn decide(&self, a: &Attributes<'_>) -> Decision {
         let (allowed, missing) = self.visit(a.user, a.namespace, |rule| rule_allows(rule, a));
         match (allowed, missing.as_slice()) {
-            (true, _) => Decision::Allow,
-            (false, []) => Decision::NoOpinion(String::new()),
-            (false, [one]) => Decision::NoOpinion(format!("RBAC: {one}")),
-            (false, many) => Decision::NoOpinion(format!("RBAC: [{}]", many.join(", "))),
+            (reason @ Some(_), _) => Decision::Allow(reason),
+            (None, []) => Decision::NoOpinion(String::new()),
+            (None, [one]) => Decision::NoOpinion(format!("RBAC: {one}")),
+            (None, many) => Decision::NoOpinion(format!("RBAC: [{}]", many.join(", "))),
         }
     }
 
@@ -142,6 +150,21 @@ fn who(subject: &Subject, namespace: &str) -> Option<Who> {
         }
         _ => None,
     }
+}
+
+/// What the audit log and reviews are told (`clusterRoleBindingDescriber`, `roleBindingDescriber`).
+fn reason(namespace: &str, binding: &str, role: &RoleRef, subject: &Subject) -> String {
+    let (kind, place) = match namespace {
+        "" => ("ClusterRoleBinding", binding.to_owned()),
+        namespace => ("RoleBinding", format!("{binding}/{namespace}")),
+    };
+    let of = subject.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(namespace);
+    let name = match subject.kind.as_str() {
+        "ServiceAccount" => format!("{}/{of}", subject.name),
+        _ => subject.name.clone(),
+    };
+    let to = format!("{} {name:?}", subject.kind);
+    format!("RBAC: allowed by {kind} {place:?} of {} {:?} to {to}", role.kind, role.name)
 }
 
 fn subjects_of(user: &UserInfo) -> Vec<Who> {
@@ -417,8 +440,9 @@ mod tests {
     #[test]
     fn role_bindings_grant_only_in_their_namespace() {
         let bot = UserInfo::new("system:serviceaccount:a:bot", &[]);
-        assert_eq!(check(&bot, "list pods a"), Decision::Allow);
-        assert_eq!(check(&bot, "get pods/log a"), Decision::Allow);
+        let reason = r#"RBAC: allowed by RoleBinding "bots/a" of ClusterRole "reader" to ServiceAccount "bot/a""#;
+        assert_eq!(check(&bot, "list pods a"), Decision::Allow(Some(reason.into())));
+        assert!(check(&bot, "get pods/log a").is_allowed());
         assert_eq!(check(&bot, "list pods b"), Decision::NoOpinion(String::new()));
         assert_eq!(check(&bot, "get pods/exec a"), Decision::NoOpinion(String::new()));
         assert_eq!(check(&bot, "delete pods a"), Decision::NoOpinion(String::new()));
@@ -427,7 +451,7 @@ mod tests {
     #[test]
     fn resource_names_limit_a_rule() {
         let ann = UserInfo::new("ann", &[]);
-        assert_eq!(check(&ann, "get secrets a one"), Decision::Allow);
+        assert!(check(&ann, "get secrets a one").is_allowed());
         assert_eq!(check(&ann, "get secrets a two"), Decision::NoOpinion(String::new()));
     }
 

@@ -1,6 +1,9 @@
 //! Service-account tokens: made by `serviceaccounts/token`, checked on every request
 //! (`pkg/serviceaccount/{claims,jwt}.go`, `pkg/registry/core/serviceaccount/storage/token.go`).
 //!
+//! Tokens that stand in Secrets (`legacy.go`) have no end; they are good while their Secret holds them, and who uses one is told to
+//! [`LegacyUses`].
+//!
 //! A token is a JWT signed with ECDSA P-256 (ES256). It is good while its account, and the pod, secret or node it is bound
 //! to, exist with the same UID: deleting any of them revokes it at once. Differs from upstream: no extended lifetime for
 //! tokens injected by admission (`--service-account-extend-token-expiration=false`).
@@ -16,12 +19,15 @@ use async_trait::async_trait;
 use base::{Clock, Random};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use machinery::field::{FieldError, Path};
+use parking_lot::Mutex;
 use ring::signature::{self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 /// Shortest life that may be asked for (`validateTokenRequest`): 10 minutes.
 const MIN_SECONDS: i64 = 600;
@@ -29,6 +35,59 @@ const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 /// What a request without a life gets: one hour (`pkg/apis/authentication/v1/defaults.go`).
 const DEFAULT_SECONDS: i64 = 3600;
+
+/// Who signs tokens of Secrets (`LegacyIssuer`).
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// The day on which a Secret's token was used last.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
+/// Since this day a Secret's token is good no more.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+/// Secrets whose use waits to be written down. One that finds no place is written down at its next use.
+const MAX_USES: usize = 64;
+
+/// Secrets whose tokens were used on a day that their label does not tell yet. Cheap to clone; all clones are one.
+#[derive(Clone, Default)]
+pub struct LegacyUses {
+    waiting: Arc<Mutex<BTreeSet<(String, String)>>>,
+    wake: Arc<Notify>,
+}
+
+impl LegacyUses {
+    /// `patchSecretWithLastUsedDate`
+    fn note(&self, secret: &Secret, now: jiff::Timestamp) {
+        let tomorrow = now + jiff::SignedDuration::from_hours(24);
+        let said = secret.label(LAST_USED);
+        if said.is_some_and(|said| said == day(now) || said == day(tomorrow)) {
+            return;
+        }
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MAX_USES && waiting.insert((secret.namespace().to_owned(), secret.name().to_owned())) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The next Secret, by namespace and name.
+    pub(crate) async fn next(&self) -> (String, String) {
+        loop {
+            if let Some(first) = self.waiting.lock().pop_first() {
+                return first;
+            }
+            self.wake.notified().await;
+        }
+    }
+}
+
+/// A day as labels tell it.
+fn day(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d").to_string()
+}
+
+/// The Secret with today as the day of its last use; `None` if it says so already.
+pub(crate) fn used_today(mut secret: Secret, now: jiff::Timestamp) -> Option<Secret> {
+    let labels = secret.metadata.labels.get_or_insert_default();
+    let before = labels.insert(LAST_USED.to_owned(), day(now));
+    (before.as_deref() != Some(&day(now))).then_some(secret)
+}
 
 /// The signing key is unusable.
 #[derive(Debug, Error)]
@@ -46,6 +105,7 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     signing: ring::rand::SystemRandom,
+    uses: LegacyUses,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,6 +140,27 @@ struct Ref {
     uid: String,
 }
 
+/// The claims of a token that stands in a Secret.
+#[derive(Serialize, Deserialize)]
+struct LegacyClaims {
+    iss: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+    sub: String,
+}
+
+/// A token of ours whose signature is good.
+enum Proven {
+    Bound(Claims),
+    Legacy(LegacyClaims),
+}
+
 impl Tokens {
     /// `key_pem` is an ECDSA P-256 key in PKCS #8 PEM; `issuer` an https URL, which is also the default audience.
     pub fn new(
@@ -96,10 +177,28 @@ impl Tokens {
             .map_err(|e| KeyError(e.to_string()))?;
         let key_id = B64.encode(Sha256::digest(key.public_key().as_ref()));
         let (issuer, audiences) = (issuer.to_owned(), vec![issuer.to_owned()]);
-        Ok(Arc::new(Tokens { key, key_id, issuer, audiences, reader, clock, random, signing }))
+        let uses = LegacyUses::default();
+        Ok(Arc::new(Tokens { key, key_id, issuer, audiences, reader, clock, random, signing, uses }))
     }
 
-    fn sign(&self, claims: &Claims) -> Result<String, Status> {
+    /// Who used tokens of Secrets.
+    pub fn legacy_uses(&self) -> LegacyUses {
+        self.uses.clone()
+    }
+
+    /// The token that belongs into a Secret of this account (`LegacyClaims`).
+    pub fn for_secret(&self, account: &ServiceAccount, secret: &Secret) -> Result<String, Status> {
+        self.sign(&LegacyClaims {
+            iss: LEGACY_ISSUER.to_owned(),
+            namespace: account.namespace().to_owned(),
+            secret: secret.name().to_owned(),
+            account: account.name().to_owned(),
+            uid: account.uid().to_owned(),
+            sub: format!("system:serviceaccount:{}:{}", account.namespace(), account.name()),
+        })
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> Result<String, Status> {
         let header = B64.encode(json!({"alg": "ES256", "kid": self.key_id}).to_string());
         let body = B64.encode(serde_json::to_vec(claims).map_err(status::internal)?);
         let text = format!("{header}.{body}");
@@ -108,7 +207,7 @@ impl Tokens {
     }
 
     /// The claims of a token of ours; `None` if it is somebody else's.
-    fn verify(&self, token: &str) -> Result<Option<Claims>, AuthError> {
+    fn verify(&self, token: &str) -> Result<Option<Proven>, AuthError> {
         let bad = |why: &str| AuthError(format!("invalid bearer token, {why}"));
         let parts: Vec<&str> = token.split('.').collect();
         let [header, body, signed] = parts.as_slice() else { return Ok(None) };
@@ -116,12 +215,17 @@ impl Tokens {
         else {
             return Ok(None);
         };
-        if claims["iss"] != self.issuer.as_str() {
+        let is_legacy = claims["iss"] == LEGACY_ISSUER;
+        if claims["iss"] != self.issuer.as_str() && !is_legacy {
             return Ok(None);
         }
         let signed = B64.decode(signed).map_err(|_| bad("malformed signature"))?;
         let key = signature::UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.key.public_key().as_ref());
         key.verify(format!("{header}.{body}").as_bytes(), &signed).map_err(|_| bad("wrong signature"))?;
+        if is_legacy {
+            let claims = serde_json::from_value(claims).map_err(|_| bad("unexpected claims"))?;
+            return Ok(Some(Proven::Legacy(claims)));
+        }
         let claims: Claims = serde_json::from_value(claims).map_err(|_| bad("unexpected claims"))?;
         let now = self.clock.now().as_second();
         if now >= claims.exp {
@@ -130,7 +234,7 @@ impl Tokens {
         if now < claims.nbf {
             return Err(bad("service account token is not valid yet"));
         }
-        Ok(Some(claims))
+        Ok(Some(Proven::Bound(claims)))
     }
 
     /// Account and bound objects still exist with the same UIDs (`Validator.Validate`).
@@ -160,7 +264,11 @@ impl Tokens {
     }
 
     async fn check(&self, token: &str, audiences: &[String]) -> Result<Option<(UserInfo, Vec<String>)>, AuthError> {
-        let Some(claims) = self.verify(token)? else { return Ok(None) };
+        let claims = match self.verify(token)? {
+            None => return Ok(None),
+            Some(Proven::Bound(claims)) => claims,
+            Some(Proven::Legacy(claims)) => return self.check_legacy(token, &claims, audiences).await,
+        };
         let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
         let shared: Vec<String> = wanted.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
         if shared.is_empty() {
@@ -174,19 +282,68 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    /// `legacyValidator.Validate`
+    async fn check_legacy(
+        &self,
+        token: &str,
+        claims: &LegacyClaims,
+        audiences: &[String],
+    ) -> Result<Option<(UserInfo, Vec<String>)>, AuthError> {
+        let refuse = |why: String| Err(AuthError(format!("invalid bearer token, {why}")));
+        let failed = |e: ReadError| AuthError(base::chain(&e));
+        let LegacyClaims { namespace, secret: name, account, uid, .. } = claims;
+        // Such a token is for the API server, whoever else is asked for.
+        let wanted = if audiences.is_empty() { &self.audiences } else { audiences };
+        let shared: Vec<String> = wanted.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        if shared.is_empty() {
+            return refuse(format!(
+                "token audiences {:?} is invalid for the target audiences {wanted:?}",
+                self.audiences
+            ));
+        }
+        let secret: Option<Secret> = self.reader.get(namespace, name).await.map_err(failed)?;
+        let Some(secret) = secret.filter(|s| !s.is_deleting()) else {
+            return refuse("Token has been invalidated".into());
+        };
+        let stored = secret.data.as_ref().and_then(|d| d.get("token")).map(|t| t.0.as_slice()).unwrap_or_default();
+        if !super::is_equal(stored, token.as_bytes()) {
+            return refuse("Token does not match server's copy".into());
+        }
+        let live: Option<ServiceAccount> = self.reader.get(namespace, account).await.map_err(failed)?;
+        let Some(live) = live.filter(|a| !a.is_deleting()) else {
+            return refuse(format!("ServiceAccount {namespace}/{account} has been deleted"));
+        };
+        if live.uid() != uid {
+            return refuse(format!("ServiceAccount UID ({}) does not match claim ({uid})", live.uid()));
+        }
+        self.uses.note(&secret, self.clock.now());
+        if secret.label(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            return refuse(format!(
+                "the token in secret {namespace}/{name} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+            ));
+        }
+        Ok(Some((account_user(namespace, account, uid), shared)))
+    }
+}
+
+fn account_user(namespace: &str, account: &str, uid: &str) -> UserInfo {
+    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+    UserInfo {
+        name: format!("system:serviceaccount:{namespace}:{account}"),
+        uid: uid.to_owned(),
+        groups: groups.into(),
+        extra: Default::default(),
+    }
+}
+
 fn is_same<K: Object>(object: Option<&K>, expected: &Ref) -> bool {
     object.is_some_and(|o| o.uid() == expected.uid)
 }
 
 fn user_of(claims: &Claims) -> UserInfo {
     let k = &claims.kubernetes;
-    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", k.namespace)];
-    let mut user = UserInfo {
-        name: format!("system:serviceaccount:{}:{}", k.namespace, k.serviceaccount.name),
-        uid: k.serviceaccount.uid.clone(),
-        groups: groups.into(),
-        extra: Default::default(),
-    };
+    let mut user = account_user(&k.namespace, &k.serviceaccount.name, &k.serviceaccount.uid);
     let mut extra = |key: &str, value: &str| {
         user.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
     };

@@ -173,5 +173,6 @@ fn client_config(custom: &Custom) -> Option<ClientConfig> {
         },
         (None, None) => return None,
     };
-    Some(ClientConfig { target, ca_bundle: client.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default() })
+    let ca_bundle = client.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default();
+    Some(ClientConfig { target, ca_bundle, credentials: Default::default() })
 }

@@ -3,8 +3,8 @@
 //! A level may always use its nominal seats. Beyond them it borrows, up to its limit and as long as all seats in use leave the
 //! others what they never lend; so a level that lends gets its own seats without waiting for anybody.
 //!
-//! Differs from upstream (`fairqueuing/queueset`, `conc_alloc.go`): every request takes one seat; borrowing is decided when a
-//! request comes, not every ten seconds; queues of a level take turns, which is fair while requests cost the same.
+//! Differs from upstream (`fairqueuing/queueset`, `conc_alloc.go`): borrowing is decided when a request comes, not every ten
+//! seconds; queues of a level take turns, whatever their requests cost.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -21,6 +21,24 @@ pub(super) struct Limits {
     pub(super) most: u32,
     /// `None` = full is refused.
     pub(super) queues: Option<Queues>,
+}
+
+/// A request takes no larger part of its level's own seats (`priorityLevelMaxSeatsPercent`).
+const WIDEST_PERCENT: u32 = 15;
+/// Most seats of any request (`MaximumListSeatsLimit`).
+const WIDEST: u32 = 100;
+
+impl Limits {
+    /// Most seats that one request takes: a flow does not fill its level with it.
+    pub(super) fn widest(&self) -> u32 {
+        match &self.queues {
+            None => WIDEST,
+            Some(queues) => {
+                let part = self.nominal.saturating_mul(WIDEST_PERCENT).div_ceil(100);
+                part.min(self.nominal / queues.hand.max(1)).clamp(1, WIDEST)
+            }
+        }
+    }
 }
 
 /// How requests wait.
@@ -48,11 +66,18 @@ pub(super) enum Entry {
 struct Level<W> {
     limits: Limits,
     used: u32,
-    queues: BTreeMap<u32, VecDeque<(u64, W)>>,
+    queues: BTreeMap<u32, VecDeque<Waiter<W>>>,
     /// Queues with waiters; the next one's turn first.
     turns: VecDeque<u32>,
     /// Its configuration is gone; it goes when it is empty.
     leaving: bool,
+}
+
+/// A request in a queue.
+struct Waiter<W> {
+    id: u64,
+    seats: u32,
+    waker: W,
 }
 
 /// All levels of a server.
@@ -87,11 +112,11 @@ impl<W> Book<W> {
         self.dispatch()
     }
 
-    /// A request of `flow` comes. `waiter` is kept if it has to wait.
-    pub(super) fn enter(&mut self, name: &str, flow: u64, waiter: W) -> Entry {
-        if self.may_run(name) {
+    /// A request of `flow` that takes so many seats comes. `waker` is kept if it has to wait.
+    pub(super) fn enter(&mut self, name: &str, flow: u64, seats: u32, waker: W) -> Entry {
+        if self.may_run(name, seats) {
             if let Some(level) = self.levels.get_mut(name) {
-                level.used += 1;
+                level.used += seats;
             }
             return Entry::Runs;
         }
@@ -108,14 +133,14 @@ impl<W> Book<W> {
         if queue.is_empty() {
             level.turns.push_back(shortest);
         }
-        queue.push_back((id, waiter));
+        queue.push_back(Waiter { id, seats, waker });
         Entry::Waits(id)
     }
 
-    /// A request that ran is done. Returns who may run now.
-    pub(super) fn leave(&mut self, name: &str) -> Vec<W> {
+    /// A request that ran on so many seats is done. Returns who may run now.
+    pub(super) fn leave(&mut self, name: &str, seats: u32) -> Vec<W> {
         if let Some(level) = self.levels.get_mut(name) {
-            level.used = level.used.saturating_sub(1);
+            level.used = level.used.saturating_sub(seats);
         }
         let woken = self.dispatch();
         self.forget_empty();
@@ -125,10 +150,10 @@ impl<W> Book<W> {
     /// A request does not wait any longer; false if it had been given a seat already.
     pub(super) fn give_up(&mut self, name: &str, id: u64) -> bool {
         let Some(level) = self.levels.get_mut(name) else { return false };
-        let Some((&number, queue)) = level.queues.iter_mut().find(|(_, q)| q.iter().any(|(i, _)| *i == id)) else {
+        let Some((&number, queue)) = level.queues.iter_mut().find(|(_, q)| q.iter().any(|w| w.id == id)) else {
             return false;
         };
-        queue.retain(|(i, _)| *i != id);
+        queue.retain(|w| w.id != id);
         if queue.is_empty() {
             level.queues.remove(&number);
             level.turns.retain(|turn| *turn != number);
@@ -136,13 +161,24 @@ impl<W> Book<W> {
         true
     }
 
-    /// Per level: seats in use, requests that wait, nominal seats.
-    pub(super) fn counts(&self) -> Vec<(String, u32, usize, u32)> {
-        let waiting = |level: &Level<W>| level.queues.values().map(VecDeque::len).sum();
-        self.levels.iter().map(|(name, l)| (name.clone(), l.used, waiting(l), l.limits.nominal)).collect()
+    /// What a level allows.
+    pub(super) fn limits_of(&self, name: &str) -> Option<&Limits> {
+        self.levels.get(name).map(|level| &level.limits)
     }
 
-    fn may_run(&self, name: &str) -> bool {
+    /// What each level allows.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (&str, &Limits)> {
+        self.levels.iter().map(|(name, level)| (name.as_str(), &level.limits))
+    }
+
+    /// Per level: seats in use, requests that wait.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> Vec<(String, u32, usize)> {
+        let waiting = |level: &Level<W>| level.queues.values().map(VecDeque::len).sum();
+        self.levels.iter().map(|(name, l)| (name.clone(), l.used, waiting(l))).collect()
+    }
+
+    fn may_run(&self, name: &str, seats: u32) -> bool {
         let Some(level) = self.levels.get(name) else { return false };
         let limits = &level.limits;
         if limits.exempt {
@@ -151,17 +187,18 @@ impl<W> Book<W> {
         if !level.turns.is_empty() {
             return false; // Those who wait come first.
         }
-        self.has_seat(level)
+        self.has_seats(level, seats)
     }
 
-    fn has_seat(&self, level: &Level<W>) -> bool {
+    /// Who asks for more than there will ever be runs alone (`canAccommodateSeatsLocked`).
+    fn has_seats(&self, level: &Level<W>, seats: u32) -> bool {
         let limits = &level.limits;
-        if level.used < limits.nominal.max(1) {
+        if level.used == 0 || level.used + seats <= limits.nominal {
             return true;
         }
         let kept = |l: &Level<W>| l.used.max(l.limits.nominal - l.limits.lendable.min(l.limits.nominal));
         let taken: u32 = self.levels.values().filter(|l| !l.limits.exempt).map(kept).sum();
-        level.used < limits.most && taken < self.total
+        level.used + seats <= limits.most && taken + seats <= self.total
     }
 
     /// Gives free seats to those who wait.
@@ -170,13 +207,13 @@ impl<W> Book<W> {
         let waiting: Vec<String> =
             self.levels.iter().filter(|(_, l)| !l.turns.is_empty()).map(|(name, _)| name.clone()).collect();
         for name in waiting {
-            while self.levels.get(&name).is_some_and(|l| !l.turns.is_empty() && self.has_seat(l)) {
+            while self.levels.get(&name).is_some_and(|l| l.next_seats().is_some_and(|seats| self.has_seats(l, seats))) {
                 let Some(level) = self.levels.get_mut(&name) else { break };
                 let Some(turn) = level.turns.pop_front() else { break };
                 let Some(queue) = level.queues.get_mut(&turn) else { continue };
-                if let Some((_, waiter)) = queue.pop_front() {
-                    level.used += 1;
-                    woken.push(waiter);
+                if let Some(next) = queue.pop_front() {
+                    level.used += next.seats;
+                    woken.push(next.waker);
                 }
                 match queue.is_empty() {
                     true => drop(level.queues.remove(&turn)),
@@ -189,6 +226,13 @@ impl<W> Book<W> {
 
     fn forget_empty(&mut self) {
         self.levels.retain(|_, l| !l.leaving || l.used > 0 || !l.turns.is_empty());
+    }
+}
+
+impl<W> Level<W> {
+    /// What the request asks for whose turn it is.
+    fn next_seats(&self) -> Option<u32> {
+        Some(self.queues.get(self.turns.front()?)?.front()?.seats)
     }
 }
 
@@ -232,54 +276,67 @@ mod tests {
     #[test]
     fn a_full_level_queues_and_then_refuses() {
         let mut book = book(1, &[("a", limits(1, 0, Some((1, 1, 2))))]);
-        assert_eq!(book.enter("a", 7, "1"), Entry::Runs);
-        assert_eq!(book.enter("a", 7, "2"), Entry::Waits(0));
-        assert_eq!(book.enter("a", 7, "3"), Entry::Waits(1));
-        assert_eq!(book.enter("a", 7, "4"), Entry::Refused("queue-full"));
+        assert_eq!(book.enter("a", 7, 1, "1"), Entry::Runs);
+        assert_eq!(book.enter("a", 7, 1, "2"), Entry::Waits(0));
+        assert_eq!(book.enter("a", 7, 1, "3"), Entry::Waits(1));
+        assert_eq!(book.enter("a", 7, 1, "4"), Entry::Refused("queue-full"));
         assert!(book.give_up("a", 0), "still waits");
-        assert_eq!(book.leave("a"), ["3"]);
+        assert_eq!(book.leave("a", 1), ["3"]);
         assert!(!book.give_up("a", 1), "has a seat");
-        assert!(book.leave("a").is_empty());
+        assert!(book.leave("a", 1).is_empty());
     }
 
     #[test]
     fn a_level_without_queues_refuses() {
         let mut book = book(1, &[("catch-all", limits(1, 0, None))]);
-        assert_eq!(book.enter("catch-all", 1, ""), Entry::Runs);
-        assert_eq!(book.enter("catch-all", 1, ""), Entry::Refused("concurrency-limit"));
-        assert_eq!(book.enter("unknown", 1, ""), Entry::Refused("concurrency-limit"));
+        assert_eq!(book.enter("catch-all", 1, 1, ""), Entry::Runs);
+        assert_eq!(book.enter("catch-all", 1, 1, ""), Entry::Refused("concurrency-limit"));
+        assert_eq!(book.enter("unknown", 1, 1, ""), Entry::Refused("concurrency-limit"));
     }
 
     #[test]
     fn what_is_lent_is_borrowed_and_the_lender_never_waits() {
         let mut book = book(10, &[("low", limits(5, 5, Some((1, 1, 9)))), ("system", limits(5, 3, Some((1, 1, 9))))]);
-        let runs = (0..9).filter(|_| book.enter("low", 1, "low") == Entry::Runs).count();
+        let runs = (0..9).filter(|_| book.enter("low", 1, 1, "low") == Entry::Runs).count();
         assert_eq!(runs, 8, "its own five and the three lent; two are the system's whatever comes");
-        let system = (0..5).filter(|_| book.enter("system", 1, "system") == Entry::Runs).count();
+        let system = (0..5).filter(|_| book.enter("system", 1, 1, "system") == Entry::Runs).count();
         assert_eq!(system, 5, "the lender has all of its own");
-        assert_eq!(book.leave("low"), Vec::<&str>::new(), "the borrowed seat goes back first");
+        assert_eq!(book.leave("low", 1), Vec::<&str>::new(), "the borrowed seat goes back first");
+    }
+
+    #[test]
+    fn wide_requests_wait_for_their_seats_and_the_widest_run_alone() {
+        let mut book = book(10, &[("a", limits(4, 0, Some((1, 1, 9))))]);
+        book.levels.get_mut("a").expect("made above").limits.most = 4;
+        assert_eq!(book.enter("a", 1, 3, "three"), Entry::Runs);
+        assert_eq!(book.enter("a", 1, 2, "two"), Entry::Waits(0));
+        assert_eq!(book.enter("a", 1, 1, "one"), Entry::Waits(1), "who waits comes first");
+        assert_eq!(book.leave("a", 3), ["two", "one"]);
+        assert_eq!(book.enter("a", 1, 100, "all"), Entry::Waits(2));
+        assert!(book.leave("a", 1).is_empty());
+        assert_eq!(book.leave("a", 2), ["all"]);
     }
 
     #[test]
     fn flows_take_turns() {
         let mut book = book(1, &[("a", limits(1, 0, Some((64, 1, 50))))]);
-        book.enter("a", 0, "");
+        book.enter("a", 0, 1, "");
         for _ in 0..3 {
-            book.enter("a", 1, "greedy");
+            book.enter("a", 1, 1, "greedy");
         }
-        book.enter("a", 2, "modest");
-        let order: Vec<&str> = (0..4).flat_map(|_| book.leave("a")).collect();
+        book.enter("a", 2, 1, "modest");
+        let order: Vec<&str> = (0..4).flat_map(|_| book.leave("a", 1)).collect();
         assert_eq!(order, ["greedy", "modest", "greedy", "greedy"]);
     }
 
     #[test]
     fn a_removed_level_serves_whom_it_has() {
         let mut book = book(1, &[("a", limits(1, 0, Some((1, 1, 9))))]);
-        book.enter("a", 1, "1");
-        book.enter("a", 1, "2");
+        book.enter("a", 1, 1, "1");
+        book.enter("a", 1, 1, "2");
         book.configure(HashMap::new());
-        assert_eq!(book.leave("a"), ["2"]);
-        book.leave("a");
+        assert_eq!(book.leave("a", 1), ["2"]);
+        book.leave("a", 1);
         assert!(book.counts().is_empty());
     }
 

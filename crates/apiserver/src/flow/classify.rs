@@ -8,9 +8,9 @@ use api::k8s::api::flowcontrol::v1::{
 use api::prelude::MetaExt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The first of `schemas` (in order of precedence) that matches.
-pub(super) fn classify<'a>(schemas: &'a [FlowSchema], info: &RequestInfo, user: &UserInfo) -> Option<&'a FlowSchema> {
-    schemas.iter().find(|s| s.spec.iter().flat_map(|s| s.rules.iter().flatten()).any(|r| matches(r, info, user)))
+/// The place of the first of `schemas` (in order of precedence) that matches.
+pub(super) fn classify(schemas: &[FlowSchema], info: &RequestInfo, user: &UserInfo) -> Option<usize> {
+    schemas.iter().position(|s| s.spec.iter().flat_map(|s| s.rules.iter().flatten()).any(|r| matches(r, info, user)))
 }
 
 /// A number for the flow: the schema, and the user or namespace where the schema tells them apart.
@@ -91,7 +91,7 @@ mod tests {
             let words: Vec<&str> = line.split(' ').collect();
             let info = RequestInfo::parse(&words[0].parse().expect("a method"), words[1], &Query::default());
             let user = UserInfo::new(words[2], &words[3..]);
-            out.push_str(classify(&schemas, &info, &user).map_or("-", |s| s.name()));
+            out.push_str(classify(&schemas, &info, &user).map_or("-", |place| schemas[place].name()));
             out.push('\n');
         }
         expected.assert_eq(&out);

@@ -13,9 +13,11 @@
 mod book;
 mod classify;
 mod defaults;
+mod width;
 
 use crate::admission::Cluster;
 use crate::api_server::{ApiServer, Call};
+use crate::metrics::{Executing, FlowMetrics};
 use crate::reader::{KindRef, storage_of};
 use crate::{Body, status};
 use api::k8s::api::flowcontrol::v1::{
@@ -33,9 +35,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use store::{Range, StoreError};
+use store::{At, Page, Range, StoreError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use width::{Counts, Stats};
 
 /// Seats of the server (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
 const SEATS: u32 = 600;
@@ -51,32 +54,43 @@ const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-priorityl
 pub(crate) struct Flow {
     config: ArcSwapOption<Config>,
     book: Mutex<Book<oneshot::Sender<()>>>,
+    counts: Counts,
 }
 
 struct Config {
     /// In order of precedence; only those whose level exists.
     schemas: Vec<FlowSchema>,
-    /// UIDs of the levels.
-    levels: HashMap<String, String>,
+    /// One of each schema.
+    classes: Vec<Class>,
 }
 
 /// Where a request was put, for its answer and the metrics.
+#[derive(Clone)]
 pub(crate) struct Class {
-    pub(crate) schema: String,
-    schema_uid: String,
-    pub(crate) level: String,
-    level_uid: String,
+    schema: Arc<str>,
+    schema_uid: Arc<str>,
+    level: Arc<str>,
+    level_uid: Arc<str>,
+}
+
+/// What a level allows, for the metrics.
+pub(crate) struct LevelLimits {
+    pub(crate) nominal: u32,
+    pub(crate) lower: u32,
+    pub(crate) upper: u32,
 }
 
 /// A seat in use; given back when dropped.
 pub(crate) struct Seat {
     flow: Arc<Flow>,
-    level: String,
+    level: Arc<str>,
+    seats: u32,
+    _executing: Executing,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let woken = self.flow.book.lock().leave(&self.level);
+        let woken = self.flow.book.lock().leave(&self.level, self.seats);
         wake(woken);
     }
 }
@@ -91,8 +105,9 @@ fn wake(woken: Vec<oneshot::Sender<()>>) {
 /// A place in a queue; given up when dropped, also if a seat came in that moment.
 struct Waiting {
     flow: Arc<Flow>,
-    level: String,
+    level: Arc<str>,
     id: u64,
+    seats: u32,
     seated: bool,
 }
 
@@ -102,7 +117,7 @@ impl Drop for Waiting {
             return;
         }
         let mut book = self.flow.book.lock();
-        let woken = if book.give_up(&self.level, self.id) { Vec::new() } else { book.leave(&self.level) };
+        let woken = if book.give_up(&self.level, self.id) { Vec::new() } else { book.leave(&self.level, self.seats) };
         drop(book);
         wake(woken);
     }
@@ -110,7 +125,7 @@ impl Drop for Waiting {
 
 impl Default for Flow {
     fn default() -> Self {
-        Flow { config: ArcSwapOption::empty(), book: Mutex::new(Book::new(SEATS)) }
+        Flow { config: ArcSwapOption::empty(), book: Mutex::new(Book::new(SEATS)), counts: Counts::default() }
     }
 }
 
@@ -122,27 +137,30 @@ impl Flow {
         if is_long_running(call) {
             return None;
         }
-        let schema = classify::classify(&config.schemas, &call.info, &call.user)?;
-        let level = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.clone()).unwrap_or_default();
-        let class = Class {
-            schema: schema.name().to_owned(),
-            schema_uid: schema.metadata.uid.clone().unwrap_or_default(),
-            level_uid: config.levels.get(&level).cloned().unwrap_or_default(),
-            level,
-        };
-        Some((class, classify::flow_of(schema, &call.info, &call.user)))
+        let place = classify::classify(&config.schemas, &call.info, &call.user)?;
+        let flow = classify::flow_of(&config.schemas[place], &call.info, &call.user);
+        Some((config.classes[place].clone(), flow))
     }
 
     /// A seat, now or after some waiting; the reason if there is none.
-    pub(crate) async fn seat(self: &Arc<Self>, level: &str, flow: u64) -> Result<Seat, &'static str> {
+    pub(crate) async fn seat(
+        self: &Arc<Self>,
+        class: &Class,
+        flow: u64,
+        seats: u32,
+        metrics: &FlowMetrics,
+    ) -> Result<Seat, &'static str> {
         let (sender, receiver) = oneshot::channel();
-        let entry = self.book.lock().enter(level, flow, sender);
-        let seat = || Seat { flow: self.clone(), level: level.to_owned() };
+        let level = &class.level;
+        let entry = self.book.lock().enter(level, flow, seats, sender);
+        let seat =
+            || Seat { flow: self.clone(), level: level.clone(), seats, _executing: metrics.executes(class, seats) };
         match entry {
             Entry::Runs => Ok(seat()),
             Entry::Refused(why) => Err(why),
             Entry::Waits(id) => {
-                let mut waiting = Waiting { flow: self.clone(), level: level.to_owned(), id, seated: false };
+                let mut waiting = Waiting { flow: self.clone(), level: level.clone(), id, seats, seated: false };
+                let _counted = metrics.waits(class);
                 match tokio::time::timeout(QUEUE_WAIT, receiver).await {
                     Ok(Ok(())) => {
                         waiting.seated = true;
@@ -154,8 +172,49 @@ impl Flow {
         }
     }
 
-    /// Per level: seats in use, requests that wait, nominal seats.
-    pub(crate) fn counts(&self) -> Vec<(String, u32, usize, u32)> {
+    /// How many seats a request takes: lists and watches that begin with one more than others.
+    pub(crate) async fn width(&self, server: &ApiServer, call: &Call, class: &Class) -> u32 {
+        let info = &call.info;
+        let query = |name: &str| call.query.get(name).unwrap_or_default();
+        let lists = match info.verb.as_ref() {
+            "list" => true,
+            "watch" => {
+                call.query.flag("sendInitialEvents") == Some(true) || matches!(query("resourceVersion"), "" | "0")
+            }
+            _ => false,
+        };
+        // A list of one name is a get.
+        if !lists || !info.name.is_empty() {
+            return 1;
+        }
+        let Some(kind) = server.find_kind(&info.group, &info.version, &info.resource) else { return 1 };
+        let range = Range::all(format!("/{}/", kind.info().storage));
+        let stats = match self.counts.get(&range.prefix) {
+            Some(known) => known,
+            None => {
+                let page = Page { limit: width::SAMPLE };
+                let Ok(read) = server.reader().store().list(&range, At::Latest, page).await else { return 1 };
+                let stats = Stats::of(&read);
+                self.counts.put(&range.prefix, stats);
+                stats
+            }
+        };
+        let most = self.book.lock().limits_of(&class.level).map_or(1, Limits::widest);
+        width::seats(stats, query("limit").parse().unwrap_or_default(), most)
+    }
+
+    /// What each level allows.
+    pub(crate) fn limits(&self) -> Vec<(String, LevelLimits)> {
+        let of = |limits: &Limits| LevelLimits {
+            nominal: limits.nominal,
+            lower: limits.nominal.saturating_sub(limits.lendable),
+            upper: limits.most,
+        };
+        self.book.lock().limits().map(|(name, limits)| (name.to_owned(), of(limits))).collect()
+    }
+
+    #[cfg(test)]
+    fn counts(&self) -> Vec<(String, u32, usize)> {
         self.book.lock().counts()
     }
 
@@ -164,13 +223,28 @@ impl Flow {
         sort(&mut schemas);
         let woken = self.book.lock().configure(limits(levels));
         wake(woken);
-        let uid = |l: &PriorityLevelConfiguration| l.metadata.uid.clone().unwrap_or_default();
-        let levels = levels.iter().map(|l| (l.name().to_owned(), uid(l))).collect();
-        self.config.store(Some(Arc::new(Config { schemas, levels })));
+        let classes = schemas.iter().map(|schema| Class::of(schema, levels)).collect();
+        self.config.store(Some(Arc::new(Config { schemas, classes })));
     }
 }
 
 impl Class {
+    fn of(schema: &FlowSchema, levels: &[PriorityLevelConfiguration]) -> Self {
+        let level = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.as_str()).unwrap_or_default();
+        let found = levels.iter().find(|l| l.name() == level);
+        Class {
+            schema: schema.name().into(),
+            schema_uid: schema.metadata.uid.as_deref().unwrap_or_default().into(),
+            level: level.into(),
+            level_uid: found.and_then(|l| l.metadata.uid.as_deref()).unwrap_or_default().into(),
+        }
+    }
+
+    /// `priority_level`, `flow_schema`
+    pub(crate) fn labels(&self) -> [&str; 2] {
+        [&self.level, &self.schema]
+    }
+
     /// `X-Kubernetes-PF-*` (`setResponseHeaders`).
     pub(crate) fn mark(&self, headers: &mut HeaderMap) {
         for (name, uid) in [(SCHEMA_UID, &self.schema_uid), (LEVEL_UID, &self.level_uid)] {
@@ -284,6 +358,7 @@ impl ApiServer {
 }
 
 async fn follow(server: &ApiServer) {
+    let started = server.begin_start("poststarthook/priority-and-fairness-config-consumer");
     let store = server.reader().store();
     loop {
         let after = store.revision();
@@ -299,6 +374,9 @@ async fn follow(server: &ApiServer) {
         };
         loop {
             let well = reconcile(server).await;
+            if well {
+                started.done();
+            }
             let changed = async {
                 tokio::select! {
                     events = schemas.next() => events.is_ok(),

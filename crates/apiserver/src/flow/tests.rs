@@ -43,17 +43,19 @@ async fn whoever_stops_waiting_leaves_no_seat_behind() {
     let queues = Some(Queues { count: 1, hand: 1, length: 9 });
     let limits = Limits { exempt: false, nominal: 1, lendable: 0, most: 1, queues };
     flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
-    let seat = flow.seat("a", 1).await.expect("free");
-    assert_eq!(flow.seat("a", 1).await.err(), Some("time-out"));
+    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
+    let metrics = &crate::metrics::Metrics::new().flow;
+    let seat = flow.seat(&class, 1, 1, metrics).await.expect("free");
+    assert_eq!(flow.seat(&class, 1, 1, metrics).await.err(), Some("time-out"));
     // A seat that comes to one that is dropped goes on to the next.
-    let mut first = Box::pin(flow.seat("a", 1));
+    let mut first = Box::pin(flow.seat(&class, 1, 1, metrics));
     assert!(futures_util::poll!(first.as_mut()).is_pending());
-    let mut second = Box::pin(flow.seat("a", 1));
+    let mut second = Box::pin(flow.seat(&class, 1, 1, metrics));
     assert!(futures_util::poll!(second.as_mut()).is_pending());
     drop(seat);
     drop(first);
     let seat = second.await.expect("comes");
-    assert_eq!(flow.counts(), [("a".to_owned(), 1, 0, 1)]);
+    assert_eq!(flow.counts(), [("a".to_owned(), 1, 0)]);
     drop(seat);
-    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0, 1)]);
+    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
 }

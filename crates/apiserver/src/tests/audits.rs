@@ -46,10 +46,10 @@ async fn the_policy_says_what_is_noted() {
         ));
     }
     expect![[r#"
-        RequestResponse ResponseComplete create /api/v1/namespaces/default/configmaps 201 null/"ConfigMap" {"authorization.k8s.io/decision":"allow"}
-        RequestResponse ResponseComplete get /api/v1/namespaces/default/configmaps/b 404 null/"Status" {"authorization.k8s.io/decision":"allow"}
-        Metadata ResponseComplete create /api/v1/namespaces/default/secrets 201 null/null {"authorization.k8s.io/decision":"allow"}
-        RequestResponse ResponseStarted watch /api/v1/namespaces/default/configmaps?watch=true 200 null/null {"authorization.k8s.io/decision":"allow"}
-        RequestResponse ResponseComplete watch /api/v1/namespaces/default/configmaps?watch=true 200 null/null {"authorization.k8s.io/decision":"allow"}
+        RequestResponse ResponseComplete create /api/v1/namespaces/default/configmaps 201 null/"ConfigMap" {"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}
+        RequestResponse ResponseComplete get /api/v1/namespaces/default/configmaps/b 404 null/"Status" {"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}
+        Metadata ResponseComplete create /api/v1/namespaces/default/secrets 201 null/null {"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}
+        RequestResponse ResponseStarted watch /api/v1/namespaces/default/configmaps?watch=true 200 null/null {"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}
+        RequestResponse ResponseComplete watch /api/v1/namespaces/default/configmaps?watch=true 200 null/null {"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}
     "#]].assert_eq(&text);
 }

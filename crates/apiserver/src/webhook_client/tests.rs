@@ -1,9 +1,8 @@
 //! Calls against a small TLS server on a port of its own.
 
 use super::*;
-use api::Codec;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -69,20 +68,28 @@ async fn answer_all<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut
     }
 }
 
-async fn client_with(service: Option<&str>) -> WebhookClient {
+/// `service`: the port of a Service, and of its endpoint.
+async fn client_with(service: Option<(u16, u16)>) -> WebhookClient {
     let store = Arc::new(store::MemoryStore::new(store::Limits::default()));
-    if let Some(json) = service {
-        let object = Service::decode(json.as_bytes()).expect("a service");
-        let value = store::Value { bytes: object.encode().into(), splice: None, derived: None };
-        let key = crate::reader::key_of("services", "ns", "hook");
-        let txn = store::Txn { ops: vec![store::Op::Create { key, value }] };
-        store::Store::commit(&*store, txn).await.expect("an empty store");
+    if let Some((port, endpoint)) = service {
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "hook", "namespace": "ns"},
+            "spec": {"ports": [{"port": port}]}});
+        let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "hook-1", "namespace": "ns", "labels": {"kubernetes.io/service-name": "hook"}},
+            "ports": [{"name": "", "port": endpoint}],
+            "endpoints": [{"addresses": ["127.0.0.2"], "conditions": {"ready": false}}, {"addresses": ["127.0.0.1"]}]});
+        let create = |storage, name, object: Value| store::Op::Create {
+            key: crate::reader::key_of(storage, "ns", name),
+            value: store::Value::plain(object.to_string()),
+        };
+        let ops = vec![create("services", "hook", service), create("discovery.k8s.io/endpointslices", "hook-1", slice)];
+        store::Store::commit(&*store, store::Txn { ops }).await.expect("an empty store");
     }
     WebhookClient::new(Reader::new(store))
 }
 
 async fn ask(client: &WebhookClient, hook: &Hook, target: Target, body: &'static str) -> String {
-    let config = ClientConfig { target, ca_bundle: hook.ca.clone() };
+    let config = ClientConfig { target, ca_bundle: hook.ca.clone(), credentials: Default::default() };
     let timeout = Some(Duration::from_secs(if body == "hang" { 0 } else { 10 }));
     let text = match client.post(&config, timeout, Bytes::from(body)).await {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -106,20 +113,15 @@ async fn calls_reuse_their_connection() {
 #[tokio::test]
 async fn services_are_called_by_their_name() {
     let hook = hook(&["hook.ns.svc"], "200 OK").await;
-    let service = |port: u16| {
-        format!(
-            r#"{{"metadata":{{"name":"hook","namespace":"ns"}},"spec":{{"clusterIP":"127.0.0.1","ports":[{{"port":{port}}}]}}}}"#
-        )
-    };
     let target =
-        |name: &str| Target::Service { namespace: "ns".into(), name: name.into(), path: "/p".into(), port: hook.port };
-    let client = client_with(Some(&service(hook.port))).await;
+        |name: &str| Target::Service { namespace: "ns".into(), name: name.into(), path: "/p".into(), port: 8443 };
+    let client = client_with(Some((8443, hook.port))).await;
     assert_eq!(ask(&client, &hook, target("hook"), "x").await, "post /p?timeout=10s http/1.1 x");
     let answer = ask(&client, &hook, target("none"), "x").await;
-    assert_eq!(answer, r#"Post "https://none.ns.svc:PORT/p?timeout=10s": service "none" not found"#);
-    let client = client_with(Some(&service(1))).await;
+    assert_eq!(answer, r#"Post "https://none.ns.svc:8443/p?timeout=10s": service "none" not found"#);
+    let client = client_with(Some((1, hook.port))).await;
     let answer = ask(&client, &hook, target("hook"), "x").await;
-    let wanted = r#"Post "https://hook.ns.svc:PORT/p?timeout=10s": no service port PORT found for service "hook""#;
+    let wanted = r#"Post "https://hook.ns.svc:8443/p?timeout=10s": no service port 8443 found for service "hook""#;
     assert_eq!(answer, wanted);
 }
 

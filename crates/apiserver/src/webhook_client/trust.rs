@@ -18,6 +18,14 @@ const UNKNOWN: &str = "certificate signed by unknown authority";
 /// A certificate chain, leaf first, and its key.
 pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+/// A chain and a key from PEM.
+pub(crate) fn identity(chain: &[u8], key: &[u8]) -> Result<Identity, String> {
+    let unusable = |why: String| format!("unable to load the client certificate: {why}");
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|e| unusable(e.to_string()))?;
+    Ok((chain, PrivateKeyDer::from_pem_slice(key).map_err(|e| unusable(e.to_string()))?))
+}
+
 /// TLS that believes `bundle` (PEM) and shows `identity`; an empty or blank bundle means the system's roots.
 pub(crate) fn client_config(bundle: &[u8], identity: Option<Identity>) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

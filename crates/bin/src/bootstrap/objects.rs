@@ -12,6 +12,7 @@ use api::k8s::api::storage::v1::StorageClass;
 use api::k8s::apimachinery::pkg::apis::meta::v1::Condition;
 use api::prelude::*;
 use apiserver::auth::bootstrap::{DefaultObject, default_objects};
+use base64::Engine;
 use client::{Client, ClientError};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// Where the API is, for the `kubernetes` Service.
+#[derive(Clone)]
 pub(crate) struct ApiAddress {
     pub(crate) service_ip: IpAddr,
     pub(crate) node_ip: IpAddr,
@@ -161,7 +163,7 @@ async fn kubernetes_service(client: &Client, at: &ApiAddress) -> Result<(), Clie
         ("component".to_owned(), "apiserver".to_owned()),
         ("provider".to_owned(), "kubernetes".to_owned()),
     ]);
-    let metadata = |labels| ObjectMeta {
+    let metadata = ObjectMeta {
         name: Some("kubernetes".into()),
         namespace: Some("default".into()),
         labels: Some(labels),
@@ -180,42 +182,86 @@ async fn kubernetes_service(client: &Client, at: &ApiAddress) -> Result<(), Clie
         ports: Some(vec![port]),
         ..ServiceSpec::default()
     };
-    create_missing(client, &Service { metadata: metadata(labels), spec: Some(spec), status: None }).await?;
+    create_missing(client, &Service { metadata, spec: Some(spec), status: None }).await
+}
 
-    let mirror = BTreeMap::from([("endpointslice.kubernetes.io/skip-mirror".to_owned(), "true".to_owned())]);
+/// Where the API is: the Endpoints and the EndpointSlice of the Service `kubernetes`.
+pub(crate) async fn api_endpoints(client: &Client, addresses: &[IpAddr], port: u16) -> Result<(), ClientError> {
+    let metadata = |key: &str, value: &str| ObjectMeta {
+        name: Some("kubernetes".into()),
+        namespace: Some("default".into()),
+        labels: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
+        ..ObjectMeta::default()
+    };
+    let of = |ip: &IpAddr| EndpointAddress { ip: ip.to_string(), ..EndpointAddress::default() };
     let subset = EndpointSubset {
-        addresses: Some(vec![EndpointAddress { ip: at.node_ip.to_string(), ..EndpointAddress::default() }]),
+        addresses: Some(addresses.iter().map(of).collect()),
         ports: Some(vec![CoreEndpointPort {
             name: Some("https".into()),
-            port: at.port.into(),
+            port: port.into(),
             protocol: Some("TCP".into()),
             ..CoreEndpointPort::default()
         }]),
         not_ready_addresses: None,
     };
-    put(client, Endpoints { metadata: metadata(mirror), subsets: Some(vec![subset]) }, |e| &e.subsets).await?;
+    let mirror = metadata("endpointslice.kubernetes.io/skip-mirror", "true");
+    put(client, Endpoints { metadata: mirror, subsets: Some(vec![subset]) }, |e| &e.subsets).await?;
 
-    let service = BTreeMap::from([("kubernetes.io/service-name".to_owned(), "kubernetes".to_owned())]);
+    let ready = |ip: &IpAddr| Endpoint {
+        addresses: vec![ip.to_string()],
+        conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
+        ..Endpoint::default()
+    };
     let slice = EndpointSlice {
-        metadata: metadata(service),
-        address_type: if at.node_ip.is_ipv4() { "IPv4" } else { "IPv6" }.into(),
-        endpoints: Some(vec![Endpoint {
-            addresses: vec![at.node_ip.to_string()],
-            conditions: Some(EndpointConditions { ready: Some(true), ..EndpointConditions::default() }),
-            ..Endpoint::default()
-        }])
-        .into_iter()
-        .flatten()
-        .collect::<Vec<_>>()
-        .into(),
+        metadata: metadata("kubernetes.io/service-name", "kubernetes"),
+        address_type: if addresses.iter().all(IpAddr::is_ipv4) { "IPv4" } else { "IPv6" }.into(),
+        endpoints: Some(addresses.iter().map(ready).collect()),
         ports: Some(vec![EndpointPort {
             name: Some("https".into()),
-            port: Some(at.port.into()),
+            port: Some(port.into()),
             protocol: Some("TCP".into()),
             app_protocol: None,
         }]),
     };
     put(client, slice, |s| &s.endpoints).await
+}
+
+/// `kube-public/cluster-info`: address and CA of the cluster, for machines that join
+/// (`cmd/kubeadm/app/phases/bootstraptoken/clusterinfo`). Its signatures are the bootstrap signer's.
+pub(crate) async fn cluster_info(client: &Client, server: &str, ca_pem: &str) -> Result<(), ClientError> {
+    const KEY: &str = "kubeconfig";
+    let ca = base64::engine::general_purpose::STANDARD.encode(ca_pem);
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "", "contexts": [], "users": [], "preferences": {},
+        "clusters": [{"name": "", "cluster": {"server": server, "certificate-authority-data": ca}}],
+    })
+    .to_string();
+    let api = client.api::<ConfigMap>();
+    if let Some(mut current) = api.find("kube-public", "cluster-info").await? {
+        let before = current.data.get_or_insert_default().insert(KEY.to_owned(), kubeconfig.clone());
+        return match before == Some(kubeconfig) {
+            true => Ok(()),
+            false => api.update(&current).await.map(drop),
+        };
+    }
+    let metadata = ObjectMeta {
+        name: Some("cluster-info".into()),
+        namespace: Some("kube-public".into()),
+        ..ObjectMeta::default()
+    };
+    let data = Some(BTreeMap::from([(KEY.to_owned(), kubeconfig)]));
+    create_missing(client, &ConfigMap { metadata, data, ..ConfigMap::default() }).await
+}
+
+/// Since when the use of legacy tokens is noted (`pkg/controlplane/controller/legacytokentracking`).
+pub(crate) async fn token_tracking(client: &Client, now: jiff::Timestamp) -> Result<(), ClientError> {
+    let metadata = ObjectMeta {
+        name: Some("kube-apiserver-legacy-service-account-token-tracking".into()),
+        namespace: Some("kube-system".into()),
+        ..ObjectMeta::default()
+    };
+    let data = Some(BTreeMap::from([("since".to_owned(), now.strftime("%Y-%m-%d").to_string())]));
+    create_missing(client, &ConfigMap { metadata, data, ..ConfigMap::default() }).await
 }
 
 /// Creates, or replaces if the part that matters differs (the address of this machine may have changed).

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// How strict, from nothing to much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) enum Level {
+pub(in crate::admission) enum Level {
     #[default]
     Privileged,
     Baseline,
@@ -27,7 +27,7 @@ impl Level {
 
 /// As of which Kubernetes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) enum Version {
+pub(in crate::admission) enum Version {
     /// `v1.x`
     Minor(u32),
     /// The newest there is.
@@ -48,9 +48,9 @@ impl Version {
 
 /// A level as of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct LevelVersion {
-    pub(super) level: Level,
-    pub(super) version: Version,
+pub(in crate::admission) struct LevelVersion {
+    pub(in crate::admission) level: Level,
+    pub(in crate::admission) version: Version,
 }
 
 impl fmt::Display for LevelVersion {

@@ -1,0 +1,221 @@
+//! Tokens of an issuer in this process, against configurations as text.
+
+use super::*;
+use crate::reader::Reader;
+use base::clock::ManualClock;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use expect_test::{Expect, expect};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Signs tokens and publishes its key.
+struct TestIssuer {
+    url: String,
+    ca_pem: String,
+    key: EcdsaKeyPair,
+    requests: Arc<AtomicUsize>,
+}
+
+impl TestIssuer {
+    async fn start() -> Self {
+        let random = ring::rand::SystemRandom::new();
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random);
+        let key = key.expect("a key");
+        let point = key.public_key().as_ref();
+        let jwks = json!({"keys": [
+            {"kty": "oct", "kid": "other"},
+            {"kty": "EC", "crv": "P-256", "kid": "one", "alg": "ES256", "use": "sig",
+             "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..])},
+        ]});
+        let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).expect("a certificate");
+        let tls_key =
+            rustls_pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).expect("a key");
+        let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], tls_key)
+            .expect("a certificate");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("https://{}", listener.local_addr().expect("an address"));
+        let document = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = requests.clone();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        base::tasks::detach("issuer", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, jwks, document, counted) =
+                    (acceptor.clone(), jwks.clone(), document.clone(), counted.clone());
+                base::tasks::detach("issuer-connection", async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        let body = match request.uri().path() {
+                            "/.well-known/openid-configuration" => document.to_string(),
+                            _ => jwks.to_string(),
+                        };
+                        async move {
+                            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(body))))
+                        }
+                    });
+                    let io = hyper_util::rt::TokioIo::new(stream);
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service).await.ok();
+                });
+            }
+        });
+        TestIssuer { url, ca_pem: certificate.cert.pem(), key, requests }
+    }
+
+    /// A token with these claims beside `iss`, `aud` and `exp`.
+    fn token(&self, kid: &str, claims: Value) -> String {
+        let mut all = json!({"iss": self.url, "aud": "us", "exp": 1_767_225_700});
+        all.as_object_mut().expect("an object").extend(claims.as_object().expect("an object").clone());
+        let header = B64.encode(json!({"alg": "ES256", "kid": kid}).to_string());
+        let signed = format!("{header}.{}", B64.encode(all.to_string()));
+        let signature = self.key.sign(&ring::rand::SystemRandom::new(), signed.as_bytes()).expect("a signature");
+        format!("{signed}.{}", B64.encode(signature))
+    }
+
+    /// With `URL` and `CA` filled in.
+    fn configure(&self, rest: &str) -> Result<Arc<JwtTokens>, String> {
+        let ca: String = self.ca_pem.lines().map(|line| format!("      {line}\n")).collect();
+        let text = format!(
+            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {}\n    audiences: [us]\n    certificateAuthority: |\n{ca}{rest}",
+            self.url
+        );
+        let store: Arc<dyn store::Store> = Arc::new(store::MemoryStore::new(store::Limits::default()));
+        let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
+        let tokens = JwtTokens::new(WebhookClient::new(Reader::new(store)), clock, "https://own");
+        tokens.configure(&Configuration::parse(&text)?, &[])?;
+        Ok(tokens)
+    }
+}
+
+async fn show(tokens: &JwtTokens, token: &str) -> String {
+    match tokens.check(token).await {
+        Ok(Some((user, _))) => format!("{} {:?} {:?} {:?}\n", user.name, user.uid, user.groups, user.extra),
+        Ok(None) => "nobody\n".into(),
+        Err(error) => format!("{error}\n"),
+    }
+}
+
+#[tokio::test]
+async fn claims_make_a_user() {
+    let issuer = TestIssuer::start().await;
+    let tokens = issuer.configure(
+        "  claimMappings: {username: {claim: sub, prefix: 'oidc:'}, groups: {claim: roles, prefix: 'r:'}}\n",
+    );
+    let tokens = tokens.expect("a configuration");
+    let mut out = String::new();
+    for claims in [
+        json!({"sub": "jane", "roles": ["a", "b"], "jti": "7"}),
+        json!({"sub": "jane", "roles": "a"}),
+        json!({"roles": "a"}),
+        json!({"sub": "jane", "aud": ["them"]}),
+        json!({"sub": "jane", "exp": 1_767_225_500}),
+        json!({"sub": "jane", "iss": "https://elsewhere"}),
+    ] {
+        out += &show(&tokens, &issuer.token("one", claims)).await;
+    }
+    out += &show(&tokens, "no token").await;
+    expect![[r#"
+        oidc:jane "" ["r:a", "r:b"] {"authentication.kubernetes.io/credential-id": ["JTI=7"]}
+        oidc:jane "" ["r:a"] {}
+        oidc: parse username claims "sub": claim not present
+        oidc: verify token: oidc: expected audience in ["us"] got ["them"]
+        oidc: verify token: oidc: token is expired (Token Expiry: 1767225500)
+        nobody
+        nobody
+    "#]]
+    .assert_eq(&out);
+    assert_eq!(issuer.requests.load(Ordering::Relaxed), 2, "the document and the keys, once");
+}
+
+#[tokio::test]
+async fn a_forged_token_is_refused_and_asks_the_issuer_no_more_than_once() {
+    let issuer = TestIssuer::start().await;
+    let tokens = issuer.configure("  claimMappings: {username: {claim: sub, prefix: ''}}\n").expect("a configuration");
+    let forger = TestIssuer { key: TestIssuer::start().await.key, ..issuer };
+    let mut out = String::new();
+    for _ in 0..3 {
+        out += &show(&tokens, &forger.token("one", json!({"sub": "root"}))).await;
+    }
+    let refusal = "oidc: verify token: failed to verify signature: failed to verify id token signature\n";
+    assert_eq!(out, refusal.repeat(3));
+    assert_eq!(forger.requests.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn expressions_map_and_judge() {
+    let issuer = TestIssuer::start().await;
+    let tokens = issuer
+        .configure(
+            "  claimMappings:
+    username: {expression: 'claims.first + \".\" + claims.last'}
+    groups: {expression: 'claims.roles.split(\",\")'}
+    uid: {claim: sub}
+    extra: [{key: example.com/tenant, valueExpression: claims.tenant}]
+  claimValidationRules:
+  - {claim: hd, requiredValue: example.com}
+  - {expression: 'claims.level > 2', message: the level is too low}
+  userValidationRules:
+  - {expression: \"!user.username.startsWith('system:')\", message: reserved}
+",
+        )
+        .expect("a configuration");
+    let mut out = String::new();
+    let good = json!({"first": "jane", "last": "doe", "sub": "42", "roles": "a,b", "tenant": "t", "hd": "example.com", "level": 3});
+    let with = |key: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[key] = value;
+        claims
+    };
+    for claims in [
+        good.clone(),
+        with("level", json!(2)),
+        with("hd", json!("evil.com")),
+        with("first", json!("system:x")),
+        with("roles", json!(7)),
+    ] {
+        out += &show(&tokens, &issuer.token("one", claims)).await;
+    }
+    expect![[r#"
+        jane.doe "42" ["a", "b"] {"example.com/tenant": ["t"]}
+        oidc: error evaluating claim validation expression: validation expression 'claims.level > 2' failed: the level is too low
+        oidc: required claim hd value does not match. Got = evil.com, want = example.com
+        oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: reserved
+        oidc: error evaluating group claim expression: expression 'claims.roles.split(",")' resulted in error: no such overload
+    "#]].assert_eq(&out);
+}
+
+fn check_mistakes(rest: &str, expected: Expect) {
+    let text = format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n{rest}");
+    let error = Configuration::parse(&text).and_then(|c| c.compile("https://own").map(drop)).expect_err("is wrong");
+    expected.assert_eq(&error);
+}
+
+#[test]
+fn mistakes_are_told_in_upstreams_words() {
+    check_mistakes(
+        "jwt: [{issuer: {url: 'http://a?b', audiences: [x, x]}, claimMappings: {username: {claim: sub}}}]",
+        expect![[
+            r#"[jwt[0].issuer.url: Invalid value: "http://a?b": URL scheme must be https, jwt[0].issuer.url: Invalid value: "http://a?b": URL must not contain a query, jwt[0].issuer.audiences[1]: Duplicate value: "x", jwt[0].issuer.audienceMatchPolicy: Invalid value: "": audienceMatchPolicy must be MatchAny for multiple audiences, jwt[0].claimMappings.username.prefix: Required value: prefix is required when claim is set. It can be set to an empty string to disable prefixing]"#
+        ]],
+    );
+    check_mistakes(
+        "jwt: [{issuer: {url: 'https://own', audiences: [x]}, claimMappings: {username: {expression: claims.email}}}]",
+        expect![[
+            r#"[jwt[0].issuer.url: Invalid value: "https://own": URL must not overlap with disallowed issuers: [https://own], jwt[0].claimMappings.username.expression: Invalid value: "claims.email": claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression]"#
+        ]],
+    );
+    check_mistakes(
+        "anonymous: {enabled: false, conditions: [{path: /livez}]}",
+        expect![[
+            r#"anonymous.conditions: Invalid value: ["/livez"]: enabled should be set to true when conditions are defined"#
+        ]],
+    );
+}

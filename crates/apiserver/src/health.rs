@@ -1,0 +1,189 @@
+//! `/livez`, `/readyz`, `/healthz`: named checks, alone or all (`apiserver/pkg/server/healthz/healthz.go`,
+//! `apiserver/pkg/server/healthz.go`).
+//!
+//! Differs from upstream: only hooks that this server has are listed, and there is no `log` check, since writing a log line blocks
+//! nobody here.
+
+use crate::api_server::{ApiServer, Call};
+use crate::reader::key_of;
+use crate::response::{Answer, plain};
+use crate::status;
+use api::Status;
+use http::{HeaderValue, Response};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use store::At;
+
+/// The store answers within this time, or is not healthy (`DefaultHealthcheckTimeout`, `DefaultReadinessTimeout`).
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Begun parts of the start, in order.
+#[derive(Default)]
+pub(crate) struct Hooks(Mutex<Vec<(&'static str, Arc<AtomicBool>)>>);
+
+/// A part of the start that has begun. Health checks fail until it is done.
+#[must_use]
+pub struct StartHook(Arc<AtomicBool>);
+
+impl StartHook {
+    /// From now on the check passes.
+    pub fn done(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Hooks {
+    fn begin(&self, name: &'static str) -> StartHook {
+        let mut list = self.0.lock();
+        if let Some((_, done)) = list.iter().find(|(known, _)| *known == name) {
+            return StartHook(done.clone());
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        list.push((name, done.clone()));
+        StartHook(done)
+    }
+
+    fn results(&self) -> Vec<Check> {
+        let result = |done: &AtomicBool| match done.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("not finished".to_owned()),
+        };
+        self.0.lock().iter().map(|(name, done)| (*name, result(done))).collect()
+    }
+}
+
+impl ApiServer {
+    /// Begins a part of the start, named as in the URL: `poststarthook/rbac/bootstrap-roles`.
+    pub fn begin_start(&self, name: &'static str) -> StartHook {
+        self.inner.hooks.begin(name)
+    }
+}
+
+/// A name, and what is wrong.
+type Check = (&'static str, Result<(), String>);
+
+/// `/readyz?verbose`, `/readyz/etcd` and so on.
+pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
+    let checks = checks(server, group).await;
+    if !one.is_empty() {
+        let (_, result) = checks.into_iter().find(|(name, _)| *name == one).ok_or_else(status::no_such_path)?;
+        return Ok(match result {
+            Ok(()) => Answer::text("ok"),
+            Err(why) => failure(format!("internal server error: {why}\n")),
+        });
+    }
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let (well, text) = report(group, &checks, &excluded);
+    Ok(match (well, call.query.get("verbose")) {
+        (false, _) => failure(text),
+        (true, None) => success("ok".to_owned()),
+        (true, Some(_)) => success(text),
+    })
+}
+
+async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {
+    let store = store(server).await;
+    let mut checks = vec![("ping", Ok(())), ("etcd", store.clone())];
+    if group == "readyz" {
+        checks.push(("etcd-readiness", store));
+    }
+    checks.extend(server.inner.hooks.results());
+    if group == "readyz" {
+        let stopping = server.inner.shutdown.is_cancelled();
+        checks.push(("shutdown", if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
+    }
+    checks
+}
+
+/// Whether a read of a key that nobody has is answered. The name is upstream's, whatever the store is.
+async fn store(server: &ApiServer) -> Result<(), String> {
+    let key = key_of("health", "", "probe");
+    match tokio::time::timeout(STORE_PATIENCE, server.inner.deps.store.get(&key, At::Latest)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(base::chain(&error)),
+        Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
+    }
+}
+
+/// Whether all is well, and the lines (`handleRootHealth`).
+fn report(group: &str, checks: &[Check], excluded: &[&str]) -> (bool, String) {
+    let mut text = String::new();
+    let mut well = true;
+    for (name, result) in checks {
+        match result {
+            _ if excluded.contains(name) => text.push_str(&format!("[+]{name} excluded: ok\n")),
+            Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
+            Err(why) => {
+                tracing::debug!(check = name, %why, "a health check failed");
+                text.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                well = false;
+            }
+        }
+    }
+    let mut unknown: Vec<String> =
+        excluded.iter().filter(|e| !checks.iter().any(|(name, _)| name == *e)).map(|e| format!("{e:?}")).collect();
+    unknown.sort();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        let names = unknown.join(",");
+        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
+    }
+    text.push_str(&format!("{group} check {}\n", if well { "passed" } else { "failed" }));
+    (well, text)
+}
+
+fn success(text: String) -> Answer {
+    Answer::Raw(no_sniffing(plain(200, "text/plain; charset=utf-8", text.into())))
+}
+
+fn failure(text: String) -> Answer {
+    Answer::Raw(no_sniffing(plain(500, "text/plain; charset=utf-8", text.into())))
+}
+
+fn no_sniffing(mut response: Response<crate::Body>) -> Response<crate::Body> {
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check(excluded: &[&str], expected: Expect) {
+        let hooks = Hooks::default();
+        hooks.begin("poststarthook/a").done();
+        let _begun = hooks.begin("poststarthook/b");
+        let mut checks: Vec<Check> = vec![("ping", Ok(()))];
+        checks.extend(hooks.results());
+        let (well, text) = report("readyz", &checks, excluded);
+        expected.assert_eq(&format!("{well}\n{text}"));
+    }
+
+    #[test]
+    fn what_has_begun_and_is_not_done_fails_unless_excluded() {
+        check(
+            &[],
+            expect![[r#"
+            false
+            [+]ping ok
+            [+]poststarthook/a ok
+            [-]poststarthook/b failed: reason withheld
+            readyz check failed
+        "#]],
+        );
+        check(
+            &["poststarthook/b", "x", "etcd", "x"],
+            expect![[r#"
+            true
+            [+]ping ok
+            [+]poststarthook/a ok
+            [+]poststarthook/b excluded: ok
+            warn: some health checks cannot be excluded: no matches for "etcd","x"
+            readyz check passed
+        "#]],
+        );
+    }
+}

@@ -142,7 +142,11 @@ const TIMES: [(&str, &str, &str); 2] = [
 fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(bytes).or_else(|error| {
         let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return Err(error) };
-        if fill_times(&mut value) { serde_json::from_value(value).map_err(|_| error) } else { Err(error) }
+        if !fill_times(&mut value) {
+            return Err(error);
+        }
+        // As text again: a second deserialiser would be all of a type's code a second time.
+        serde_json::to_vec(&value).and_then(|bytes| serde_json::from_slice(&bytes)).map_err(|_| error)
     })
 }
 

@@ -104,9 +104,8 @@ impl Shared {
         let image = self.image(&record.image_id)?;
         let mut devices = devices::wanted(&config.devices)?;
         if container::is_privileged(config) {
-            let all = devices::all().map_err(|e| error::other(&e))?;
-            let asked: Vec<PathBuf> = devices.iter().map(|d| d.path.clone()).collect();
-            devices.extend(all.into_iter().filter(|d| !asked.contains(&d.path)));
+            let others = runtime::devices::all_but(&devices).map_err(|e| error::other(&e))?;
+            devices.extend(others);
         }
         let seccomp_profile = match container::seccomp_file(config) {
             Some(path) => Some(std::fs::read_to_string(&path).map_err(|e| {

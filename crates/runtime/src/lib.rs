@@ -11,6 +11,7 @@
 
 pub mod caps;
 pub mod defaults;
+pub mod devices;
 mod engine;
 mod keep;
 mod launcher;

@@ -134,8 +134,13 @@ impl Engine for RuntimeEngine {
 
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError> {
         let pod = self.pod(&spec.sandbox)?;
-        let started =
-            self.engine.start_container(&pod, &container_spec(spec, &self.cgroup_root)).await.map_err(translate)?;
+        let mut formed = container_spec(spec, &self.cgroup_root);
+        if spec.privileged {
+            let others = runtime::devices::all_but(&formed.devices)
+                .map_err(|e| EngineError::Failed(format!("failed to list the machine's devices: {e}")))?;
+            formed.devices.extend(others);
+        }
+        let started = self.engine.start_container(&pod, &formed).await.map_err(translate)?;
         if !started.missing_controllers.is_empty() {
             tracing::warn!(container = spec.id, missing = ?started.missing_controllers, "limits that this node cannot set");
         }

@@ -168,7 +168,10 @@ fn scale<K: Replicated>(
                 ("FailedCreate", "Error creating: {error}"),
             );
             plan.writes.push(telling.otherwise(move |error| {
-                let next = rs.with_status(&counts, Some(("FailedCreate".into(), error.to_owned())), now);
+                // One that stands there stays (`calculateStatus`): each error names another pod, and a status that
+                // changes with every try would be the reason for the next.
+                let failure = rs.failure().unwrap_or_else(|| ("FailedCreate".into(), error.to_owned()));
+                let next = rs.with_status(&counts, Some(failure), now);
                 next.differs(&rs).then(|| Write::status(next))
             }));
         }
@@ -402,15 +405,18 @@ mod tests {
         "#]],
         );
         check_plan(
-            set(0, failed),
+            set(0, failed.clone()),
             Vec::new(),
             expect![[r#"
             status ReplicaSet ns/rs {"replicas":0,"terminatingReplicas":0}
         "#]],
         );
-        let view = View { rs: set(1, json!({})), pods: Vec::new(), related_on_node: BTreeMap::new() };
-        let plan = ReplicaSets::plan(&view, at(0));
-        let instead = plan.writes[0].otherwise.as_ref().and_then(|o| o("quota")).map(|w| w.to_string());
-        assert_eq!(instead.as_deref(), Some("status ReplicaSet ns/rs"));
+        let instead = |status: serde_json::Value| {
+            let view = View { rs: set(1, status), pods: Vec::new(), related_on_node: BTreeMap::new() };
+            let plan = ReplicaSets::plan(&view, at(0));
+            plan.writes[0].otherwise.as_ref().and_then(|o| o("pod rs-x: quota")).map(|w| w.to_string())
+        };
+        assert_eq!(instead(json!({})).as_deref(), Some("status ReplicaSet ns/rs"));
+        assert_eq!(instead(failed), None, "a second failure must not change the status, or trying never pauses");
     }
 }

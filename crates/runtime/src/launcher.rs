@@ -247,7 +247,15 @@ fn attach_root(launch: &Launch<'_>, users: Option<&Users>) -> Result<OwnedFd> {
 
 /// A tree whose files belong to the pod's users.
 fn mapped(tree: Detached, users: Option<&Users>, recursive: bool) -> io::Result<Detached> {
-    users.map_or(Ok(()), |u| tree.map_ids(u.namespace.as_fd(), recursive)).map(|()| tree)
+    let Some(users) = users else { return Ok(tree) };
+    match tree.map_ids(users.namespace.as_fd(), recursive) {
+        Ok(()) => Ok(tree),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel cannot map owners of files on this file system, which a pod with a user namespace needs (tmpfs: Linux 6.3)",
+        )),
+        Err(e) => Err(e),
+    }
 }
 
 /// Mounts layers whose files belong to the pod's users: overlay takes paths, so they are attached for a moment, on a tmpfs at `scratch`.

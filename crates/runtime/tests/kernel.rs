@@ -421,7 +421,13 @@ async fn the_root_of_a_pod_with_a_user_namespace_is_nobody_on_the_machine() {
     std::fs::create_dir_all(f.dir.path().join("containers/p/c/upper")).unwrap();
     let (caps, seccomp) = (["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"], Seccomp::Unconfined);
     (spec.process.capabilities, spec.process.seccomp) = (Capabilities::of(caps), seccomp);
-    let started = f.engine.start_container(&pod, &spec).await.unwrap();
+    let started = match f.engine.start_container(&pod, &spec).await {
+        Err(refused) if kernel() < (6, 3) => {
+            assert!(refused.to_string().contains("the kernel cannot map owners of files"), "{refused}");
+            return f.finish(pod).await;
+        }
+        other => other.unwrap(),
+    };
     until(|| f.output("p", "c").ends_with("out\n")).await;
     let owners = "0 0\n0 0\n33 33\n0 0\n0 0\n";
     let refused = "mount: permission denied (are you root?)\n";
@@ -446,6 +452,13 @@ async fn the_root_of_a_pod_with_a_user_namespace_is_nobody_on_the_machine() {
     assert_eq!(out, format!("33\n{refused}"));
     assert_eq!(owner(data.join("web/mine")), 33);
     f.finish(pod).await;
+}
+
+/// Version of the kernel; tmpfs can map owners since 6.3.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
 fn sys_path(fd: &std::os::fd::OwnedFd) -> PathBuf {

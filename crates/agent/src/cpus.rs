@@ -6,7 +6,7 @@
 
 use crate::agent::AgentHandle;
 use crate::context::Context;
-use crate::engine::Resources;
+use crate::engine::{Engine, Resources};
 use crate::pod::spec::resources::{Qos, pod_cgroup_path, qos_class};
 use crate::pod::view;
 use api::k8s::api::core::v1::{Container, Pod};
@@ -319,20 +319,36 @@ pub async fn run(agent: AgentHandle, context: Arc<Context>, shutdown: Cancellati
                 now.insert(format!("{}/{}", pod_cgroup_path(&view.pod), run.id), set);
             }
         }
-        for (cgroup, set) in now.iter().filter(|(cgroup, set)| last.get(*cgroup) != Some(*set)) {
-            let wanted = Resources { cpuset: Some(set.clone()), ..Resources::default() };
-            if let Err(error) = context.engine.update(cgroup, &wanted).await {
+        last = move_all(&*context.engine, now, &last).await;
+    }
+}
+
+/// Moves cgroups to their processors, but for those that are there since `last`. Returns which are there now: what failed is
+/// not among them, and is tried again.
+async fn move_all(
+    engine: &dyn Engine,
+    wanted: BTreeMap<String, String>,
+    last: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut there = BTreeMap::new();
+    for (cgroup, set) in wanted {
+        if last.get(&cgroup) != Some(&set) {
+            let resources = Resources { cpuset: Some(set.clone()), ..Resources::default() };
+            if let Err(error) = engine.update(&cgroup, &resources).await {
                 tracing::warn!(cgroup, set, error = %base::chain(&error), "failed to move a container to its processors");
+                continue;
             }
         }
-        last = now;
+        there.insert(cgroup, set);
     }
+    there
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::pod::fixture::pod;
+    use crate::testing::FakeEngine;
 
     fn set(text: &str) -> CpuSet {
         text.parse().expect("a list")
@@ -405,5 +421,19 @@ mod tests {
         assert!(load(Policy::Static, "").expect_err("is refused").contains("needs reserved-cpus"));
         assert!(load(Policy::Static, "0").is_ok());
         assert!(load(Policy::Static, "9999").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_container_that_could_not_be_moved_is_moved_at_the_next_look() {
+        let engine = FakeEngine::default();
+        let wanted = BTreeMap::from([("pods/c1".to_owned(), "2-3".to_owned())]);
+        engine.refuse_updates(1);
+        let there = move_all(&engine, wanted.clone(), &BTreeMap::new()).await;
+        assert!(there.is_empty(), "{there:?}");
+        let there = move_all(&engine, wanted.clone(), &there).await;
+        assert_eq!(there, wanted);
+        let moves = engine.calls().len();
+        move_all(&engine, wanted, &there).await;
+        assert_eq!(engine.calls().len(), moves, "what is there is left alone");
     }
 }

@@ -53,6 +53,8 @@ struct EngineState {
     calls: Vec<String>,
     /// Signals that containers obey.
     obeyed: Vec<String>,
+    /// How many more updates fail.
+    refused_updates: usize,
 }
 
 pub(crate) struct FakeEngine {
@@ -78,6 +80,10 @@ impl FakeEngine {
 
     pub(crate) fn calls(&self) -> Vec<String> {
         self.state.lock().calls.clone()
+    }
+
+    pub(crate) fn refuse_updates(&self, count: usize) {
+        self.state.lock().refused_updates = count;
     }
 
     pub(crate) fn obey(&self, signal: &str) {
@@ -209,6 +215,11 @@ impl Engine for FakeEngine {
         let place =
             if cgroup.rsplit('/').next().is_some_and(|last| last.starts_with("pod")) { "pod" } else { "container" };
         self.call(format!("update {place}{}", limits.into_iter().flatten().collect::<String>()));
+        let mut state = self.state.lock();
+        if state.refused_updates > 0 {
+            state.refused_updates -= 1;
+            return Err(EngineError::Failed("device or resource busy".into()));
+        }
         Ok(())
     }
 

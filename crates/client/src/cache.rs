@@ -46,6 +46,17 @@ struct Inner<K> {
     progress: Mutex<Progress>,
 }
 
+impl<K> Default for Inner<K> {
+    fn default() -> Self {
+        Inner {
+            objects: RwLock::default(),
+            by_controller: RwLock::default(),
+            handlers: Mutex::default(),
+            progress: Mutex::default(),
+        }
+    }
+}
+
 /// How far the cache is. Every follower has a channel of its own, so that followers wake in the order in which they came:
 /// one channel for all wakes them in an order that tokio draws at random, which the simulation cannot have.
 #[derive(Default)]
@@ -78,12 +89,7 @@ impl<K> Clone for Cache<K> {
 
 impl<K: Object> Cache<K> {
     pub(crate) fn start(api: Api<K>, params: ListParams, shelf: Option<Arc<Shelf>>) -> Self {
-        let inner = Arc::new(Inner {
-            objects: RwLock::default(),
-            by_controller: RwLock::default(),
-            handlers: Mutex::default(),
-            progress: Mutex::default(),
-        });
+        let inner = Arc::new(Inner::default());
         let cache = Cache { inner };
         let weak = Arc::downgrade(&cache.inner);
         if let Some(shelf) = shelf.clone() {
@@ -321,7 +327,7 @@ async fn shelve<K: Object>(
     params: ListParams,
     shelf: Arc<Shelf>,
 ) {
-    let mut written: Vec<(String, String)> = Vec::new();
+    let mut written: Option<Vec<(String, String)>> = None;
     while revisions.changed().await.is_ok() {
         tokio::time::sleep(SHELF_PAUSE).await;
         let Some(inner) = weak.upgrade() else { return };
@@ -332,9 +338,9 @@ async fn shelve<K: Object>(
         let objects: Vec<Arc<K>> = inner.objects.read().values().cloned().collect();
         drop(inner);
         let version = |o: &Arc<K>| (o.uid().to_owned(), o.meta().resource_version.clone().unwrap_or_default());
-        let versions: Vec<_> = objects.iter().map(version).collect();
-        // Time passes (bookmarks) more often than something changes. An empty cache is written, too, once.
-        if versions == written && !versions.is_empty() {
+        let versions = Some(objects.iter().map(version).collect());
+        // Time passes (bookmarks) more often than something changes.
+        if versions == written {
             continue;
         }
         let (shelf, params) = (shelf.clone(), params.clone());
@@ -454,5 +460,26 @@ mod tests {
         assert_eq!(files(), 1);
         offline.remember_only::<ConfigMap>(std::iter::empty());
         assert_eq!(files(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_cache_is_written_down_once_however_often_time_passes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shelf = Arc::new(Shelf::open(dir.path().to_owned()).expect("made"));
+        let files = || std::fs::read_dir(dir.path()).expect("there").count();
+        let inner = Arc::new(Inner::<ConfigMap>::default());
+        inner.replace(Vec::new(), "1");
+        let (revisions, follower) = watch::channel(None);
+        base::tasks::detach("shelf", shelve(Arc::downgrade(&inner), follower, ListParams::all(), shelf.clone()));
+        revisions.send(Some(1)).expect("followed");
+        while files() == 0 {
+            tokio::time::sleep(SHELF_PAUSE).await;
+        }
+        shelf.retain::<ConfigMap>(std::iter::empty()).expect("removed");
+        for revision in 2..5 {
+            revisions.send(Some(revision)).expect("followed");
+            tokio::time::sleep(2 * SHELF_PAUSE).await;
+        }
+        assert_eq!(files(), 0, "bookmarks alone must not cause writes");
     }
 }

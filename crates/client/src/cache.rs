@@ -17,6 +17,13 @@ use tokio::sync::watch;
 const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two writes to the shelf: many changes are one.
 const SHELF_PAUSE: Duration = Duration::from_secs(5);
+/// Every write is of all objects, so that the pause grows with them: by one more for every so many.
+const OBJECTS_PER_PAUSE: usize = 200;
+
+fn shelf_pause(objects: usize) -> Duration {
+    let pauses = 1 + objects / OBJECTS_PER_PAUSE;
+    SHELF_PAUSE * u32::try_from(pauses).unwrap_or(u32::MAX)
+}
 
 /// What happened to an object.
 #[derive(Debug, Clone)]
@@ -329,7 +336,7 @@ async fn shelve<K: Object>(
 ) {
     let mut written: Option<Vec<(String, String)>> = None;
     while revisions.changed().await.is_ok() {
-        tokio::time::sleep(SHELF_PAUSE).await;
+        tokio::time::sleep(shelf_pause(written.as_ref().map_or(0, Vec::len))).await;
         let Some(inner) = weak.upgrade() else { return };
         // What came from the shelf is there already.
         if inner.progress.lock().revision == Some(0) {
@@ -460,6 +467,13 @@ mod tests {
         assert_eq!(files(), 1);
         offline.remember_only::<ConfigMap>(std::iter::empty());
         assert_eq!(files(), 0);
+    }
+
+    #[test]
+    fn many_objects_are_written_down_less_often() {
+        assert_eq!(shelf_pause(0), SHELF_PAUSE);
+        assert_eq!(shelf_pause(OBJECTS_PER_PAUSE), 2 * SHELF_PAUSE);
+        assert_eq!(shelf_pause(1000), Duration::from_secs(30));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 //! `metadata.resourceVersion`.
 
 use crate::managed::Owners;
+use crate::negotiate::MetaVersion;
 use api::AnyObject;
 use bytes::Bytes;
 use std::ops::Range;
@@ -190,8 +191,10 @@ pub(crate) fn is_same(value: &Value, stored: &[u8]) -> bool {
 }
 
 /// `{"kind":"PartialObjectMetadata",…}` of an object.
-pub(crate) fn write_partial(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":"#);
+pub(crate) fn write_partial(out: &mut Vec<u8>, version: MetaVersion, bytes: &[u8]) {
+    out.extend_from_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":""#);
+    out.extend_from_slice(version.api_version().as_bytes());
+    out.extend_from_slice(br#"","metadata":"#);
     match member(bytes, 0, b"metadata") {
         Some(metadata) => out.extend_from_slice(&bytes[metadata]),
         None => out.extend_from_slice(b"{}"),

@@ -255,11 +255,12 @@ fn open(kind: &KindRef, form: Form, meta: &str) -> Vec<u8> {
             info.api_version()
         )
         .into_bytes(),
-        Form::Partial => {
-            format!(r#"{{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{meta},"items":["#)
-                .into_bytes()
-        }
-        Form::Table => table::open(kind, meta),
+        Form::Partial(version) => format!(
+            r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{}","metadata":{meta},"items":["#,
+            version.api_version()
+        )
+        .into_bytes(),
+        Form::Table(version) => table::open(kind, version, meta),
     }
 }
 
@@ -402,14 +403,11 @@ impl Writer {
     }
 
     fn write_item(&mut self, bytes: &[u8]) {
-        if self.form == Form::Full {
-            self.buffer.extend_from_slice(bytes);
-            return;
-        }
         let mut out = Vec::with_capacity(512);
         match self.form {
-            Form::Table => table::write_row(&mut out, &self.kind, bytes, self.include, self.now),
-            _ => encode::write_partial(&mut out, bytes),
+            Form::Full => return self.buffer.extend_from_slice(bytes),
+            Form::Table(version) => table::write_row(&mut out, &self.kind, version, bytes, self.include, self.now),
+            Form::Partial(version) => encode::write_partial(&mut out, version, bytes),
         }
         self.buffer.extend_from_slice(&out);
     }

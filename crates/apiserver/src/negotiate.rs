@@ -18,8 +18,33 @@ pub(crate) enum Encoding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     Full,
-    Table,
-    Partial,
+    Table(MetaVersion),
+    Partial(MetaVersion),
+}
+
+/// The versions of `meta.k8s.io`, which have the same fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetaVersion {
+    V1,
+    V1beta1,
+}
+
+impl MetaVersion {
+    pub(crate) fn api_version(self) -> &'static str {
+        match self {
+            MetaVersion::V1 => "meta.k8s.io/v1",
+            MetaVersion::V1beta1 => "meta.k8s.io/v1beta1",
+        }
+    }
+
+    /// Of a clause of an Accept header (`AllowsMediaTypeTransform` in handlers/rest.go).
+    fn of(clause: &Accepted<'_>) -> Option<Self> {
+        match (clause.param("g"), clause.param("v")) {
+            ("meta.k8s.io" | "", "v1" | "") => Some(MetaVersion::V1),
+            ("meta.k8s.io" | "", "v1beta1") => Some(MetaVersion::V1beta1),
+            _ => None,
+        }
+    }
 }
 
 /// How to answer.
@@ -89,16 +114,11 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
             "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
             _ => continue,
         };
-        let group_is_meta = clause.param("g").is_empty() || clause.param("g") == "meta.k8s.io";
-        let known_version = matches!(clause.param("v"), "" | "v1");
-        let form = match clause.param("as") {
-            "" => Form::Full,
-            "Table" if group_is_meta && known_version && encoding != Encoding::Protobuf => Form::Table,
-            "PartialObjectMetadata" | "PartialObjectMetadataList"
-                if group_is_meta && known_version && encoding != Encoding::Protobuf =>
-            {
-                Form::Partial
-            }
+        let form = match (clause.param("as"), MetaVersion::of(clause)) {
+            ("", _) => Form::Full,
+            // Cells are any JSON, which protobuf cannot hold.
+            ("Table", Some(version)) if encoding != Encoding::Protobuf => Form::Table(version),
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", Some(version)) => Form::Partial(version),
             _ => continue,
         };
         return Ok(Output { encoding, form, pretty });
@@ -145,9 +165,24 @@ mod tests {
         check("application/json", Ok((Encoding::Json, Form::Full)));
         check(
             "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
-            Ok((Encoding::Json, Form::Table)),
+            Ok((Encoding::Json, Form::Table(MetaVersion::V1))),
         );
-        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Ok((Encoding::Json, Form::Partial)));
+        check(
+            "application/json;as=Table;v=v1beta1;g=meta.k8s.io",
+            Ok((Encoding::Json, Form::Table(MetaVersion::V1beta1))),
+        );
+        check(
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            Ok((Encoding::Json, Form::Partial(MetaVersion::V1))),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+            Ok((Encoding::Protobuf, Form::Partial(MetaVersion::V1))),
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json",
+            Ok((Encoding::Json, Form::Full)),
+        );
         check("text/html;q=0.9,*/*;q=0.1", Ok((Encoding::Json, Form::Full)));
         check("text/html", Err(406));
         check("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406));

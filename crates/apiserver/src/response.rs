@@ -80,13 +80,13 @@ pub(crate) fn write(server: &ApiServer, call: &Call, answer: Answer, warnings: &
             let bytes = convert::view(&*kind, &bytes);
             match output.form {
                 Form::Full => encoded(code, bytes, output),
-                Form::Partial => {
+                Form::Partial(version) => {
                     let mut out = Vec::with_capacity(512);
-                    encode::write_partial(&mut out, &bytes);
+                    encode::write_partial(&mut out, version, &bytes);
                     encoded(code, out.into(), output)
                 }
-                Form::Table => {
-                    let table = table::of_one(&kind, &bytes, &call.query, server.clock_now())?;
+                Form::Table(version) => {
+                    let table = table::of_one(&kind, version, &bytes, &call.query, server.clock_now())?;
                     encoded(code, table, output)
                 }
             }

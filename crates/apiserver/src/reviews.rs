@@ -36,7 +36,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     }
     // Reviews have no columns (`registry/authorization`: no TableConvertor).
     let output = negotiate::output(&call.head.headers, &call.query, false)?;
-    if is_review(kind.info()) && output.form == Form::Table {
+    if is_review(kind.info()) && matches!(output.form, Form::Table(_)) {
         return Err(negotiate::refusal());
     }
     let encoding = negotiate::input(&call.head.headers)?;

@@ -1,6 +1,7 @@
-//! Objects as rows of a `meta.k8s.io/v1` Table, for `kubectl get`.
+//! Objects as rows of a `meta.k8s.io` Table, for `kubectl get`.
 
 use crate::encode;
+use crate::negotiate::MetaVersion;
 use crate::reader::KindRef;
 use crate::request_info::Query;
 use crate::status;
@@ -29,7 +30,7 @@ impl Include {
 }
 
 /// `{"kind":"Table",…,"columnDefinitions":[…],"rows":[`
-pub(crate) fn open(kind: &KindRef, list_meta: &str) -> Vec<u8> {
+pub(crate) fn open(kind: &KindRef, version: MetaVersion, list_meta: &str) -> Vec<u8> {
     let columns: Vec<_> = kind
         .columns()
         .iter()
@@ -39,13 +40,21 @@ pub(crate) fn open(kind: &KindRef, list_meta: &str) -> Vec<u8> {
         .collect();
     let columns = serde_json::Value::from(columns);
     format!(
-        r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{list_meta},"columnDefinitions":{columns},"rows":["#
+        r#"{{"kind":"Table","apiVersion":"{}","metadata":{list_meta},"columnDefinitions":{columns},"rows":["#,
+        version.api_version()
     )
     .into_bytes()
 }
 
 /// One row. An object that cannot be read shows its name alone.
-pub(crate) fn write_row(out: &mut Vec<u8>, kind: &KindRef, bytes: &[u8], include: Include, now: Timestamp) {
+pub(crate) fn write_row(
+    out: &mut Vec<u8>,
+    kind: &KindRef,
+    version: MetaVersion,
+    bytes: &[u8],
+    include: Include,
+    now: Timestamp,
+) {
     let cells = match kind.decode(bytes) {
         Ok(object) => kind.cells(&*object, now),
         Err(error) => {
@@ -59,7 +68,7 @@ pub(crate) fn write_row(out: &mut Vec<u8>, kind: &KindRef, bytes: &[u8], include
         Include::None => {}
         Include::Metadata => {
             out.extend_from_slice(b",\"object\":");
-            encode::write_partial(out, bytes);
+            encode::write_partial(out, version, bytes);
         }
         Include::Object => {
             out.extend_from_slice(b",\"object\":");
@@ -70,12 +79,18 @@ pub(crate) fn write_row(out: &mut Vec<u8>, kind: &KindRef, bytes: &[u8], include
 }
 
 /// A table of one object.
-pub(crate) fn of_one(kind: &KindRef, bytes: &[u8], query: &Query, now: Timestamp) -> Result<Bytes, Status> {
+pub(crate) fn of_one(
+    kind: &KindRef,
+    version: MetaVersion,
+    bytes: &[u8],
+    query: &Query,
+    now: Timestamp,
+) -> Result<Bytes, Status> {
     let include = Include::parse(query)?;
     let revision = encode::revision(bytes).map(|at| String::from_utf8_lossy(&bytes[at]).into_owned());
     let meta = json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
-    let mut out = open(kind, &meta);
-    write_row(&mut out, kind, bytes, include, now);
+    let mut out = open(kind, version, &meta);
+    write_row(&mut out, kind, version, bytes, include, now);
     out.extend_from_slice(b"]}");
     Ok(out.into())
 }

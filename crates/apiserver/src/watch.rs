@@ -9,7 +9,7 @@ use crate::api_server::{ApiServer, Call};
 use crate::custom::view;
 use crate::list;
 use crate::metrics::WatchMetrics;
-use crate::negotiate::{self, Encoding, Form};
+use crate::negotiate::{self, Encoding, Form, MetaVersion};
 use crate::options::ListOptions;
 use crate::reader::{KindRef, Stored, range_of};
 use crate::response::{Answer, plain};
@@ -355,30 +355,31 @@ impl EventWriter {
         let bytes = &convert::view(&*self.kind, bytes);
         match self.form {
             Form::Full => self.frame(out, event, bytes),
-            Form::Partial => {
+            Form::Partial(version) => {
                 let mut partial = Vec::with_capacity(512);
-                encode::write_partial(&mut partial, bytes);
+                encode::write_partial(&mut partial, version, bytes);
                 self.frame(out, event, &partial);
             }
-            Form::Table => {
-                let table = self.table_of(bytes);
+            Form::Table(version) => {
+                let table = self.table_of(version, bytes);
                 self.frame(out, event, &table);
             }
         }
     }
 
-    fn table_of(&mut self, bytes: &[u8]) -> Vec<u8> {
+    fn table_of(&mut self, version: MetaVersion, bytes: &[u8]) -> Vec<u8> {
         let revision = encode::revision(bytes).map(|at| String::from_utf8_lossy(&bytes[at]).into_owned());
         let meta = serde_json::json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
         let mut table = if std::mem::replace(&mut self.header_sent, true) {
             format!(
-                r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{meta},"columnDefinitions":null,"rows":["#
+                r#"{{"kind":"Table","apiVersion":"{}","metadata":{meta},"columnDefinitions":null,"rows":["#,
+                version.api_version()
             )
             .into_bytes()
         } else {
-            table::open(&self.kind, &meta)
+            table::open(&self.kind, version, &meta)
         };
-        table::write_row(&mut table, &self.kind, bytes, self.include, self.clock.now());
+        table::write_row(&mut table, &self.kind, version, bytes, self.include, self.clock.now());
         table.extend_from_slice(b"]}");
         table
     }
@@ -390,17 +391,18 @@ impl EventWriter {
         }
         let info = self.kind.info();
         let (kind, api_version) = match self.form {
-            Form::Partial => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Form::Partial(version) => ("PartialObjectMetadata".to_owned(), version.api_version().to_owned()),
             _ => (info.kind.to_string(), info.api_version()),
         };
         let object = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{meta}}}"#);
-        if self.form == Form::Table {
+        if let Form::Table(version) = self.form {
+            let api_version = version.api_version();
             let list_meta = serde_json::json!({"resourceVersion": revision.0.to_string()}).to_string();
             let mut table = format!(
-                r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{list_meta},"columnDefinitions":null,"rows":[{{"cells":[],"object":"#
+                r#"{{"kind":"Table","apiVersion":"{api_version}","metadata":{list_meta},"columnDefinitions":null,"rows":[{{"cells":[],"object":"#
             );
             table.push_str(&format!(
-                r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","metadata":{meta}}}}}]}}"#
+                r#"{{"kind":"PartialObjectMetadata","apiVersion":"{api_version}","metadata":{meta}}}}}]}}"#
             ));
             return self.frame(out, "BOOKMARK", table.as_bytes());
         }

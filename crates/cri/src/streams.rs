@@ -154,11 +154,14 @@ impl Shared {
                 })
             }
             Asked::PortForward { sandbox } => {
-                let (tunnelled, response) = port_forward::handshake(request.headers())?;
+                let query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+                let ports: Vec<_> = query.filter(|(n, _)| n == "port").map(|(_, v)| v.into_owned()).collect();
+                let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+                let (carrier, response) = port_forward::handshake(request.headers(), &ports)?;
                 let name = sandbox.clone();
                 let dial: Dial = Arc::new(move |port| Box::pin(self.clone().dial(sandbox.clone(), port)));
                 let pod = PodRef { dial, name };
-                streaming::upgraded(upgrade, response, shutdown, move |io| port_forward::serve(io, tunnelled, pod))
+                streaming::upgraded(upgrade, response, shutdown, move |io| port_forward::serve(io, carrier, pod))
             }
         }
     }

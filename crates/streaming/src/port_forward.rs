@@ -1,13 +1,14 @@
-//! Port-forward: pairs of streams (data, error) with one `requestID`, each joined to a connection into the pod.
+//! Port-forward: pairs of streams (data, error), each joined to a connection into the pod.
 //!
-//! The connection is SPDY/3.1, either by itself or inside the binary messages of a WebSocket
-//! (`SPDY/3.1+portforward.k8s.io`). Follows `cri-streaming/pkg/streaming/portforward/httpstream.go`. A stream whose partner
-//! does not come is given up after a while; so are all streams when the client goes away.
+//! The connection is SPDY/3.1 with one `requestID` for a pair, either by itself or inside the binary messages of a WebSocket
+//! (`SPDY/3.1+portforward.k8s.io`); or, from older clients, a WebSocket with a pair of channels for each port of the query.
+//! Follows `cri-streaming/pkg/streaming/portforward/{httpstream,websocket}.go`. A stream whose partner does not come is given up
+//! after a while; so are all streams when the client goes away.
 
 use super::remote::{STREAM_CREATION_TIMEOUT, switch_to_spdy};
 use super::spdy::{Connection, NewStream, StreamWriter};
-use super::streams::Gone;
-use super::websocket;
+use super::streams::{Gone, Output};
+use super::websocket::{self, PortChannels};
 use crate::answer::{Body, Refusal};
 use crate::session::{Io, SessionError};
 use bytes::{Bytes, BytesMut};
@@ -24,6 +25,8 @@ use tokio_util::task::TaskTracker;
 
 const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNELLED: &str = "SPDY/3.1+portforward.k8s.io";
+/// Of one WebSocket: a channel is one byte, in `base64.` protocols one character.
+const MAX_PORTS: usize = 32;
 /// Bytes of one read from the pod.
 const CHUNK: usize = 32 * 1024;
 
@@ -53,24 +56,78 @@ pub async fn connect(netns: OwnedFd, port: u16) -> Result<Dialed, SessionError> 
     Ok(Box::new(TcpStream::from_std(stream).map_err(|e| failed(&e))?))
 }
 
-/// Whether SPDY comes inside a WebSocket, and the answer to the handshake.
-pub fn handshake(headers: &HeaderMap) -> Result<(bool, Response<Body>), Refusal> {
+/// What the streams are in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// The connection itself.
+    Spdy,
+    /// SPDY inside a WebSocket.
+    Tunnel,
+    /// Channels of a WebSocket, for these ports.
+    Channels(websocket::Protocol, Vec<u16>),
+}
+
+/// What the streams come in, and the answer to the handshake. `ports` are the values of the query's `port`.
+pub fn handshake(headers: &HeaderMap, ports: &[&str]) -> Result<(Carrier, Response<Body>), Refusal> {
     if !websocket::is_request(headers) {
-        return switch_to_spdy(headers, &[PROTOCOL]).map(|(_, response)| (false, response));
+        return switch_to_spdy(headers, &[PROTOCOL]).map(|(_, response)| (Carrier::Spdy, response));
     }
     let offered = websocket::offered(headers);
-    if !offered.contains(&TUNNELLED) {
-        // Upstream's older way, a pair of channels for each port in the query, is used by no client of ours.
-        let text = format!("port-forward over WebSocket with {offered:?} is not supported by dhow, only {TUNNELLED}\n");
-        return Err(Refusal::new(400, text));
+    if offered.contains(&TUNNELLED) {
+        return Ok((Carrier::Tunnel, websocket::switch(headers, TUNNELLED)?));
     }
-    let response = websocket::switch(headers, TUNNELLED)?;
-    Ok((true, response))
+    let bad = |text: String| Refusal::new(400, text);
+    let ports = parse_ports(ports).map_err(bad)?;
+    let protocol = websocket::negotiate_ports(&offered)
+        .ok_or_else(|| bad(format!("port-forward over WebSocket with {offered:?} is not supported\n")))?;
+    let response = websocket::switch(headers, protocol.name)?;
+    Ok((Carrier::Channels(protocol, ports), response))
+}
+
+/// `NewV4Options`.
+fn parse_ports(values: &[&str]) -> Result<Vec<u16>, String> {
+    if values.is_empty() {
+        return Err("query parameter \"port\" is required".to_owned());
+    }
+    let mut ports = Vec::new();
+    for value in values {
+        if value.is_empty() {
+            return Err("query parameter \"port\" cannot be empty".to_owned());
+        }
+        for text in value.split(',') {
+            match text.parse() {
+                Ok(0) => return Err(format!("port {text:?} must be > 0")),
+                Ok(port) => ports.push(port),
+                Err(_) => return Err(format!("unable to parse {value:?} as a port")),
+            }
+        }
+    }
+    if ports.len() > MAX_PORTS {
+        return Err(format!("{} ports in one WebSocket are too many, at most {MAX_PORTS}", ports.len()));
+    }
+    Ok(ports)
 }
 
 /// Serves an upgraded connection to its end.
-pub async fn serve(io: impl Io + 'static, tunnelled: bool, pod: PodRef) {
-    let mut connection = if tunnelled { Connection::new(websocket::tunnel(io).await) } else { Connection::new(io) };
+pub async fn serve(io: impl Io + 'static, carrier: Carrier, pod: PodRef) {
+    match carrier {
+        Carrier::Spdy => serve_spdy(Connection::new(io), pod).await,
+        Carrier::Tunnel => serve_spdy(Connection::new(websocket::tunnel(io).await), pod).await,
+        Carrier::Channels(protocol, ports) => serve_channels(io, protocol, &ports, pod).await,
+    }
+}
+
+async fn serve_channels(io: impl Io + 'static, protocol: websocket::Protocol, ports: &[u16], pod: PodRef) {
+    // A client that is gone already needs nothing.
+    let Ok((wire, channels)) = websocket::ports(io, protocol, ports).await else { return };
+    let forwards = channels
+        .into_iter()
+        .map(|PortChannels { port, input, data, error }| forward(pod.clone(), Pair { port, input, data, error }));
+    futures_util::future::join_all(forwards).await;
+    wire.close().await;
+}
+
+async fn serve_spdy(mut connection: Connection, pod: PodRef) {
     let forwards = TaskTracker::new();
     let mut pairs: HashMap<String, Half> = HashMap::new();
     loop {
@@ -114,8 +171,8 @@ struct Half {
 struct Pair {
     port: u16,
     input: mpsc::Receiver<Bytes>,
-    data: StreamWriter,
-    error: StreamWriter,
+    data: Output,
+    error: Output,
 }
 
 /// Which pair a stream belongs to; `None`: it is to be refused (`httpStreamReceived`, `requestID`).
@@ -157,7 +214,7 @@ async fn take(pairs: &mut HashMap<String, Half>, stream: NewStream) -> Option<Pa
         Some(half) => {
             let (data, error, port) =
                 if kind == Kind::Data { (accepted, half.stream, port) } else { (half.stream, accepted, half.port) };
-            Some(Pair { port, input: data.0, data: data.1, error: error.1 })
+            Some(Pair { port, input: data.0, data: Output::Spdy(data.1), error: Output::Spdy(error.1) })
         }
     }
 }
@@ -201,7 +258,7 @@ async fn forward(pod: PodRef, pair: Pair) {
 }
 
 /// Both ways at once, until the pod has ended its side. A client that ends its side still gets the answer.
-async fn copy(dialed: Dialed, input: mpsc::Receiver<Bytes>, data: &StreamWriter) {
+async fn copy(dialed: Dialed, input: mpsc::Receiver<Bytes>, data: &Output) {
     let (reader, writer) = tokio::io::split(dialed);
     let inbound = into_pod(input, writer);
     let outbound = out_of_pod(reader, data);
@@ -223,7 +280,7 @@ async fn into_pod(mut input: mpsc::Receiver<Bytes>, mut writer: WriteHalf<Dialed
     writer.shutdown().await.ok();
 }
 
-async fn out_of_pod(mut reader: ReadHalf<Dialed>, data: &StreamWriter) -> Result<(), Gone> {
+async fn out_of_pod(mut reader: ReadHalf<Dialed>, data: &Output) -> Result<(), Gone> {
     let mut buffer = BytesMut::with_capacity(CHUNK);
     loop {
         buffer.reserve(CHUNK);

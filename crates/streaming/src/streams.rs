@@ -37,6 +37,22 @@ impl Output {
             Output::WebSocket(_) => Ok(()),
         }
     }
+
+    /// Nothing more can follow. WebSocket channels have no such thing.
+    pub(crate) async fn reset(&self) -> Result<(), Gone> {
+        match self {
+            Output::Spdy(stream) => stream.reset().await,
+            Output::WebSocket(_) => Ok(()),
+        }
+    }
+
+    /// Waits until nobody takes what is written.
+    pub(crate) async fn gone(&self) {
+        match self {
+            Output::Spdy(stream) => stream.gone().await,
+            Output::WebSocket(channel) => channel.gone().await,
+        }
+    }
 }
 
 /// Streams of a remote command as its client has opened them.

@@ -1,4 +1,4 @@
-//! WebSockets: the handshake, channels of a remote command (`*.channel.k8s.io`), and a tunnel of plain bytes.
+//! WebSockets: the handshake, channels of a remote command or of forwarded ports (`*.channel.k8s.io`), and a tunnel of plain bytes.
 //!
 //! Every message begins with its channel: 0 stdin, 1 stdout, 2 stderr, 3 error, 4 resize; with `base64.` as a digit and the
 //! rest encoded. `v5.` adds 255: the channel in the next byte is at its end. Follows
@@ -106,6 +106,13 @@ pub(crate) fn negotiate(offered: &[&str]) -> Option<Protocol> {
     if offered.contains(&newest.name) { Some(newest) } else { offered.iter().find_map(|name| find(name)) }
 }
 
+/// The same for forwarded ports (`cri-streaming/pkg/streaming/portforward/websocket.go`): the client's first that we know.
+pub(crate) fn negotiate_ports(offered: &[&str]) -> Option<Protocol> {
+    let find = |name: &str| PROTOCOLS.into_iter().find(|p| p.name == name);
+    let known = |name: &&&str| matches!(**name, "v4.channel.k8s.io" | "v4.base64.channel.k8s.io");
+    if offered.is_empty() { find("") } else { offered.iter().find(known).and_then(|name| find(name)) }
+}
+
 /// Our end of one channel.
 #[derive(Debug, Clone)]
 pub(crate) struct Channel {
@@ -123,6 +130,11 @@ impl Channel {
             () = self.gone.cancelled() => Err(Gone),
             sent = self.out.send(message) => sent.map_err(|_| Gone),
         }
+    }
+
+    /// Waits until the client is gone.
+    pub(crate) async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 }
 
@@ -166,16 +178,46 @@ fn unpack(protocol: Protocol, mut message: Bytes) -> Incoming {
     }
 }
 
+/// An upgraded connection that is served in the background.
+pub(crate) struct Wire {
+    base64: bool,
+    out: mpsc::Sender<Message>,
+    gone: CancellationToken,
+}
+
+impl Wire {
+    /// Hands what comes on each of `inputs` to its sender; other channels are not for reading.
+    async fn start(io: impl Io + 'static, protocol: Protocol, inputs: Inputs) -> Self {
+        let socket = accept(io).await;
+        let (out, messages) = mpsc::channel(OUTPUT_QUEUE);
+        let gone = CancellationToken::new();
+        base::tasks::detach("websocket", converse(socket, protocol, inputs, messages, gone.clone()));
+        Wire { base64: protocol.base64, out, gone }
+    }
+
+    fn channel(&self, number: u8) -> Channel {
+        Channel { number, base64: self.base64, out: self.out.clone(), gone: self.gone.clone() }
+    }
+
+    /// Says goodbye.
+    pub(crate) async fn close(self) {
+        // A client that is gone needs no goodbye.
+        if self.out.send(goodbye()).await.is_ok() {
+            tokio::time::timeout(LINGER, self.gone.cancelled()).await.ok();
+        }
+        self.gone.cancel();
+    }
+}
+
 /// Serves the channels of a remote command on an upgraded connection.
 pub(crate) async fn remote(io: impl Io + 'static, protocol: Protocol, wanted: Wanted) -> Result<Remote, Gone> {
-    let socket = accept(io).await;
-    let (out, messages) = mpsc::channel(OUTPUT_QUEUE);
-    let gone = CancellationToken::new();
     let (stdin_sender, stdin) = mpsc::channel(INPUT_QUEUE);
     let (resize_sender, resize) = mpsc::channel(INPUT_QUEUE);
-    let inputs = Inputs { stdin: wanted.stdin.then_some(stdin_sender), resize: Some(resize_sender) };
-    base::tasks::detach("websocket", converse(socket, protocol, inputs, messages, gone.clone()));
-    let channel = |number| Channel { number, base64: protocol.base64, out: out.clone(), gone: gone.clone() };
+    let mut inputs = vec![(RESIZE, resize_sender)];
+    if wanted.stdin {
+        inputs.push((STDIN, stdin_sender));
+    }
+    let wire = Wire::start(io, protocol, Inputs(inputs)).await;
     // An empty message tells the client that all is set up.
     let first = if wanted.stdout {
         STDOUT
@@ -184,34 +226,66 @@ pub(crate) async fn remote(io: impl Io + 'static, protocol: Protocol, wanted: Wa
     } else {
         ERROR
     };
-    channel(first).write(Bytes::new()).await?;
-    let closing = (out.clone(), gone.clone());
+    wire.channel(first).write(Bytes::new()).await?;
     Ok(Remote {
         stdin: wanted.stdin.then_some(stdin),
-        stdout: wanted.stdout.then(|| Output::WebSocket(channel(STDOUT))),
-        stderr: wanted.stderr.then(|| Output::WebSocket(channel(STDERR))),
+        stdout: wanted.stdout.then(|| Output::WebSocket(wire.channel(STDOUT))),
+        stderr: wanted.stderr.then(|| Output::WebSocket(wire.channel(STDERR))),
         resize: Some(resize),
-        error: Output::WebSocket(channel(ERROR)),
+        error: Output::WebSocket(wire.channel(ERROR)),
         json_status: protocol.json_status,
-        gone,
-        close: Box::pin(async move {
-            let (out, gone) = closing;
-            // A client that is gone needs no goodbye.
-            if out.send(goodbye()).await.is_ok() {
-                tokio::time::timeout(LINGER, gone.cancelled()).await.ok();
-            }
-            gone.cancel();
-        }),
+        gone: wire.gone.clone(),
+        close: Box::pin(wire.close()),
     })
+}
+
+/// The channels of one forwarded port.
+pub(crate) struct PortChannels {
+    pub(crate) port: u16,
+    pub(crate) input: mpsc::Receiver<Bytes>,
+    pub(crate) data: Output,
+    pub(crate) error: Output,
+}
+
+/// Serves a pair of channels for each port: data, which the client writes too, and error. Both begin with the port's number.
+pub(crate) async fn ports(
+    io: impl Io + 'static,
+    protocol: Protocol,
+    ports: &[u16],
+) -> Result<(Wire, Vec<PortChannels>), Gone> {
+    let (senders, receivers): (Vec<_>, Vec<_>) = ports.iter().map(|_| mpsc::channel(INPUT_QUEUE)).unzip();
+    let inputs = (0..).step_by(2).zip(senders).collect();
+    let wire = Wire::start(io, protocol, Inputs(inputs)).await;
+    let mut channels = Vec::with_capacity(ports.len());
+    for ((number, port), input) in (0..).step_by(2).zip(ports).zip(receivers) {
+        let (data, error) = (wire.channel(number), wire.channel(number + 1));
+        for channel in [&data, &error] {
+            channel.write(port.to_le_bytes().to_vec().into()).await?;
+        }
+        let (data, error) = (Output::WebSocket(data), Output::WebSocket(error));
+        channels.push(PortChannels { port: *port, input, data, error });
+    }
+    Ok((wire, channels))
 }
 
 fn goodbye() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
-struct Inputs {
-    stdin: Option<mpsc::Sender<Bytes>>,
-    resize: Option<mpsc::Sender<Bytes>>,
+/// Who takes what comes on a channel.
+struct Inputs(Vec<(u8, mpsc::Sender<Bytes>)>);
+
+impl Inputs {
+    async fn deliver(&mut self, number: u8, bytes: Bytes) {
+        let Some((_, sender)) = self.0.iter().find(|(n, _)| *n == number) else { return };
+        if !bytes.is_empty() && sender.send(bytes).await.is_err() {
+            self.end(number);
+        }
+    }
+
+    fn end(&mut self, number: u8) {
+        self.0.retain(|(n, _)| *n != number);
+    }
 }
 
 /// Both directions, until the client has ended or is given up; then the connection is closed in good order.
@@ -253,22 +327,11 @@ where
             }
         };
         match unpack(protocol, bytes) {
-            Incoming::Data(STDIN, bytes) => deliver(&mut inputs.stdin, bytes).await,
-            Incoming::Data(RESIZE, bytes) => deliver(&mut inputs.resize, bytes).await,
-            Incoming::End(STDIN) => inputs.stdin = None,
-            Incoming::End(RESIZE) => inputs.resize = None,
-            Incoming::Data(..) | Incoming::End(_) | Incoming::Nothing => {}
+            Incoming::Data(number, bytes) => inputs.deliver(number, bytes).await,
+            Incoming::End(number) => inputs.end(number),
+            Incoming::Nothing => {}
             Incoming::Malformed => return,
         }
-    }
-}
-
-async fn deliver(to: &mut Option<mpsc::Sender<Bytes>>, bytes: Bytes) {
-    if let Some(sender) = to
-        && !bytes.is_empty()
-        && sender.send(bytes).await.is_err()
-    {
-        *to = None;
     }
 }
 

@@ -230,14 +230,15 @@ impl Call<'_> {
     fn port_forward(self, at: At) -> Result<Response<Body>, Refusal> {
         let pods = self.server.pods.clone();
         pods.find(&at.namespace, &at.pod, &at.uid).map_err(|e| no_target(&e))?;
-        let (tunnelled, response) = port_forward::handshake(self.headers)?;
+        let ports: Vec<&str> = self.query.iter().filter(|(n, _)| n == "port").map(|(_, v)| v.as_str()).collect();
+        let (carrier, response) = port_forward::handshake(self.headers, &ports)?;
         let name = format!("{}, uid {}", at.pod, at.uid);
         let dial: Dial = Arc::new(move |port| {
             let (pods, at) = (pods.clone(), at.clone());
             Box::pin(async move { Ok(pods.dial(&at.namespace, &at.pod, &at.uid, port).await?) })
         });
         let pod = PodRef { dial, name };
-        streaming::upgraded(self.upgrade, response, self.shutdown, move |io| port_forward::serve(io, tunnelled, pod))
+        streaming::upgraded(self.upgrade, response, self.shutdown, move |io| port_forward::serve(io, carrier, pod))
     }
 }
 

@@ -157,6 +157,13 @@ impl Pods for FakePods {
         if port == 1 {
             return Err(EngineError::Failed("connection refused".into()));
         }
+        if port == 81 {
+            // Whoever says something gets it back at once.
+            let (ours, theirs) = tokio::io::duplex(1024);
+            let (mut reader, mut writer) = tokio::io::split(theirs);
+            base::tasks::detach("echo", async move { drop(tokio::io::copy(&mut reader, &mut writer).await) });
+            return Ok(Box::new(ours));
+        }
         let stream = TcpStream::connect(("127.0.0.1", self.echo_port)).await;
         stream.map(|s| Box::new(s) as Dialed).map_err(|e| EngineError::Failed(e.to_string()))
     }
@@ -665,6 +672,25 @@ async fn port_forward_inside_a_websocket() {
 }
 
 #[tokio::test]
+async fn port_forward_over_channels_of_a_websocket() {
+    let node = Node::start().await;
+    let (mut socket, protocol) = node.websocket("/portForward/default/web?port=81%2C1", "v4.channel.k8s.io").await;
+    assert_eq!(protocol, "v4.channel.k8s.io");
+    socket.send(Message::binary(b"\x00first".to_vec())).await.expect("sent");
+    let mut channels: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    while channels.get(&3).is_none_or(|error| error.len() < 3) || channels.get(&0).is_none_or(|data| data.len() < 7) {
+        match socket.next().await.expect("open").expect("a message") {
+            Message::Binary(bytes) => channels.entry(bytes[0]).or_default().extend(&bytes[1..]),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    // Each channel says its port first.
+    assert_eq!([&channels[&0][..], &channels[&1], &channels[&2]], [b"\x51\0first", &[81, 0][..], &[1, 0]]);
+    assert_eq!(channels[&3][..2], [1, 0]);
+    assert_eq!(channels[&3][2..], *b"error forwarding port 1 to pod web, uid : connection refused");
+}
+
+#[tokio::test]
 async fn streams_without_sense_are_reset() {
     let node = Node::start().await;
     let mut spdy = node.spdy("/portForward/default/web", "portforward.k8s.io").await;
@@ -689,7 +715,7 @@ async fn halves_of_pairs_are_given_up() {
     let (ours, theirs) = tokio::io::duplex(4096);
     let dial: port_forward::Dial = Arc::new(|_| Box::pin(std::future::ready(Err("nobody is there".into()))));
     let pod = port_forward::PodRef { dial, name: "web".into() };
-    base::tasks::detach("forward", port_forward::serve(theirs, false, pod));
+    base::tasks::detach("forward", port_forward::serve(theirs, port_forward::Carrier::Spdy, pod));
     let mut spdy = Spdy::new(ours);
     let error = spdy.open(&[("streamtype", "error"), ("port", "80"), ("requestid", "0")]).await;
     assert_eq!(spdy.collect(&[error]).await[&error], "timed out waiting for streams!");

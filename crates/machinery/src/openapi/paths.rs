@@ -361,6 +361,12 @@ impl<'a> Builder<'a, '_> {
             }
             self.references.push(body.definition);
         }
+        // As `omitempty` has it.
+        if operation["parameters"].as_array().is_some_and(Vec::is_empty)
+            && let Some(fields) = operation.as_object_mut()
+        {
+            fields.remove("parameters");
+        }
         operation
     }
 

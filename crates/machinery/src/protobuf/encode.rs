@@ -1,7 +1,7 @@
 //! JSON values to protobuf messages.
 
-use super::ProtobufError;
 use super::wire::{FIXED64, LEN, VARINT, nested, put_bytes, put_int, put_key, put_varint};
+use super::{MAX_DEPTH, ProtobufError};
 use crate::schema::builtin::{Content, Message, Presence, Untyped};
 use crate::schema::{Field, Scalar, Struct, Type, TypeId, builtin, time};
 use base64::Engine;
@@ -27,6 +27,27 @@ pub(super) fn body(
     put_bytes(&mut out, 3, b"");
     put_bytes(&mut out, 4, b"");
     Ok(out)
+}
+
+/// `PartialObjectMetadata{ 1: ObjectMeta }`, which no published schema has (`apimachinery/pkg/apis/meta/v1/generated.proto`).
+pub(super) fn partial(object: &Value, out: &mut Vec<u8>) -> Result<(), ProtobufError> {
+    metadata("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", object, out)
+}
+
+/// `PartialObjectMetadataList{ 1: ListMeta, 2: PartialObjectMetadata… }`.
+pub(super) fn partial_list(list: &Value, out: &mut Vec<u8>) -> Result<(), ProtobufError> {
+    metadata("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta", list, out)?;
+    for item in list.get("items").and_then(Value::as_array).into_iter().flatten() {
+        put_key(out, 2, LEN);
+        nested(out, |out| partial(item, out))?;
+    }
+    Ok(())
+}
+
+fn metadata(definition: &str, object: &Value, out: &mut Vec<u8>) -> Result<(), ProtobufError> {
+    let ty = builtin().by_name(definition).expect("the table has the types of all metadata");
+    put_key(out, 1, LEN);
+    nested(out, |out| message(ty, object.get("metadata").unwrap_or(&Value::Null), out, MAX_DEPTH))
 }
 
 /// The fields of a message of type `ty`, without its length.

@@ -107,6 +107,15 @@ pub fn decode(bytes: &[u8], default: Option<(&str, &str)>) -> Result<Decoded, Pr
 pub fn encode(object: &Value) -> Result<Vec<u8>, ProtobufError> {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
+    if api_version.starts_with("meta.k8s.io/") {
+        match kind {
+            "PartialObjectMetadata" => return encode::body(api_version, kind, |out| encode::partial(object, out)),
+            "PartialObjectMetadataList" => {
+                return encode::body(api_version, kind, |out| encode::partial_list(object, out));
+            }
+            _ => {}
+        }
+    }
     let ty = message_type(api_version, kind)?;
     encode::body(api_version, kind, |out| encode::message(ty, object, out, MAX_DEPTH))
 }

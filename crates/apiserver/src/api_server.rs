@@ -10,7 +10,7 @@ use crate::auth::{
     Rules, TokenIssuer, UserInfo, forbidden, used_today,
 };
 use crate::flow::{self, Class, Flow, Seat};
-use crate::health::Hooks;
+use crate::health::{self, Hooks, StartHook};
 use crate::kinds_table::KindTable;
 use crate::metrics::{self, AdmissionMetrics, Authenticated, Labels, Metrics};
 use crate::negotiate::Output;
@@ -32,10 +32,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Request, Response};
+use machinery::schema::parse_go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 use store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -129,9 +131,9 @@ impl ApiServer {
             inner.metrics.register(Box::new(audit.metrics.levels.clone()));
         }
         let server = ApiServer { inner: Arc::new(inner) };
-        let informer = server.begin_start("poststarthook/crd-informer-synced");
+        let started = server.begin_starts(&health::OF_SERVER);
         server.load_definitions().await?;
-        informer.done();
+        started.iter().for_each(StartHook::done);
         Ok(server)
     }
 
@@ -172,7 +174,7 @@ impl ApiServer {
         let call = Call { head, query, info, user, warnings, class: None, seat: None, record: record.clone() };
         let labels = self.labels(&call);
         let _in_flight = self.inner.metrics.requests.in_flight(&labels);
-        let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer(call, body, peer));
+        let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer_in_time(call, body, peer));
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let response = match answer {
             Ok(response) => response,
@@ -189,6 +191,28 @@ impl ApiServer {
         };
         self.inner.metrics.requests.observe(&labels, response.status(), started.elapsed());
         response
+    }
+
+    /// Within the time that the URL allows (`apiserver/pkg/endpoints/filters/request_deadline.go`), if that is less than the
+    /// server's own.
+    async fn answer_in_time(&self, call: Call, body: Body, peer: Peer) -> Response<Body> {
+        let streams = call.info.verb == "watch" || flow::is_long_running(&call);
+        let limit = match call.query.get("timeout").filter(|text| !text.is_empty() && !streams) {
+            Some(text) => match parse_go_duration(text) {
+                Some(nanos) => u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos),
+                None => {
+                    let why = format!("time: invalid duration {text:?}");
+                    let failure = status::bad_request(format!("invalid timeout specified in the request URL - {why}"));
+                    return response::failure(&failure);
+                }
+            },
+            None => None,
+        };
+        let answer = self.answer(call, body, peer);
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| response::too_late()),
+            None => answer.await,
+        }
     }
 
     async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {

@@ -1,8 +1,9 @@
 //! `/livez`, `/readyz`, `/healthz`: named checks, alone or all (`apiserver/pkg/server/healthz/healthz.go`,
 //! `apiserver/pkg/server/healthz.go`).
 //!
-//! Differs from upstream: only hooks that this server has are listed, and there is no `log` check, since writing a log line blocks
-//! nobody here.
+//! The hooks have the names of upstream's parts that do the same work, since monitors ask for them; several names may stand for one
+//! part here. Differs from upstream: parts that this server does not have are not listed. `log` always passes, since a line of the
+//! log that cannot be written is lost and blocks nobody.
 
 use crate::api_server::{ApiServer, Call};
 use crate::reader::key_of;
@@ -59,7 +60,33 @@ impl ApiServer {
     pub fn begin_start(&self, name: &'static str) -> StartHook {
         self.inner.hooks.begin(name)
     }
+
+    /// The same for a part that has several names.
+    pub(crate) fn begin_starts(&self, names: &[&'static str]) -> Vec<StartHook> {
+        names.iter().map(|name| self.begin_start(name)).collect()
+    }
 }
+
+/// What is done when the definitions of custom resources and the addresses of Services are read, and admission is ready.
+pub(crate) const OF_SERVER: [&str; 6] = [
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
+    "poststarthook/crd-informer-synced",
+    "poststarthook/start-service-ip-repair-controllers",
+];
+
+/// What is done when the APIServices are there and their state is known.
+pub(crate) const OF_AGGREGATION: [&str; 7] = [
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+];
 
 /// A name, and what is wrong.
 type Check = (&'static str, Result<(), String>);
@@ -67,6 +94,9 @@ type Check = (&'static str, Result<(), String>);
 /// `/readyz?verbose`, `/readyz/etcd` and so on.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
     let checks = checks(server, group).await;
+    for (name, result) in &checks {
+        server.inner.metrics.health.observe(name, group, result.is_ok());
+    }
     if !one.is_empty() {
         let (_, result) = checks.into_iter().find(|(name, _)| *name == one).ok_or_else(status::no_such_path)?;
         return Ok(match result {
@@ -85,11 +115,15 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &s
 
 async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {
     let store = store(server).await;
-    let mut checks = vec![("ping", Ok(())), ("etcd", store.clone())];
+    let hooks = server.inner.hooks.results();
+    let mut checks = vec![("ping", Ok(())), ("log", Ok(())), ("etcd", store.clone())];
     if group == "readyz" {
-        checks.push(("etcd-readiness", store));
+        checks.push(("etcd-readiness", store.clone()));
+        let waiting = hooks.iter().any(|(_, result)| result.is_err());
+        checks.push(("informer-sync", if waiting { Err("not all caches are read".to_owned()) } else { Ok(()) }));
     }
-    checks.extend(server.inner.hooks.results());
+    checks.push(("poststarthook/storage-readiness", store));
+    checks.extend(hooks);
     if group == "readyz" {
         let stopping = server.inner.shutdown.is_cancelled();
         checks.push(("shutdown", if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
@@ -98,7 +132,7 @@ async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {
 }
 
 /// Whether a read of a key that nobody has is answered. The name is upstream's, whatever the store is.
-async fn store(server: &ApiServer) -> Result<(), String> {
+pub(crate) async fn store(server: &ApiServer) -> Result<(), String> {
     let key = key_of("health", "", "probe");
     match tokio::time::timeout(STORE_PATIENCE, server.inner.deps.store.get(&key, At::Latest)).await {
         Ok(Ok(_)) => Ok(()),

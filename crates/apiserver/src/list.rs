@@ -1,7 +1,7 @@
 //! LIST: one consistent state, streamed in chunks (PERFORMANCE §3.2: never one contiguous buffer).
 //!
 //! Revision rules as `apiserver/pkg/storage/etcd3/store.go` (`GetList`) and `storage/continue.go`. The items are the stored
-//! bytes themselves; they therefore carry `apiVersion` and `kind`, which upstream's typed lists leave out.
+//! bytes themselves, but for the `apiVersion` and `kind` at their beginning, which the lists of built-in kinds leave out.
 
 use crate::api_server::{ApiServer, Call};
 use crate::custom::view;
@@ -25,8 +25,9 @@ use http_body_util::{BodyExt, StreamBody};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::io::Write;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use store::{At, Key, Page, Range, Revision, StoreError};
+use store::{At, Entry, Key, Page, Range, Revision, StoreError};
 
 /// How long a read waits for a revision that has not happened yet (`cacher`, `blockTimeout`).
 const WAIT: Duration = Duration::from_secs(3);
@@ -264,6 +265,36 @@ fn open(kind: &KindRef, form: Form, meta: &str) -> Vec<u8> {
     }
 }
 
+/// How objects of a built-in kind begin. Go's typed lists have items without kind and version; those of custom resources have them.
+fn type_meta_of_items(kind: &KindRef) -> Vec<u8> {
+    let info = kind.info();
+    match kind {
+        KindRef::Custom(_) => Vec::new(),
+        _ => format!(r#"{{"apiVersion":"{}","kind":"{}","#, info.api_version(), info.kind).into_bytes(),
+    }
+}
+
+/// A list of objects that are not stored.
+pub(crate) fn of_virtual(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    objects: Vec<Bytes>,
+) -> Result<Answer, Status> {
+    let output = negotiate::output(&call.head.headers, &call.query, false)?;
+    let stored = |value| Stored {
+        entry: Arc::new(Entry {
+            key: Key("".into()),
+            value,
+            created: Revision(0),
+            modified: Revision(0),
+            derived: OnceLock::new(),
+        }),
+    };
+    let items = objects.into_iter().map(stored).collect();
+    respond(server, call, kind, Found { items, revision: Revision(0), next: None, remaining: None }, output)
+}
+
 /// A small list of bytes at hand, in one piece.
 pub(crate) fn of_bytes(kind: &KindRef, revision: Revision, items: &[Bytes]) -> Vec<u8> {
     let mut out = open(kind, Form::Full, &list_meta(revision, None, None));
@@ -283,6 +314,7 @@ fn respond(server: &ApiServer, call: &Call, kind: &KindRef, found: Found, output
     let size: usize = found.items.iter().map(|i| i.bytes().len()).sum();
     let writer = Writer {
         kind: kind.clone(),
+        type_meta: type_meta_of_items(kind),
         form: output.form,
         include,
         now: server.clock_now(),
@@ -372,6 +404,8 @@ fn zipped(writer: Writer) -> Body {
 /// Writes a list piece by piece.
 struct Writer {
     kind: KindRef,
+    /// What each item begins with and its list does not show.
+    type_meta: Vec<u8>,
     form: Form,
     include: Include,
     now: jiff::Timestamp,
@@ -405,7 +439,13 @@ impl Writer {
     fn write_item(&mut self, bytes: &[u8]) {
         let mut out = Vec::with_capacity(512);
         match self.form {
-            Form::Full => return self.buffer.extend_from_slice(bytes),
+            Form::Full => match bytes.strip_prefix(self.type_meta.as_slice()) {
+                Some(rest) if !self.type_meta.is_empty() => {
+                    self.buffer.extend_from_slice(b"{");
+                    return self.buffer.extend_from_slice(rest);
+                }
+                _ => return self.buffer.extend_from_slice(bytes),
+            },
             Form::Table(version) => table::write_row(&mut out, &self.kind, version, bytes, self.include, self.now),
             Form::Partial(version) => encode::write_partial(&mut out, version, bytes),
         }

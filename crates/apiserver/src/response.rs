@@ -3,11 +3,12 @@
 use crate::api_server::{ApiServer, Call, plain_output};
 use crate::negotiate::{self, Form, Output};
 use crate::reader::KindRef;
-use crate::{Body, codec, convert, encode, table};
+use crate::{Body, codec, convert, encode, status, table};
 use api::Status;
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 
 /// What the pipeline answers.
@@ -59,6 +60,20 @@ pub(crate) fn failure(status: &Status) -> Response<Body> {
     response
 }
 
+/// A request that took longer than it may (`apiserver/pkg/server/filters/timeout.go`).
+pub(crate) fn too_late() -> Response<Body> {
+    failure(&status::timeout("request did not complete within the allotted timeout", 0))
+}
+
+/// The answer to HEAD. Over HTTP/2 nobody else takes the body away.
+pub(crate) fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, body_from(Bytes::new()))
+}
+
 /// Adds `Warning:` headers (`299 - "text"`).
 pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
     for text in warnings {
@@ -104,4 +119,16 @@ fn encoded(code: u16, json: Bytes, output: Output) -> Result<Response<Body>, Sta
     let mut response = plain(code, content_type, bytes);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_answer_to_head_says_how_long_the_body_would_be() {
+        let answer = without_body(plain(200, "text/plain", Bytes::from_static(b"four")));
+        assert_eq!(answer.headers()[CONTENT_LENGTH], "4");
+        assert!(answer.into_body().collect().await.expect("a body").to_bytes().is_empty());
+    }
 }

@@ -32,7 +32,7 @@ pub(crate) fn is_virtual(info: &KindInfo) -> bool {
 /// POST of a review.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body: Bytes) -> Result<Answer, Status> {
     if call.info.verb != "create" {
-        return component_statuses(call, kind);
+        return component_statuses(server, call, kind).await;
     }
     // Reviews have no columns (`registry/authorization`: no TableConvertor).
     let output = negotiate::output(&call.head.headers, &call.query, false)?;
@@ -62,14 +62,27 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     Ok(Answer::Plain { code: 201, bytes: review.to_string().into() })
 }
 
-/// ComponentStatus is deprecated; its list is empty here because nothing is a separate component.
-fn component_statuses(call: &Call, kind: &KindRef) -> Result<Answer, Status> {
+/// ComponentStatus is deprecated. Upstream asks its scheduler, controller manager and etcd; here only the store is a component, and
+/// its name is upstream's, whatever it is (`pkg/registry/core/componentstatus/rest.go`).
+async fn component_statuses(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<Answer, Status> {
+    const STORE: &str = "etcd-0";
     call.warnings.add(["v1 ComponentStatus is deprecated in v1.19+".to_owned()]);
-    if call.info.verb == "get" {
-        return Err(status::not_found(kind.info(), &call.info.name));
+    let condition = match crate::health::store(server).await {
+        Ok(()) => json!({"type": "Healthy", "status": "True", "message": "ok"}),
+        Err(why) => json!({"type": "Healthy", "status": "False", "message": why}),
+    };
+    let status = json!({
+        "apiVersion": "v1", "kind": "ComponentStatus",
+        "metadata": {"name": STORE}, "conditions": [condition],
+    });
+    match &*call.info.verb {
+        "get" if call.info.name == STORE => {
+            Ok(Answer::Object { code: 200, kind: kind.clone(), bytes: status.to_string().into() })
+        }
+        "get" => Err(status::not_found(kind.info(), &call.info.name)),
+        "list" => crate::list::of_virtual(server, call, kind, vec![status.to_string().into()]),
+        _ => Err(status::method_not_allowed()),
     }
-    let list = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": []});
-    Ok(Answer::json(list.to_string()))
 }
 
 fn text<'a>(value: &'a Value, name: &str) -> &'a str {

@@ -24,6 +24,10 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
         "metrics" if rest.is_empty() => {
             Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", metrics::text(server).await.into())))
         }
+        "metrics" if rest == "slis" => {
+            let text = server.inner.metrics.health.text();
+            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", text.into())))
+        }
         "api" | "apis" => discovery::answer(server, call, path),
         "openapi" => openapi::answer(server, call, rest).await,
         ".well-known" | "openid" => issuer_document(server, path),
@@ -32,7 +36,10 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
 }
 
 fn is_known(path: &str) -> bool {
-    matches!(path, "" | "/healthz" | "/livez" | "/readyz" | "/version" | "/metrics" | "/api" | "/apis")
+    matches!(
+        path,
+        "" | "/healthz" | "/livez" | "/readyz" | "/version" | "/metrics" | "/metrics/slis" | "/api" | "/apis"
+    )
 }
 
 fn issuer_document(server: &ApiServer, path: &str) -> Result<Answer, Status> {
@@ -47,7 +54,7 @@ fn paths(server: &ApiServer) -> Vec<String> {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{}", v.version)));
     }
-    let rest = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let rest = ["/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
     paths.extend(rest.map(Into::into));
     paths
 }

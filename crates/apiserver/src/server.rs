@@ -4,10 +4,10 @@
 //! Certificates are replaced at run time with [`Tls::reload`]: the next handshake sees the new ones, open connections stay.
 
 use crate::auth::{Peer, PeerIdentity};
-use crate::{ApiServer, Body, BoxError, response, status};
+use crate::{ApiServer, Body, BoxError, response};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -240,9 +240,9 @@ impl Connection {
 
     async fn answer(self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
         let request = request.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync());
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.server.handle(request, peer)).await {
-            Ok(response) => response,
-            Err(_) => response::failure(&status::timeout("request did not complete within the allotted timeout", 0)),
-        }
+        let is_head = request.method() == Method::HEAD;
+        let answer = self.server.handle(request, peer);
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| response::too_late());
+        if is_head { response::without_body(response) } else { response }
     }
 }

@@ -203,6 +203,24 @@ async fn discovery_lists_what_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_url_may_limit_the_time() {
+    let f = Fixture::new().await;
+    f.check_http(
+        "GET /api/v1/namespaces?timeout=invalid
+
+        GET /api/v1/nodes?timeout=0s
+
+        GET /api/v1/nodes?timeout=3m",
+        expect![[r#"
+            400 BadRequest: invalid timeout specified in the request URL - time: invalid duration "invalid"
+            200 NodeList@1 []
+            200 NodeList@1 []
+        "#]],
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn health_and_version() {
     let f = Fixture::new().await;
     f.check_http(
@@ -218,8 +236,15 @@ async fn health_and_version() {
         expect![[r#"
             200 ok
             200 [+]ping ok
+            [+]log ok
             [+]etcd ok
+            [+]poststarthook/storage-readiness ok
+            [+]poststarthook/start-apiserver-admission-initializer ok
+            [+]poststarthook/generic-apiserver-start-informers ok
+            [+]poststarthook/start-apiextensions-informers ok
+            [+]poststarthook/start-apiextensions-controllers ok
             [+]poststarthook/crd-informer-synced ok
+            [+]poststarthook/start-service-ip-repair-controllers ok
             livez check passed
 
             404 NotFound: the server could not find the requested resource
@@ -229,6 +254,9 @@ async fn health_and_version() {
     )
     .await;
     assert_eq!(f.json("GET /version").await["gitVersion"], "v1.36.2+dhow");
+    let (_, slis) = f.ask("GET /metrics/slis").await;
+    let slis = String::from_utf8_lossy(&slis);
+    assert!(slis.contains(r#"kubernetes_healthcheck{name="etcd",type="livez"} 1"#), "{slis}");
     f.server.begin_shutdown();
     assert_eq!(f.ask("GET /readyz").await.0, 500);
 }

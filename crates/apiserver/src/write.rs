@@ -207,10 +207,6 @@ impl ApiServer {
     async fn create_once(&self, w: &Write<'_>, draft: Draft, generated: bool) -> Result<Attempt, Status> {
         let Draft { mut object, owners, edited } = draft;
         let meta = object.meta_mut();
-        // The storage says this, which a dry run does not reach.
-        if !w.options.dry_run && meta.resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
-            return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
-        }
         meta.creation_timestamp = Some(Time(truncate(self.clock_now())));
         meta.uid = Some(self.inner.deps.random.uuid());
         if generated {
@@ -270,6 +266,10 @@ impl ApiServer {
                         Ok(Attempt::Done(Written::DryRun { bytes: encode::unrevised(&value), created: true }))
                     }
                 };
+            }
+            // The storage says this (`ErrResourceVersionSetOnCreate`), after all that may refuse the object for other reasons.
+            if object.meta().resource_version.as_ref().is_some_and(|v| !v.is_empty()) {
+                return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
             }
             let value = view::to_stored(self, w.kind, &mut *object, owners).await?;
             let mut ops = vec![Op::Create { key: key.clone(), value }];

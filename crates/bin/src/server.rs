@@ -80,7 +80,8 @@ const COMPACT_INTERVAL: Duration = Duration::from_secs(300);
 const RENEWAL_CHECK: Duration = Duration::from_secs(12 * 3600);
 
 /// What is done when the default objects are there, as health checks name it.
-const STARTS: [&str; 4] = [
+const STARTS: [&str; 5] = [
+    "poststarthook/bootstrap-controller",
     "poststarthook/start-system-namespaces-controller",
     "poststarthook/start-cluster-authentication-info-controller",
     "poststarthook/rbac/bootstrap-roles",

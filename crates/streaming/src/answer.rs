@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 
 /// Why a body broke off.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -24,6 +25,15 @@ pub fn empty(code: u16) -> Response<Body> {
     let mut response = text(code, Bytes::new());
     response.headers_mut().remove(header::CONTENT_TYPE);
     response
+}
+
+/// The answer to HEAD. Over HTTP/2 nobody else takes the body away.
+pub fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
 /// A refused request.

@@ -6,7 +6,7 @@ use super::NodeApi;
 use super::auth::{self, User};
 use super::routes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,7 +19,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use streaming::answer::{Body, BoxError};
+use streaming::answer::{Body, BoxError, without_body};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -153,8 +153,11 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             let (server, user, shutdown) = (server.clone(), user.clone(), shutdown.clone());
             // Boxed: the compiler cannot see through the nested futures that they are Send.
-            let answer: BoxFuture<'static, Response<Body>> =
-                Box::pin(async move { routes::answer(&server, user.as_deref(), request, shutdown).await });
+            let answer: BoxFuture<'static, Response<Body>> = Box::pin(async move {
+                let is_head = request.method() == Method::HEAD;
+                let response = routes::answer(&server, user.as_deref(), request, shutdown).await;
+                if is_head { without_body(response) } else { response }
+            });
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());

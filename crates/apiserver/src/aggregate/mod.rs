@@ -20,6 +20,7 @@ mod register;
 
 use crate::admission::Cluster;
 use crate::api_server::ApiServer;
+use crate::health::{self, StartHook};
 use crate::reader::{KindRef, storage_of};
 use crate::request_info::RequestInfo;
 use crate::service_client;
@@ -326,6 +327,7 @@ fn concerns(server: &ApiServer, key: &str) -> bool {
 }
 
 async fn follow(server: &ApiServer) {
+    let started = server.begin_starts(&health::OF_AGGREGATION);
     let mut first = true;
     let mut failures = 0u32;
     loop {
@@ -341,6 +343,8 @@ async fn follow(server: &ApiServer) {
         };
         loop {
             let all_well = reconcile(server, first).await;
+            // A server elsewhere that is away is no reason to wait.
+            started.iter().for_each(StartHook::done);
             first = false;
             failures = if all_well { 0 } else { failures.saturating_add(1) };
             let has_remotes = !server.inner.aggregation.table.load().remote.is_empty();

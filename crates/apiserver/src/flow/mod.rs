@@ -261,7 +261,7 @@ pub(crate) fn refusal() -> Status {
 }
 
 /// Connections that stay open for their own sake; watches take a seat until they have begun.
-fn is_long_running(call: &Call) -> bool {
+pub(crate) fn is_long_running(call: &Call) -> bool {
     call.info.verb == "proxy"
         || matches!(call.info.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
 }

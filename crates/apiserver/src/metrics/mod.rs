@@ -6,6 +6,7 @@ mod access;
 mod admission;
 mod aggregator;
 mod flow;
+mod health;
 mod requests;
 mod storage;
 
@@ -14,6 +15,7 @@ pub use admission::AdmissionMetrics;
 pub(crate) use admission::{Phase, PolicyCheck, Rejection, WebhookCall};
 pub(crate) use aggregator::AggregatorMetrics;
 pub(crate) use flow::{Executing, FlowMetrics};
+pub(crate) use health::Health;
 pub(crate) use requests::{Labels, Requests, WatchMetrics, labels};
 pub(crate) use storage::Lists;
 
@@ -33,6 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) flow: FlowMetrics,
     pub(crate) lists: Lists,
     pub(crate) aggregator: AggregatorMetrics,
+    pub(crate) health: Health,
     /// TLS handshakes that failed.
     pub(crate) tls_errors: IntCounter,
 }
@@ -52,6 +55,7 @@ impl Metrics {
             flow: FlowMetrics::new(&family),
             lists: Lists::new(&family),
             aggregator: AggregatorMetrics::new(&family),
+            health: Health::new(),
             tls_errors: tls_errors.with_label_values::<&str>(&[]),
             registry,
         }
@@ -72,6 +76,10 @@ pub(crate) async fn text(server: &ApiServer) -> Vec<u8> {
     let mut families: Vec<MetricFamily> = metrics.registry.gather();
     families.extend(storage::objects(server).await);
     families.extend(aggregator::unavailable(server));
+    encode(families)
+}
+
+fn encode(mut families: Vec<MetricFamily>) -> Vec<u8> {
     // The encoder takes no family without numbers.
     families.retain(|family| !family.get_metric().is_empty());
     families.sort_by(|a, b| a.name().cmp(b.name()));

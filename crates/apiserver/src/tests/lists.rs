@@ -137,12 +137,52 @@ async fn tables_and_metadata() {
     .assert_eq(&format!("{}\n{}", value["rows"][0]["cells"], value["rows"][0]["object"]["kind"]));
     let value = f.json(&format!("GET {CM}/a?includeObject=Object | accept: {table}")).await;
     assert_eq!(value["rows"][0]["object"]["kind"], "ConfigMap");
+    let old = "application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+    let value = f.json(&format!("GET {CM} | accept: {old}")).await;
+    assert_eq!(
+        [&value["apiVersion"], &value["rows"][0]["object"]["apiVersion"]],
+        ["meta.k8s.io/v1beta1", "meta.k8s.io/v1beta1"]
+    );
     let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
     let value = f.json(&format!("GET {CM} | accept: {partial}")).await;
     assert_eq!(
         (&value["kind"], &value["items"][0]["kind"]),
         (&"PartialObjectMetadataList".into(), &"PartialObjectMetadata".into())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_alone_in_protobuf() {
+    let f = with_maps(&["a"]).await;
+    let accept = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let (code, one) = f.ask(&format!("GET {CM}/a | accept: {accept}")).await;
+    assert_eq!((code, &one[..4]), (200, &b"k8s\0"[..]));
+    // Unknown{ 2: PartialObjectMetadata{ 1: ObjectMeta } }, and the same without its envelope as the item of a list.
+    let text = String::from_utf8_lossy(&one).into_owned();
+    assert!(text.contains("PartialObjectMetadata") && text.contains("default"), "{text:?}");
+    let accept = accept.replace("Metadata;", "MetadataList;");
+    let (code, list) = f.ask(&format!("GET {CM} | accept: {accept}")).await;
+    assert_eq!((code, &list[..4]), (200, &b"k8s\0"[..]));
+    let metadata = &one[one.windows(4).position(|w| w == b"\n\x01a\x12").expect("the name")..one.len() - 4];
+    assert!(list.windows(metadata.len()).any(|w| w == metadata), "{list:?} has no {metadata:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_of_lists_do_not_say_their_kind_again() {
+    let f = with_maps(&["a"]).await;
+    let list = f.json(&format!("GET {CM}")).await;
+    assert_eq!((&list["kind"], &list["items"][0]["metadata"]["name"]), (&"ConfigMapList".into(), &"a".into()));
+    assert_eq!([&list["items"][0]["kind"], &list["items"][0]["apiVersion"]], [&serde_json::Value::Null; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn components() {
+    let f = Fixture::new().await;
+    let list = f.json("GET /api/v1/componentstatuses").await;
+    assert_eq!(list["items"][0]["conditions"][0]["message"], "ok");
+    let one = f.json("GET /api/v1/componentstatuses/etcd-0").await;
+    assert_eq!((&one["kind"], &one["metadata"]["name"]), (&"ComponentStatus".into(), &"etcd-0".into()));
+    assert_eq!(f.ask("GET /api/v1/componentstatuses/scheduler").await.0, 404);
 }
 
 #[tokio::test(start_paused = true)]

@@ -148,11 +148,14 @@ async fn list_and_watch_add_up() {
         let frame = watch.frame().await.expect("open").expect("a frame").into_data().expect("data");
         for line in frame.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
             let event: Value = serde_json::from_slice(line).expect("JSON");
-            let object = event["object"].clone();
+            let mut object = event["object"].clone();
             let revision: u64 =
                 object["metadata"]["resourceVersion"].as_str().expect("text").parse().expect("a number");
             assert!(revision > last, "order");
             last = revision;
+            // As the items of a list are.
+            let fields = object.as_object_mut().expect("an object");
+            fields.retain(|name, _| name != "apiVersion" && name != "kind");
             let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
             match event["type"].as_str().expect("text") {
                 "DELETED" => drop(state.remove(&name)),

@@ -71,6 +71,8 @@ struct Attached {
     stdin: Option<OwnedFd>,
     outputs: [Option<OwnedFd>; 2],
     pending: [Vec<u8>; 2],
+    /// Gets what is pending and nothing more.
+    ending: bool,
 }
 
 /// A process, and whether wait(2) tells its end: that of one that was a dead supervisor's child its pidfd tells.
@@ -899,7 +901,7 @@ impl Supervisor {
         for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
             sys::fd::set_nonblocking(fd.as_fd(), true).map_err(|e| (Reason::Invalid, format!("attach: {e}")))?;
         }
-        c.attached.push(Attached { stdin, outputs: [stdout, stderr], pending: [Vec::new(), Vec::new()] });
+        c.attached.push(Attached { stdin, outputs: [stdout, stderr], pending: [Vec::new(), Vec::new()], ending: false });
         Ok(())
     }
 
@@ -917,7 +919,7 @@ impl Supervisor {
         match c.read(stream, &mut buf)? {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
             Ok(n) if n > 0 => {
-                for a in c.attached.iter_mut().filter(|a| a.outputs[stream].is_some()) {
+                for a in c.attached.iter_mut().filter(|a| a.outputs[stream].is_some() && !a.ending) {
                     a.pending[stream].extend_from_slice(&buf[..n]);
                     a.flush(stream);
                 }
@@ -945,6 +947,9 @@ impl Supervisor {
                 c.attached[at].stdin = None;
                 if c.record.stdin_once && !c.record.process.tty {
                     c.stdin = None;
+                } else {
+                    // The container goes on reading, so that its client would wait for ever (containerd `ContainerIO.Attach`).
+                    c.attached[at].end();
                 }
             }
         }
@@ -979,7 +984,7 @@ impl Supervisor {
             a.pending[stream] = Vec::new();
         } else {
             a.flush(stream);
-            if ended && a.pending[stream].is_empty() {
+            if (ended || a.ending) && a.pending[stream].is_empty() {
                 a.outputs[stream] = None;
             }
         }
@@ -1270,6 +1275,7 @@ impl Attached {
     /// No more output comes: streams without pending bytes are closed, the others when they are flushed.
     fn end(&mut self) {
         self.stdin = None;
+        self.ending = true;
         for stream in 0..2 {
             self.flush(stream);
             if self.pending[stream].is_empty() {

@@ -321,6 +321,28 @@ async fn exec_runs_beside_and_attach_follows() {
 }
 
 #[tokio::test]
+async fn a_client_whose_input_ends_leaves_and_the_container_reads_on() {
+    let f = Fixture::new();
+    let pod = f.pod("p").await;
+    let mut spec = f.spec("p", "c", "while read line; do echo \"line $line\"; done; exit 3");
+    spec.stdin = true;
+    f.engine.start_container(&pod, &spec).await.unwrap();
+    for word in ["one", "two"] {
+        let mut client = f.engine.attach(&pod, "c", true, true, true).await.unwrap();
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(format!("{word}\n").as_bytes()).await.unwrap();
+        let mut stdout = client.stdout.take().unwrap();
+        let line = format!("line {word}\n");
+        assert_eq!(read_until(&mut stdout, &line).await, line);
+        drop(stdin);
+        assert_eq!(read_all(Some(stdout)).await, "");
+        assert_eq!(read_all(client.stderr.take()).await, "");
+    }
+    assert_eq!(f.output("p", "c"), "line one\nline two\n");
+    f.finish(pod).await;
+}
+
+#[tokio::test]
 async fn terminals_are_the_containers_own() {
     let mut f = Fixture::new();
     let pod = f.pod("p").await;

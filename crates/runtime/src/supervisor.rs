@@ -901,7 +901,12 @@ impl Supervisor {
         for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
             sys::fd::set_nonblocking(fd.as_fd(), true).map_err(|e| (Reason::Invalid, format!("attach: {e}")))?;
         }
-        c.attached.push(Attached { stdin, outputs: [stdout, stderr], pending: [Vec::new(), Vec::new()], ending: false });
+        c.attached.push(Attached {
+            stdin,
+            outputs: [stdout, stderr],
+            pending: [Vec::new(), Vec::new()],
+            ending: false,
+        });
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Ends pods when the node has too little left, or when they take more disk than they may; removes unused images before.
+//! Ends pods when the node has too little left, or when they take more disk than they may; removes unused images before, those that
+//! a workload may want again ([`crate::revisions`]) last.
 //!
 //! Deciding is pure ([`next_victim`], [`over_limit`]); [`Evictor`] reads, removes and tells. Follows
 //! `pkg/kubelet/eviction/{eviction_manager,helpers}.go`. Differs: one file system for images, logs and volumes.
@@ -8,6 +9,7 @@ use crate::cluster::ClusterEvent;
 use crate::context::Context;
 use crate::eviction::{Need, Resource, Tracker};
 use crate::image_gc::{self, Records};
+use crate::images::Image;
 use crate::node::Machine;
 use crate::pod::admission::is_critical;
 use crate::pod::observe::Observation;
@@ -15,6 +17,7 @@ use crate::pod::seen::Ending;
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
+use crate::revisions::Revisions;
 use crate::stats::{self, PodSample, disk::DiskUse};
 use api::k8s::api::core::v1::Pod;
 use api::meta::MetaExt;
@@ -153,12 +156,15 @@ pub struct Evictor {
     tracker: Tracker,
     images: Records,
     images_looked: Option<Timestamp>,
+    revisions: Revisions,
 }
 
 impl Evictor {
-    /// Touches nothing.
+    /// Reads which images are needed beside those in use.
     pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
-        Evictor { agent, context, tracker: Tracker::default(), images: Records::default(), images_looked: None }
+        let revisions = Revisions::load(&context.config.data_dir);
+        let (tracker, images) = (Tracker::default(), Records::default());
+        Evictor { agent, context, tracker, images, images_looked: None, revisions }
     }
 
     /// Looks until `shutdown`.
@@ -177,6 +183,7 @@ impl Evictor {
         let Some(machine) = self.machine() else { return };
         let (pressure, need) = self.tracker.look(&self.context.config.eviction, &machine, now);
         *self.context.pressure.write() = pressure;
+        self.revisions.look(&self.agent.views());
         if self.images_looked.is_none_or(|at| now.duration_since(at) >= IMAGES_PERIOD) {
             self.images_looked = Some(now);
             if let Some(bytes) = image_gc::to_free(machine.disk, machine.disk_available) {
@@ -194,9 +201,7 @@ impl Evictor {
         let Some(mut need) = need else { return };
         self.event("EvictionThresholdMet", &format!("Attempting to reclaim {}", need.resource.name()));
         if matches!(need.resource, Resource::Disk | Resource::Inodes) {
-            self.free_images(u64::MAX, now).await;
-            let Some(again) = self.machine() else { return };
-            match self.tracker.look(&self.context.config.eviction, &again, now).1 {
+            match self.free_images_for(now).await {
                 Some(still) => need = still,
                 None => return,
             }
@@ -289,11 +294,39 @@ impl Evictor {
         }
     }
 
-    /// Removes unused images until so much is freed; tells how much it was.
+    /// Images that workloads may want again, and others.
+    async fn images(&self) -> (Vec<Image>, Vec<Image>) {
+        let images = self.context.images.list().await.unwrap_or_default();
+        images.into_iter().partition(|image| self.revisions.need(image))
+    }
+
+    /// Removes unused images that no workload needs until so much is freed; tells how much it was.
     async fn free_images(&mut self, bytes: u64, now: Timestamp) -> u64 {
         self.look_at_images(now).await;
-        let images = self.context.images.list().await.unwrap_or_default();
-        let (ids, _) = self.images.plan(&images, bytes, now);
+        let (_, others) = self.images().await;
+        let (ids, _) = self.images.plan(&others, bytes, now);
+        self.remove_images(ids).await
+    }
+
+    /// Removes unused images before a pod has to go, and those that workloads need one by one, after all others. What is still
+    /// needed then.
+    async fn free_images_for(&mut self, now: Timestamp) -> Option<Need> {
+        self.free_images(u64::MAX, now).await;
+        let (needed, _) = self.images().await;
+        let mut last = self.images.plan(&needed, u64::MAX, now).0.into_iter();
+        loop {
+            // A machine that cannot be read needs nothing that we could know of.
+            let machine = self.machine()?;
+            let still = self.tracker.look(&self.context.config.eviction, &machine, now).1?;
+            if !matches!(still.resource, Resource::Disk | Resource::Inodes) {
+                return Some(still);
+            }
+            let Some(id) = last.next() else { return Some(still) };
+            self.remove_images(vec![id]).await;
+        }
+    }
+
+    async fn remove_images(&self, ids: Vec<String>) -> u64 {
         let mut freed = 0;
         for id in ids {
             match self.context.images.remove(&id).await {

@@ -29,6 +29,7 @@ pub mod plugins;
 pub mod pod;
 pub mod probes;
 pub mod qos;
+pub mod revisions;
 pub mod server;
 pub mod static_pods;
 pub mod stats;

@@ -23,7 +23,9 @@ use crate::pod::seen::{Ending, Run, Seen};
 use crate::pod::users::Ranges;
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
+use crate::shutdown::Shutdown;
 use crate::static_pods::{self, Directory};
+use crate::swap::Swap;
 use crate::volumes::{self, VolumeManager};
 use api::k8s::api::core::v1::{ContainerStatus, Pod};
 use api::meta::MetaExt;
@@ -94,6 +96,7 @@ impl Agent {
         let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, cpus } = parts;
         let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone());
         let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
+        let swap = Swap::read(config.swap, memory);
         let context = Context {
             config,
             devices,
@@ -106,11 +109,13 @@ impl Agent {
             random,
             allocatable: RwLock::default(),
             memory,
+            swap,
             credential_providers,
             cpus,
             pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
+            shutdown: Shutdown::default(),
             pods_changed: Notify::new(),
             users: Ranges::default(),
         };
@@ -251,6 +256,7 @@ impl Agent {
     }
 
     async fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
+        self.context.shutdown.admit()?;
         admission::admit(pod)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
         self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
@@ -455,6 +461,11 @@ impl AgentHandle {
         if let Some(worker) = self.workers.read().get(uid) {
             worker.tell(Message::Observed(happened));
         }
+    }
+
+    /// A pod's views, as they change.
+    pub(crate) fn follow(&self, uid: &str) -> Option<watch::Receiver<PodView>> {
+        self.workers.read().get(uid).map(WorkerHandle::views)
     }
 
     /// Likewise, with what the node knows of each.

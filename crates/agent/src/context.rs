@@ -12,6 +12,8 @@ use crate::pod::allocation::Ledger;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::spec::dns::{ClusterDns, Resolver};
 use crate::pod::users::Ranges;
+use crate::shutdown::{self, Shutdown};
+use crate::swap::{self, Swap};
 use crate::volumes::VolumeManager;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use base::{Clock, Random};
@@ -57,6 +59,10 @@ pub struct Config {
     pub eviction: crate::eviction::Policy,
     /// Who gets processors alone.
     pub cpus: cpus::Settings,
+    /// Who may swap.
+    pub swap: swap::Behavior,
+    /// How long pods have when the machine shuts down.
+    pub shutdown: shutdown::Settings,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
     /// `dhow://<version>` in the node's status.
@@ -85,6 +91,8 @@ pub struct Context {
     pub allocatable: RwLock<BTreeMap<String, Quantity>>,
     /// Bytes of memory of the machine.
     pub memory: i64,
+    /// Its swap, and who may use it.
+    pub swap: Swap,
     /// Programs that know logins for registries.
     pub credential_providers: CredentialProviders,
     /// What the node has too little of, or had a moment ago.
@@ -97,6 +105,8 @@ pub struct Context {
     pub cpus: Cpus,
     /// Which of its devices they have.
     pub devices: Arc<Devices>,
+    /// Whether the machine shuts down.
+    pub shutdown: Shutdown,
     /// Pods have come or gone.
     pub pods_changed: Notify,
     /// Which of its users they have.
@@ -111,6 +121,11 @@ impl Context {
         self.devices.release(uid);
         self.cpus.retain(|pod| pod != uid);
         self.pods_changed.notify_one();
+    }
+
+    /// Why the node should get no pods, for its Ready condition.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.shutdown.is_on().then(|| shutdown::NOT_READY.to_owned()).into_iter().collect()
     }
 
     /// Checkpoint and termination messages of a pod.

@@ -334,6 +334,8 @@ pub struct Resources {
     pub cpu_period_us: Option<u64>,
     /// `memory.limit_in_bytes`
     pub memory_bytes: Option<i64>,
+    /// `memory.swap.max`; where there is no such file, containers with a memory limit have no swap beyond it.
+    pub swap_bytes: Option<i64>,
     /// `pids.max`
     pub pids: Option<i64>,
     /// `cpuset.cpus`

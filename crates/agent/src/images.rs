@@ -34,6 +34,8 @@ pub trait Images: Send + Sync {
     /// The read-only layers of an image for a volume of container `container`, topmost first; kept until
     /// [`Self::release`].
     async fn layers(&self, image: &str, container: &str, volume: &str) -> Result<Vec<PathBuf>, ImageError>;
+    /// `/etc/passwd` and `/etc/group` of an image, empty where there is none.
+    fn user_files(&self, image: &str) -> Result<(String, String), ImageError>;
     /// Gives up what [`Self::prepare`] and [`Self::layers`] made. Fine if there is nothing.
     async fn release(&self, container: &str) -> Result<(), ImageError>;
     /// Gives up what was made for other containers than these. Called once, at start.

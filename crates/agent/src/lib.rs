@@ -31,8 +31,10 @@ pub mod probes;
 pub mod qos;
 pub mod revisions;
 pub mod server;
+pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
+pub mod swap;
 pub mod volumes;
 
 pub use agent::{Agent, AgentHandle, ContainerTarget, Feed, LogTarget, LookupError, Parts, PodFeed};

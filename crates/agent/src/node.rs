@@ -13,8 +13,8 @@ use crate::pod::users;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
-    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -23,6 +23,7 @@ use api::{Codec, ObjectMeta, OwnerReference, Time};
 use client::{Client, ClientError, Patch};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -64,6 +65,8 @@ pub struct Machine {
     pub inodes_free: u64,
     /// `uname -r`
     pub kernel: String,
+    /// Bytes of swap.
+    pub swap: i64,
     /// Changes with every boot.
     pub boot_id: String,
     /// `/etc/machine-id`
@@ -76,6 +79,8 @@ pub struct Machine {
     pub user_namespaces: bool,
     /// Of each resource that plugins have: how many devices, and how many healthy ones. Not read with the rest.
     pub devices: BTreeMap<String, (usize, usize)>,
+    /// Why the node is not ready. Not read with the rest.
+    pub not_ready: Vec<String>,
 }
 
 /// Names of the runtime in RuntimeClasses: there is one, and it is the default.
@@ -113,12 +118,14 @@ impl Machine {
             inodes: space.f_files,
             inodes_free: space.f_ffree,
             kernel: text("/proc/sys/kernel/osrelease"),
+            swap: crate::swap::total(&meminfo),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             os_image: os_name(&text("/etc/os-release")),
             user_namespaces: has_user_namespaces(disk),
             devices: BTreeMap::new(),
+            not_ready: Vec::new(),
         })
     }
 }
@@ -211,6 +218,7 @@ pub fn node_status(
         }),
         images: Some(image_list(images)),
         node_info: Some(node_info(config, machine)),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
         runtime_handlers: Some(HANDLERS.map(|name| handler(name, machine)).into()),
         ..old.clone()
     }
@@ -273,7 +281,7 @@ fn node_info(config: &Config, machine: &Machine) -> NodeSystemInfo {
         machine_id: machine.machine_id.clone(),
         operating_system: "linux".into(),
         os_image: machine.os_image.clone(),
-        swap: None,
+        swap: (machine.swap > 0).then_some(NodeSwapStatus { capacity: Some(machine.swap) }),
         system_uuid: machine.system_uuid.clone(),
     }
 }
@@ -292,7 +300,7 @@ struct Verdict {
     type_: &'static str,
     bad: bool,
     reason: &'static str,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
 fn verdicts(eviction: &Policy, machine: &Machine, held: Pressure) -> [Verdict; 4] {
@@ -315,11 +323,21 @@ fn verdicts(eviction: &Policy, machine: &Machine, held: Pressure) -> [Verdict; 4
         ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
     );
     [
-        Verdict { type_: "MemoryPressure", bad: memory, reason: memory_reason, message: memory_message },
-        Verdict { type_: "DiskPressure", bad: disk, reason: disk_reason, message: disk_message },
-        Verdict { type_: "PIDPressure", bad: pids, reason: pids_reason, message: pids_message },
-        Verdict { type_: "Ready", bad: false, reason: "KubeletReady", message: "kubelet is posting ready status" },
+        Verdict { type_: "MemoryPressure", bad: memory, reason: memory_reason, message: memory_message.into() },
+        Verdict { type_: "DiskPressure", bad: disk, reason: disk_reason, message: disk_message.into() },
+        Verdict { type_: "PIDPressure", bad: pids, reason: pids_reason, message: pids_message.into() },
+        ready(&machine.not_ready),
     ]
+}
+
+/// `ReadyCondition`
+fn ready(why_not: &[String]) -> Verdict {
+    let (reason, message) = match why_not {
+        [] => ("KubeletReady", "kubelet is posting ready status".into()),
+        [one] => ("KubeletNotReady", one.clone().into()),
+        many => ("KubeletNotReady", format!("[{}]", many.join(", ")).into()),
+    };
+    Verdict { type_: "Ready", bad: !why_not.is_empty(), reason, message }
 }
 
 fn conditions(
@@ -341,7 +359,7 @@ fn conditions(
                 type_: v.type_.to_owned(),
                 status: status.to_owned(),
                 reason: Some(v.reason.to_owned()),
-                message: Some(v.message.to_owned()),
+                message: Some(v.message.into_owned()),
                 last_heartbeat_time: Some(now.clone()),
                 last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(now.clone())),
             }
@@ -404,6 +422,7 @@ impl NodeKeeper {
 
     /// Runs until `shutdown`. The first round registers; a round that fails is tried again at the next.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut going_down = self.context.shutdown.moves();
         self.event(false, "Starting", "Starting kubelet.");
         let mut wait = Duration::from_millis(100);
         loop {
@@ -419,6 +438,8 @@ impl NodeKeeper {
                 () = tokio::time::sleep(wait) => {}
                 // Nothing is attached before the node says that it will use it.
                 () = self.context.volumes.csi().in_use_changed() => {}
+                // Nor is a pod sent here when the machine is on its way down. The sender is in the context.
+                _ = going_down.changed() => {}
             }
         }
     }
@@ -430,7 +451,9 @@ impl NodeKeeper {
     async fn round(&mut self) -> Result<(), ClientError> {
         let now = self.context.clock.now();
         let machine = match Machine::read(&self.context.images.root()) {
-            Ok(machine) => Machine { devices: self.context.devices.capacity(), ..machine },
+            Ok(machine) => {
+                Machine { devices: self.context.devices.capacity(), not_ready: self.context.not_ready(), ..machine }
+            }
             Err(error) => {
                 tracing::error!(%error, "failed to read what this machine has");
                 return Ok(());
@@ -592,6 +615,8 @@ mod tests {
             pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
             eviction: Policy::default(),
             cpus: Default::default(),
+            swap: Default::default(),
+            shutdown: Default::default(),
             labels: BTreeMap::new(),
             version: "0.1.0".into(),
         }
@@ -661,6 +686,17 @@ mod tests {
         assert!(differs(&later, &pressed));
         assert_eq!(transitions(&later, &pressed), ["NodeHasInsufficientMemory", "NodeHasDiskPressure"]);
         assert!(shown(&pressed).contains("Ready=True KubeletReady since 100"));
+    }
+
+    #[test]
+    fn a_node_that_shuts_down_is_not_ready() {
+        let before = node_status(&config(), &machine(), Pressure::default(), &[], &NodeStatus::default(), at(100));
+        let going = Machine { not_ready: vec![crate::shutdown::NOT_READY.into()], ..machine() };
+        let status = node_status(&config(), &going, Pressure::default(), &[], &before, at(200));
+        assert!(shown(&status).contains("Ready=False KubeletNotReady since 200"), "{}", shown(&status));
+        assert_eq!(transitions(&before, &status), ["NodeNotReady"]);
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
+        assert_eq!(ready.and_then(|c| c.message.as_deref()), Some("node is shutting down"));
     }
 
     #[test]

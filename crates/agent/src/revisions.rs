@@ -187,6 +187,7 @@ mod tests {
             started_at: None,
             finished_at: None,
             restart: false,
+            user: None,
         };
         let mut seen = Seen::default();
         seen.containers.insert("a".into(), ContainerSeen { run: Run::Exited(exit), ..ContainerSeen::default() });
@@ -202,7 +203,8 @@ mod tests {
     fn the_newest_and_the_last_good_revision_are_needed_also_after_a_restart() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut revisions = Revisions::load(dir.path());
-        let pod = |hash: &str, made, image: &str, ready| view(&format!("ReplicaSet/web-{hash}"), hash, made, image, ready);
+        let pod =
+            |hash: &str, made, image: &str, ready| view(&format!("ReplicaSet/web-{hash}"), hash, made, image, ready);
         revisions.look(&[pod("a", 1, "v1", true)]);
         revisions.look(&[pod("b", 2, "v2", false), pod("a", 1, "v1", true)]);
         assert_eq!(needed(&revisions), "v1 v2");

@@ -305,6 +305,9 @@ impl Images for FakeImages {
     async fn layers(&self, image: &str, _: &str, _: &str) -> Result<Vec<std::path::PathBuf>, ImageError> {
         Ok(vec![format!("/layers/{image}").into()])
     }
+    fn user_files(&self, _: &str) -> Result<(String, String), ImageError> {
+        Ok(("web:x:33:44::/srv:/bin/false\n".into(), "log:x:50:web\n".into()))
+    }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         self.roots.lock().retain(|r| r != container);
         Ok(())

@@ -56,6 +56,9 @@ impl Images for DirImages {
     async fn layers(&self, _: &str, _: &str, _: &str) -> Result<Vec<PathBuf>, ImageError> {
         Ok(vec![self.layer.clone()])
     }
+    fn user_files(&self, _: &str) -> Result<(String, String), ImageError> {
+        Ok(Default::default())
+    }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         match std::fs::remove_dir_all(self.roots.join(container)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ImageError::Failed(e.to_string())),
@@ -311,6 +314,8 @@ impl World {
             pod_cidrs: Vec::new(),
             eviction: agent::eviction::Policy::default(),
             cpus: Default::default(),
+            swap: Default::default(),
+            shutdown: Default::default(),
             labels: BTreeMap::new(),
             version: "0".into(),
         };

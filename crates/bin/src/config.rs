@@ -4,6 +4,8 @@
 
 use agent::cpus;
 use agent::eviction::{Policy, PolicyTexts};
+use agent::shutdown;
+use agent::swap;
 use clap::Args;
 use ipnet::IpNet;
 use net::overlay::Mode;
@@ -122,6 +124,19 @@ pub(crate) struct Settings {
     /// Processors for the machine's own programs, like 0-1: not promised to pods
     #[arg(long, global = true, value_name = "LIST")]
     pub(crate) reserved_cpus: Option<String>,
+    /// Who may use the machine's swap: NoSwap (nobody), or LimitedSwap (containers of Burstable pods, as much of it as they ask for of
+    /// the memory) [default: NoSwap]
+    #[arg(long, global = true, value_name = "BEHAVIOR")]
+    pub(crate) memory_swap_behavior: Option<String>,
+    /// How long a shutdown of the machine waits for pods to end [default: 0, not at all]; needs systemd-logind
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) shutdown_grace_period: Option<String>,
+    /// How much of it is for critical pods, which end last [default: 0]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) shutdown_grace_period_critical_pods: Option<String>,
+    /// Instead of these, how many seconds pods have from which priority on: 0=30,2000000000=10
+    #[arg(long, global = true, value_name = "PRIORITY=SECONDS,…")]
+    pub(crate) shutdown_grace_period_by_pod_priority: Option<String>,
     /// Programs that know logins for registries: a CredentialProviderConfig of kubelet.config.k8s.io/v1
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) image_credential_provider_config: Option<PathBuf>,
@@ -212,6 +227,8 @@ pub(crate) struct Config {
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Policy,
     pub(crate) cpus: cpus::Settings,
+    pub(crate) swap: swap::Behavior,
+    pub(crate) shutdown: shutdown::Settings,
     /// Configuration and directory of the programs.
     pub(crate) credential_providers: Option<(PathBuf, PathBuf)>,
     /// `None`: the default policy.
@@ -344,6 +361,14 @@ impl Settings {
                 .or(file.eviction_pressure_transition_period),
             cpu_manager_policy: self.cpu_manager_policy.or(file.cpu_manager_policy),
             reserved_cpus: self.reserved_cpus.or(file.reserved_cpus),
+            memory_swap_behavior: self.memory_swap_behavior.or(file.memory_swap_behavior),
+            shutdown_grace_period: self.shutdown_grace_period.or(file.shutdown_grace_period),
+            shutdown_grace_period_critical_pods: self
+                .shutdown_grace_period_critical_pods
+                .or(file.shutdown_grace_period_critical_pods),
+            shutdown_grace_period_by_pod_priority: self
+                .shutdown_grace_period_by_pod_priority
+                .or(file.shutdown_grace_period_by_pod_priority),
             image_credential_provider_config: self
                 .image_credential_provider_config
                 .or(file.image_credential_provider_config),
@@ -394,6 +419,14 @@ impl Settings {
         let cpus = self.cpus().unwrap_or_else(|error| {
             mistakes.push(error);
             cpus::Settings::default()
+        });
+        let swap = self.swap().unwrap_or_else(|error| {
+            mistakes.push(error);
+            swap::Behavior::default()
+        });
+        let shutdown = self.shutdown().unwrap_or_else(|error| {
+            mistakes.push(error);
+            shutdown::Settings::default()
         });
         let eviction = self.eviction().read().unwrap_or_else(|errors| {
             mistakes.extend(errors);
@@ -457,6 +490,8 @@ impl Settings {
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
                     cpus,
+                    swap,
+                    shutdown,
                     credential_providers,
                     audit_policy: self.audit_policy,
                     enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
@@ -482,6 +517,26 @@ impl Settings {
         let reserved = self.reserved_cpus.as_deref().unwrap_or_default().parse();
         let reserved = reserved.map_err(|e| format!("reserved-cpus: {e}"))?;
         Ok(cpus::Settings { policy, reserved })
+    }
+
+    fn swap(&self) -> Result<swap::Behavior, String> {
+        match self.memory_swap_behavior.as_deref() {
+            None | Some("NoSwap" | "") => Ok(swap::Behavior::NoSwap),
+            Some("LimitedSwap") => Ok(swap::Behavior::LimitedSwap),
+            Some(other) => Err(format!("memory-swap-behavior {other:?} is not NoSwap or LimitedSwap")),
+        }
+    }
+
+    fn shutdown(&self) -> Result<shutdown::Settings, String> {
+        let time = |name: &str, text: &Option<String>| {
+            let nanos = machinery::schema::parse_go_duration(text.as_deref().unwrap_or("0s"));
+            let time = nanos.and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos);
+            time.ok_or_else(|| format!("{name} is not a duration like 30s"))
+        };
+        let all = time("shutdown-grace-period", &self.shutdown_grace_period)?;
+        let critical = time("shutdown-grace-period-critical-pods", &self.shutdown_grace_period_critical_pods)?;
+        let by_priority = self.shutdown_grace_period_by_pod_priority.as_deref();
+        shutdown::Settings::new(all, critical, by_priority).map_err(|e| e.to_string())
     }
 
     fn eviction(&self) -> PolicyTexts<'_> {

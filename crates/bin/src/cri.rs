@@ -83,6 +83,7 @@ impl Config {
         Place {
             mounts: dirs.clone(),
             dirs,
+            files: Vec::new(),
             network: self.network(),
             engine: self.engine(),
             cgroups: vec![self.cgroup.clone()],

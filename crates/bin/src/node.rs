@@ -195,6 +195,8 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
     tasks.push(base::tasks::spawn("cpus", agent::cpus::run(handle.clone(), context.clone(), shutdown.clone())));
     tasks.push(base::tasks::spawn("qos", agent::qos::run(handle.clone(), context.clone(), shutdown.clone())));
+    let machine_shutdown = agent::shutdown::run(handle.clone(), context.clone(), shutdown.clone());
+    tasks.push(base::tasks::spawn("machine-shutdown", machine_shutdown));
     tasks.push(base::tasks::spawn("device-plugins", context.devices.clone().serve(shutdown.clone())));
     let pod_resources = agent::devices::pod_resources::serve(handle.clone(), context.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("pod-resources", pod_resources));
@@ -289,6 +291,8 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         pod_cidrs: pod_cidrs.to_vec(),
         eviction: config.eviction.clone(),
         cpus: config.cpus.clone(),
+        swap: config.swap,
+        shutdown: config.shutdown.clone(),
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

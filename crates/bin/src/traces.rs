@@ -38,7 +38,7 @@ pub(crate) enum TraceError {
         #[source]
         source: sys::cgroup::Error,
     },
-    /// A directory of ours.
+    /// A directory or a file of ours.
     #[error("failed to remove {}", path.display())]
     Directory {
         /// Which.
@@ -58,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) mounts: Vec<PathBuf>,
     /// All ours.
     pub(crate) dirs: Vec<PathBuf>,
+    /// Outside of these.
+    pub(crate) files: Vec<PathBuf>,
     pub(crate) network: net::NetConfig,
     pub(crate) engine: runtime::Config,
     /// All ours, with everything below.
@@ -74,6 +76,7 @@ impl Place {
         Place {
             mounts: [dirs.as_slice(), std::slice::from_ref(&config.kubelet_dir)].concat(),
             dirs: dirs.into_iter().chain(kubelet_dir).collect(),
+            files: config.shutdown.is_on().then(|| agent::shutdown::logind::OVERRIDE.into()).into_iter().collect(),
             // Whatever addresses its pods had: everything is found by name.
             network: node::net_config(config, &[node::first_pod_cidr(config)]),
             engine: node::engine_config(config),
@@ -106,8 +109,10 @@ pub(crate) fn remove_all(place: &Place) -> Result<(), TraceError> {
     net::teardown(&place.network)?;
     remove_cgroups(&place.cgroups)?;
     remove_cgroup_root(&place.cgroup_root)?;
-    for path in &place.dirs {
-        match std::fs::remove_dir_all(path) {
+    let dirs = place.dirs.iter().map(|path| (path, std::fs::remove_dir_all(path)));
+    let files = place.files.iter().map(|path| (path, std::fs::remove_file(path)));
+    for (path, removed) in dirs.chain(files) {
+        match removed {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(TraceError::Directory { path: path.clone(), source });
             }

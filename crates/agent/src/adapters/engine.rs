@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use rustix::mount::{MountFlags, UnmountFlags};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -369,18 +369,23 @@ fn container_spec(spec: &ContainerSpec, cgroup_root: &str) -> runtime::Container
     }
 }
 
+/// In the engine's own words.
+pub(crate) fn runtime_user(user: &User) -> runtime::User {
+    runtime::User {
+        name: Some(user.name.clone()).filter(|n| !n.is_empty()),
+        uid: user.uid,
+        gid: user.gid,
+        additional_gids: user.groups.clone(),
+        merge_image_groups: user.merge_image_groups,
+    }
+}
+
 fn process(spec: &ContainerSpec) -> runtime::Process {
     runtime::Process {
         args: spec.args.clone(),
         env: spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
         cwd: spec.cwd.clone().into(),
-        user: runtime::User {
-            name: Some(spec.user.name.clone()).filter(|n| !n.is_empty()),
-            uid: spec.user.uid,
-            gid: spec.user.gid,
-            additional_gids: spec.user.groups.clone(),
-            merge_image_groups: spec.user.merge_image_groups,
-        },
+        user: runtime_user(&spec.user),
         capabilities: runtime::Capabilities::of(spec.capabilities.iter().cloned()),
         no_new_privileges: spec.no_new_privileges,
         seccomp: match &spec.seccomp {
@@ -437,14 +442,14 @@ fn mount(mount: &Mount) -> runtime::Mount {
 fn limits(resources: &Resources) -> runtime::Resources {
     runtime::Resources {
         memory_limit: resources.memory_bytes,
-        // No swap for containers (`NoSwap`, the kubelet's default).
         memory_swap: resources.memory_bytes,
         cpu_shares: resources.cpu_shares,
         cpu_quota_us: resources.cpu_quota_us,
         cpu_period_us: resources.cpu_period_us,
         pids: resources.pids,
         cpuset_cpus: resources.cpuset.clone(),
-        unified: BTreeMap::new(),
+        // After `memory_swap`, whose place it takes.
+        unified: resources.swap_bytes.map(|n| ("memory.swap.max".to_owned(), n.to_string())).into_iter().collect(),
         ..runtime::Resources::default()
     }
 }

@@ -95,6 +95,16 @@ impl Images for StoreImages {
         Ok(self.prepare(id, &format!("{container}.{volume}")).await?.lower)
     }
 
+    fn user_files(&self, id: &str) -> Result<(String, String), ImageError> {
+        let found = self.store.find(id).ok_or_else(|| ImageError::Failed(format!("image {id} is not on this node")))?;
+        let files = self.store.files(&found);
+        let read = |path: &str| {
+            let text = files.read(path).map_err(|e| ImageError::Failed(format!("failed to read {path} of {id}: {e}")));
+            text.map(Option::unwrap_or_default)
+        };
+        Ok((read("/etc/passwd")?, read("/etc/group")?))
+    }
+
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         let roots = self.store.snapshots().into_iter().filter(|(id, _)| container_of(id) == Some(container));
         for (id, _) in roots {

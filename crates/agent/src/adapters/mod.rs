@@ -9,5 +9,6 @@ mod nfs;
 
 pub use cluster::{ApiCluster, ClusterOptions};
 pub use engine::RuntimeEngine;
+pub(crate) use engine::runtime_user;
 pub use images::StoreImages;
 pub use network::{NodePodNetwork, OnHostPorts};

@@ -55,6 +55,9 @@ impl World {
             pod_cidrs: Vec::new(),
             eviction: crate::eviction::Policy::default(),
             cpus: Default::default(),
+            swap: Default::default(),
+            shutdown: crate::shutdown::Settings::new(Duration::from_secs(30), Duration::from_secs(10), None)
+                .expect("valid"),
             labels: BTreeMap::new(),
             version: "0".into(),
         }
@@ -373,5 +376,71 @@ async fn a_static_pod_runs_without_the_api_and_its_mirror_shows_it() {
     until("the mirror is gone", || async { world.cluster.get("web-n1").is_none() }).await;
     until("all is removed", || async { agent.handle.pods().is_empty() }).await;
     assert_eq!(world.left(), "sandboxes=0 roots=0 addresses=0 dirs=0");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_tells_who_a_container_runs_as() {
+    for (policy, want) in [("Merge", vec![44, 7, 50]), ("Strict", vec![44, 7])] {
+        let world = World::new();
+        let agent = world.start();
+        world.cluster.put(pod(&format!(
+            r#"{{"nodeName":"n1","securityContext":{{"runAsUser":33,"supplementalGroups":[7],"supplementalGroupsPolicy":"{policy}"}},
+            "containers":[{{"name":"a","image":"nginx"}}]}}"#
+        )));
+        until_phase(&world, "web", "Running").await;
+        let status = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("there").remove(0);
+        let user = status.user.and_then(|u| u.linux).expect("known");
+        assert_eq!((user.uid, user.gid, user.supplemental_groups), (33, 44, Some(want)), "{policy}");
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
+    let world = World::new();
+    let file = world.dir.path().join("logind.conf.d/dhow.conf");
+    let (logind, client) = crate::shutdown::fake::FakeLogind::start(&file).await;
+    world.engine.obey("SIGTERM");
+    let agent = world.start();
+    let named = |name: &str, priority: i32| -> Pod {
+        object(&format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"default","uid":"{name}"}},
+            "spec":{{"nodeName":"n1","priority":{priority},"containers":[{{"name":"{name}","image":"nginx"}}]}}}}"#
+        ))
+    };
+    world.cluster.put(named("web", 0));
+    world.cluster.put(named("vital", 2_000_000_000));
+    until_phase(&world, "web", "Running").await;
+    until_phase(&world, "vital", "Running").await;
+    let handle = agent.handle.clone();
+    let watching = base::tasks::spawn("shutdown", async move {
+        crate::shutdown::watch_over(&client, &handle, &handle.context).await.expect("logind answers");
+    });
+    until("shutdowns are held up", || async { logind.held() == 1 }).await;
+    let granted = std::fs::read_to_string(&file).expect("written");
+    assert!(granted.contains("InhibitDelayMaxSec=30"), "{granted}");
+
+    logind.tell(true).await;
+    until("the machine may go on", || async { logind.held() == 0 }).await;
+    assert_eq!(world.engine.calls().iter().filter(|c| *c == "SIGTERM").count(), 2);
+    until_phase(&world, "vital", "Failed").await;
+    until_phase(&world, "web", "Failed").await;
+    let status = world.cluster.get("web").and_then(|p| p.status).expect("written");
+    let message = Some("Pod was terminated in response to imminent node shutdown.");
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Terminated"), message));
+    let disruption = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("told");
+    assert_eq!(disruption.reason.as_deref(), Some("TerminationByKubelet"));
+    assert_eq!(agent.handle.context.not_ready(), ["node is shutting down"]);
+    world.cluster.put(named("late", 0));
+    until_phase(&world, "late", "Failed").await;
+    let status = world.cluster.get("late").and_then(|p| p.status).expect("written");
+    let message = Some("Pod was rejected: Pod was rejected as the node is shutting down.");
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("NodeShutdown"), message));
+
+    logind.tell(false).await;
+    until("the next shutdown is held up", || async { logind.held() == 1 }).await;
+    assert!(agent.handle.context.not_ready().is_empty());
+    watching.abort();
     agent.stop().await;
 }

@@ -11,6 +11,7 @@
 use super::spec::resources::{self, Amounts};
 use super::view;
 use crate::engine::Resources;
+use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use parking_lot::Mutex;
@@ -113,6 +114,7 @@ pub fn cgroup_changes(
     from: &Allocation,
     to: &Allocation,
     running: &[(String, String)],
+    swap: &Swap,
 ) -> Vec<CgroupChange> {
     let (old, new) = (from.apply(pod), to.apply(pod));
     let path = resources::pod_cgroup_path(&new);
@@ -123,7 +125,8 @@ pub fn cgroup_changes(
         to: resources::pod_cgroup(&new),
     }];
     for (name, id) in running {
-        let limits = |pod: &Pod| view::find_container(pod, name).map(|(_, c)| resources::container_cgroup(pod, &c));
+        let limits =
+            |pod: &Pod| view::find_container(pod, name).map(|(_, c)| resources::container_cgroup(pod, &c, swap));
         if let (Some(from), Some(to)) = (limits(&old), limits(&new)) {
             out.push(CgroupChange { path: format!("{path}/{id}"), container: Some(name.clone()), from, to });
         }
@@ -134,8 +137,12 @@ pub fn cgroup_changes(
 
 /// What to write, in order: at no moment may a cgroup be allowed more than the one above it, which the kernel refuses.
 pub fn cgroup_steps(changes: &[CgroupChange]) -> Vec<(String, Resources)> {
-    let memory = |r: &Resources| Resources { memory_bytes: r.memory_bytes, ..Resources::default() };
-    let cpu = |r: &Resources| Resources { memory_bytes: None, pids: None, ..r.clone() };
+    let memory = |r: &Resources| Resources {
+        memory_bytes: r.memory_bytes,
+        swap_bytes: r.swap_bytes.filter(|_| r.memory_bytes.is_some()),
+        ..Resources::default()
+    };
+    let cpu = |r: &Resources| Resources { memory_bytes: None, swap_bytes: None, pids: None, ..r.clone() };
     let kinds: [(fn(&Resources) -> Option<i64>, &dyn Fn(&Resources) -> Resources); 2] =
         [(|r| r.memory_bytes, &memory), (|r| r.cpu_quota_us, &cpu)];
     let mut out = Vec::new();
@@ -358,7 +365,8 @@ mod tests {
 
     fn check_steps(from: &Pod, to: &Pod, want: Expect) {
         let running = [("a".to_owned(), "A".to_owned()), ("b".to_owned(), "B".to_owned())];
-        let changes = cgroup_changes(to, &Allocation::wanted(from), &Allocation::wanted(to), &running);
+        let changes =
+            cgroup_changes(to, &Allocation::wanted(from), &Allocation::wanted(to), &running, &Swap::default());
         let line = |(path, r): &(String, Resources)| {
             let values = [
                 r.memory_bytes.map(|n| format!(" memory={n}")),
@@ -405,6 +413,7 @@ mod tests {
             &Allocation::wanted(&two("1/20Mi", "1/20Mi")),
             &Allocation::wanted(&two("1/5Mi", "1/20Mi")),
             &[("a".to_owned(), "A".to_owned())],
+            &Swap::default(),
         );
         assert_eq!(check_memory(&changes, |_| 1 << 20), Ok(()));
         assert_eq!(

@@ -11,15 +11,16 @@ use super::recover;
 use super::seen::{PostStart, PulledImage, Running, Seen};
 use super::spec::{self, ContainerInput, dns, fields, hosts};
 use super::view::{self, Role};
+use crate::adapters::runtime_user;
 use crate::cluster::ClusterError;
 use crate::context::Context;
-use crate::engine::{ContainerSpec, EngineError, IdRange, Mount, Rootfs, Seccomp};
+use crate::engine::{ContainerSpec, EngineError, IdRange, Mount, Rootfs, Seccomp, User};
 use crate::images::{Credential, Image, ImageError};
 use crate::network::AttachRequest;
 use crate::node;
 use crate::probes::{self, Outcome, Target};
 use crate::volumes;
-use api::k8s::api::core::v1::{Container, Pod, Secret};
+use api::k8s::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod, Secret};
 use api::meta::MetaExt;
 use base::backoff::Backoff;
 use jiff::Timestamp;
@@ -461,6 +462,7 @@ impl Executor {
         let hostname = hosts::kernel_name(pod, &hostname, &domain).map_err(|e| e.to_string())?;
         let hostname = if view::is_host_network(pod) { context.config.hostname.clone() } else { hostname };
         let id = new_id(&*context.random);
+        let user = spec::security::user(pod, c, &found.config.user).map_err(|e| e.to_string())?;
         let running = Running {
             id: id.clone(),
             image: found.names.first().cloned().unwrap_or_else(|| c.image.clone().unwrap_or_default()),
@@ -474,6 +476,7 @@ impl Executor {
             },
             stop: None,
             resources: c.resources.clone().unwrap_or_default(),
+            user: self.numbers(&user, &found.id)?,
         };
         let input = ContainerInput {
             sandbox: &self.sandbox(),
@@ -489,6 +492,7 @@ impl Executor {
             log_path: context.log_path(pod.namespace(), pod.name(), pod.uid(), &c.name, restarts),
             target: self.target(c, role)?,
             node_memory: context.memory,
+            swap: &context.swap,
         };
         let mut spec = spec::container_spec(pod, c, input).map_err(|e| e.to_string())?;
         if let Seccomp::Localhost(name) = &spec.seccomp {
@@ -508,6 +512,20 @@ impl Executor {
         }
         spec.rootfs = context.images.prepare(&found.id, &id).await.map_err(|e| base::chain(&e))?;
         Ok((spec, running))
+    }
+
+    /// The numbers that a process of the image will run as (`convertContainerStatusUser`). A user that is not there is for the engine
+    /// to complain of.
+    fn numbers(&self, user: &User, image: &str) -> Result<Option<ContainerUser>, String> {
+        let (passwd, group) = self.context.images.user_files(image).map_err(|e| base::chain(&e))?;
+        let resolved = runtime::user::resolve(&runtime_user(user), &passwd, &group).ok();
+        Ok(resolved.map(|numbers| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: numbers.uid.into(),
+                gid: numbers.gid.into(),
+                supplemental_groups: Some(numbers.groups.into_iter().map(i64::from).collect()),
+            }),
+        }))
     }
 
     /// The run whose processes an ephemeral container wants to see.
@@ -643,7 +661,7 @@ impl Executor {
     }
 
     async fn resize(&self, from: &Allocation, to: Allocation, running: Vec<(String, String)>) {
-        let changes = allocation::cgroup_changes(&self.pod, from, &to, &running);
+        let changes = allocation::cgroup_changes(&self.pod, from, &to, &running, &self.context.swap);
         let usage = |cgroup: &str| self.context.engine.usage(cgroup).memory_usage;
         let mut result = allocation::check_memory(&changes, usage);
         if result.is_ok() {

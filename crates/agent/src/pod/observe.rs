@@ -408,6 +408,7 @@ fn start_failed(seen: &mut Seen, container: String, failure: StartFailure, messa
         started_at: None,
         finished_at: Some(now),
         restart: false,
+        user: None,
     };
     if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Exited(exit)) {
         c.last = Some(before);
@@ -456,6 +457,7 @@ fn exited(seen: &mut Seen, id: String, how: ExitFacts) {
         started_at: Some(run.started_at),
         finished_at: Some(how.finished_at),
         restart: run.stop.is_some_and(|s| s.restart),
+        user: run.user,
     });
 }
 

@@ -16,6 +16,7 @@ const IMAGE_ID: &str = "image-id";
 const DEFINITION: &str = "definition";
 const STOP_SIGNAL: &str = "stop-signal";
 const RESTARTS: &str = "restarts";
+const USER: &str = "user";
 
 /// The labels of a run.
 pub fn labels(container: &str, restarts: u32, run: &Running) -> BTreeMap<String, String> {
@@ -26,6 +27,7 @@ pub fn labels(container: &str, restarts: u32, run: &Running) -> BTreeMap<String,
         (IMAGE_ID, run.image_id.clone()),
         (DEFINITION, run.definition.clone()),
         (STOP_SIGNAL, run.stop_signal.clone()),
+        (USER, serde_json::to_string(&run.user).unwrap_or_default()),
     ]
     .map(|(k, v)| (k.to_owned(), v))
     .into()
@@ -45,6 +47,8 @@ fn from_labels(snapshot: &ContainerSnapshot) -> Option<(String, Running)> {
         stop: None,
         // Filled in from the checkpoint.
         resources: Default::default(),
+        // Containers of an earlier version do not tell.
+        user: serde_json::from_str(&label(USER)).unwrap_or_default(),
     };
     Some((name, run))
 }
@@ -121,6 +125,7 @@ mod tests {
             post_start: PostStart::Done,
             stop: None,
             resources: Default::default(),
+            user: None,
         }
     }
 

@@ -248,6 +248,7 @@ impl Script {
             },
             stop: None,
             resources: self.seen.allocated.as_ref().map(|a| a.of(name)).unwrap_or_default(),
+            user: None,
         }
     }
 

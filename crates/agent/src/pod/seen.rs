@@ -7,7 +7,7 @@
 //! Always holds: a container's newest finished run is never forgotten before the pod is.
 
 use super::allocation::{Allocation, Resize};
-use api::k8s::api::core::v1::ResourceRequirements;
+use api::k8s::api::core::v1::{ContainerUser, ResourceRequirements};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -215,6 +215,9 @@ pub struct Running {
     /// What its cgroup was made for.
     #[serde(default)]
     pub resources: ResourceRequirements,
+    /// Who its first process began as.
+    #[serde(default)]
+    pub user: Option<ContainerUser>,
 }
 
 /// How far the postStart hook is.
@@ -276,6 +279,9 @@ pub struct Exit {
     pub finished_at: Option<Timestamp>,
     /// Start it again whatever the restart policy says.
     pub restart: bool,
+    /// Who its first process began as.
+    #[serde(default)]
+    pub user: Option<ContainerUser>,
 }
 
 /// Why a container waits.

@@ -133,6 +133,7 @@ fn container_status(
             out.image = run.image.clone();
             out.image_id = run.image_id.clone();
             out.container_id = Some(format!("{RUNTIME}://{}", run.id));
+            out.user = run.user.clone();
             let running = ContainerStateRunning { started_at: Some(time(run.started_at)) };
             out.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
         }
@@ -141,6 +142,7 @@ fn container_status(
                 out.image = exit.image.clone();
                 out.image_id = exit.image_id.clone();
                 out.container_id = Some(format!("{RUNTIME}://{}", exit.id));
+                out.user = exit.user.clone();
             }
             out.state = Some(terminated(exit));
         }
@@ -557,7 +559,9 @@ fn conditions(
 fn disruption(pod: &Pod, seen: &Seen, conditions: &[PodCondition], now: Timestamp) -> Option<PodCondition> {
     const TYPE: &str = "DisruptionTarget";
     let Some(Ending::Failed { reason, message }) = &seen.ending else { return None };
-    let ended_here = reason == crate::evictor::REASON && seen.grace_override.is_some();
+    // Only what ends a pod before its time shortens its grace.
+    let ours = [crate::evictor::REASON, crate::shutdown::REASON];
+    let ended_here = ours.contains(&reason.as_str()) && seen.grace_override.is_some();
     let known = conditions.iter().any(|c| c.type_ == TYPE);
     (ended_here && !known).then(|| PodCondition {
         type_: TYPE.to_owned(),

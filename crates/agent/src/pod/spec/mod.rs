@@ -15,6 +15,7 @@ use super::view;
 use crate::engine::{ContainerSpec, Device, Mount, Processes, Rootfs, SandboxSpec};
 use crate::images::ImageConfig;
 use crate::network::HostPort;
+use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
 use std::collections::BTreeMap;
@@ -130,6 +131,8 @@ pub struct ContainerInput<'a> {
     pub target: Option<String>,
     /// The node's memory, bytes.
     pub node_memory: i64,
+    /// The node's swap.
+    pub swap: &'a Swap,
 }
 
 /// A container.
@@ -159,7 +162,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         no_new_privileges: context.allow_privilege_escalation == Some(false),
         seccomp: security::seccomp(&context)?,
         unmasked_proc: privileged || context.proc_mount.as_deref() == Some("Unmasked"),
-        resources: resources::container_cgroup(pod, c),
+        resources: resources::container_cgroup(pod, c, input.swap),
         oom_score_adj: resources::oom_score_adj(pod, c, input.node_memory),
         tty,
         stdin: c.stdin == Some(true),
@@ -229,6 +232,7 @@ mod tests {
             log_path: PathBuf::new(),
             target: None,
             node_memory: 1 << 30,
+            swap: &Swap::default(),
         };
         let got = match container_spec(&pod, c, input) {
             Ok(s) => {

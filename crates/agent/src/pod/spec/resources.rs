@@ -5,6 +5,7 @@
 
 use crate::engine::Resources;
 use crate::pod::view;
+use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use api::k8s::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use machinery::quantity::Quantity;
@@ -193,7 +194,7 @@ pub fn pod_cgroup(pod: &Pod) -> Resources {
 }
 
 /// `calculateLinuxResources`: a container's cgroup.
-pub fn container_cgroup(pod: &Pod, c: &Container) -> Resources {
+pub fn container_cgroup(pod: &Pod, c: &Container, swap: &Swap) -> Resources {
     let own = view::spec(pod).resources.as_ref().and_then(|r| r.limits.as_ref());
     let pod_limit = Amounts::of(own);
     let mut limit = Amounts::of(limits(c));
@@ -207,6 +208,7 @@ pub fn container_cgroup(pod: &Pod, c: &Container) -> Resources {
         cpu_quota_us: (quota > 0).then_some(quota),
         cpu_period_us: (quota > 0).then_some(QUOTA_PERIOD_US),
         memory_bytes: (limit.memory > 0).then_some(limit.memory),
+        swap_bytes: swap.of(pod, c),
         ..Resources::default()
     }
 }
@@ -257,7 +259,7 @@ mod tests {
             format!("{} {}\npod  {}\n", qos_class(&pod).as_str(), pod_cgroup_path(&pod), line(&pod_cgroup(&pod)));
         for (_, c) in view::all_containers(&pod) {
             let adj = oom_score_adj(&pod, &c, 8 << 30);
-            out += &format!("{}  {} oom={adj}\n", c.name, line(&container_cgroup(&pod, &c)));
+            out += &format!("{}  {} oom={adj}\n", c.name, line(&container_cgroup(&pod, &c, &Swap::default())));
         }
         want.assert_eq(&out);
     }

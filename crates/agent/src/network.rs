@@ -19,6 +19,8 @@ pub trait PodNetwork: Send + Sync {
     async fn detach(&self, sandbox: &str) -> Result<(), NetworkError>;
     /// Name of the node's end of a sandbox's link, if it has one.
     fn link(&self, sandbox: &str) -> Option<String>;
+    /// Why another pod would get no address now.
+    fn exhausted(&self) -> Option<String>;
     /// Takes back what belongs to none of these sandboxes. Called once, at start.
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError>;
 }

@@ -81,6 +81,8 @@ pub struct Machine {
     pub devices: BTreeMap<String, (usize, usize)>,
     /// Why the node is not ready. Not read with the rest.
     pub not_ready: Vec<String>,
+    /// Why another pod would get no address. Not read with the rest.
+    pub no_address: Option<String>,
 }
 
 /// Names of the runtime in RuntimeClasses: there is one, and it is the default.
@@ -126,6 +128,7 @@ impl Machine {
             user_namespaces: has_user_namespaces(disk),
             devices: BTreeMap::new(),
             not_ready: Vec::new(),
+            no_address: None,
         })
     }
 }
@@ -340,6 +343,24 @@ fn ready(why_not: &[String]) -> Verdict {
     Verdict { type_: "Ready", bad: !why_not.is_empty(), reason, message }
 }
 
+const NETWORK: &str = "NetworkUnavailable";
+/// The reasons that are ours; with others the condition is somebody else's.
+const NO_ADDRESS: &str = "NoFreeAddress";
+const ADDRESSES: &str = "FreeAddresses";
+
+/// Keeps pods away (by the taint that it leads to) that could get no address; those that are here go on. Differs: upstream leaves the
+/// condition to the network's own programs.
+fn network(machine: &Machine, before: &[NodeCondition]) -> Option<Verdict> {
+    let was = before.iter().find(|c| c.type_ == NETWORK);
+    let ours = was.is_some_and(|c| c.reason.as_deref().is_some_and(|r| [NO_ADDRESS, ADDRESSES].contains(&r)));
+    let (bad, reason, message) = match &machine.no_address {
+        Some(why) => (true, NO_ADDRESS, why.clone().into()),
+        None if ours => (false, ADDRESSES, "there are addresses for more pods".into()),
+        None => return None,
+    };
+    Some(Verdict { type_: NETWORK, bad, reason, message })
+}
+
 fn conditions(
     eviction: &Policy,
     machine: &Machine,
@@ -351,6 +372,7 @@ fn conditions(
     let now = crate::pod::status::time(now);
     let ours: Vec<NodeCondition> = verdicts(eviction, machine, held)
         .into_iter()
+        .chain(network(machine, before))
         .map(|v| {
             let truth = if v.type_ == "Ready" { !v.bad } else { v.bad };
             let status = if truth { "True" } else { "False" };
@@ -451,9 +473,12 @@ impl NodeKeeper {
     async fn round(&mut self) -> Result<(), ClientError> {
         let now = self.context.clock.now();
         let machine = match Machine::read(&self.context.images.root()) {
-            Ok(machine) => {
-                Machine { devices: self.context.devices.capacity(), not_ready: self.context.not_ready(), ..machine }
-            }
+            Ok(machine) => Machine {
+                devices: self.context.devices.capacity(),
+                not_ready: self.context.not_ready(),
+                no_address: self.context.network.exhausted(),
+                ..machine
+            },
             Err(error) => {
                 tracing::error!(%error, "failed to read what this machine has");
                 return Ok(());
@@ -697,6 +722,21 @@ mod tests {
         assert_eq!(transitions(&before, &status), ["NodeNotReady"]);
         let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready");
         assert_eq!(ready.and_then(|c| c.message.as_deref()), Some("node is shutting down"));
+    }
+
+    #[test]
+    fn a_node_without_a_free_address_says_so_until_there_is_one() {
+        let status = |no_address: Option<&str>, before: &NodeStatus, now| {
+            let machine = Machine { no_address: no_address.map(str::to_owned), ..machine() };
+            node_status(&config(), &machine, Pressure::default(), &[], before, at(now))
+        };
+        let before = status(None, &NodeStatus::default(), 100);
+        assert!(!shown(&before).contains(NETWORK));
+        let full = status(Some("all are in use"), &before, 200);
+        assert!(shown(&full).ends_with("NetworkUnavailable=True NoFreeAddress since 200\n"), "{}", shown(&full));
+        assert!(shown(&full).contains("Ready=True"));
+        let free = status(None, &full, 300);
+        assert!(shown(&free).ends_with("NetworkUnavailable=False FreeAddresses since 300\n"), "{}", shown(&free));
     }
 
     #[test]

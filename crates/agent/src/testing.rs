@@ -358,6 +358,9 @@ impl PodNetwork for FakeNetwork {
     fn link(&self, _: &str) -> Option<String> {
         None
     }
+    fn exhausted(&self) -> Option<String> {
+        None
+    }
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {
         self.attached.lock().retain(|s, _| sandboxes.contains(s));
         Ok(())

@@ -104,6 +104,9 @@ impl PodNetwork for NoNetwork {
     fn link(&self, _: &str) -> Option<String> {
         None
     }
+    fn exhausted(&self) -> Option<String> {
+        None
+    }
     async fn retain(&self, _: &[String]) -> Result<(), NetworkError> {
         Ok(())
     }

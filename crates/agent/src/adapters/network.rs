@@ -78,6 +78,11 @@ impl PodNetwork for NodePodNetwork {
         self.network.link(sandbox)
     }
 
+    fn exhausted(&self) -> Option<String> {
+        let network = self.network.exhausted()?;
+        Some(format!("no free address for another pod in {network}: all are in use by pods of this node"))
+    }
+
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {
         let live = sandboxes.iter().cloned().collect();
         self.blocking(move |n| n.recover(&live)).await?;

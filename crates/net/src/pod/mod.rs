@@ -167,6 +167,11 @@ impl PodNetwork {
         Ok(PodIps { ips: lease.ips })
     }
 
+    /// A network that has no address for another pod.
+    pub fn exhausted(&self) -> Option<IpNet> {
+        self.leases.lock().free_addresses(&self.config.pod_cidrs).err()
+    }
+
     /// Takes a pod's link away and frees its addresses. A pod that is not attached is no error.
     pub fn detach(&self, pod_id: &str) -> Result<(), PodNetworkError> {
         let Some(link) = self.leases.lock().get(pod_id).map(|l| l.link.clone()) else { return Ok(()) };

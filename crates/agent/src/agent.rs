@@ -11,6 +11,7 @@ use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
 use crate::engine::{Engine, EngineError, EngineEvent, EngineExit, SandboxSnapshot, Session, StreamRequest};
 use crate::images::Images;
+use crate::memories::Memories;
 use crate::network::PodNetwork;
 use crate::pod::admission::{self, Rejection};
 use crate::pod::allocation::{Allocation, Demand, Ledger};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub credential_providers: CredentialProviders,
     /// The machine's processors.
     pub cpus: Cpus,
+    /// The machine's memory.
+    pub memories: Memories,
 }
 
 /// Pods of this node: all that are there, then every change.
@@ -93,7 +96,8 @@ pub struct Agent {
 impl Agent {
     /// Assembles; touches nothing.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, cpus } = parts;
+        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, cpus, memories } =
+            parts;
         let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone());
         let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
         let swap = Swap::read(config.swap, memory);
@@ -112,6 +116,7 @@ impl Agent {
             swap,
             credential_providers,
             cpus,
+            memories,
             pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
@@ -177,6 +182,7 @@ impl Agent {
         self.remove_strangers(&snapshots, &kept).await;
         self.context.devices.retain(|uid| known.contains(uid));
         self.context.cpus.retain(|uid| known.contains(uid));
+        self.context.memories.retain(|uid| known.contains(uid));
         for (pod, seen) in kept {
             self.resume(pod, seen, pods, &snapshots);
         }
@@ -271,6 +277,7 @@ impl Agent {
     /// What is given to containers alone.
     async fn allocate(&self, pod: &Pod) -> Result<(), String> {
         self.context.cpus.allocate(pod)?;
+        self.context.memories.allocate(pod)?;
         self.context.devices.allocate(pod).await
     }
 

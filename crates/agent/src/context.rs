@@ -7,6 +7,7 @@ use crate::devices::Devices;
 use crate::engine::Engine;
 use crate::eviction::Pressure;
 use crate::images::Images;
+use crate::memories::Memories;
 use crate::network::PodNetwork;
 use crate::pod::allocation::Ledger;
 use crate::pod::host_ports::HostPorts;
@@ -103,6 +104,8 @@ pub struct Context {
     pub host_ports: HostPorts,
     /// Which of its processors they have for themselves.
     pub cpus: Cpus,
+    /// Which of its memory they have for themselves.
+    pub memories: Memories,
     /// Which of its devices they have.
     pub devices: Arc<Devices>,
     /// Whether the machine shuts down.
@@ -120,6 +123,7 @@ impl Context {
         self.host_ports.release(uid);
         self.devices.release(uid);
         self.cpus.retain(|pod| pod != uid);
+        self.memories.retain(|pod| pod != uid);
         self.pods_changed.notify_one();
     }
 

@@ -340,6 +340,8 @@ pub struct Resources {
     pub pids: Option<i64>,
     /// `cpuset.cpus`
     pub cpuset: Option<String>,
+    /// `cpuset.mems`
+    pub memory_nodes: Option<String>,
 }
 
 /// What the kernel has counted in a cgroup.

@@ -178,6 +178,13 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// Of so much memory, what pods are not promised.
+    pub fn memory_kept_free(&self, all: u64) -> u64 {
+        self.hard.memory.map_or(0, |threshold| threshold.of(all))
+    }
+}
+
 /// The settings as texts, under the names of the kubelet's flags.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PolicyTexts<'a> {

@@ -23,6 +23,7 @@ pub mod eviction;
 pub mod evictor;
 pub mod image_gc;
 pub mod images;
+pub mod memories;
 pub mod network;
 pub mod node;
 pub mod plugins;

@@ -299,6 +299,7 @@ impl World {
             memory: 8 << 30,
             credential_providers: Default::default(),
             cpus: Default::default(),
+            memories: Default::default(),
         };
         let config = Config {
             node_name: "n1".into(),

@@ -4,6 +4,7 @@
 
 use agent::cpus;
 use agent::eviction::{Policy, PolicyTexts};
+use agent::memories;
 use agent::shutdown;
 use agent::swap;
 use clap::Args;
@@ -124,6 +125,12 @@ pub(crate) struct Settings {
     /// Processors for the machine's own programs, like 0-1: not promised to pods
     #[arg(long, global = true, value_name = "LIST")]
     pub(crate) reserved_cpus: Option<String>,
+    /// Who gets memory of NUMA nodes alone: None, or Static (containers of Guaranteed pods) [default: None]
+    #[arg(long, global = true, value_name = "POLICY")]
+    pub(crate) memory_manager_policy: Option<String>,
+    /// Which memory is not promised to pods, by NUMA node: 0:memory=100Mi; in all what eviction-hard keeps free
+    #[arg(long, global = true, value_name = "NODE:memory=BYTES,…")]
+    pub(crate) reserved_memory: Option<String>,
     /// Who may use the machine's swap: NoSwap (nobody), or LimitedSwap (containers of Burstable pods, as much of it as they ask for of
     /// the memory) [default: NoSwap]
     #[arg(long, global = true, value_name = "BEHAVIOR")]
@@ -227,6 +234,7 @@ pub(crate) struct Config {
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Policy,
     pub(crate) cpus: cpus::Settings,
+    pub(crate) memories: memories::Settings,
     pub(crate) swap: swap::Behavior,
     pub(crate) shutdown: shutdown::Settings,
     /// Configuration and directory of the programs.
@@ -361,6 +369,8 @@ impl Settings {
                 .or(file.eviction_pressure_transition_period),
             cpu_manager_policy: self.cpu_manager_policy.or(file.cpu_manager_policy),
             reserved_cpus: self.reserved_cpus.or(file.reserved_cpus),
+            memory_manager_policy: self.memory_manager_policy.or(file.memory_manager_policy),
+            reserved_memory: self.reserved_memory.or(file.reserved_memory),
             memory_swap_behavior: self.memory_swap_behavior.or(file.memory_swap_behavior),
             shutdown_grace_period: self.shutdown_grace_period.or(file.shutdown_grace_period),
             shutdown_grace_period_critical_pods: self
@@ -419,6 +429,11 @@ impl Settings {
         let cpus = self.cpus().unwrap_or_else(|error| {
             mistakes.push(error);
             cpus::Settings::default()
+        });
+        let memories = memories::Settings::read(self.memory_manager_policy.as_deref(), self.reserved_memory.as_deref());
+        let memories = memories.unwrap_or_else(|error| {
+            mistakes.push(error);
+            memories::Settings::default()
         });
         let swap = self.swap().unwrap_or_else(|error| {
             mistakes.push(error);
@@ -490,6 +505,7 @@ impl Settings {
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
                     cpus,
+                    memories,
                     swap,
                     shutdown,
                     credential_providers,

@@ -9,6 +9,7 @@ use agent::cpus::Cpus;
 use agent::credential_providers::CredentialProviders;
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
+use agent::memories::Memories;
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::plugins::csi::{self, CsiPlugins};
 use agent::plugins::{Handlers, PluginHandler, Registrar};
@@ -172,6 +173,7 @@ pub(crate) async fn start(
         random,
         memory: total_memory()?,
         cpus: Cpus::load(config.cpus.clone(), &config.data_dir)?,
+        memories: Memories::load(&config.memories, |all| config.eviction.memory_kept_free(all), &config.data_dir)?,
         credential_providers: match &config.credential_providers {
             Some((file, programs)) => CredentialProviders::load(file, programs.clone())?,
             None => CredentialProviders::default(),

@@ -448,6 +448,7 @@ fn limits(resources: &Resources) -> runtime::Resources {
         cpu_period_us: resources.cpu_period_us,
         pids: resources.pids,
         cpuset_cpus: resources.cpuset.clone(),
+        cpuset_mems: resources.memory_nodes.clone(),
         // After `memory_swap`, whose place it takes.
         unified: resources.swap_bytes.map(|n| ("memory.swap.max".to_owned(), n.to_string())).into_iter().collect(),
         ..runtime::Resources::default()

@@ -74,6 +74,7 @@ impl World {
             memory: 8 << 30,
             credential_providers: Default::default(),
             cpus: Default::default(),
+            memories: Default::default(),
         };
         let agent = Agent::new(self.config(), parts);
         let handle = agent.handle();

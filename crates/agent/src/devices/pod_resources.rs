@@ -1,9 +1,10 @@
 //! `pod-resources/kubelet.sock`: which pod holds which devices, for monitoring agents of device makers
-//! (`pkg/kubelet/apis/podresources/server_v1.go`). Differs: no memory, which nobody gets for itself here.
+//! (`pkg/kubelet/apis/podresources/server_v1.go`).
 
 use super::registry::Held;
 use crate::agent::AgentHandle;
 use crate::context::Context;
+use crate::memories::Block;
 use crate::pod::view;
 use crate::pod::worker::PodView;
 use api::k8s::api::core::v1::Pod;
@@ -11,7 +12,7 @@ use api::meta::MetaExt;
 use futures_util::stream::unfold;
 use node_api::pod_resources::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
 use node_api::pod_resources::{
-    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerResources,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources,
     GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse, NumaNode,
     PodResources, TopologyInfo,
 };
@@ -71,6 +72,7 @@ impl Lister {
                 registry.held(pod.uid(), name).flat_map(|(resource, held)| devices_of(resource, held)).collect()
             }),
             cpu_ids: self.context.cpus.alone(pod.uid(), name),
+            memory: self.context.memories.of(pod.uid(), name).into_iter().map(memory).collect(),
             ..ContainerResources::default()
         };
         PodResources {
@@ -79,6 +81,11 @@ impl Lister {
             containers: sidecars.chain(view::app_containers(pod)).map(|c| container(&c.name)).collect(),
         }
     }
+}
+
+fn memory(block: Block) -> ContainerMemory {
+    let nodes = block.nodes.into_iter().map(|id| NumaNode { id: id.into() }).collect();
+    ContainerMemory { memory_type: block.kind, size: block.size, topology: Some(TopologyInfo { nodes }) }
 }
 
 /// One entry for each device.
@@ -113,7 +120,11 @@ impl PodResourcesLister for Lister {
         let all = self.context.devices.with_registry(|registry| registry.healthy());
         let devices = all.into_iter().map(|(resource, id, nodes)| entry(&resource, id, nodes)).collect();
         let cpu_ids = self.context.cpus.allocatable();
-        Ok(Response::new(AllocatableResourcesResponse { devices, cpu_ids, memory: Vec::new() }))
+        Ok(Response::new(AllocatableResourcesResponse {
+            devices,
+            cpu_ids,
+            memory: self.context.memories.allocatable().into_iter().map(memory).collect(),
+        }))
     }
 
     async fn get(&self, request: Request<GetPodResourcesRequest>) -> Result<Response<GetPodResourcesResponse>, Status> {

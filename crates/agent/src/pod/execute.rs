@@ -502,6 +502,7 @@ impl Executor {
             spec.seccomp = Seccomp::Profile(json);
         }
         spec.resources.cpuset = context.cpus.of(pod.uid(), &c.name);
+        spec.resources.memory_nodes = context.memories.nodes(pod.uid(), &c.name);
         context.devices.ready(pod.uid(), &c.name).await?.apply(&mut spec);
         // Last, so that nothing is left behind by a spec that cannot be formed.
         for mount in c.volume_mounts.iter().flatten() {

@@ -127,7 +127,7 @@ pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<bool
 
 /// Whether a body says without ado what it should be. Whatever else is wrong with it, reading it tells.
 fn is_plainly(json: &[u8], expected: Expected<'_>) -> bool {
-    let text = |name: &[u8]| match json.get(crate::encode::member(json, 0, name)?)? {
+    let text = |name: &[u8]| match json.get(machinery::scan::member(json, 0, name)?)? {
         [b'"', text @ .., b'"'] => Some(text),
         _ => None,
     };

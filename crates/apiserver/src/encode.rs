@@ -8,6 +8,7 @@ use crate::managed::Owners;
 use crate::negotiate::MetaVersion;
 use api::AnyObject;
 use bytes::Bytes;
+use machinery::scan::{begin, member, members, skip_text};
 use std::ops::Range;
 use store::Value;
 
@@ -17,64 +18,6 @@ pub(crate) fn revision(bytes: &[u8]) -> Option<Range<usize>> {
     let text = bytes.get(quoted.clone())?;
     let is_text = text.len() >= 2 && text[0] == b'"' && text[text.len() - 1] == b'"';
     is_text.then(|| quoted.start + 1..quoted.end - 1)
-}
-
-/// Where the value of a member of the outermost object begins; what comes after that is not read.
-fn begin(bytes: &[u8], name: &[u8]) -> Option<usize> {
-    let mut start = 1;
-    if bytes.first() != Some(&b'{') {
-        return None;
-    }
-    loop {
-        let key = skip(bytes, start).filter(|end| bytes.get(*end) == Some(&b':'))?;
-        if bytes.get(start + 1..key - 1) == Some(name) {
-            return Some(key + 1);
-        }
-        start = skip(bytes, key + 1).filter(|end| bytes.get(*end) == Some(&b','))? + 1;
-    }
-}
-
-/// The value of a member of the object that begins at `at`. Compact JSON only.
-pub(crate) fn member(bytes: &[u8], at: usize, name: &[u8]) -> Option<Range<usize>> {
-    members(bytes, at).find(|m| m.name(bytes) == name).map(|m| m.value)
-}
-
-/// A member of an object, as places in its JSON.
-struct Member {
-    /// With quotes.
-    key: Range<usize>,
-    value: Range<usize>,
-}
-
-impl Member {
-    fn name<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
-        bytes.get(self.key.start + 1..self.key.end - 1).unwrap_or_default()
-    }
-}
-
-/// The members of the object that begins at `at`, up to a flaw.
-fn members(bytes: &[u8], at: usize) -> impl Iterator<Item = Member> {
-    let mut next = (bytes.get(at) == Some(&b'{')).then_some(at + 1);
-    std::iter::from_fn(move || {
-        let start = next.take().filter(|start| bytes.get(*start) == Some(&b'"'))?;
-        let key = skip(bytes, start).filter(|end| bytes.get(*end) == Some(&b':'))?;
-        let value = skip(bytes, key + 1)?;
-        next = (bytes.get(value) == Some(&b',')).then_some(value + 1);
-        Some(Member { key: start..key, value: key + 1..value })
-    })
-}
-
-/// The JSON without the member `inner` of its member `outer`, and where the value of that was.
-pub(crate) fn cut_member(bytes: &[u8], outer: &[u8], inner: &[u8]) -> Option<(Vec<u8>, Range<usize>)> {
-    let Member { key, value } = members(bytes, begin(bytes, outer)?).find(|m| m.name(bytes) == inner)?;
-    let (mut start, mut end) = (key.start, value.end);
-    // One comma goes with it.
-    match (bytes.get(end), bytes.get(start - 1)) {
-        (Some(b','), _) => end += 1,
-        (_, Some(b',')) => start -= 1,
-        _ => {}
-    }
-    Some(([&bytes[..start], &bytes[end..]].concat(), value))
 }
 
 /// An object's JSON with its owners.
@@ -99,41 +42,6 @@ fn with_owners(bare: Vec<u8>, owners: &Owners) -> Vec<u8> {
     };
     let name = b"\"managedFields\":";
     [&bare[..at], before.as_bytes(), name, entries, after.as_bytes(), &bare[at..]].concat()
-}
-
-/// The end of the JSON value that begins at `at`.
-fn skip(bytes: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 0usize;
-    loop {
-        match bytes.get(at)? {
-            b'"' => at = skip_text(bytes, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
-            }
-            b'}' | b']' if depth == 0 => return Some(at),
-            b'}' | b']' => {
-                depth -= 1;
-                at += 1;
-            }
-            b',' | b':' if depth == 0 => return Some(at),
-            _ => at += 1,
-        }
-        if depth == 0 && matches!(bytes.get(at), None | Some(b',' | b'}' | b']' | b':')) {
-            return Some(at);
-        }
-    }
-}
-
-fn skip_text(bytes: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
-    loop {
-        match bytes.get(at)? {
-            b'"' => return Some(at + 1),
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
 }
 
 /// An object as it is committed: its JSON with an empty resourceVersion and the place where the digits go.

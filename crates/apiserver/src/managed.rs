@@ -5,13 +5,14 @@
 //! a text beside the object, from where an object is read until it is encoded; the object itself has none meanwhile.
 
 use crate::reader::KindRef;
-use crate::{encode, status};
+use crate::status;
 use api::{AnyObject, Codec, ObjectMeta, Status};
 use bytes::Bytes;
 use jiff::Timestamp;
 use machinery::apply::{self, Change, Context, FieldSet, Filter, Given, SchemaRef};
 use machinery::json::Doc;
 use machinery::kinds::{Kind, KindInfo};
+use machinery::scan;
 use serde_json::Value;
 
 /// `metadata.managedFields` as JSON, if there are any.
@@ -26,13 +27,13 @@ impl Owners {
     pub(crate) fn take(meta: &mut ObjectMeta) -> Owners {
         let Some(entries) = meta.managed_fields.take() else { return Owners(None) };
         let alone = ObjectMeta { managed_fields: Some(entries), ..ObjectMeta::default() }.encode();
-        let entries = encode::member(&alone, 0, b"managedFields");
+        let entries = scan::member(&alone, 0, b"managedFields");
         Owners(entries.map(|range| Bytes::from(alone).slice(range)))
     }
 
     /// Cuts the owners out of an object's JSON.
     pub(crate) fn cut(bytes: &Bytes) -> (Bytes, Owners) {
-        match encode::cut_member(bytes, b"metadata", b"managedFields") {
+        match scan::begin(bytes, b"metadata").and_then(|metadata| scan::cut(bytes, metadata, b"managedFields")) {
             Some((rest, range)) => (rest.into(), Owners(Some(bytes.slice(range)))),
             None => (bytes.clone(), Owners(None)),
         }

@@ -168,7 +168,9 @@ impl ApiServer {
         object: Box<dyn AnyObject>,
         wish: Wish,
     ) -> Result<Draft, Status> {
-        let edited = matches!(&wish, Wish::Given(given) if *given != *old.map_or(&NO_OWNERS, |(_, owners)| owners));
+        let before = old.map_or(&NO_OWNERS, |(_, owners)| owners);
+        // Whoever sends none leaves them as they are.
+        let edited = matches!(&wish, Wish::Given(given) if given.json().is_some() && given != before);
         let owners = managed::record(w.kind, old, &*object, wish, w.manager_at(self))?;
         Ok(Draft { object, owners, edited })
     }

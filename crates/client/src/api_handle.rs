@@ -73,7 +73,7 @@ impl<K: Object> Api<K> {
             let body: ListBody<'_> = serde_json::from_slice(&bytes)
                 .map_err(|e| ClientError::Malformed(format!("list of {}: {e}", K::PLURAL)))?;
             for item in body.items.unwrap_or_default() {
-                items.push(K::decode(item.get().as_bytes())?);
+                items.push(crate::watch::without_owners(item.get().as_bytes())?);
             }
             if body.metadata.next.is_empty() {
                 return Ok((items, body.metadata.resource_version));

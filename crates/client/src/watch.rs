@@ -4,6 +4,7 @@ use crate::{Body, ClientError, TransportError};
 use api::{Object, Status};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
+use machinery::scan;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::marker::PhantomData;
@@ -80,14 +81,23 @@ impl<K: Object> Watcher<K> {
     }
 }
 
+/// An object of a list or a watch. Its `managedFields` are left out: they are half of most objects, and in a process that
+/// only reads nobody looks at them. An update without them leaves them as they are.
+pub(crate) fn without_owners<K: Object>(json: &[u8]) -> Result<K, api::DecodeError> {
+    match scan::begin(json, b"metadata").and_then(|metadata| scan::cut(json, metadata, b"managedFields")) {
+        Some((rest, _)) => K::decode(&rest),
+        None => K::decode(json),
+    }
+}
+
 fn parse<K: Object>(line: &[u8]) -> Result<WatchEvent<K>, ClientError> {
     let malformed = |e: serde_json::Error| ClientError::Malformed(format!("watch of {}: {e}", K::PLURAL));
     let line: Line<'_> = serde_json::from_slice(line).map_err(malformed)?;
     let object = line.object.get().as_bytes();
     match line.kind {
-        "ADDED" => Ok(WatchEvent::Added(K::decode(object)?)),
-        "MODIFIED" => Ok(WatchEvent::Modified(K::decode(object)?)),
-        "DELETED" => Ok(WatchEvent::Deleted(K::decode(object)?)),
+        "ADDED" => Ok(WatchEvent::Added(without_owners(object)?)),
+        "MODIFIED" => Ok(WatchEvent::Modified(without_owners(object)?)),
+        "DELETED" => Ok(WatchEvent::Deleted(without_owners(object)?)),
         "BOOKMARK" => {
             let bookmark: BookmarkObject = serde_json::from_slice(object).map_err(malformed)?;
             Ok(WatchEvent::Bookmark(bookmark.metadata.resource_version))

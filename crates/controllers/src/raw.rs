@@ -178,12 +178,21 @@ pub(crate) async fn list(
         let list: PartialList<'_> = serde_json::from_slice(&bytes)
             .map_err(|e| ClientError::Malformed(format!("metadata of {}: {e}", resource.plural)))?;
         for item in list.items.unwrap_or_default() {
-            items.push(ObjectMeta::decode(item.metadata.get().as_bytes())?);
+            items.push(without_owners(item.metadata)?);
         }
         if list.metadata.next.is_empty() {
             return Ok((items, list.metadata.resource_version));
         }
         next = list.metadata.next;
+    }
+}
+
+/// Metadata but for `managedFields`, which are most of it and tell nothing here.
+fn without_owners(metadata: &RawValue) -> Result<ObjectMeta, api::DecodeError> {
+    let json = metadata.get().as_bytes();
+    match machinery::scan::cut(json, 0, b"managedFields") {
+        Some((rest, _)) => ObjectMeta::decode(&rest),
+        None => ObjectMeta::decode(json),
     }
 }
 
@@ -270,7 +279,7 @@ fn meta_event(line: &[u8]) -> Result<MetaEvent, ClientError> {
         return Err(ClientError::Status(Box::new(status)));
     }
     let partial: Partial<'_> = serde_json::from_str(line.object.get()).map_err(malformed)?;
-    let meta = Box::new(ObjectMeta::decode(partial.metadata.get().as_bytes())?);
+    let meta = Box::new(without_owners(partial.metadata)?);
     match line.kind {
         "ADDED" | "MODIFIED" => Ok(MetaEvent::Present(meta)),
         "DELETED" => Ok(MetaEvent::Gone(meta)),

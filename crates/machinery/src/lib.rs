@@ -16,6 +16,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod scan;
 pub mod schema;
 pub mod selector;
 pub mod time_zone;

@@ -1,4 +1,5 @@
 //! Writes the audit log: `<data>/log/audit.log`, an event a line, on a thread of its own. Bounded: a full file is renamed.
+//! A kill loses what was noted in the last [`PAUSE`].
 
 use crate::logging::{append, shift};
 use apiserver::audit::{Audit, Policy};
@@ -6,7 +7,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 
 /// A log is full at this size.
 const FULL: u64 = 64 << 20;
@@ -14,9 +17,12 @@ const FULL: u64 = 64 << 20;
 const KEPT: usize = 4;
 /// Written at once.
 const BATCH: usize = 256 << 10;
+/// Events are gathered for so long: to wake this thread for each of them would cost more than to note it.
+const PAUSE: Duration = Duration::from_millis(20);
 
-/// Begins to note requests by the policy in the file, or by the default one. Errors are for the user.
-pub(crate) fn start(data_dir: &Path, policy: Option<&Path>) -> Result<Arc<Audit>, String> {
+/// Begins to note requests by the policy in the file, or by the default one. Errors are for the user. After `shutdown` nothing
+/// is gathered any more.
+pub(crate) fn start(data_dir: &Path, policy: Option<&Path>, shutdown: CancellationToken) -> Result<Arc<Audit>, String> {
     let policy = match policy {
         None => Policy::default(),
         Some(path) => {
@@ -33,7 +39,7 @@ pub(crate) fn start(data_dir: &Path, policy: Option<&Path>) -> Result<Arc<Audit>
     let mut log = Log { path: path.clone(), file, written };
     let (audit, mut lines) = Audit::new(policy);
     let run = move || {
-        while let Some(batch) = next(&mut lines) {
+        while let Some(batch) = next(&mut lines, &shutdown) {
             if let Err(error) = log.write(&batch) {
                 tracing::error!(%error, path = %log.path.display(), "events are missing in the audit log");
             }
@@ -44,8 +50,11 @@ pub(crate) fn start(data_dir: &Path, policy: Option<&Path>) -> Result<Arc<Audit>
 }
 
 /// What waits, up to a batch; `None` at the end.
-fn next(lines: &mut Receiver<Vec<u8>>) -> Option<Vec<u8>> {
+fn next(lines: &mut Receiver<Vec<u8>>, shutdown: &CancellationToken) -> Option<Vec<u8>> {
     let mut batch = lines.blocking_recv()?;
+    if !shutdown.is_cancelled() {
+        std::thread::sleep(PAUSE);
+    }
     while batch.len() < BATCH
         && let Ok(line) = lines.try_recv()
     {

@@ -176,7 +176,8 @@ pub(crate) async fn start(
     let tokens = Tokens::new(&authority.token_key()?, &issuer, reader.clone(), clock.clone(), random.clone())
         .map_err(|e| api_error(&e))?;
     let rbac = Rbac::start(&reader).await.map_err(|e| api_error(&e))?;
-    let audit = audit_log::start(&config.data_dir, config.audit_policy.as_deref()).map_err(ServerError::Api)?;
+    let audit = audit_log::start(&config.data_dir, config.audit_policy.as_deref(), shutdown.clone());
+    let audit = audit.map_err(ServerError::Api)?;
     let admission = admission(config, &random)?;
     let foreign =
         access::foreign_tokens(&config.access, &reader, &clock, &issuer, &shutdown).map_err(ServerError::Api)?;

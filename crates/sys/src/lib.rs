@@ -2,11 +2,12 @@
 //!
 //! Invariants: no policy lives here, every file descriptor is owned and close-on-exec, and an error carries the errno of
 //! the call that failed. Containers: [`process`], [`mount`], [`cgroup`], [`seccomp`], [`device`], [`pty`]; plumbing: [`fd`],
-//! [`socket`].
+//! [`socket`]; ourselves: [`memory`].
 
 pub mod cgroup;
 pub mod device;
 pub mod fd;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod nft;

@@ -12,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the starter of an agent waits for a server that does not answer; the agent itself goes on waiting.
 const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+/// This long after the start, what only the start needed is not needed any more.
+const SETTLED: Duration = Duration::from_secs(5);
+/// How often code that does not run is let go after that.
+const FORGET_CODE_EVERY: Duration = Duration::from_secs(600);
 
 /// Says so if dhow runs already.
 pub(super) fn runs_already(config: &Config) -> bool {
@@ -66,6 +70,7 @@ pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<
                 process::tell_ready()?;
             }
         }
+        base::tasks::detach("forget-code", forget_code());
         wait_for_signal().await?;
         // Everything acknowledged is on disk and containers are not ours to stop, so nothing is lost by leaving late answers.
         if tokio::time::timeout(STOP_PATIENCE, system.stop()).await.is_err() {
@@ -76,6 +81,19 @@ pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<
     runtime.shutdown_timeout(STOP_PATIENCE);
     drop(instance);
     Ok(())
+}
+
+/// Keeps no more of the program mapped than runs: most of it are kinds, verbs and errors that come up once in a while, and the
+/// kernel maps whatever is near to what did run.
+async fn forget_code() {
+    let mut pause = SETTLED;
+    loop {
+        tokio::time::sleep(pause).await;
+        if let Err(error) = sys::memory::forget_code() {
+            tracing::debug!(%error, "the program's code stays mapped");
+        }
+        pause = FORGET_CODE_EVERY;
+    }
 }
 
 /// What was done, and what to do next.

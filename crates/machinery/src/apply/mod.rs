@@ -393,7 +393,14 @@ impl<'a> Context<'a> {
     }
 
     fn in_version(&self, object: &Value, version: &str) -> Option<(Value, SchemaRef<'a>)> {
-        if version == self.api_version { Some((object.clone(), self.root)) } else { self.convert?(object, version) }
+        if version != self.api_version {
+            return self.convert?(object, version);
+        }
+        let mut object = object.clone();
+        if let Some(text) = object.get_mut("apiVersion") {
+            *text = version.into();
+        }
+        Some((object, self.root))
     }
 
     /// Adapts sets to types that have become atomic since.

@@ -358,6 +358,28 @@ fn owners_in_other_versions_are_converted_or_forgotten() {
 }
 
 #[test]
+fn who_applies_in_another_version_than_before_gets_that_version() {
+    let mut w = World::new("autoscaling/v2", "HorizontalPodAutoscaler");
+    w.apply("a", json!({"spec": {"maxReplicas": 1, "minReplicas": 1}}), false).expect("new");
+    let mut object = w.object();
+    object["metadata"]["managedFields"][0]["apiVersion"] = "autoscaling/v9".into();
+    let v9 = SchemaRef {
+        schema: &builtin().schema,
+        ty: builtin().by_kind("autoscaling", "v2", "HorizontalPodAutoscaler").expect("built in"),
+    };
+    let convert = move |o: &Value, version: &str| {
+        let mut o = o.clone();
+        o["apiVersion"] = version.into();
+        (version == "autoscaling/v9").then_some((o, v9))
+    };
+    let ctx = Context { convert: Some(&convert), ..w.context("a", &Filter::All) };
+    let config = w.config(json!({"spec": {"maxReplicas": 2}}));
+    let applied = super::apply(&ctx, Some(&object), &config, false).expect("its own");
+    assert_eq!(applied["apiVersion"], "autoscaling/v2");
+    assert_eq!(applied["spec"], json!({"maxReplicas": 2}));
+}
+
+#[test]
 fn times_alone_are_no_difference() {
     let mut w = World::new("v1", "ConfigMap");
     w.write("a", json!({"data": {"x": "1"}}));

@@ -51,6 +51,9 @@ pub(super) fn expand(
         (Some(target), "optMap", 2) => done(opt_map(nodes, at, target, args, true)?),
         (Some(target), "optFlatMap", 2) => done(opt_map(nodes, at, target, args, false)?),
         (Some(target), "sortBy", 2) => done(sort_by(nodes, at, target, args)?),
+        (Some(target), "bind", 3) if nodes.binds && matches!(&target.kind, Kind::Ident(name) if &**name == "cel") => {
+            done(cel_bind(nodes, at, args)?)
+        }
         (target, _, _) => Ok(Expansion::NoMacro { target, args }),
     }
 }
@@ -194,6 +197,16 @@ fn bind(nodes: &mut Nodes, at: usize, name: Arc<str>, value: Expr, result: Expr)
     let fold =
         Comprehension { range, var: "#unused".into(), var2: None, accu: name, init: value, condition, step, result };
     nodes.make(at, Kind::Comprehension(Box::new(fold)))
+}
+
+/// `cel.bind(name, value, result)` (`ext/bindings.go`).
+fn cel_bind(nodes: &mut Nodes, at: usize, args: Vec<Expr>) -> Result<Expr, Issue> {
+    let missing = || Issue::at(at, "cel.bind() needs a name, a value and a result".to_owned());
+    let [name, value, result] = <[Expr; 3]>::try_from(args).map_err(|_| missing())?;
+    match name.kind {
+        Kind::Ident(ident) => Ok(bind(nodes, at, ident, value, result)),
+        _ => Err(Issue::at(name.at, "cel.bind() variable names must be simple identifiers".to_owned())),
+    }
 }
 
 fn member(nodes: &mut Nodes, at: usize, target: Expr, function: &str) -> Expr {

@@ -15,6 +15,7 @@
 mod ast;
 mod check;
 mod cost;
+pub mod device;
 mod errors;
 mod eval;
 mod library;
@@ -47,6 +48,7 @@ pub const MATCH_CONDITIONS_BUDGET: u64 = 2_500_000;
 pub struct Env {
     variables: BTreeMap<String, Decl>,
     patch_types: bool,
+    bindings: bool,
 }
 
 impl Env {
@@ -64,6 +66,12 @@ impl Env {
     /// With `Object{…}` and `JSONPatch{…}`.
     pub fn with_patch_types(mut self) -> Self {
         self.patch_types = true;
+        self
+    }
+
+    /// With `cel.bind(name, value, result)`.
+    pub fn with_bindings(mut self) -> Self {
+        self.bindings = true;
         self
     }
 
@@ -118,7 +126,7 @@ struct Inner {
 /// Parses and checks an expression.
 pub fn compile(source: &str, env: &Env) -> Result<Program, CompileError> {
     let failed = |issues| CompileError::new(source, issues);
-    let (mut expr, count) = parse::parse(source).map_err(failed)?;
+    let (mut expr, count) = parse::parse(source, env.bindings).map_err(failed)?;
     let checked = check::check(env, &mut expr, count).map_err(failed)?;
     let calls = eval::plan(&expr, &checked).map_err(failed)?;
     Ok(Program { inner: Arc::new(Inner { expr, checked, calls }) })

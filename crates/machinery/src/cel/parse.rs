@@ -66,8 +66,8 @@ struct Spanned {
     at: usize,
 }
 
-/// Parses an expression, macros expanded. Also answers how many ids were given.
-pub(super) fn parse(source: &str) -> Result<(Expr, usize), Vec<Issue>> {
+/// Parses an expression, macros expanded (`cel.bind` only if it `binds`). Also answers how many ids were given.
+pub(super) fn parse(source: &str, binds: bool) -> Result<(Expr, usize), Vec<Issue>> {
     let characters: Vec<char> = source.chars().collect();
     if characters.len() > MAX_CODE_POINTS {
         let size = characters.len();
@@ -77,7 +77,7 @@ pub(super) fn parse(source: &str) -> Result<(Expr, usize), Vec<Issue>> {
         )]);
     }
     let tokens = lex(&characters).map_err(|issue| vec![issue])?;
-    let mut parser = Parser { tokens, next: 0, depth: 0, nodes: Nodes { next: 0 } };
+    let mut parser = Parser { tokens, next: 0, depth: 0, nodes: Nodes { next: 0, binds } };
     let expr = parser.expression().map_err(|issue| vec![issue])?;
     if parser.peek() != &Token::End {
         let found = parser.peek().show();
@@ -266,6 +266,8 @@ fn lex_number(source: &[char], start: usize) -> Result<(Token, usize), Issue> {
 /// Gives out ids; macros make nodes with it, too.
 pub(super) struct Nodes {
     next: usize,
+    /// Whether there is `cel.bind`.
+    pub(super) binds: bool,
 }
 
 impl Nodes {

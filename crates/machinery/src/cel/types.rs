@@ -191,6 +191,17 @@ impl Decl {
         Decl { min_bytes: 2, ..Decl::from(Type::Object(Arc::new(ty))) }
     }
 
+    /// A map from names to such values.
+    pub fn map_of(item: Decl) -> Self {
+        Decl { item: Some(Arc::new(item.clone())), ..Decl::from(Type::map(Type::String, item.ty)) }
+    }
+
+    /// The same with so many items, entries or characters at most.
+    #[must_use]
+    pub fn at_most(self, elements: u64) -> Self {
+        Decl { max_elements: Some(elements), ..self }
+    }
+
     /// Of a list or map: what is in it.
     pub fn item(&self) -> Option<&Decl> {
         self.item.as_deref()

@@ -39,6 +39,7 @@ mod storage;
 #[cfg(test)]
 mod testing;
 mod typed;
+mod vendor_volumes;
 mod workload;
 
 pub use common::human_duration;

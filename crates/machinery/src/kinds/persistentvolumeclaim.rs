@@ -1,13 +1,11 @@
 //! PersistentVolumeClaim and PersistentVolume (`pkg/registry/core/persistentvolume{,claim}/strategy.go`,
 //! `ValidatePersistentVolume*`).
-//!
-//! Of a volume's source only host path, NFS, local and CSI are looked into; there is exactly one.
 
 use super::common::{age, age_column, column, name, name_column, set, spec_changed, str_of, text, visit_list, wide};
 use super::pod::defaults::round_up;
 use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
 use super::resources::validate_quantity;
-use super::{Column, Strategy};
+use super::{Column, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
 use crate::validation::{
@@ -16,9 +14,10 @@ use crate::validation::{
 };
 use api::k8s::api::core::v1::{
     PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeClaimTemplate, PersistentVolumeSpec,
-    PersistentVolumeStatus, TypedLocalObjectReference, TypedObjectReference,
+    PersistentVolumeStatus, SecretReference, TypedLocalObjectReference, TypedObjectReference,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use api::prelude::{MetaExt, PersistentVolume, PersistentVolumeClaim};
 use serde_json::{Value, json};
 
@@ -246,36 +245,39 @@ fn validate_data_source(name: &str, kind: &str, group: &str, path: &Path) -> Err
     errors
 }
 
-/// Errors of the template of an ephemeral volume's claim. Of its metadata only labels and annotations may be set.
+/// Errors of the template of an ephemeral volume's claim.
 pub(super) fn validate_template(template: &PersistentVolumeClaimTemplate, path: &Path) -> Errors {
-    let mut errors = Vec::new();
-    if let Some(meta) = &template.metadata {
-        let path = path.child("metadata");
-        errors.extend(validate_annotations(meta.annotations.as_ref(), &path.child("annotations")));
-        errors.extend(validate_labels(meta.labels.as_ref(), &path.child("labels")));
-        let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
-        for (field, set) in [
-            ("name", set(&meta.name)),
-            ("generateName", set(&meta.generate_name)),
-            ("namespace", set(&meta.namespace)),
-            ("selfLink", set(&meta.self_link)),
-            // Upstream makes the names from Go's.
-            ("uID", set(&meta.uid)),
-            ("resourceVersion", set(&meta.resource_version)),
-            ("generation", meta.generation.is_some_and(|g| g != 0)),
-            ("creationTimestamp", meta.creation_timestamp.is_some()),
-            ("deletionTimestamp", meta.deletion_timestamp.is_some()),
-            ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
-            ("ownerReferences", meta.owner_references.as_ref().is_some_and(|o| !o.is_empty())),
-            ("finalizers", meta.finalizers.as_ref().is_some_and(|f| !f.is_empty())),
-            ("managedFields", meta.managed_fields.as_ref().is_some_and(|m| !m.is_empty())),
-        ] {
-            if set {
-                errors.push(FieldError::forbidden(&path.child(field), "cannot be set"));
-            }
+    let meta = template.metadata.as_ref();
+    let mut errors = meta.map(|meta| validate_template_meta(meta, &path.child("metadata"))).unwrap_or_default();
+    errors.extend(validate_spec(&template.spec, &path.child("spec")));
+    errors
+}
+
+/// Errors of the metadata of a template: only labels and annotations may be set (`ValidateTemplateObjectMeta`).
+pub(super) fn validate_template_meta(meta: &ObjectMeta, path: &Path) -> Errors {
+    let mut errors = validate_annotations(meta.annotations.as_ref(), &path.child("annotations"));
+    errors.extend(validate_labels(meta.labels.as_ref(), &path.child("labels")));
+    let set = |text: &Option<String>| text.as_ref().is_some_and(|t| !t.is_empty());
+    for (field, set) in [
+        ("name", set(&meta.name)),
+        ("generateName", set(&meta.generate_name)),
+        ("namespace", set(&meta.namespace)),
+        ("selfLink", set(&meta.self_link)),
+        // Upstream makes the names from Go's.
+        ("uID", set(&meta.uid)),
+        ("resourceVersion", set(&meta.resource_version)),
+        ("generation", meta.generation.is_some_and(|g| g != 0)),
+        ("creationTimestamp", meta.creation_timestamp.is_some()),
+        ("deletionTimestamp", meta.deletion_timestamp.is_some()),
+        ("deletionGracePeriodSeconds", meta.deletion_grace_period_seconds.is_some()),
+        ("ownerReferences", meta.owner_references.is_some()),
+        ("finalizers", meta.finalizers.is_some()),
+        ("managedFields", meta.managed_fields.is_some()),
+    ] {
+        if set {
+            errors.push(FieldError::forbidden(&path.child(field), "cannot be set"));
         }
     }
-    errors.extend(validate_spec(&template.spec, &path.child("spec")));
     errors
 }
 
@@ -344,9 +346,7 @@ impl Strategy for PersistentVolumeKind {
         text(&mut spec.persistent_volume_reclaim_policy, "Retain");
         set(&mut spec.volume_mode, "Filesystem".to_owned());
         round_up(&mut spec.capacity);
-        if let Some(path) = &mut spec.host_path {
-            set(&mut path.type_, String::new());
-        }
+        default_source(spec);
     }
 
     fn prepare_create(volume: &mut PersistentVolume) {
@@ -372,7 +372,7 @@ impl Strategy for PersistentVolumeKind {
 
     fn validate(volume: &PersistentVolume) -> Errors {
         let no_spec = PersistentVolumeSpec::default();
-        validate_volume(volume.spec.as_ref().unwrap_or(&no_spec), &Path::new("spec"))
+        validate_volume(volume.spec.as_ref().unwrap_or(&no_spec), str_of(&volume.metadata.name), &Path::new("spec"))
     }
 
     fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> Errors {
@@ -452,7 +452,15 @@ impl Strategy for PersistentVolumeKind {
     }
 }
 
-fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+/// Fills in what is left open of a volume's source, also where the volume is written down inline.
+pub(super) fn default_source(spec: &mut PersistentVolumeSpec) {
+    if let Some(path) = &mut spec.host_path {
+        set(&mut path.type_, String::new());
+    }
+    vendor_volumes::default_persistent(spec);
+}
+
+fn validate_volume(spec: &PersistentVolumeSpec, name: &str, path: &Path) -> Errors {
     let mut errors = validate_modes(spec.access_modes.as_deref(), "", &path.child("accessModes"));
     errors.extend(validate_capacity(spec, &path.child("capacity")));
     let policy = str_of(&spec.persistent_volume_reclaim_policy);
@@ -466,10 +474,7 @@ fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
         let detail = "must specify required node constraints";
         errors.push(FieldError::required(&path.child("nodeAffinity").child("required"), detail));
     }
-    errors.extend(validate_source(spec, path));
-    if spec.local.is_some() && nodes.is_none() {
-        errors.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
-    }
+    errors.extend(validate_source(spec, name, path));
     if policy == "Recycle" && spec.host_path.as_ref().is_some_and(|h| h.path.trim_end_matches('/').is_empty()) {
         let detail = "may not be 'recycle' for a hostPath mount of '/'";
         errors.push(FieldError::forbidden(&path_of_policy, detail));
@@ -492,6 +497,40 @@ fn validate_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     errors
 }
 
+/// Errors of a volume that is written down where it is attached: a CSI volume and little else.
+pub(super) fn validate_inline_volume(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+    let not_here = "may not be specified in the context of inline volumes";
+    let mut errors = Vec::new();
+    for (field, given) in
+        [("claimRef", spec.claim_ref.is_some()), ("capacity", spec.capacity.as_ref().is_some_and(|c| !c.is_empty()))]
+    {
+        if given {
+            errors.push(FieldError::forbidden(&path.child(field), not_here));
+        }
+    }
+    if spec.csi.is_none() {
+        let detail = "has to be specified in the context of inline volumes";
+        errors.push(FieldError::required(&path.child("csi"), detail));
+    }
+    errors.extend(validate_modes(spec.access_modes.as_deref(), "", &path.child("accessModes")));
+    if !matches!(str_of(&spec.persistent_volume_reclaim_policy), "" | "Retain") {
+        let detail = "may only be Retain in the context of inline volumes";
+        errors.push(FieldError::forbidden(&path.child("persistentVolumeReclaimPolicy"), detail));
+    }
+    if spec.node_affinity.is_some() {
+        errors.push(FieldError::forbidden(&path.child("nodeAffinity"), not_here));
+    }
+    errors.extend(validate_source(spec, "", path));
+    if !str_of(&spec.storage_class_name).is_empty() {
+        errors.push(FieldError::forbidden(&path.child("storageClassName"), not_here));
+    }
+    if spec.volume_mode.as_deref().is_some_and(|mode| mode != "Filesystem") {
+        let detail = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errors.push(FieldError::forbidden(&path.child("volumeMode"), detail));
+    }
+    errors
+}
+
 fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     let mut errors = Vec::new();
     let capacity = spec.capacity.clone().unwrap_or_default();
@@ -510,7 +549,8 @@ fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     errors
 }
 
-fn validate_source(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
+/// Errors of the source of the volume `name`. Only the first source is looked into, but for a flex volume.
+fn validate_source(spec: &PersistentVolumeSpec, name: &str, path: &Path) -> Errors {
     let given: Vec<&str> = [
         ("hostPath", spec.host_path.is_some()),
         ("gcePersistentDisk", spec.gce_persistent_disk.is_some()),
@@ -542,12 +582,26 @@ fn validate_source(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
         return vec![FieldError::required(path, "must specify a volume type")];
     };
     let detail = "may not specify more than 1 volume type";
-    let mut errors = validate_one(first, spec, &path.child(first));
-    errors.extend(rest.iter().map(|other| FieldError::forbidden(&path.child(other), detail)));
+    let look_into = |source: &str| {
+        let mut errors = validate_one(source, spec, &path.child(source));
+        errors.extend(vendor_volumes::validate_persistent(source, spec, name, path));
+        let placed = spec.node_affinity.as_ref().is_some_and(|affinity| affinity.required.is_some());
+        if source == "local" && !placed {
+            errors.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
+        }
+        errors
+    };
+    let mut errors = look_into(first);
+    for other in rest {
+        match *other {
+            // Upstream does not count it as a second one.
+            "flexVolume" => errors.extend(look_into(other)),
+            other => errors.push(FieldError::forbidden(&path.child(other), detail)),
+        }
+    }
     errors
 }
 
-/// Only the first source is looked into.
 fn validate_one(source: &str, spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     let mut errors = Vec::new();
     match source {
@@ -568,8 +622,31 @@ fn validate_one(source: &str, spec: &PersistentVolumeSpec, path: &Path) -> Error
             let Some(csi) = &spec.csi else { return errors };
             errors.extend(validate_driver_name(&csi.driver, &path.child("driver")));
             required(&mut errors, &path.child("volumeHandle"), &csi.volume_handle);
+            for (field, secret) in [
+                ("controllerPublishSecretRef", &csi.controller_publish_secret_ref),
+                ("controllerExpandSecretRef", &csi.controller_expand_secret_ref),
+                ("nodePublishSecretRef", &csi.node_publish_secret_ref),
+                ("nodeExpandSecretRef", &csi.node_expand_secret_ref),
+            ] {
+                errors.extend(secret.iter().flat_map(|secret| validate_secret(secret, &path.child(field))));
+            }
         }
         _ => {}
+    }
+    errors
+}
+
+fn validate_secret(secret: &SecretReference, path: &Path) -> Errors {
+    let (name, namespace) = (str_of(&secret.name), str_of(&secret.namespace));
+    let mut errors = Vec::new();
+    for (path, value, validate) in [
+        (path.child("name"), name, is_dns1123_subdomain as fn(&str) -> Messages),
+        (path.child("namespace"), namespace, is_dns1123_label),
+    ] {
+        match value {
+            "" => errors.push(FieldError::required(&path, "")),
+            value => errors.extend(invalid_each(&path, value, validate(value))),
+        }
     }
     errors
 }

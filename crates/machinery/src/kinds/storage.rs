@@ -2,6 +2,7 @@
 
 use super::common::{age, age_column, bump_if, column, name, name_column, set, str_of, typed_column};
 use super::metadata::reset_for_status;
+use super::persistentvolumeclaim::{default_source, validate_inline_volume};
 use super::pod::validate::validate_driver_name;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -414,6 +415,12 @@ pub(super) struct VolumeAttachmentKind;
 impl Strategy for VolumeAttachmentKind {
     type Object = VolumeAttachment;
 
+    fn default(attachment: &mut VolumeAttachment) {
+        if let Some(volume) = &mut attachment.spec.source.inline_volume_spec {
+            default_source(volume);
+        }
+    }
+
     fn prepare_create(attachment: &mut VolumeAttachment) {
         attachment.status = Some(VolumeAttachmentStatus::default());
     }
@@ -445,7 +452,10 @@ impl Strategy for VolumeAttachmentKind {
                 let detail = "must specify non empty persistentVolumeName";
                 errors.push(FieldError::required(&source.child("persistentVolumeName"), detail));
             }
-            _ => {}
+            (Some(volume), None) => {
+                errors.extend(validate_inline_volume(volume, &source.child("inlineVolumeSpec")));
+            }
+            (None, Some(_)) => {}
         }
         let node = spec.node_name.as_str();
         errors.extend(invalid_each(&path.child("nodeName"), node, is_dns1123_subdomain(node)));

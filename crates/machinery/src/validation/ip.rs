@@ -157,6 +157,21 @@ pub fn is_valid_cidr(path: &Path, value: &str) -> Errors {
     errors_of(path, value, result)
 }
 
+/// `IsValidInterfaceAddress`: an address with the length of its network, canonical.
+pub fn validate_interface_address(path: &Path, value: &str) -> Errors {
+    let Some((ip, length)) = parse_cidr_sloppy(value) else {
+        let detail = "must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)";
+        return vec![FieldError::invalid(path, value, detail)];
+    };
+    let is_mapped = ip.is_ipv6() && ip.to_canonical().is_ipv4();
+    let length = if is_mapped && length > 32 { length.saturating_sub(96) } else { length };
+    let canonical = format!("{}/{length}", canonical_ip(ip));
+    if canonical == value {
+        return Vec::new();
+    }
+    vec![FieldError::invalid(path, value, &format!("must be in canonical form ({canonical:?})"))]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

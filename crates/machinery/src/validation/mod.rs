@@ -5,16 +5,18 @@
 //! field errors. An empty list means valid. Nothing here allocates for valid input, and no regular expression is run:
 //! the patterns are simple enough for byte scans, and they are printed in messages only.
 
+mod conditions;
 mod cron;
 mod ip;
 mod labels;
 mod names;
 mod webhook;
 
+pub use conditions::validate_conditions;
 pub use cron::cron_error;
 pub use ip::{
     Family, canonical_ip, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip, is_valid_ip_legacy, parse_cidr_sloppy,
-    parse_ip_sloppy,
+    parse_ip_sloppy, validate_interface_address,
 };
 pub use labels::{
     is_label_key, is_label_value, validate_annotations, validate_label_key, validate_label_selector, validate_labels,

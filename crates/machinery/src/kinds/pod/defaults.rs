@@ -4,6 +4,7 @@
 //! Workload templates get [`pod_spec`] only; a pod also gets requests from limits, host ports and service links.
 
 use crate::kinds::common::{nonzero, set, str_of, text, visit_list};
+use crate::kinds::vendor_volumes;
 use crate::quantity::Quantity;
 use api::k8s::api::core::v1::{
     Container, EmptyDirVolumeSource, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector, PodIP,
@@ -405,13 +406,13 @@ fn volume(volume: &mut Volume) {
         }
     }
     if let Some(claim) = volume.ephemeral.as_mut().and_then(|e| e.volume_claim_template.as_mut()) {
-        text(&mut claim.spec.volume_mode, "Filesystem");
+        set(&mut claim.spec.volume_mode, "Filesystem".to_owned());
         if let Some(resources) = &mut claim.spec.resources {
             round_up(&mut resources.limits);
             round_up(&mut resources.requests);
         }
     }
-    remote_volume(volume);
+    vendor_volumes::default_in_pod(volume);
 }
 
 fn downward_file(file: &mut api::k8s::api::core::v1::DownwardAPIVolumeFile) {
@@ -420,26 +421,5 @@ fn downward_file(file: &mut api::k8s::api::core::v1::DownwardAPIVolumeFile) {
     }
     if let Some(resource) = &mut file.resource_field_ref {
         set(&mut resource.divisor, Text("0".to_owned()));
-    }
-}
-
-fn remote_volume(volume: &mut Volume) {
-    if let Some(iscsi) = &mut volume.iscsi {
-        text(&mut iscsi.iscsi_interface, "default");
-    }
-    if let Some(rbd) = &mut volume.rbd {
-        text(&mut rbd.pool, "rbd");
-        text(&mut rbd.user, "admin");
-        text(&mut rbd.keyring, "/etc/ceph/keyring");
-    }
-    if let Some(disk) = &mut volume.azure_disk {
-        set(&mut disk.caching_mode, "ReadWrite".to_owned());
-        set(&mut disk.fs_type, "ext4".to_owned());
-        set(&mut disk.read_only, false);
-        set(&mut disk.kind, "Shared".to_owned());
-    }
-    if let Some(scale_io) = &mut volume.scale_io {
-        text(&mut scale_io.storage_mode, "ThinProvisioned");
-        text(&mut scale_io.fs_type, "xfs");
     }
 }

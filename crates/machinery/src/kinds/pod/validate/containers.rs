@@ -1,19 +1,19 @@
 //! Containers: regular, init and ephemeral ones.
 
-use super::{Scope, common_of, security};
+use super::{Scope, common_of, security, visit_containers};
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
 use crate::kinds::pod::is_sidecar;
 use crate::kinds::resources::{self, ResourceList, validate_container_name, validate_requirements};
 use crate::quantity::Quantity;
 use crate::validation::{
-    invalid_each, is_config_map_key, is_dns1123_label, is_dns1123_subdomain, is_http_header_name, is_label_key,
-    is_relaxed_env_var_name, is_valid_port, is_valid_port_name, one_of, required, required_one_of, unique,
-    validate_local_descending_path, validate_no_backsteps, validate_non_negative, validate_port_or_name,
+    Messages, invalid_each, is_config_map_key, is_dns1123_label, is_dns1123_subdomain, is_http_header_name,
+    is_label_key, is_relaxed_env_var_name, is_valid_port, is_valid_port_name, one_of, required, required_one_of,
+    unique, validate_local_descending_path, validate_no_backsteps, validate_non_negative, validate_port_or_name,
 };
 use api::k8s::api::core::v1::{
-    Container, ContainerPort, EnvFromSource, EnvVar, ExecAction, GRPCAction, HTTPGetAction, Lifecycle,
-    ObjectFieldSelector, Probe, ResourceFieldSelector, ResourceRequirements, SleepAction, TCPSocketAction,
+    Container, ContainerPort, EnvFromSource, EnvVar, ExecAction, FileKeySelector, GRPCAction, HTTPGetAction, Lifecycle,
+    ObjectFieldSelector, PodSpec, Probe, ResourceFieldSelector, ResourceRequirements, SleepAction, TCPSocketAction,
 };
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -182,7 +182,11 @@ pub(in crate::kinds) fn validate_quantity_list(list: Option<&ResourceList>, path
 }
 
 /// Errors of resources of a pod as a whole.
-pub(super) fn validate_pod_resources(resources: &ResourceRequirements, path: &Path) -> Errors {
+pub(super) fn validate_pod_resources(spec: &PodSpec, path: &Path) -> Errors {
+    let Some(resources) = &spec.resources else { return Vec::new() };
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        return vec![FieldError::forbidden(path, "may not be set for a windows pod")];
+    }
     let mut errors = Vec::new();
     if resources.claims.is_some() {
         let detail = "claims may not be set for Resources at pod-level";
@@ -438,10 +442,7 @@ fn validate_env_source(var: &EnvVar, path: &Path) -> Errors {
     }
     if let Some(file) = &from.file_key_ref {
         sources += 1;
-        let path = path.child("fileKeyRef");
-        required(&mut errors, &path.child("key"), &file.key);
-        required(&mut errors, &path.child("volumeName"), &file.volume_name);
-        required(&mut errors, &path.child("path"), &file.path);
+        errors.extend(validate_file_key(file, &path.child("fileKeyRef")));
     }
     if sources == 0 {
         let detail =
@@ -452,6 +453,44 @@ fn validate_env_source(var: &EnvVar, path: &Path) -> Errors {
     } else if sources > 1 {
         errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
     }
+    errors
+}
+
+fn validate_file_key(file: &FileKeySelector, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    for (field, value, validate) in [
+        ("key", &file.key, is_relaxed_env_var_name as fn(&str) -> Messages),
+        ("volumeName", &file.volume_name, is_dns1123_label),
+    ] {
+        let path = path.child(field);
+        match value.as_str() {
+            "" => errors.push(FieldError::required(&path, "")),
+            value => errors.extend(invalid_each(&path, value, validate(value))),
+        }
+    }
+    required(&mut errors, &path.child("path"), &file.path);
+    errors.extend(validate_no_backsteps(&file.path, &path.child("path")));
+    errors
+}
+
+/// Variables come from files of an emptyDir only (`validateFileKeyRefVolumes`).
+pub(super) fn validate_file_key_volumes(spec: &PodSpec, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    visit_containers(spec, path, |container, path| {
+        for (i, var) in container.env.iter().flatten().enumerate() {
+            let Some(file) = var.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref()) else { continue };
+            let path = path().child("env").index(i).child("valueFrom").child("fileKeyRef").child("volumeName");
+            // The last of a name counts, as in upstream's map.
+            match spec.volumes.iter().flatten().rfind(|volume| volume.name == file.volume_name) {
+                None => errors.push(FieldError::not_found(&path, &file.volume_name)),
+                Some(volume) if volume.empty_dir.is_none() => {
+                    let detail = "referenced volume must be of type emptyDir";
+                    errors.push(FieldError::invalid(&path, &file.volume_name, detail));
+                }
+                Some(_) => {}
+            }
+        }
+    });
     errors
 }
 
@@ -729,6 +768,74 @@ fn validate_probe(probe: &Probe, scope: &Scope<'_>, path: &Path) -> Errors {
     errors
 }
 
+const LINUX_SIGNALS: &[&str] = &[
+    "SIGABRT",
+    "SIGALRM",
+    "SIGBUS",
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGFPE",
+    "SIGHUP",
+    "SIGILL",
+    "SIGINT",
+    "SIGIO",
+    "SIGIOT",
+    "SIGKILL",
+    "SIGPIPE",
+    "SIGPOLL",
+    "SIGPROF",
+    "SIGPWR",
+    "SIGQUIT",
+    "SIGRTMAX",
+    "SIGRTMAX-1",
+    "SIGRTMAX-10",
+    "SIGRTMAX-11",
+    "SIGRTMAX-12",
+    "SIGRTMAX-13",
+    "SIGRTMAX-14",
+    "SIGRTMAX-2",
+    "SIGRTMAX-3",
+    "SIGRTMAX-4",
+    "SIGRTMAX-5",
+    "SIGRTMAX-6",
+    "SIGRTMAX-7",
+    "SIGRTMAX-8",
+    "SIGRTMAX-9",
+    "SIGRTMIN",
+    "SIGRTMIN+1",
+    "SIGRTMIN+10",
+    "SIGRTMIN+11",
+    "SIGRTMIN+12",
+    "SIGRTMIN+13",
+    "SIGRTMIN+14",
+    "SIGRTMIN+15",
+    "SIGRTMIN+2",
+    "SIGRTMIN+3",
+    "SIGRTMIN+4",
+    "SIGRTMIN+5",
+    "SIGRTMIN+6",
+    "SIGRTMIN+7",
+    "SIGRTMIN+8",
+    "SIGRTMIN+9",
+    "SIGSEGV",
+    "SIGSTKFLT",
+    "SIGSTOP",
+    "SIGSYS",
+    "SIGTERM",
+    "SIGTRAP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGUSR1",
+    "SIGUSR2",
+    "SIGVTALRM",
+    "SIGWINCH",
+    "SIGXCPU",
+    "SIGXFSZ",
+];
+
 fn validate_lifecycle(lifecycle: &Lifecycle, scope: &Scope<'_>, path: &Path) -> Errors {
     let mut errors = Vec::new();
     for (field, hook) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
@@ -742,9 +849,17 @@ fn validate_lifecycle(lifecycle: &Lifecycle, scope: &Scope<'_>, path: &Path) -> 
         };
         errors.extend(validate_handler(&handler, scope, &path.child(field)));
     }
-    if lifecycle.stop_signal.is_some() && scope.spec.os.is_none() {
-        let detail = "may not be set for containers with empty `spec.os.name`";
-        errors.push(FieldError::forbidden(&path.child("stopSignal"), detail));
+    if let Some(signal) = &lifecycle.stop_signal {
+        let path = path.child("stopSignal");
+        match scope.spec.os.as_ref().map(|os| os.name.as_str()) {
+            None => {
+                let detail = "may not be set for containers with empty `spec.os.name`";
+                errors.push(FieldError::forbidden(&path, detail));
+            }
+            Some("windows") => one_of(&mut errors, &path, signal, &["SIGKILL", "SIGTERM"]),
+            Some("linux") => one_of(&mut errors, &path, signal, LINUX_SIGNALS),
+            Some(_) => {}
+        }
     }
     errors
 }

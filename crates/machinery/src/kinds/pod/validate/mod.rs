@@ -1,13 +1,13 @@
 //! Validation of pods, pod specs and pod templates (`ValidatePodSpec` and around in
 //! `pkg/apis/core/validation/validation.go`), in upstream's order and words.
 //!
-//! Not checked (accepted as they are): Windows options, sources of volumes of remote vendors beyond "only one source",
-//! annotations that predate fields, and rules that tie container statuses to the spec.
+//! Not checked (accepted as they are): annotations that predate fields, and rules that tie container statuses to the spec.
 
 mod containers;
 mod scheduling;
 mod security;
 mod volumes;
+mod windows;
 
 pub(in crate::kinds) use containers::validate_quantity_list;
 pub(in crate::kinds) use scheduling::{validate_node_selector, validate_taint_effect, validate_tolerations};
@@ -106,9 +106,7 @@ pub(in crate::kinds) fn validate_spec(spec: &PodSpec, is_pod: bool, path: &Path)
     errors.extend(containers::validate_containers(&scope, &path.child("containers")));
     errors.extend(containers::validate_init_containers(&scope, &path.child("initContainers")));
     errors.extend(containers::validate_ephemeral_containers(&scope, &path.child("ephemeralContainers")));
-    if let Some(resources) = &spec.resources {
-        errors.extend(containers::validate_pod_resources(resources, &path.child("resources")));
-    }
+    errors.extend(containers::validate_pod_resources(spec, &path.child("resources")));
     errors.extend(containers::validate_host_ports(&scope, &path.child("containers")));
     let restart = str_of(&spec.restart_policy);
     required_one_of(&mut errors, &path.child("restartPolicy"), restart, &["Always", "OnFailure", "Never"]);
@@ -121,6 +119,7 @@ pub(in crate::kinds) fn validate_spec(spec: &PodSpec, is_pod: bool, path: &Path)
     errors.extend(validate_gates(spec, path));
     let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
     errors.extend(scheduling::validate_spread(constraints, &path.child("topologySpreadConstraints")));
+    errors.extend(windows::validate_host_process(spec, path));
     errors.extend(security::validate_host_users(spec, path));
     errors.extend(validate_names(spec, path));
     errors.extend(scheduling::validate_tolerations(
@@ -129,7 +128,21 @@ pub(in crate::kinds) fn validate_spec(spec: &PodSpec, is_pod: bool, path: &Path)
     ));
     errors.extend(validate_host_aliases(spec, &path.child("hostAliases")));
     errors.extend(validate_classes(spec, path));
+    errors.extend(windows::validate_os(spec, path));
+    errors.extend(containers::validate_file_key_volumes(spec, path));
     errors
+}
+
+/// Calls `visit` with every container and how to make its path, in upstream's order (`VisitContainersWithPath`).
+fn visit_containers(spec: &PodSpec, path: &Path, mut visit: impl FnMut(&Container, &dyn Fn() -> Path)) {
+    for (field, list) in [("initContainers", spec.init_containers.as_ref()), ("containers", Some(&spec.containers))] {
+        for (i, container) in list.into_iter().flatten().enumerate() {
+            visit(container, &|| path.child(field).index(i));
+        }
+    }
+    for (i, ephemeral) in spec.ephemeral_containers.iter().flatten().enumerate() {
+        visit(&common_of(ephemeral), &|| path.child("ephemeralContainers").index(i));
+    }
 }
 
 fn validate_resource_claims(spec: &PodSpec, path: &Path) -> Errors {
@@ -247,9 +260,6 @@ fn validate_classes(spec: &PodSpec, path: &Path) -> Errors {
         required_one_of(&mut errors, &path.child("preemptionPolicy"), policy, &supported);
     }
     errors.extend(validate_quantity_list(spec.overhead.as_ref(), &path.child("overhead").child("limits")));
-    if let Some(os) = &spec.os {
-        required_one_of(&mut errors, &path.child("os").child("name"), &os.name, &["linux", "windows"]);
-    }
     errors
 }
 

@@ -1,5 +1,6 @@
 //! Security contexts of pods and containers.
 
+use super::windows;
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Raw, is_valid_id, one_of, validate_local_descending_path};
 use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, Sysctl};
@@ -32,12 +33,13 @@ pub(super) fn validate_pod_security(spec: &PodSpec, path: &Path) -> Errors {
         one_of(&mut errors, &path.child("fsGroupChangePolicy"), policy, &["Always", "OnRootMismatch"]);
     }
     errors.extend(validate_seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile")));
+    errors.extend(windows::validate_options(context.windows_options.as_ref(), &path.child("windowsOptions")));
     errors.extend(validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile")));
     if let Some(policy) = &context.supplemental_groups_policy {
         one_of(&mut errors, &path.child("supplementalGroupsPolicy"), policy, &["Merge", "Strict"]);
     }
     if let Some(policy) = &context.se_linux_change_policy {
-        one_of(&mut errors, &path.child("seLinuxChangePolicy"), policy, &["MountOption", "Recursive"]);
+        one_of(&mut errors, &path.child("seLinuxChangePolicy"), policy, &["Recursive"]);
     }
     errors
 }
@@ -180,6 +182,7 @@ pub(super) fn validate_container_security(container: &Container, host_users: boo
             errors.push(FieldError::invalid(path, &value, detail));
         }
     }
+    errors.extend(windows::validate_options(context.windows_options.as_ref(), &path.child("windowsOptions")));
     errors.extend(validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile")));
     errors
 }

@@ -1,9 +1,9 @@
-//! Volumes of a pod. Sources of the node and of the API are checked in full; of the vendors' sources only that there is
-//! no second one.
+//! Volumes of a pod: sources of the node and of the API here, the vendors' in `kinds/vendor_volumes.rs`.
 
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
 use crate::kinds::persistentvolumeclaim::validate_template as validate_claim_template;
+use crate::kinds::vendor_volumes;
 use crate::quantity::Quantity;
 use crate::validation::{
     invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required, validate_file_mode, validate_local_path,
@@ -140,6 +140,7 @@ fn validate_one(source: &str, volume: &Volume, path: &Path) -> Errors {
         one_of(&mut errors, &path.child("pullPolicy"), str_of(&image.pull_policy), &supported);
     }
     errors.extend(validate_api_source(source, volume, path));
+    errors.extend(vendor_volumes::validate_in_pod(source, volume, path));
     errors
 }
 

@@ -1,21 +1,28 @@
 //! Devices: DeviceClass, ResourceClaim and its template, ResourceSlice (`pkg/registry/resource/*/strategy.go`,
-//! `pkg/apis/resource/validation/validation.go`). Of selectors, constraints, attributes and configurations nothing is
-//! checked; admin access needs no label of the namespace here.
+//! `pkg/apis/resource/validation/validation.go`). Admin access needs no label of the namespace here, whoever may write
+//! a claim's status may write all of it, and taints do not get the time at which they were added.
+
+mod claims;
+mod parts;
+mod slices;
 
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, str_of, text, visit_list};
 use super::metadata::reset_for_status;
+use super::persistentvolumeclaim::validate_template_meta;
+use super::resources::is_extended;
 use super::workload::validate_immutable;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{
-    IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required, unique,
-};
+use crate::validation::{IMMUTABLE, Messages, is_dns1123_subdomain};
 use api::k8s::api::resource::v1::{
-    CapacityRequirements, DeviceClass, DeviceRequest, ResourceClaim, ResourceClaimSpec, ResourceClaimStatus,
-    ResourceClaimTemplate, ResourceSlice,
+    CapacityRequirements, DeviceClass, DeviceClassSpec, DeviceToleration, ResourceClaim, ResourceClaimSpec,
+    ResourceClaimStatus, ResourceClaimTemplate, ResourceSlice,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
+use claims::{MAX_CONFIG, drop_deallocated, validate_claim, validate_status};
+use parts::{validate_configuration, validate_list, validate_selectors};
 use serde_json::{Value, json};
+use slices::{drop_disabled, validate_slice};
 
 /// What is particular about a DeviceClass.
 pub(super) struct DeviceClassKind;
@@ -37,11 +44,7 @@ impl Strategy for DeviceClassKind {
     }
 
     fn validate(class: &DeviceClass) -> Errors {
-        let selectors = class.spec.selectors.as_ref().map_or(0, Vec::len);
-        if selectors <= 32 {
-            return Vec::new();
-        }
-        vec![FieldError::too_many(&Path::new("spec").child("selectors"), selectors, 32)]
+        validate_class(&class.spec, &Path::new("spec"))
     }
 
     fn columns() -> Vec<Column> {
@@ -57,11 +60,17 @@ fn fill_claim(spec: &mut ResourceClaimSpec) {
     for request in spec.devices.iter_mut().filter_map(|d| d.requests.as_mut()).flatten() {
         if let Some(exact) = &mut request.exactly {
             fill_mode(&mut exact.allocation_mode, &mut exact.count);
+            fill_tolerations(&mut exact.tolerations);
         }
         for part in request.first_available.iter_mut().flatten() {
             fill_mode(&mut part.allocation_mode, &mut part.count);
+            fill_tolerations(&mut part.tolerations);
         }
     }
+}
+
+fn fill_tolerations(tolerations: &mut Option<Vec<DeviceToleration>>) {
+    tolerations.iter_mut().flatten().for_each(|toleration| text(&mut toleration.operator, "Equal"));
 }
 
 fn fill_mode(mode: &mut Option<String>, count: &mut Option<i64>) {
@@ -81,75 +90,15 @@ fn claim_quantities(spec: &mut ResourceClaimSpec, visit: &mut dyn FnMut(&mut Qua
     }
 }
 
-fn validate_claim(spec: &ResourceClaimSpec, path: &Path) -> Errors {
-    let requests = spec.devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default();
-    let path = path.child("devices").child("requests");
-    let mut errors = Vec::new();
-    if requests.len() > 32 {
-        errors.push(FieldError::too_many(&path, requests.len(), 32));
-    }
-    for (i, request) in requests.iter().enumerate() {
-        errors.extend(validate_request(request, &path.index(i)));
-    }
-    unique(&mut errors, requests.iter().enumerate().map(|(i, r)| (path.index(i), r.name.as_str())));
-    errors
-}
-
-fn validate_request(request: &DeviceRequest, path: &Path) -> Errors {
-    let mut errors = validate_request_name(&request.name, &path.child("name"));
-    let parts = request.first_available.as_deref().unwrap_or_default();
-    match &request.exactly {
-        None if parts.is_empty() => {
-            let detail = "exactly one of `exactly` or `firstAvailable` is required";
-            errors.push(FieldError::required(path, detail));
-        }
-        Some(_) if !parts.is_empty() => {
-            let detail = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
-            errors.push(FieldError::invalid(path, &Value::Null, detail));
-        }
-        Some(exact) => {
-            let path = path.child("exactly");
-            errors.extend(validate_class(&exact.device_class_name, &path.child("deviceClassName")));
-            errors.extend(validate_mode(str_of(&exact.allocation_mode), exact.count.unwrap_or(0), &path));
-        }
-        None => {
-            for (i, part) in parts.iter().enumerate() {
-                let path = path.child("firstAvailable").index(i);
-                errors.extend(validate_request_name(&part.name, &path.child("name")));
-                errors.extend(validate_class(&part.device_class_name, &path.child("deviceClassName")));
-                errors.extend(validate_mode(str_of(&part.allocation_mode), part.count.unwrap_or(0), &path));
-            }
-        }
-    }
-    errors
-}
-
-fn validate_request_name(name: &str, path: &Path) -> Errors {
-    if name.is_empty() {
-        return vec![FieldError::required(path, "")];
-    }
-    invalid_each(path, name, is_dns1123_label(name))
-}
-
-fn validate_class(class: &str, path: &Path) -> Errors {
-    if class.is_empty() {
-        return vec![FieldError::required(path, "")];
-    }
-    invalid_each(path, class, is_dns1123_subdomain(class))
-}
-
-fn validate_mode(mode: &str, count: i64, path: &Path) -> Errors {
-    let mut errors = Vec::new();
-    let count_path = path.child("count");
-    match mode {
-        "All" if count != 0 => {
-            let detail = "must not be specified when allocationMode is 'All'";
-            errors.push(FieldError::invalid(&count_path, count, detail));
-        }
-        "ExactCount" if count <= 0 => {
-            errors.push(FieldError::invalid(&count_path, count, "must be greater than zero"));
-        }
-        other => one_of(&mut errors, &path.child("allocationMode"), other, &["All", "ExactCount"]),
+fn validate_class(spec: &DeviceClassSpec, path: &Path) -> Errors {
+    let mut errors = validate_selectors(spec.selectors.as_deref(), &path.child("selectors"));
+    let config = spec.config.as_deref().unwrap_or_default();
+    errors.extend(validate_list(config, MAX_CONFIG, &path.child("config"), |config, path| {
+        validate_configuration(config.opaque.as_ref(), path)
+    }));
+    if let Some(name) = spec.extended_resource_name.as_ref().filter(|name| !is_extended(name)) {
+        let detail = "must be a valid extended resource name";
+        errors.push(FieldError::invalid(&path.child("extendedResourceName"), name, detail));
     }
     errors
 }
@@ -175,6 +124,9 @@ impl Strategy for ResourceClaimKind {
     fn prepare_status_update(new: &mut ResourceClaim, old: &ResourceClaim) {
         new.spec = old.spec.clone();
         reset_for_status(&mut new.metadata, &old.metadata);
+        if let (Some(new), Some(old)) = (&mut new.status, &old.status) {
+            drop_deallocated(new, old);
+        }
     }
 
     fn validate_name(name: &str) -> Messages {
@@ -187,6 +139,10 @@ impl Strategy for ResourceClaimKind {
 
     fn validate_update(new: &ResourceClaim, old: &ResourceClaim) -> Errors {
         validate_immutable(&new.spec, &old.spec, || json!(new.spec), &Path::new("spec"))
+    }
+
+    fn validate_status_update(new: &ResourceClaim, old: &ResourceClaim) -> Errors {
+        validate_status(new, old)
     }
 
     fn columns() -> Vec<Column> {
@@ -229,7 +185,11 @@ impl Strategy for ResourceClaimTemplateKind {
     }
 
     fn validate(template: &ResourceClaimTemplate) -> Errors {
-        validate_claim(&template.spec.spec, &Path::new("spec").child("spec"))
+        let path = Path::new("spec");
+        let meta = template.spec.metadata.as_ref();
+        let mut errors = meta.map(|meta| validate_template_meta(meta, &path.child("metadata"))).unwrap_or_default();
+        errors.extend(validate_claim(&template.spec.spec, &path.child("spec")));
+        errors
     }
 
     fn validate_update(new: &ResourceClaimTemplate, old: &ResourceClaimTemplate) -> Errors {
@@ -257,9 +217,11 @@ impl Strategy for ResourceSliceKind {
 
     fn prepare_create(slice: &mut ResourceSlice) {
         slice.metadata.generation = Some(1);
+        drop_disabled(&mut slice.spec);
     }
 
     fn prepare_update(new: &mut ResourceSlice, old: &ResourceSlice) {
+        drop_disabled(&mut new.spec);
         let same = new.spec == old.spec;
         bump_if_spec_changed(new, old, same);
     }
@@ -269,26 +231,7 @@ impl Strategy for ResourceSliceKind {
     }
 
     fn validate(slice: &ResourceSlice) -> Errors {
-        let spec = &slice.spec;
-        let path = Path::new("spec");
-        let mut errors = Vec::new();
-        required(&mut errors, &path.child("driver"), &spec.driver);
-        if !spec.driver.is_empty() {
-            let wrong = is_dns1123_subdomain(&spec.driver.to_lowercase());
-            errors.extend(invalid_each(&path.child("driver"), &spec.driver, wrong));
-        }
-        errors.extend(validate_pool(slice, &path.child("pool")));
-        errors.extend(validate_place(slice, &path));
-        let devices = spec.devices.as_deref().unwrap_or_default();
-        if devices.len() > 128 {
-            errors.push(FieldError::too_many(&path.child("devices"), devices.len(), 128));
-        }
-        let at = |i: usize| path.child("devices").index(i);
-        for (i, device) in devices.iter().enumerate() {
-            errors.extend(validate_request_name(&device.name, &at(i).child("name")));
-        }
-        unique(&mut errors, devices.iter().enumerate().map(|(i, d)| (at(i), d.name.as_str())));
-        errors
+        validate_slice(&slice.spec, &Path::new("spec"))
     }
 
     fn validate_update(new: &ResourceSlice, old: &ResourceSlice) -> Errors {
@@ -350,61 +293,6 @@ impl Strategy for ResourceSliceKind {
     }
 }
 
-fn validate_pool(slice: &ResourceSlice, path: &Path) -> Errors {
-    let pool = &slice.spec.pool;
-    let mut errors = Vec::new();
-    if pool.name.is_empty() {
-        errors.push(FieldError::required(&path.child("name"), ""));
-    } else {
-        for part in pool.name.split('/') {
-            errors.extend(invalid_each(&path.child("name"), part, is_dns1123_subdomain(part)));
-        }
-    }
-    if pool.resource_slice_count <= 0 {
-        let path = path.child("resourceSliceCount");
-        errors.push(FieldError::invalid(&path, pool.resource_slice_count, "must be greater than zero"));
-    }
-    if pool.generation < 0 {
-        let detail = "must be greater than or equal to zero";
-        errors.push(FieldError::invalid(&path.child("generation"), pool.generation, detail));
-    }
-    errors
-}
-
-/// Where the devices are: said in one of four ways.
-fn validate_place(slice: &ResourceSlice, path: &Path) -> Errors {
-    let spec = &slice.spec;
-    let mut errors = Vec::new();
-    if spec.node_name.as_deref() == Some("") {
-        let detail = "must be either unset or set to a non-empty string";
-        errors.push(FieldError::invalid(&path.child("nodeName"), "", detail));
-    }
-    for (field, value) in [("allNodes", spec.all_nodes), ("perDeviceNodeSelection", spec.per_device_node_selection)] {
-        if value == Some(false) {
-            let detail = "must be either unset or set to true";
-            errors.push(FieldError::invalid(&path.child(field), &json!(false), detail));
-        }
-    }
-    let ways = [
-        (!str_of(&spec.node_name).is_empty(), "`nodeName`"),
-        (spec.node_selector.is_some(), "`nodeSelector`"),
-        (spec.all_nodes == Some(true), "`allNodes`"),
-        (spec.per_device_node_selection == Some(true), "`perDeviceNodeSelection`"),
-    ];
-    let ways: Vec<&str> = ways.into_iter().filter(|w| w.0).map(|w| w.1).collect();
-    let one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    match ways.len() {
-        0 => errors.push(FieldError::required(path, one)),
-        1 => {}
-        _ => {
-            let value = format!("{{{}}}", ways.join(", "));
-            let detail = format!("{one}, but multiple fields are set");
-            errors.push(FieldError::invalid(path, &value, &detail));
-        }
-    }
-    errors
-}
-
 #[cfg(test)]
 mod tests {
     use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
@@ -449,6 +337,67 @@ spec: {devices: {requests: [{name: gpu, exactly: {deviceClassName: gpu.example.c
             expect![[
                 r#"spec: Invalid value: {"devices":{"requests":[{"exactly":{"allocationMode":"ExactCount","count":1,"deviceClassName":"tpu.example.com"},"name":"gpu"}]}}: field is immutable"#
             ]],
+        );
+    }
+
+    #[test]
+    fn selectors_constraints_and_configurations() {
+        let claim = "
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaim
+metadata: {name: a}
+spec:
+  devices:
+    requests:
+    - {name: a, exactly: {deviceClassName: c, selectors: [{cel: {expression: device.driver}}]}}
+    - {name: b, firstAvailable: [{name: x, deviceClassName: c, tolerations: [{operator: Exists, value: v}]}]}
+    constraints: [{requests: [b/x], matchAttribute: d.example.com/model}, {requests: [b/y], matchAttribute: model}]
+    config: [{requests: [a, a], opaque: {driver: d.example.com, parameters: {}}}, {}]
+";
+        check_create(
+            claim,
+            expect![[r#"
+            spec.devices.requests[0].exactly.selectors[0].cel.expression: Invalid value: "device.driver": must evaluate to bool or the unknown type, not string
+            spec.devices.requests[1].firstAvailable[0].tolerations[0].value: Invalid value: "v": must be empty for operator `Exists`
+            spec.devices.constraints[1].requests[0]: Invalid value: "b/y": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'
+            spec.devices.constraints[1].matchAttribute: Invalid value: "model": a fully qualified name must be a domain and a name separated by a slash
+            spec.devices.config[0].requests[1]: Duplicate value: "a"
+            spec.devices.config[1].opaque: Required value"#]],
+        );
+    }
+
+    #[test]
+    fn devices_of_slices() {
+        let slice = "
+apiVersion: resource.k8s.io/v1
+kind: ResourceSlice
+metadata: {name: a}
+spec:
+  driver: d.example.com
+  pool: {name: p, generation: 1, resourceSliceCount: 1}
+  nodeName: node
+  devices:
+  - name: a
+    allowMultipleAllocations: true
+    attributes: {good: {version: 1.2.3-a+b}, bad: {version: '1.2'}, two: {int: 1, bool: true}, 'a-b': {bool: true}}
+    capacity: {memory: {value: 8Gi, requestPolicy: {default: 3Gi, validRange: {min: 1Gi, max: 9Gi, step: 4Gi}}}}
+    consumesCounters: [{counterSet: s, counters: {}}]
+    taints: [{key: a, effect: Sometimes}]
+    bindingConditions: [x]
+  - {name: a}
+";
+        check_create(
+            slice,
+            expect![[r#"
+            spec.devices[0].attributes: Invalid value: "a-b": a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')
+            spec.devices[0].attributes[bad].version: Invalid value: "1.2": must be a string compatible with semver.org spec 2.0.0
+            spec.devices[0].attributes[two]: Invalid value: {"IntValue":1,"BoolValue":true,"StringValue":null,"VersionValue":null,"IntValues":null,"BoolValues":null,"StringValues":null,"VersionValues":null}: exactly one value must be specified
+            spec.devices[0].capacity[memory].requestPolicy.validRange.max: Invalid value: "9Gi": max is larger than capacity value: 8Gi
+            spec.devices[0].capacity[memory].requestPolicy.validRange.step: Invalid value: "3Gi": value is not a multiple of a given step (4Gi) from (1Gi)
+            spec.devices[0].taints[0].effect: Unsupported value: "Sometimes": supported values: "NoExecute", "NoSchedule", "None"
+            spec.devices[0].consumesCounters[0].counters: Required value
+            spec.devices[0].bindingFailureConditions: Invalid value: null: bindingFailureConditions are required to use bindingConditions
+            spec.devices[1]: Duplicate value: "a""#]],
         );
     }
 

@@ -15,6 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Somebody else serves it.
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Endpoints that only DNS tells of.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const AFFINITY_DEFAULT_SECONDS: u32 = 10_800;
 
@@ -436,8 +438,9 @@ fn front(service: &Service, cluster_ip: IpAddr, port: u16, node_port: Option<u16
     }
 }
 
+/// A slice that proxies look at (`cmd/kube-proxy/app/server.go` leaves out those with the headless label).
 fn parse_slice(slice: &EndpointSlice, node_name: &str) -> Option<Slice> {
-    if slice.address_type == "FQDN" {
+    if slice.address_type == "FQDN" || slice.label(HEADLESS_LABEL).is_some() {
         return None;
     }
     let ports = slice.ports.iter().flatten().filter_map(|p| {
@@ -535,6 +538,21 @@ mod tests {
                 default/web:/TCP 10.43.0.5:80 -> [10.42.0.2:8080* 10.42.1.2:8080]
             "#]],
         );
+    }
+
+    #[test]
+    fn a_slice_that_becomes_headless_answers_no_more() {
+        let mut index = ServiceIndex::new("n1", []);
+        let web = service("web", r#"{"clusterIP":"10.43.0.5","ports":[{"port":80}]}"#);
+        let mut endpoints = slice("web", "", 80, &[("10.42.0.2", "n1", "ready")]);
+        index.apply(Change::Set(&web));
+        assert!(index.apply(Change::Set(&endpoints)));
+        endpoints.metadata.labels.get_or_insert_default().insert(HEADLESS_LABEL.into(), String::new());
+        assert!(index.apply(Change::Set(&endpoints)));
+        expect![[r#"
+            default/web:/TCP 10.43.0.5:80 -> [] (nobody anywhere)
+        "#]]
+        .assert_eq(&index.service_map().to_string());
     }
 
     #[test]

@@ -65,9 +65,12 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// The short form that people type: without the default registry and `library/`.
+    /// The short form that people type: without the default registry and `library/`, where it is understood as the same.
     pub fn familiar(&self) -> String {
         let text = self.to_string();
+        if split_registry(&self.repository).0.is_some() {
+            return text;
+        }
         let short = text.strip_prefix("docker.io/").unwrap_or(&text);
         match short.strip_prefix("library/") {
             Some(official) if !official.contains('/') && self.registry == DEFAULT_REGISTRY => official.to_owned(),
@@ -216,6 +219,7 @@ mod tests {
         check_parse("localhost/x", expect!["localhost/x:latest (localhost/x:latest)"]);
         check_parse("localhost:5000/x:t", expect!["localhost:5000/x:t (localhost:5000/x:t)"]);
         check_parse("[::1]:5000/x", expect!["[::1]:5000/x:latest ([::1]:5000/x:latest)"]);
+        check_parse("docker.io/a.b/x", expect!["docker.io/a.b/x:latest (docker.io/a.b/x:latest)"]);
         check_parse("docker.io/library/a/b", expect!["docker.io/library/a/b:latest (library/a/b:latest)"]);
     }
 

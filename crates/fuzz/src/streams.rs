@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use streaming::port_forward::{self, PodRef};
+use streaming::port_forward::{self, Carrier, PodRef};
 use streaming::remote::{self, What};
 use streaming::session::{Session, SessionControl, SessionError};
 use streaming::spdy::{Decoder, Encoder, Frame};
@@ -173,7 +173,7 @@ pub(crate) fn forward_seeds() -> Vec<Vec<u8>> {
 /// The first byte says whether SPDY comes in a WebSocket.
 pub(crate) fn forward(input: &[u8]) {
     let Some((choice, rest)) = input.split_first() else { return };
-    let tunnelled = choice & 1 == 1;
+    let carrier = if choice & 1 == 1 { Carrier::Tunnel } else { Carrier::Spdy };
     let dial: port_forward::Dial = Arc::new(|port| {
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(256);
@@ -185,5 +185,5 @@ pub(crate) fn forward(input: &[u8]) {
         })
     });
     let pod = PodRef { dial, name: "web".into() };
-    converse(rest, |io| port_forward::serve(io, tunnelled, pod));
+    converse(rest, |io| port_forward::serve(io, carrier, pod));
 }

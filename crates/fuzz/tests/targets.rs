@@ -46,8 +46,8 @@ fn changed(dice: &Dice, seeds: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn cases() -> usize {
-    let asked = std::env::var("DHOW_FUZZ_CASES").ok();
-    asked.map_or(CASES, |text| text.parse().expect("DHOW_FUZZ_CASES is a number"))
+    let asked = std::env::var_os("DHOW_FUZZ_CASES");
+    asked.map_or(CASES, |text| text.to_str().and_then(|text| text.parse().ok()).expect("DHOW_FUZZ_CASES is a number"))
 }
 
 fn found(target: &Target) -> Vec<Vec<u8>> {

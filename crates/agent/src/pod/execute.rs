@@ -453,7 +453,8 @@ impl Executor {
         let image = &pulled.id;
         let found = context.images.find(image).await.map_err(|e| base::chain(&e))?;
         let found = found.ok_or_else(|| format!("image {image} is gone"))?;
-        let sources = volumes::sources(&*context.cluster, pod, c).await.map_err(|e| base::chain(&e))?;
+        let mut sources = volumes::sources(&*context.cluster, pod, c).await.map_err(|e| base::chain(&e))?;
+        sources.files = context.volumes.env_files(pod, c);
         let facts = self.facts();
         let environment = spec::env::environment(pod, c, &sources, &facts).map_err(|e| e.to_string())?;
         let mut mounts = context.volumes.mounts(pod, c, &environment).map_err(|e| e.to_string())?;

@@ -13,6 +13,7 @@ pub mod config_map;
 pub mod csi;
 pub mod downward_api;
 pub mod empty_dir;
+mod env_file;
 pub mod host_path;
 pub mod local;
 pub mod persistent;
@@ -27,12 +28,12 @@ use crate::engine::{Device, Engine, Mount, Propagation};
 use crate::pod::spec::fields::{Facts, FieldError};
 use crate::pod::spec::{env, expand};
 use crate::pod::view;
-use api::k8s::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use api::k8s::api::core::v1::{Container, FileKeySelector, Pod, Volume, VolumeMount};
 use api::meta::MetaExt;
 use atomic::Payload;
 use jiff::Timestamp;
 use persistent::{Backing, Kind, Nfs, Place, Places};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -417,6 +418,21 @@ impl VolumeManager {
         let dirs = [disk, self.memory_dir(uid)];
         let remove = move || dirs.iter().try_for_each(|dir| remove_dir(dir));
         tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
+    }
+
+    /// The files that a container's environment is taken from. They are in emptyDirs, as the API makes sure.
+    pub fn env_files(&self, pod: &Pod, c: &Container) -> BTreeMap<(String, String), env::EnvFile> {
+        let references = c.env.iter().flatten().filter_map(|e| e.value_from.as_ref()?.file_key_ref.as_ref());
+        let file = |r: &FileKeySelector| {
+            let volume = view::volume(pod, &r.volume_name)?;
+            let dir = self.path_of(pod, volume, &Places::new())?;
+            let text = env_file::read(&dir, &r.path).inspect_err(|error| {
+                tracing::debug!(pod = view::describe(pod), path = r.path, %error, "cannot read an env file");
+            });
+            let found = env::EnvFile { path: dir.join(&r.path), text: text.ok() };
+            Some(((r.volume_name.clone(), r.path.clone()), found))
+        };
+        references.filter_map(file).collect()
     }
 
     /// The mounts of one container, in the order of the spec.

@@ -1,14 +1,15 @@
 //! A container's environment (`makeEnvironmentVariables`, `pkg/kubelet/envvars`).
 //!
-//! Differs: the order is the order of the spec, then the services by name; upstream's is random. `fileKeyRef` is refused
-//! by name.
+//! Differs: the order is the order of the spec, then the services by name; upstream's is random.
 
+use super::env_file;
 use super::expand::expand;
 use super::fields::{self, Facts, FieldError};
 use crate::pod::view;
-use api::k8s::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use api::k8s::api::core::v1::{ConfigMap, Container, EnvVarSource, FileKeySelector, Pod, Secret, Service};
 use api::meta::MetaExt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -44,9 +45,29 @@ pub enum EnvError {
     /// The downward API refuses.
     #[error(transparent)]
     Field(#[from] FieldError),
-    /// Not built.
-    #[error("env {0}: fileKeyRef is not supported by dhow")]
-    FileKey(String),
+    /// The pod has no such volume, or none with files.
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoVolume(String),
+    /// The file is not there, or not a list of variables.
+    #[error("couldn't parse env file")]
+    BadFile,
+    /// The file lacks the key.
+    #[error("environment variable key {key:?} not found in file {file:?}")]
+    NoFileKey {
+        /// The key.
+        key: String,
+        /// The file, as the node sees it.
+        file: PathBuf,
+    },
+}
+
+/// A file of one of the pod's volumes.
+#[derive(Debug, Clone)]
+pub struct EnvFile {
+    /// Where it is on the node.
+    pub path: PathBuf,
+    /// What is in it; `None` if it cannot be read.
+    pub text: Option<String>,
 }
 
 /// The objects that a pod refers to; an absent key means "not there".
@@ -58,6 +79,8 @@ pub struct Sources {
     pub secrets: BTreeMap<String, Arc<Secret>>,
     /// Of the pod's namespace, and `default/kubernetes`.
     pub services: Vec<Arc<Service>>,
+    /// By volume and path.
+    pub files: BTreeMap<(String, String), EnvFile>,
 }
 
 /// Names of ConfigMaps and Secrets, in the pod's namespace.
@@ -119,7 +142,7 @@ pub fn environment(
             (Some(text), _) => {
                 Some(expand(text, |name| out.values.get(name).or_else(|| services.values.get(name)).cloned()))
             }
-            (None, Some(source)) => resolve(pod, c, var, source, sources, facts)?,
+            (None, Some(source)) => resolve(pod, c, source, sources, facts)?,
             (None, None) => Some(String::new()),
         };
         if let Some(value) = value {
@@ -165,7 +188,6 @@ fn env_from(c: &Container, sources: &Sources) -> Result<Vec<(String, String)>, E
 fn resolve(
     pod: &Pod,
     c: &Container,
-    var: &EnvVar,
     source: &EnvVarSource,
     sources: &Sources,
     facts: &Facts,
@@ -204,10 +226,22 @@ fn resolve(
             }),
         };
     }
-    if source.file_key_ref.is_some() {
-        return Err(EnvError::FileKey(var.name.clone()));
+    if let Some(r) = &source.file_key_ref {
+        return file_key(r, sources);
     }
     Ok(Some(String::new()))
+}
+
+/// An empty value counts as none.
+fn file_key(r: &FileKeySelector, sources: &Sources) -> Result<Option<String>, EnvError> {
+    let file = sources.files.get(&(r.volume_name.clone(), r.path.clone()));
+    let file = file.ok_or_else(|| EnvError::NoVolume(r.volume_name.clone()))?;
+    let text = file.text.as_deref().ok_or(EnvError::BadFile)?;
+    match env_file::value(text, &r.key).map_err(|_| EnvError::BadFile)? {
+        Some(value) if !value.is_empty() => Ok(Some(value)),
+        _ if r.optional == Some(true) => Ok(None),
+        _ => Err(EnvError::NoFileKey { key: r.key.clone(), file: file.path.clone() }),
+    }
 }
 
 /// Variables about the services that a pod of `namespace` sees (`getServiceEnvVarMap`, `envvars.FromServices`).
@@ -273,6 +307,15 @@ mod tests {
             config_maps: [("cfg".to_owned(), Arc::new(config))].into(),
             secrets: [("pw".to_owned(), Arc::new(secret))].into(),
             services: vec![Arc::new(service)],
+            files: [
+                (("work", "env"), Some("A='1'\nEMPTY=''\n".to_owned())),
+                (("work", "bad"), Some("noise".to_owned())),
+                (("work", "gone"), None),
+            ]
+            .map(|((volume, path), text)| {
+                ((volume.to_owned(), path.to_owned()), EnvFile { path: PathBuf::from("/v").join(path), text })
+            })
+            .into(),
         };
         let c = &view::app_containers(&pod)[0];
         let got = match environment(&pod, c, &sources, &Facts::default()) {
@@ -325,5 +368,64 @@ mod tests {
                 error: couldn't find key nope in Secret default/pw
             "#]],
         );
+    }
+
+    #[test]
+    fn variables_come_from_files_of_volumes() {
+        check_env(
+            r#"{"name":"a","env":[{"name":"X","valueFrom":{"fileKeyRef":{"volumeName":"work","path":"env","key":"A"}}},
+                {"name":"Y","valueFrom":{"fileKeyRef":{"volumeName":"work","path":"env","key":"B","optional":true}}}]}"#,
+            expect![[r#"
+                X=1
+                REDIS_MASTER_SERVICE_HOST=10.43.0.11
+                REDIS_MASTER_SERVICE_PORT=6379
+                REDIS_MASTER_SERVICE_PORT_P=6379
+                REDIS_MASTER_PORT=tcp://10.43.0.11:6379
+                REDIS_MASTER_PORT_6379_TCP=tcp://10.43.0.11:6379
+                REDIS_MASTER_PORT_6379_TCP_PROTO=tcp
+                REDIS_MASTER_PORT_6379_TCP_PORT=6379
+                REDIS_MASTER_PORT_6379_TCP_ADDR=10.43.0.11
+            "#]],
+        );
+        for (volume, path, key, want) in [
+            (
+                "work",
+                "env",
+                "EMPTY",
+                expect![[r#"
+                error: environment variable key "EMPTY" not found in file "/v/env"
+            "#]],
+            ),
+            (
+                "work",
+                "bad",
+                "A",
+                expect![[r#"
+                error: couldn't parse env file
+            "#]],
+            ),
+            (
+                "work",
+                "gone",
+                "A",
+                expect![[r#"
+                error: couldn't parse env file
+            "#]],
+            ),
+            (
+                "none",
+                "env",
+                "A",
+                expect![[r#"
+                error: cannot find the volume "none" referenced by FileKeyRef
+            "#]],
+            ),
+        ] {
+            let reference = format!(r#"{{"volumeName":"{volume}","path":"{path}","key":"{key}"}}"#);
+            check_env(
+                &format!(r#"{{"name":"a","env":[{{"name":"X","valueFrom":{{"fileKeyRef":{reference}}}}}]}}"#),
+                want,
+            );
+        }
     }
 }

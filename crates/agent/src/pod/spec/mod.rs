@@ -5,6 +5,7 @@
 
 pub mod dns;
 pub mod env;
+pub mod env_file;
 pub mod expand;
 pub mod fields;
 pub mod hosts;

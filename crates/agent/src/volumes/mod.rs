@@ -420,7 +420,8 @@ impl VolumeManager {
         tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
     }
 
-    /// The files that a container's environment is taken from. They are in emptyDirs, as the API makes sure.
+    /// The files that a container's environment is taken from. Upstream's API lets them
+    /// be in emptyDirs only (`validateFileKeyRefVolumes`), ours does not look yet.
     pub fn env_files(&self, pod: &Pod, c: &Container) -> BTreeMap<(String, String), env::EnvFile> {
         let references = c.env.iter().flatten().filter_map(|e| e.value_from.as_ref()?.file_key_ref.as_ref());
         let file = |r: &FileKeySelector| {

@@ -9,7 +9,7 @@
 //!
 //! The API server only tunnels bytes to here, so the client's own handshake ends in this server.
 //!
-//! Invariants: nothing but `/healthz` is answered to strangers; whatever a client sends, no buffer grows without a limit;
+//! Invariants: nothing is answered to strangers; whatever a client sends, no buffer grows without a limit;
 //! when a client goes away, everything that was started for it ends.
 //!
 //! Follows `pkg/kubelet/server/server.go`, `k8s.io/cri-streaming` and `k8s.io/streaming`. Differs: no read-only port, no

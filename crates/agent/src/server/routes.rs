@@ -109,9 +109,7 @@ pub(super) async fn answer(
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let route = Route::parse(&head.method, path);
-    if route != Route::Healthz
-        && let Err(refused) = auth::admit(server, certificate, &head.method, path, &head.headers).await
-    {
+    if let Err(refused) = auth::admit(server, certificate, &head.method, path, &head.headers).await {
         return refused.response();
     }
     // No request has a body that matters; hyper reads what comes.

@@ -420,10 +420,11 @@ const SUCCESS: &str = r#"{"metadata":{},"status":"Success"}"#;
 // === who may ===
 
 #[tokio::test]
-async fn strangers_get_nothing_but_healthz() {
+async fn strangers_get_nothing() {
     let node = Node::start().await;
-    assert_eq!(node.get(None, "GET /healthz").await, (200, "ok".into()));
-    for path in ["/pods", "/metrics", "/containerLogs/default/web/app", "/no/such/path", "/exec/default/web/app"] {
+    for path in
+        ["/healthz", "/pods", "/metrics", "/containerLogs/default/web/app", "/no/such/path", "/exec/default/web/app"]
+    {
         assert_eq!(node.get(None, &format!("GET {path}")).await, (401, "Unauthorized".into()), "{path}");
     }
     assert_eq!(node.get(None, "GET /pods\r\nAuthorization: Bearer x").await.0, 401);
@@ -439,6 +440,7 @@ async fn others_are_asked_about() {
     assert_eq!((code, text.as_str()), (403, expected));
     assert_eq!(node.get(None, &format!("GET /metrics\r\n{viewer}")).await.0, 200);
     assert_eq!(node.get(Some(("eve", "people")), "GET /pods").await.0, 403);
+    assert_eq!(node.get(Some(("admin", "people")), "GET /healthz").await, (200, "ok".into()));
     let (code, text) = node.get(Some(("admin", "people")), "GET /pods").await;
     assert_eq!(code, 200);
     let list: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -449,6 +451,7 @@ async fn others_are_asked_about() {
         viewer get nodes/metrics n1
         eve get nodes/pods n1
         eve get nodes/proxy n1
+        admin get nodes/healthz n1
         admin get nodes/pods n1
     "#]]
     .assert_eq(&node.auth.asked.lock().iter().map(|l| format!("{l}\n")).collect::<String>());

@@ -9,7 +9,9 @@ use crate::context::{Config, Context};
 use crate::cpus::Cpus;
 use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
-use crate::engine::{Engine, EngineError, EngineEvent, EngineExit, SandboxSnapshot, Session, StreamRequest};
+use crate::engine::{
+    Engine, EngineError, EngineEvent, EngineExit, SandboxNetwork, SandboxSnapshot, Session, StreamRequest, Streams,
+};
 use crate::images::Images;
 use crate::memories::Memories;
 use crate::network::PodNetwork;
@@ -41,6 +43,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 /// What the agent works with.
 pub struct Parts {
@@ -366,16 +369,20 @@ impl Agent {
     }
 
     fn engine_event(&self, event: EngineEvent) {
-        let (sandbox, message) = match event {
-            EngineEvent::Exited { sandbox, container, exit } => (sandbox, Message::Exited { id: container, exit }),
-            EngineEvent::SandboxLost { sandbox } => (sandbox, Message::Observed(Observation::SandboxLost)),
-        };
-        // `<uid>-<attempt>`
-        let uid = sandbox.rsplit_once('-').map_or(sandbox.as_str(), |(uid, _)| uid);
-        let worker = self.workers.read().get(uid).cloned();
-        let Some(worker) = worker else { return };
-        if sandbox_id(&worker.view().seen).is_none_or(|id| id == sandbox) || matches!(message, Message::Exited { .. }) {
-            worker.tell(message);
+        let worker = |pod: &str| self.workers.read().get(pod).cloned();
+        match event {
+            EngineEvent::Exited { pod, container, exit } => {
+                if let Some(worker) = worker(&pod) {
+                    worker.tell(Message::Exited { id: container, exit });
+                }
+            }
+            EngineEvent::SandboxLost { pod, sandbox } => {
+                if let Some(worker) = worker(&pod)
+                    && sandbox_id(&worker.view().seen).is_none_or(|id| id == sandbox)
+                {
+                    worker.tell(Message::Observed(Observation::SandboxLost));
+                }
+            }
         }
     }
 }
@@ -576,12 +583,25 @@ impl AgentHandle {
         self.context.engine.attach(&target.sandbox, &target.id, request).await
     }
 
-    /// The pod's network namespace, for port-forward: connect to `localhost` from a thread that has joined it.
+    /// Where the engine itself serves these streams, if it does.
+    pub async fn streams_at(&self, streams: Streams<'_>) -> Result<Option<Url>, EngineError> {
+        self.context.engine.streams_at(streams).await
+    }
+
+    /// The pod's network, for port-forward: connect to `localhost` from a thread that has joined its namespace.
     pub async fn netns(&self, namespace: &str, pod: &str, uid: Option<&str>) -> Result<OwnedFd, EngineError> {
+        let sandbox = self.sandbox(namespace, pod, uid)?;
+        match self.context.engine.network(&sandbox).await? {
+            SandboxNetwork::Namespace(netns) => Ok(netns),
+            SandboxNetwork::Connected(_) => Err(EngineError::Unsupported("port-forward of this runtime".into())),
+        }
+    }
+
+    /// The id of the pod's sandbox.
+    pub fn sandbox(&self, namespace: &str, pod: &str, uid: Option<&str>) -> Result<String, EngineError> {
         let view = self.pod(namespace, pod, uid).map_err(|e| EngineError::NotFound(e.to_string()))?;
         let not_running = || EngineError::NotFound(format!("sandbox of pod {pod}_{namespace}"));
-        let sandbox = view.seen.sandbox.ready().map(str::to_owned).ok_or_else(not_running)?;
-        self.context.engine.netns(&sandbox).await
+        view.seen.sandbox.ready().map(str::to_owned).ok_or_else(not_running)
     }
 
     /// The pod's own address, if it has one; with the node's network `localhost` of the node is the pod's.

@@ -4,7 +4,7 @@ use crate::cluster::Cluster;
 use crate::cpus::{self, Cpus};
 use crate::credential_providers::CredentialProviders;
 use crate::devices::Devices;
-use crate::engine::Engine;
+use crate::engine::{Engine, RuntimeInfo};
 use crate::eviction::Pressure;
 use crate::images::Images;
 use crate::memories::Memories;
@@ -66,8 +66,8 @@ pub struct Config {
     pub shutdown: shutdown::Settings,
     /// Labels beyond the usual ones.
     pub labels: BTreeMap<String, String>,
-    /// `dhow://<version>` in the node's status.
-    pub version: String,
+    /// Who runs the pods.
+    pub runtime: RuntimeInfo,
 }
 
 /// What every worker needs.

@@ -1,17 +1,21 @@
 //! [`Engine`]: what the agent wants of a container engine, in the agent's words. The adapter to crate `runtime` is
-//! `adapters/engine.rs`; unit tests bring a fake.
+//! `adapters/engine.rs`, the one to a foreign CRI runtime `adapters/cri/`; unit tests bring a fake.
 //!
-//! A sandbox is a pod's namespaces, cgroup and supervisor; it outlives the agent. Container ids are given by the agent,
-//! so every call can be repeated.
+//! A sandbox is a pod's namespaces and cgroup; it outlives the agent. The agent proposes ids, and an engine that gives its own
+//! answers with them. A start that broke off is found by [`Engine::recover`], so every call can be repeated.
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
+use url::Url;
 
+use crate::images::Image;
+use crate::network::HostPort;
 pub use streaming::{Session, SessionControl, StreamRequest};
 
 /// A refused or failed engine call. The text is shown to users in events and waiting messages.
@@ -39,14 +43,14 @@ pub enum EngineError {
 pub trait Engine: Send + Sync {
     /// Everything that exists, running or not. Called once, at start.
     async fn recover(&self) -> Result<Vec<SandboxSnapshot>, EngineError>;
-    /// Makes a sandbox ready for containers; network comes separately ([`crate::network::PodNetwork`]).
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError>;
-    /// Its network namespace.
-    async fn netns(&self, sandbox: &str) -> Result<OwnedFd, EngineError>;
+    /// Makes a sandbox ready for containers; gives its id.
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<String, EngineError>;
+    /// Its network; not asked of those that have the node's.
+    async fn network(&self, sandbox: &str) -> Result<SandboxNetwork, EngineError>;
     /// Kills whatever runs in it and removes all traces but logs. Afterwards nothing of the pod runs. Fine if it is already so.
     async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError>;
     /// Makes and starts a container.
-    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError>;
+    async fn start(&self, spec: &ContainerSpec) -> Result<Started, EngineError>;
     /// Signals the container's first process; `SIGKILL` reaches all its processes.
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError>;
     /// Removes an ended container's files.
@@ -63,6 +67,10 @@ pub trait Engine: Send + Sync {
         command: &[String],
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, EngineError>;
+    /// Where the engine itself serves these streams to clients; `None`: they are had by the calls below.
+    async fn streams_at(&self, _: Streams<'_>) -> Result<Option<Url>, EngineError> {
+        Ok(None)
+    }
     /// Runs a command with streams.
     async fn exec_stream(&self, sandbox: &str, container: &str, request: StreamRequest)
     -> Result<Session, EngineError>;
@@ -77,6 +85,71 @@ pub trait Engine: Send + Sync {
     async fn unmount(&self, path: &std::path::Path) -> Result<(), EngineError>;
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;
+    /// Why the node can run no pods now, if so.
+    async fn fault(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Who runs the pods, in the statuses of node and containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RuntimeInfo {
+    /// `dhow`, `containerd` …
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What RuntimeClasses may ask for.
+    pub handlers: Handlers,
+}
+
+/// What RuntimeClasses may ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Handlers {
+    /// dhow's own.
+    #[default]
+    Own,
+    /// As a foreign runtime told.
+    Foreign(Vec<Handler>),
+}
+
+/// A way of running pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handler {
+    /// Empty: the default.
+    pub name: String,
+    /// Knows `recursiveReadOnly`.
+    pub recursive_read_only: bool,
+    /// Knows `hostUsers: false`.
+    pub user_namespaces: bool,
+}
+
+/// How a sandbox comes by its network.
+#[derive(Debug)]
+pub enum SandboxNetwork {
+    /// [`crate::network::PodNetwork`] connects this namespace.
+    Namespace(OwnedFd),
+    /// The engine has connected it, with these addresses.
+    Connected(Vec<IpAddr>),
+}
+
+/// Streams that somebody asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Streams<'a> {
+    /// Of a command in a container.
+    Exec(&'a str, &'a StreamRequest),
+    /// Of a container's first process.
+    Attach(&'a str, &'a StreamRequest),
+    /// To ports of a sandbox.
+    PortForward(&'a str),
+}
+
+/// A container that was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The engine's id.
+    pub id: String,
+    /// When its first process began.
+    pub at: Timestamp,
 }
 
 /// What to make.
@@ -92,8 +165,16 @@ pub struct SandboxSpec {
     pub uid: String,
     /// Counts from 0.
     pub attempt: u32,
+    /// As the RuntimeClass says; empty: the default.
+    pub runtime_handler: String,
     /// `None`: the node's.
     pub hostname: Option<String>,
+    /// Logs of its containers are below.
+    pub log_dir: PathBuf,
+    /// `hostPort`s, if the engine connects it.
+    pub host_ports: Vec<HostPort>,
+    /// Has privileged containers.
+    pub privileged: bool,
     /// Kernel parameters of the pod's namespaces, with dots.
     pub sysctls: BTreeMap<String, String>,
     /// Path below the cgroup root, e.g. `kubepods/burstable/pod<uid>`.
@@ -173,16 +254,28 @@ pub struct ContainerSpec {
     pub sandbox: String,
     /// Chosen by the agent: 64 hex digits.
     pub id: String,
+    /// Its name in the pod.
+    pub name: String,
+    /// `restartCount`
+    pub restarts: u32,
     /// Kept and given back in snapshots.
     pub labels: BTreeMap<String, String>,
-    /// Program and arguments.
+    /// What it is made from; its configuration says what the fields below leave open.
+    pub image: Image,
+    /// Instead of the image's entrypoint.
+    pub command: Vec<String>,
+    /// Instead of the image's arguments.
     pub args: Vec<String>,
-    /// Environment, in order, names unique.
+    /// The container's own environment, in order, names unique.
     pub env: Vec<(String, String)>,
-    /// Working directory.
+    /// What `uname -n` says in it.
+    pub hostname: String,
+    /// Working directory; empty: the image's.
     pub cwd: String,
     /// Who it runs as.
     pub user: User,
+    /// The signal that asks it to stop.
+    pub stop_signal: String,
     /// Its root file system.
     pub rootfs: Rootfs,
     /// Root file system cannot be written.
@@ -222,6 +315,8 @@ pub struct ContainerSpec {
 /// A device file in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
+    /// Its file on the node, if there is one.
+    pub source: PathBuf,
     /// Where in the container.
     pub target: PathBuf,
     /// `c` or `b`.
@@ -283,8 +378,8 @@ pub struct Rootfs {
 pub struct Mount {
     /// File or directory on the node.
     pub source: PathBuf,
-    /// Instead of `source`: read-only layers of an image, topmost first; nothing of them can be executed.
-    pub layers: Vec<PathBuf>,
+    /// Instead of `source`: an image; nothing of it can be executed.
+    pub image: Option<ImageFiles>,
     /// A path below `source`, which no link may lead out of.
     pub sub_path: Option<PathBuf>,
     /// Where in the container.
@@ -295,6 +390,15 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// How mounts travel.
     pub propagation: Propagation,
+}
+
+/// An image whose files are mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageFiles {
+    /// Its id.
+    pub id: String,
+    /// Its read-only layers, topmost first, for an engine that mounts them itself.
+    pub layers: Vec<PathBuf>,
 }
 
 /// `mountPropagation`.
@@ -319,8 +423,13 @@ pub enum Seccomp {
     Unconfined,
     /// A profile file below the node's profile directory; the agent reads it before the engine sees this.
     Localhost(String),
-    /// A profile in JSON.
-    Profile(String),
+    /// A profile.
+    Profile {
+        /// Its file.
+        path: PathBuf,
+        /// Its content.
+        json: String,
+    },
 }
 
 /// cgroup numbers in v1 terms; the engine converts for v2.
@@ -379,15 +488,17 @@ pub struct ExecOutput {
 pub enum EngineEvent {
     /// A container's first process ended.
     Exited {
-        /// Its sandbox.
-        sandbox: String,
+        /// The pod's uid.
+        pod: String,
         /// The container's id.
         container: String,
         /// How.
         exit: EngineExit,
     },
-    /// A sandbox' supervisor is gone and nothing replaces it.
+    /// Nothing can run in a sandbox any more.
     SandboxLost {
+        /// The pod's uid.
+        pod: String,
         /// Its id.
         sandbox: String,
     },

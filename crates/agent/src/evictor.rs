@@ -288,8 +288,9 @@ impl Evictor {
     // === images ===
 
     async fn look_at_images(&mut self, now: Timestamp) {
-        match self.context.images.list().await {
-            Ok(images) => self.images.look(&images, &self.context.images.in_use(), now),
+        let images = &self.context.images;
+        match tokio::try_join!(images.list(), images.in_use()) {
+            Ok((all, in_use)) => self.images.look(&all, &in_use, now),
             Err(error) => tracing::warn!(error = %base::chain(&error), "failed to list images"),
         }
     }

@@ -34,8 +34,8 @@ pub trait Images: Send + Sync {
     /// The read-only layers of an image for a volume of container `container`, topmost first; kept until
     /// [`Self::release`].
     async fn layers(&self, image: &str, container: &str, volume: &str) -> Result<Vec<PathBuf>, ImageError>;
-    /// `/etc/passwd` and `/etc/group` of an image, empty where there is none.
-    fn user_files(&self, image: &str) -> Result<(String, String), ImageError>;
+    /// `/etc/passwd` and `/etc/group` of an image, empty where there is none; `None`: whoever keeps the image does not show its files.
+    fn user_files(&self, image: &str) -> Result<Option<(String, String)>, ImageError>;
     /// Gives up what [`Self::prepare`] and [`Self::layers`] made. Fine if there is nothing.
     async fn release(&self, container: &str) -> Result<(), ImageError>;
     /// Gives up what was made for other containers than these. Called once, at start.
@@ -43,7 +43,7 @@ pub trait Images: Send + Sync {
     /// All images on the node, for the node's status.
     async fn list(&self) -> Result<Vec<Image>, ImageError>;
     /// Ids of images that containers or their volumes use.
-    fn in_use(&self) -> Vec<String>;
+    async fn in_use(&self) -> Result<Vec<String>, ImageError>;
     /// Removes an image with all its names, if nothing uses it; tells how many bytes that freed.
     async fn remove(&self, image: &str) -> Result<u64, ImageError>;
     /// The directory that takes what container `container` writes to its root, if it has one.

@@ -8,7 +8,7 @@
 //!
 //! Start reading at [`pod::plan`], then [`pod::status`], [`pod::worker`] and [`Agent`]. Invariants: a plan takes values and
 //! gives values; restarting the agent restarts no container; what an action begins is on disk before it is done; nothing
-//! is polled.
+//! is polled but a foreign runtime.
 
 pub mod adapters;
 mod agent;

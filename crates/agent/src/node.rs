@@ -6,6 +6,7 @@
 
 use crate::cluster::ClusterEvent;
 use crate::context::{Config, Context};
+use crate::engine::{Handlers, RuntimeInfo};
 use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
 use crate::plugins::csi::NodeBook;
@@ -75,7 +76,7 @@ pub struct Machine {
     pub system_uuid: String,
     /// `PRETTY_NAME` of the operating system.
     pub os_image: String,
-    /// Pods can have users of their own.
+    /// Pods of our engine can have users of their own.
     pub user_namespaces: bool,
     /// Of each resource that plugins have: how many devices, and how many healthy ones. Not read with the rest.
     pub devices: BTreeMap<String, (usize, usize)>,
@@ -88,8 +89,16 @@ pub struct Machine {
 /// Names of the runtime in RuntimeClasses: there is one, and it is the default.
 pub const HANDLERS: [&str; 2] = ["", "dhow"];
 
-/// Whether pods whose files are below `disk` can have users of their own.
-pub fn has_user_namespaces(disk: &Path) -> bool {
+/// Whether pods of a runtime class can have users of their own; ours needs something of the file system that holds `disk`.
+pub fn has_user_namespaces(runtime: &RuntimeInfo, class: &str, disk: &Path) -> bool {
+    match &runtime.handlers {
+        Handlers::Own => can_map_users(disk),
+        Handlers::Foreign(handlers) => handlers.iter().any(|h| h.name == class && h.user_namespaces),
+    }
+}
+
+/// Whether pods of our engine can have users of their own.
+fn can_map_users(disk: &Path) -> bool {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let max = text("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0);
     let file_system = rustix::fs::statfs(disk).map_or(0, |s| u64::try_from(s.f_type).unwrap_or(0));
@@ -125,7 +134,7 @@ impl Machine {
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             os_image: os_name(&text("/etc/os-release")),
-            user_namespaces: has_user_namespaces(disk),
+            user_namespaces: can_map_users(disk),
             devices: BTreeMap::new(),
             not_ready: Vec::new(),
             no_address: None,
@@ -221,18 +230,26 @@ pub fn node_status(
         }),
         images: Some(image_list(images)),
         node_info: Some(node_info(config, machine)),
-        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
-        runtime_handlers: Some(HANDLERS.map(|name| handler(name, machine)).into()),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(config.runtime.handlers == Handlers::Own) }),
+        runtime_handlers: Some(handlers(&config.runtime, machine)),
         ..old.clone()
     }
 }
 
-fn handler(name: &str, machine: &Machine) -> NodeRuntimeHandler {
-    let features = NodeRuntimeHandlerFeatures {
-        recursive_read_only_mounts: Some(true),
-        user_namespaces: Some(machine.user_namespaces),
+fn handlers(runtime: &RuntimeInfo, machine: &Machine) -> Vec<NodeRuntimeHandler> {
+    let handler = |name: &str, recursive_read_only: bool, user_namespaces: bool| NodeRuntimeHandler {
+        name: Some(name.to_owned()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(recursive_read_only),
+            user_namespaces: Some(user_namespaces),
+        }),
     };
-    NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features) }
+    match &runtime.handlers {
+        Handlers::Own => HANDLERS.map(|name| handler(name, true, machine.user_namespaces)).into(),
+        Handlers::Foreign(all) => {
+            all.iter().map(|h| handler(&h.name, h.recursive_read_only, h.user_namespaces)).collect()
+        }
+    }
 }
 
 fn addresses(config: &Config) -> Vec<NodeAddress> {
@@ -277,7 +294,7 @@ fn node_info(config: &Config, machine: &Machine) -> NodeSystemInfo {
     NodeSystemInfo {
         architecture: go_arch().to_owned(),
         boot_id: machine.boot_id.clone(),
-        container_runtime_version: format!("dhow://{}", config.version),
+        container_runtime_version: format!("{}://{}", config.runtime.name, config.runtime.version),
         kernel_version: machine.kernel.clone(),
         kube_proxy_version: String::new(),
         kubelet_version: KUBELET_VERSION.to_owned(),
@@ -475,7 +492,7 @@ impl NodeKeeper {
         let machine = match Machine::read(&self.context.images.root()) {
             Ok(machine) => Machine {
                 devices: self.context.devices.capacity(),
-                not_ready: self.context.not_ready(),
+                not_ready: self.context.not_ready().into_iter().chain(self.context.engine.fault().await).collect(),
                 no_address: self.context.network.exhausted(),
                 ..machine
             },
@@ -643,7 +660,7 @@ mod tests {
             swap: Default::default(),
             shutdown: Default::default(),
             labels: BTreeMap::new(),
-            version: "0.1.0".into(),
+            runtime: RuntimeInfo { name: "dhow".into(), version: "0.1.0".into(), ..RuntimeInfo::default() },
         }
     }
 

@@ -15,7 +15,6 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +115,7 @@ impl FakeEngine {
         if let Some(c) = self.state.lock().sandboxes.get_mut(sandbox).and_then(|(_, cs)| cs.get_mut(id)) {
             c.exit = Some(exit.clone());
         }
-        let event = EngineEvent::Exited { sandbox: sandbox.to_owned(), container: id.to_owned(), exit };
+        let event = EngineEvent::Exited { pod: crate::adapters::uid_of(sandbox), container: id.to_owned(), exit };
         self.sender.send(event).expect("the engine holds the receiver");
     }
 }
@@ -146,14 +145,15 @@ impl Engine for FakeEngine {
         Ok(state.sandboxes.iter().map(snapshot).collect())
     }
 
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<String, EngineError> {
         self.call(format!("create sandbox {}", spec.id));
         self.state.lock().sandboxes.entry(spec.id.clone()).or_insert_with(|| (spec.clone(), BTreeMap::new()));
-        Ok(())
+        Ok(spec.id.clone())
     }
 
-    async fn netns(&self, _: &str) -> Result<OwnedFd, EngineError> {
-        std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|e| EngineError::Failed(e.to_string()))
+    async fn network(&self, _: &str) -> Result<SandboxNetwork, EngineError> {
+        let netns = std::fs::File::open("/dev/null").map_err(|e| EngineError::Failed(e.to_string()))?;
+        Ok(SandboxNetwork::Namespace(netns.into()))
     }
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError> {
@@ -162,10 +162,12 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError> {
-        let name = spec.labels.get("name").cloned().unwrap_or_default();
-        self.call(format!("start {name} {}", spec.args.join(" ")));
-        if spec.args.first().map(String::as_str) == Some("nope") {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Started, EngineError> {
+        let image = &spec.image.config;
+        let (own, args) = (spec.command.clone(), spec.args.clone());
+        let args = runtime::defaults::command(&image.entrypoint, &image.command, own, args);
+        self.call(format!("start {} {}", spec.name, args.join(" ")));
+        if args.first().map(String::as_str) == Some("nope") {
             return Err(EngineError::NotStarted("exec: \"nope\": executable file not found in $PATH".into()));
         }
         let started_at = Timestamp::from_second(1_000_000).expect("small");
@@ -175,7 +177,7 @@ impl Engine for FakeEngine {
                 state.sandboxes.get_mut(&spec.sandbox).ok_or_else(|| EngineError::NotFound(spec.sandbox.clone()))?;
             sandbox.1.insert(spec.id.clone(), FakeContainer { spec: spec.clone(), started_at, exit: None });
         }
-        if spec.args.first().map(String::as_str) == Some("quick") {
+        if args.first().map(String::as_str) == Some("quick") {
             // It ends before the answer that it started is on its way.
             let words = spec
                 .mounts
@@ -187,7 +189,7 @@ impl Engine for FakeEngine {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         self.changed.notify_waiters();
-        Ok(started_at)
+        Ok(Started { id: spec.id.clone(), at: started_at })
     }
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
@@ -305,8 +307,8 @@ impl Images for FakeImages {
     async fn layers(&self, image: &str, _: &str, _: &str) -> Result<Vec<std::path::PathBuf>, ImageError> {
         Ok(vec![format!("/layers/{image}").into()])
     }
-    fn user_files(&self, _: &str) -> Result<(String, String), ImageError> {
-        Ok(("web:x:33:44::/srv:/bin/false\n".into(), "log:x:50:web\n".into()))
+    fn user_files(&self, _: &str) -> Result<Option<(String, String)>, ImageError> {
+        Ok(Some(("web:x:33:44::/srv:/bin/false\n".into(), "log:x:50:web\n".into())))
     }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
         self.roots.lock().retain(|r| r != container);
@@ -319,8 +321,8 @@ impl Images for FakeImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
-    fn in_use(&self) -> Vec<String> {
-        Vec::new()
+    async fn in_use(&self) -> Result<Vec<String>, ImageError> {
+        Ok(Vec::new())
     }
     async fn remove(&self, _: &str) -> Result<u64, ImageError> {
         Ok(0)

@@ -2,7 +2,7 @@
 //! network are small stand-ins; everything else is the product.
 
 use agent::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Token, TokenRequest};
-use agent::engine::Rootfs;
+use agent::engine::{Rootfs, RuntimeInfo};
 use agent::images::{Credential, Image, ImageConfig, ImageError, Images};
 use agent::network::{AttachRequest, NetworkError, PodNetwork};
 use agent::pod::spec::dns::ClusterDns;
@@ -56,7 +56,7 @@ impl Images for DirImages {
     async fn layers(&self, _: &str, _: &str, _: &str) -> Result<Vec<PathBuf>, ImageError> {
         Ok(vec![self.layer.clone()])
     }
-    fn user_files(&self, _: &str) -> Result<(String, String), ImageError> {
+    fn user_files(&self, _: &str) -> Result<Option<(String, String)>, ImageError> {
         Ok(Default::default())
     }
     async fn release(&self, container: &str) -> Result<(), ImageError> {
@@ -77,8 +77,8 @@ impl Images for DirImages {
     async fn list(&self) -> Result<Vec<Image>, ImageError> {
         Ok(Vec::new())
     }
-    fn in_use(&self) -> Vec<String> {
-        Vec::new()
+    async fn in_use(&self) -> Result<Vec<String>, ImageError> {
+        Ok(Vec::new())
     }
     async fn remove(&self, _: &str) -> Result<u64, ImageError> {
         Err(ImageError::Failed("nothing is removed here".into()))
@@ -321,7 +321,7 @@ impl World {
             swap: Default::default(),
             shutdown: Default::default(),
             labels: BTreeMap::new(),
-            version: "0".into(),
+            runtime: RuntimeInfo { name: "dhow".into(), ..RuntimeInfo::default() },
         };
         let agent = Agent::new(config, parts);
         let handle = agent.handle();

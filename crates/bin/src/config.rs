@@ -81,6 +81,12 @@ pub(crate) struct Settings {
     /// The cgroup under which kubepods and dhow are made [default: the root]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) cgroup_root: Option<String>,
+    /// Run pods in this container runtime (CRI v1) instead of dhow's own engine: unix:///run/containerd/containerd.sock
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) container_runtime_endpoint: Option<String>,
+    /// Where its images are [default: the same]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) image_service_endpoint: Option<String>,
     /// Registries: mirrors, plain HTTP, CA files, credentials [default: /etc/dhow/registries.yaml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) registries: Option<PathBuf>,
@@ -231,6 +237,8 @@ pub(crate) struct Config {
     pub(crate) overlay: Mode,
     /// Empty, or `/path`.
     pub(crate) cgroup_root: String,
+    /// Addresses of runtime and images; `None`: our own engine.
+    pub(crate) foreign_runtime: Option<(String, String)>,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Policy,
     pub(crate) cpus: cpus::Settings,
@@ -353,6 +361,8 @@ impl Settings {
             bridge: self.bridge.or(file.bridge),
             overlay: self.overlay.or(file.overlay),
             cgroup_root: self.cgroup_root.or(file.cgroup_root),
+            container_runtime_endpoint: self.container_runtime_endpoint.or(file.container_runtime_endpoint),
+            image_service_endpoint: self.image_service_endpoint.or(file.image_service_endpoint),
             registries: self.registries.or(file.registries),
             etcd_servers: self.etcd_servers.or(file.etcd_servers),
             etcd_cafile: self.etcd_cafile.or(file.etcd_cafile),
@@ -470,6 +480,16 @@ impl Settings {
                 .push(format!("bridge {bridge:?} is not an interface name: 1 to 15 characters without '/' or space"));
         }
         let overlay = parse::<Mode>(&self.overlay, "auto", "overlay", "auto, routes or vxlan", &mut mistakes);
+        let (runtime, images) = (self.container_runtime_endpoint, self.image_service_endpoint);
+        let places = [("container-runtime-endpoint", &runtime), ("image-service-endpoint", &images)];
+        for (name, place) in places {
+            if let Some(place) = place.as_ref().filter(|p| !p.starts_with("unix:///")) {
+                mistakes.push(format!("{name} {place:?} is not like unix:///run/containerd/containerd.sock"));
+            }
+        }
+        if runtime.is_none() && images.is_some() {
+            mistakes.push("image-service-endpoint needs container-runtime-endpoint".into());
+        }
         let cgroup_root = self.cgroup_root.unwrap_or_default();
         let cgroup_root = cgroup_root.trim_end_matches('/');
         if !(cgroup_root.is_empty() || cgroup_root.starts_with('/')) || cgroup_root.split('/').any(|p| p == "..") {
@@ -502,6 +522,7 @@ impl Settings {
                     bridge,
                     overlay,
                     cgroup_root: cgroup_root.to_owned(),
+                    foreign_runtime: runtime.map(|runtime| (runtime.clone(), images.unwrap_or(runtime))),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
                     cpus,

@@ -4,15 +4,16 @@ use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use crate::traces;
-use agent::adapters::{ApiCluster, ClusterOptions, NodePodNetwork, RuntimeEngine, StoreImages};
+use agent::adapters::{ApiCluster, ClusterOptions, CriRuntime, Endpoints, NodePodNetwork, RuntimeEngine, StoreImages};
 use agent::cpus::Cpus;
 use agent::credential_providers::CredentialProviders;
+use agent::engine::{Handlers, RuntimeInfo};
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
 use agent::memories::Memories;
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::plugins::csi::{self, CsiPlugins};
-use agent::plugins::{Handlers, PluginHandler, Registrar};
+use agent::plugins::{Handlers as PluginHandlers, PluginHandler, Registrar};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
 use agent::{Agent, AgentHandle, Parts};
@@ -112,6 +113,16 @@ fn follow<K: api::Object>(cache: &Cache<K>, apply: impl Fn(Change<'_, K>) + Send
     });
 }
 
+/// The container runtime that the configuration names.
+pub(crate) fn foreign_runtime(config: &Config) -> Option<Endpoints> {
+    config.foreign_runtime.as_ref().map(|(runtime, images)| Endpoints {
+        runtime: runtime.clone(),
+        images: images.clone(),
+        cgroup_root: config.cgroup_root.clone(),
+        sub_paths: config.data_dir.join("agent/sub-paths"),
+    })
+}
+
 /// Starts the node; it registers itself and becomes Ready in its own time.
 pub(crate) async fn start(
     seat: Seat,
@@ -144,7 +155,6 @@ pub(crate) async fn start(
         base::tasks::spawn("dns", dns.run(sockets, shutdown.clone())),
     ];
 
-    let (engine, events) = Engine::start(engine_config(config))?;
     let open = config.clone();
     let store = tokio::task::spawn_blocking(move || images::open(&open.data_dir, &open.registries)).await??;
     let recorder = Recorder::new(&client, "kubelet", &config.node_name, clock.clone());
@@ -160,13 +170,10 @@ pub(crate) async fn start(
         let proxy = proxy.clone();
         Arc::new(move |ports| proxy.set_host_ports(ports))
     };
-    let mut engine = RuntimeEngine::new(engine, events);
-    if !config.cgroup_root.is_empty() {
-        engine = engine.below_cgroup(&config.cgroup_root);
-    }
+    let Runs { engine, images, info } = runs(config, &store, clock.clone()).await?;
     let parts = Parts {
-        engine: Arc::new(engine),
-        images: Arc::new(StoreImages::new(store.clone(), config.data_dir.join("images"))),
+        engine,
+        images,
         network: Arc::new(NodePodNetwork::new(pod_network, host_ports)),
         cluster,
         clock: clock.clone(),
@@ -179,7 +186,7 @@ pub(crate) async fn start(
             None => CredentialProviders::default(),
         },
     };
-    let agent_config = agent::Config { remembers, ..agent_config(config, node_ip, &pod_cidrs) };
+    let agent_config = agent::Config { remembers, runtime: info, ..agent_config(config, node_ip, &pod_cidrs) };
     let local_volumes = agent::volumes::local::root(&agent_config.data_dir);
     let agent = Agent::new(agent_config, parts);
     let handle = agent.handle();
@@ -225,9 +232,31 @@ pub(crate) async fn start(
     Ok(Node { name: config.node_name.clone(), nodes, images: store, status, tasks, shutdown })
 }
 
+/// What runs the pods.
+struct Runs {
+    engine: Arc<dyn agent::engine::Engine>,
+    images: Arc<dyn agent::images::Images>,
+    info: RuntimeInfo,
+}
+
+/// Our engine, or the runtime that the configuration names.
+async fn runs(config: &Config, store: &image::ImageStore, clock: Arc<dyn Clock>) -> Result<Runs, CommandError> {
+    if let Some(at) = foreign_runtime(config) {
+        let (engine, images, info) = CriRuntime::connect(at, clock).await?;
+        return Ok(Runs { engine: Arc::new(engine), images: Arc::new(images), info });
+    }
+    let (engine, events) = Engine::start(engine_config(config))?;
+    let mut engine = RuntimeEngine::new(engine, events);
+    if !config.cgroup_root.is_empty() {
+        engine = engine.below_cgroup(&config.cgroup_root);
+    }
+    let images = StoreImages::new(store.clone(), config.data_dir.join("images"));
+    Ok(Runs { engine: Arc::new(engine), images: Arc::new(images), info: own_engine() })
+}
+
 /// What is done with plugins of the node, by their type.
-fn plugin_handlers(context: &Arc<agent::Context>, client: &Client) -> Handlers {
-    Handlers::from([(csi::KIND, Arc::new(CsiPlugins::new(context.clone(), client)) as Arc<dyn PluginHandler>)])
+fn plugin_handlers(context: &Arc<agent::Context>, client: &Client) -> PluginHandlers {
+    PluginHandlers::from([(csi::KIND, Arc::new(CsiPlugins::new(context.clone(), client)) as Arc<dyn PluginHandler>)])
 }
 
 fn feed(
@@ -296,8 +325,12 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         swap: config.swap,
         shutdown: config.shutdown.clone(),
         labels: BTreeMap::new(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        runtime: own_engine(),
     }
+}
+
+fn own_engine() -> RuntimeInfo {
+    RuntimeInfo { name: "dhow".into(), version: env!("CARGO_PKG_VERSION").into(), handlers: Handlers::Own }
 }
 
 fn total_memory() -> Result<i64, CommandError> {

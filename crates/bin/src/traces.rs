@@ -3,6 +3,9 @@
 
 use crate::config::Config;
 use crate::node;
+use agent::adapters::{CriError, CriRuntime, Endpoints};
+use agent::engine::Engine as _;
+use base::SystemClock;
 use runtime::{Engine, EngineError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,6 +20,12 @@ pub(crate) enum TraceError {
     /// Containers.
     #[error("failed to stop the containers")]
     Engine(#[from] EngineError),
+    /// A container runtime that is not ours.
+    #[error(transparent)]
+    Runtime(#[from] CriError),
+    /// Containers in it.
+    #[error("failed to stop the containers in the container runtime")]
+    Foreign(#[from] agent::engine::EngineError),
     /// Links, rules, routes.
     #[error(transparent)]
     Network(#[from] net::TeardownError),
@@ -101,6 +110,26 @@ pub(crate) async fn stop_containers(engine: &runtime::Config) -> Result<usize, T
         engine.sweep(&orphan).await?;
     }
     Ok(count)
+}
+
+/// Stops the node's containers, whoever runs them; tells of how many pods.
+pub(crate) async fn stop_all(config: &Config) -> Result<usize, TraceError> {
+    let own = stop_containers(&node::engine_config(config)).await?;
+    let foreign = match node::foreign_runtime(config) {
+        Some(at) => stop_foreign_containers(at).await?,
+        None => 0,
+    };
+    Ok(own + foreign)
+}
+
+/// Removes our pods from a container runtime that is not ours.
+async fn stop_foreign_containers(at: Endpoints) -> Result<usize, TraceError> {
+    let (engine, ..) = CriRuntime::connect(at, SystemClock::shared()).await?;
+    let pods = engine.recover().await?;
+    for pod in &pods {
+        engine.remove_sandbox(&pod.id).await?;
+    }
+    Ok(pods.len())
 }
 
 /// Removes mounts, links, rules, cgroups and directories.

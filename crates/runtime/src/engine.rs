@@ -92,7 +92,7 @@ pub enum EngineError {
 /// How long a start that was under way before this agent may still take before the agent goes on without it.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
-type Result<T> = std::result::Result<T, EngineError>;
+pub(crate) type Result<T> = std::result::Result<T, EngineError>;
 
 /// What happened to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -479,19 +479,7 @@ impl Engine {
 
     /// Kills everything in a cgroup and removes it and all below.
     pub async fn remove_cgroup(&self, path: &str) -> Result<()> {
-        let cgroup = self.inner.cgroups.cgroup(path);
-        if !cgroup.exists(&self.inner.cgroups) {
-            return Ok(());
-        }
-        cgroup.kill()?;
-        // The kernel gives no event for "the last task has left" on cgroup v1, and dying takes milliseconds.
-        for _ in 0..200 {
-            if cgroup.delete().is_ok() {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(cgroup.delete()?)
+        crate::hierarchies::remove(&self.inner.cgroups, path).await
     }
 
     /// Everything the supervisor knows.

@@ -13,6 +13,7 @@ pub mod caps;
 pub mod defaults;
 pub mod devices;
 mod engine;
+mod hierarchies;
 mod keep;
 mod launcher;
 mod log;
@@ -32,6 +33,7 @@ pub use engine::{
     Capture, Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams,
     Terminal,
 };
+pub use hierarchies::Hierarchies;
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{
     Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, NamespaceMode, PidMode,

@@ -3,14 +3,13 @@
 //! A sandbox is one of `runtime`'s pods; its id is the pod's. A tmpfs for a memory volume is mounted here, on the node,
 //! because it must outlive both the agent and the sandbox.
 
+use super::mounts;
 use crate::engine::*;
+use crate::node;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::RwLock;
-use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -104,7 +103,12 @@ impl Engine for RuntimeEngine {
         Ok(out)
     }
 
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), EngineError> {
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<String, EngineError> {
+        if !node::HANDLERS.contains(&&*spec.runtime_handler) {
+            // containerd's words.
+            let text = format!("no runtime for {:?} is configured", spec.runtime_handler);
+            return Err(EngineError::Failed(format!("failed to get sandbox runtime: {text}")));
+        }
         let wanted = pod_spec(spec, &self.cgroup_root);
         let made = match self.engine.create_pod(&wanted).await {
             // Left over from an attempt that broke off.
@@ -115,11 +119,11 @@ impl Engine for RuntimeEngine {
             other => other,
         };
         self.pods.write().insert(spec.id.clone(), made.map_err(translate)?);
-        Ok(())
+        Ok(spec.id.clone())
     }
 
-    async fn netns(&self, sandbox: &str) -> Result<OwnedFd, EngineError> {
-        self.engine.netns(&self.pod(sandbox)?).await.map_err(translate)
+    async fn network(&self, sandbox: &str) -> Result<SandboxNetwork, EngineError> {
+        self.engine.netns(&self.pod(sandbox)?).await.map(SandboxNetwork::Namespace).map_err(translate)
     }
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError> {
@@ -132,9 +136,12 @@ impl Engine for RuntimeEngine {
         Ok(())
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, EngineError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Started, EngineError> {
         let pod = self.pod(&spec.sandbox)?;
         let mut formed = container_spec(spec, &self.cgroup_root);
+        if formed.process.args.is_empty() {
+            return Err(EngineError::Failed("no command specified".into()));
+        }
         if spec.privileged {
             let others = runtime::devices::all_but(&formed.devices)
                 .map_err(|e| EngineError::Failed(format!("failed to list the machine's devices: {e}")))?;
@@ -144,7 +151,7 @@ impl Engine for RuntimeEngine {
         if !started.missing_controllers.is_empty() {
             tracing::warn!(container = spec.id, missing = ?started.missing_controllers, "limits that this node cannot set");
         }
-        Ok(timestamp(started.started_at_ns))
+        Ok(Started { id: spec.id.clone(), at: timestamp(started.started_at_ns) })
     }
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
@@ -171,17 +178,7 @@ impl Engine for RuntimeEngine {
     }
 
     fn usage(&self, cgroup: &str) -> Usage {
-        let stats = self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root));
-        Usage {
-            cpu_ns: stats.cpu_usage_ns,
-            memory_usage: stats.memory_usage,
-            memory_working_set: stats.memory_working_set,
-            memory_rss: stats.memory_rss,
-            page_faults: stats.page_faults,
-            major_page_faults: stats.major_page_faults,
-            pids: stats.pids,
-            oom_kills: stats.oom_kills,
-        }
+        usage(&self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root)))
     }
 
     async fn exec(
@@ -218,32 +215,15 @@ impl Engine for RuntimeEngine {
     }
 
     async fn mount_tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
-        if is_mount_point(path) {
-            return Ok(());
-        }
-        let options = size_bytes.map_or("mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
-        let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
-            .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
+        mounts::tmpfs(path, size_bytes)
     }
 
     async fn mount_nfs(&self, path: &Path, nfs: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
-        if is_mount_point(path) {
-            return Ok(());
-        }
-        let (at, what) = (path.to_owned(), nfs.clone());
-        let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
-        let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
-        mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
+        mounts::nfs(path, nfs).await
     }
 
     async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
-        if !is_mount_point(path) {
-            return Ok(());
-        }
-        rustix::mount::unmount(path, UnmountFlags::DETACH)
-            .map_err(|e| EngineError::Failed(format!("failed to unmount {}: {e}", path.display())))
+        mounts::unmount(path)
     }
 
     async fn next_event(&self) -> Option<EngineEvent> {
@@ -252,7 +232,7 @@ impl Engine for RuntimeEngine {
                 runtime::EngineEvent::Pod { pod, event: runtime::Event::Exited { container, exit } } => {
                     // Nobody may be attached.
                     self.exits.send((container.clone(), exit.code)).ok();
-                    return Some(EngineEvent::Exited { sandbox: pod, container, exit: exit_of(&exit) });
+                    return Some(EngineEvent::Exited { pod: uid_of(&pod), container, exit: exit_of(&exit) });
                 }
                 runtime::EngineEvent::Pod { pod, event: runtime::Event::LogFault { container, message } } => {
                     tracing::warn!(sandbox = pod, container, message, "a container's log cannot be written");
@@ -260,11 +240,16 @@ impl Engine for RuntimeEngine {
                 runtime::EngineEvent::Pod { .. } | runtime::EngineEvent::SupervisorReplaced { .. } => {}
                 runtime::EngineEvent::SupervisorLost { pod } => {
                     self.pods.write().remove(&pod);
-                    return Some(EngineEvent::SandboxLost { sandbox: pod });
+                    return Some(EngineEvent::SandboxLost { pod: uid_of(&pod), sandbox: pod });
                 }
             }
         }
     }
+}
+
+/// A sandbox is called `<uid>-<attempt>` by the agent.
+pub(crate) fn uid_of(sandbox: &str) -> String {
+    sandbox.rsplit_once('-').map_or(sandbox, |(uid, _)| uid).to_owned()
 }
 
 /// The exit code of a container; `None` if nobody will tell it.
@@ -381,17 +366,21 @@ pub(crate) fn runtime_user(user: &User) -> runtime::User {
 }
 
 fn process(spec: &ContainerSpec) -> runtime::Process {
+    let image = &spec.image.config;
+    let (own, args) = (spec.command.clone(), spec.args.clone());
+    let env = runtime::defaults::environment(&image.env, spec.env.iter().cloned(), &spec.hostname, spec.tty);
+    let cwd = [spec.cwd.as_str(), image.working_dir.as_str()].into_iter().find(|d| !d.is_empty()).unwrap_or("/");
     runtime::Process {
-        args: spec.args.clone(),
-        env: spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-        cwd: spec.cwd.clone().into(),
+        args: runtime::defaults::command(&image.entrypoint, &image.command, own, args),
+        env: env.into_iter().map(|(k, v)| format!("{k}={v}")).collect(),
+        cwd: cwd.into(),
         user: runtime_user(&spec.user),
         capabilities: runtime::Capabilities::of(spec.capabilities.iter().cloned()),
         no_new_privileges: spec.no_new_privileges,
         seccomp: match &spec.seccomp {
             Seccomp::RuntimeDefault => runtime::Seccomp::RuntimeDefault,
             Seccomp::Unconfined => runtime::Seccomp::Unconfined,
-            Seccomp::Profile(json) => runtime::Seccomp::Custom(json.clone()),
+            Seccomp::Profile { json, .. } => runtime::Seccomp::Custom(json.clone()),
             // Refused by the runtime as no profile, rather than taken for "none".
             Seccomp::Localhost(name) => runtime::Seccomp::Custom(name.clone()),
         },
@@ -416,15 +405,14 @@ fn device(device: &Device) -> runtime::Device {
 
 fn mount(mount: &Mount) -> runtime::Mount {
     let sub_path = mount.sub_path.clone();
-    let kind = if mount.layers.is_empty() {
-        runtime::MountKind::Bind { source: mount.source.clone(), sub_path, recursive: true }
-    } else {
-        runtime::MountKind::Overlay { lower: mount.layers.clone(), sub_path }
+    let kind = match &mount.image {
+        None => runtime::MountKind::Bind { source: mount.source.clone(), sub_path, recursive: true },
+        Some(image) => runtime::MountKind::Overlay { lower: image.layers.clone(), sub_path },
     };
     runtime::Mount {
         destination: mount.target.clone(),
         kind,
-        noexec: !mount.layers.is_empty(),
+        noexec: mount.image.is_some(),
         readonly: match (mount.read_only, mount.recursive_read_only) {
             (_, true) => runtime::ReadOnly::Recursive,
             (true, false) => runtime::ReadOnly::Yes,
@@ -439,7 +427,8 @@ fn mount(mount: &Mount) -> runtime::Mount {
     }
 }
 
-fn limits(resources: &Resources) -> runtime::Resources {
+/// Limits in the engine's words.
+pub(super) fn limits(resources: &Resources) -> runtime::Resources {
     runtime::Resources {
         memory_limit: resources.memory_bytes,
         memory_swap: resources.memory_bytes,
@@ -455,12 +444,17 @@ fn limits(resources: &Resources) -> runtime::Resources {
     }
 }
 
-/// Whether something is mounted exactly here.
-fn is_mount_point(path: &Path) -> bool {
-    let device = |p: &Path| std::fs::symlink_metadata(p).map(|m| m.dev()).ok();
-    match (device(path), path.parent().and_then(device)) {
-        (Some(own), Some(above)) => own != above,
-        _ => false,
+/// What the kernel counted, in the agent's words.
+pub(super) fn usage(stats: &runtime::Stats) -> Usage {
+    Usage {
+        cpu_ns: stats.cpu_usage_ns,
+        memory_usage: stats.memory_usage,
+        memory_working_set: stats.memory_working_set,
+        memory_rss: stats.memory_rss,
+        page_faults: stats.page_faults,
+        major_page_faults: stats.major_page_faults,
+        pids: stats.pids,
+        oom_kills: stats.oom_kills,
     }
 }
 
@@ -468,10 +462,33 @@ fn is_mount_point(path: &Path) -> bool {
 mod tests {
     use super::*;
 
+    fn check_process(command: &[&str], args: &[&str], want: &str) {
+        let words = |list: &[&str]| list.iter().map(|&w| w.to_owned()).collect();
+        let config = crate::images::ImageConfig {
+            entrypoint: words(&["/entry"]),
+            command: words(&["default"]),
+            env: words(&["PATH=/image/bin", "FROM_IMAGE=1"]),
+            working_dir: "/work".into(),
+            ..Default::default()
+        };
+        let spec = ContainerSpec {
+            image: crate::images::Image { config, ..Default::default() },
+            command: words(command),
+            args: words(args),
+            env: vec![("X".into(), "1".into())],
+            hostname: "web".into(),
+            tty: true,
+            ..ContainerSpec::default()
+        };
+        let p = process(&spec);
+        assert_eq!(format!("{} in {}: {}", p.args.join(" "), p.cwd.display(), p.env.join(" ")), want);
+    }
+
     #[test]
-    fn mount_points() {
-        assert!(is_mount_point(Path::new("/proc")));
-        assert!(!is_mount_point(Path::new("/proc/self/fd")));
-        assert!(!is_mount_point(Path::new("/nowhere/at/all")));
+    fn the_image_says_what_the_container_leaves_open() {
+        let env = "PATH=/image/bin HOSTNAME=web TERM=xterm FROM_IMAGE=1 X=1";
+        check_process(&[], &[], &format!("/entry default in /work: {env}"));
+        check_process(&[], &["a"], &format!("/entry a in /work: {env}"));
+        check_process(&["sh"], &[], &format!("sh in /work: {env}"));
     }
 }

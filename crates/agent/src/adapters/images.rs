@@ -36,7 +36,8 @@ fn failed(error: image::ImageError) -> ImageError {
     ImageError::Failed(base::chain(&error))
 }
 
-fn reference(text: &str) -> Result<Reference, ImageError> {
+/// The name in full.
+pub(super) fn reference(text: &str) -> Result<Reference, ImageError> {
     text.parse()
         .map_err(|e: image::ReferenceError| ImageError::InvalidName { reference: text.to_owned(), why: e.to_string() })
 }
@@ -95,14 +96,14 @@ impl Images for StoreImages {
         Ok(self.prepare(id, &format!("{container}.{volume}")).await?.lower)
     }
 
-    fn user_files(&self, id: &str) -> Result<(String, String), ImageError> {
+    fn user_files(&self, id: &str) -> Result<Option<(String, String)>, ImageError> {
         let found = self.store.find(id).ok_or_else(|| ImageError::Failed(format!("image {id} is not on this node")))?;
         let files = self.store.files(&found);
         let read = |path: &str| {
             let text = files.read(path).map_err(|e| ImageError::Failed(format!("failed to read {path} of {id}: {e}")));
             text.map(Option::unwrap_or_default)
         };
-        Ok((read("/etc/passwd")?, read("/etc/group")?))
+        Ok(Some((read("/etc/passwd")?, read("/etc/group")?)))
     }
 
     async fn release(&self, container: &str) -> Result<(), ImageError> {
@@ -128,8 +129,8 @@ impl Images for StoreImages {
         Ok(self.store.list().iter().map(|i| translate(i)).collect())
     }
 
-    fn in_use(&self) -> Vec<String> {
-        self.store.snapshots().into_iter().map(|(_, image)| image.to_string()).collect()
+    async fn in_use(&self) -> Result<Vec<String>, ImageError> {
+        Ok(self.store.snapshots().into_iter().map(|(_, image)| image.to_string()).collect())
     }
 
     async fn remove(&self, id: &str) -> Result<u64, ImageError> {
@@ -146,7 +147,7 @@ impl Images for StoreImages {
 }
 
 /// Logins whose key fits the image, the most particular first (`pkg/credentialprovider/keyring.go`).
-fn logins(reference: &Reference, credentials: &[Credential]) -> Vec<image::Credentials> {
+pub(super) fn logins(reference: &Reference, credentials: &[Credential]) -> Vec<image::Credentials> {
     let wanted = format!("{}/{}", reference.registry, reference.repository);
     let fits = |c: &&Credential| {
         let key = registry_key(&c.registry);

@@ -59,7 +59,7 @@ impl World {
             shutdown: crate::shutdown::Settings::new(Duration::from_secs(30), Duration::from_secs(10), None)
                 .expect("valid"),
             labels: BTreeMap::new(),
-            version: "0".into(),
+            runtime: crate::engine::RuntimeInfo { name: "dhow".into(), ..Default::default() },
         }
     }
 

@@ -150,6 +150,7 @@ fn device(node: &DeviceNode) -> Result<Vec<Device>, String> {
         return Ok(found);
     };
     Ok(vec![Device {
+        source: node.host_path.clone().unwrap_or_else(|| node.path.clone()),
         target: node.path.clone(),
         kind: if node.r#type == "b" { 'b' } else { 'c' },
         major,

@@ -96,6 +96,7 @@ pub(super) fn device_files(from: &Path, to: &Path, access: &str) -> io::Result<V
         _ => return Err(io::Error::other("not a device node")),
     };
     Ok(vec![Device {
+        source: from.to_owned(),
         target: to.to_owned(),
         kind,
         major: rustix::fs::major(meta.rdev()),

@@ -14,9 +14,9 @@ use super::view::{self, Role};
 use crate::adapters::runtime_user;
 use crate::cluster::ClusterError;
 use crate::context::Context;
-use crate::engine::{ContainerSpec, EngineError, IdRange, Mount, Rootfs, Seccomp, User};
+use crate::engine::{ContainerSpec, EngineError, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, Seccomp, User};
 use crate::images::{Credential, Image, ImageError};
-use crate::network::AttachRequest;
+use crate::network::{AttachRequest, HostPort};
 use crate::node;
 use crate::probes::{self, Outcome, Target};
 use crate::volumes;
@@ -173,8 +173,8 @@ impl Executor {
     // === sandbox ===
 
     async fn create_sandbox(&self, attempt: u32) {
-        let id = format!("{}-{attempt}", self.uid());
-        match self.try_create_sandbox(&id, attempt).await {
+        let mut id = format!("{}-{attempt}", self.uid());
+        match self.try_create_sandbox(&mut id, attempt).await {
             Ok(ips) => self.tell(Observation::SandboxCreated { id, ips }),
             Err(error) => {
                 self.take_down(&id).await;
@@ -185,46 +185,51 @@ impl Executor {
         }
     }
 
-    async fn try_create_sandbox(&self, id: &str, attempt: u32) -> Result<Vec<IpAddr>, String> {
+    /// `id` is the one to try, and afterwards the one that the sandbox has.
+    async fn try_create_sandbox(&self, id: &mut String, attempt: u32) -> Result<Vec<IpAddr>, String> {
         let (context, pod) = (&self.context, &*self.pod);
         let domain = &context.config.dns.domain;
-        let mut spec = spec::sandbox_spec(pod, attempt, id.to_owned(), domain).map_err(|e| e.to_string())?;
-        self.check_handler().await?;
+        let mut spec = spec::sandbox_spec(pod, attempt, id.clone(), domain).map_err(|e| e.to_string())?;
+        spec.runtime_handler = self.handler().await?;
         if view::spec(pod).host_users == Some(false) {
-            spec.users = Some(self.users()?);
+            spec.users = Some(self.users(&spec.runtime_handler)?);
         }
-        let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
-        std::fs::create_dir_all(&logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
-        context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
+        spec.log_dir = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
+        let logs = &spec.log_dir;
+        std::fs::create_dir_all(logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
+        *id = context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
         context.pods_changed.notify_one();
-        let mut ips = Vec::new();
-        if !spec.host_network {
-            let netns = context.engine.netns(id).await.map_err(|e| base::chain(&e))?;
-            let request = AttachRequest { sandbox: id, netns: netns.as_fd(), host_ports: spec::host_ports(pod) };
-            ips = context.network.attach(&request).await.map_err(|e| base::chain(&e))?;
-        }
+        let ips = if spec.host_network { Vec::new() } else { self.connect(id, spec.host_ports).await? };
         self.write_pod_files(&ips)?;
         Ok(ips)
     }
 
-    /// Refuses runtimes that this node does not have (`LookupRuntimeHandler`, and containerd's words for an unknown handler).
-    async fn check_handler(&self) -> Result<(), String> {
+    /// Gives a sandbox its network, if it has none yet.
+    async fn connect(&self, sandbox: &str, host_ports: Vec<HostPort>) -> Result<Vec<IpAddr>, String> {
+        match self.context.engine.network(sandbox).await.map_err(|e| base::chain(&e))? {
+            SandboxNetwork::Connected(ips) => Ok(ips),
+            SandboxNetwork::Namespace(netns) => {
+                let request = AttachRequest { sandbox, netns: netns.as_fd(), host_ports };
+                self.context.network.attach(&request).await.map_err(|e| base::chain(&e))
+            }
+        }
+    }
+
+    /// What the pod's RuntimeClass asks of the engine (`LookupRuntimeHandler`).
+    async fn handler(&self) -> Result<String, String> {
         let Some(class) = view::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
-            return Ok(());
+            return Ok(String::new());
         };
         match self.context.cluster.runtime_handler(class).await {
-            Ok(Some(handler)) if node::HANDLERS.contains(&&*handler) => Ok(()),
-            Ok(Some(handler)) => {
-                Err(format!("failed to get sandbox runtime: no runtime for {handler:?} is configured"))
-            }
+            Ok(Some(handler)) => Ok(handler),
             Ok(None) => Err(format!("runtimeclass.node.k8s.io {class:?} not found")),
             Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
         }
     }
 
     /// Ids of the machine for the pod's users (`GetOrCreateUserNamespaceMappings`).
-    fn users(&self) -> Result<IdRange, String> {
-        if !node::has_user_namespaces(&self.context.images.root()) {
+    fn users(&self, handler: &str) -> Result<IdRange, String> {
+        if !node::has_user_namespaces(&self.context.config.runtime, handler, &self.context.images.root()) {
             return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
         }
         let pods = self.context.config.data_dir.join("pods");
@@ -418,27 +423,31 @@ impl Executor {
                 return self.tell(Observation::StartFailed { container: name, failure: StartFailure::Config, message });
             }
         };
-        let started = self.context.engine.start(&spec).await;
-        if let Err(error) = &started {
-            let message = base::chain(error).replace(&spec.id, &name);
-            let failure = match error {
-                EngineError::NotStarted(_) => StartFailure::Run,
-                _ => StartFailure::Create,
-            };
-            if failure == StartFailure::Run {
-                self.events.normal(&self.pod, &name, "Created", "Container created");
-            }
-            self.events.warning(&self.pod, &name, "Failed", &format!("Error: {message}"));
-            self.remove_run(&spec.id).await;
-            return self.tell(Observation::StartFailed { container: name, failure, message });
-        }
+        let started = match self.context.engine.start(&spec).await {
+            Ok(started) => started,
+            Err(error) => return self.start_failed(name, &spec.id, &error).await,
+        };
         self.events.normal(&self.pod, &name, "Created", "Container created");
         self.events.normal(&self.pod, &name, "Started", "Container started");
-        running.started_at = started.unwrap_or_else(|_| self.context.clock.now());
-        let id = running.id.clone();
+        let id = started.id.clone();
+        (running.id, running.started_at) = (started.id, started.at);
         self.tell(Observation::Started { container: name.clone(), running: Box::new(running) });
         self.remove_old_logs(&name, restarts);
         self.post_start(&c, id).await;
+    }
+
+    async fn start_failed(&self, name: String, id: &str, error: &EngineError) {
+        let message = base::chain(error).replace(id, &name);
+        let failure = match error {
+            EngineError::NotStarted(_) => StartFailure::Run,
+            _ => StartFailure::Create,
+        };
+        if failure == StartFailure::Run {
+            self.events.normal(&self.pod, &name, "Created", "Container created");
+        }
+        self.events.warning(&self.pod, &name, "Failed", &format!("Error: {message}"));
+        self.remove_run(id).await;
+        self.tell(Observation::StartFailed { container: name, failure, message });
     }
 
     /// Looks up everything and forms the spec. The error is the message of `CreateContainerConfigError`.
@@ -483,7 +492,8 @@ impl Executor {
             sandbox: &self.sandbox(),
             id: id.clone(),
             labels: recover::labels(&c.name, restarts, &running),
-            image: &found.config,
+            image: &found,
+            restarts,
             rootfs: Rootfs::default(),
             sources: &sources,
             facts: &facts,
@@ -500,7 +510,7 @@ impl Executor {
             let path = context.config.data_dir.join("seccomp").join(name);
             let json = std::fs::read_to_string(&path);
             let json = json.map_err(|e| format!("failed to load seccomp profile {}: {e}", path.display()))?;
-            spec.seccomp = Seccomp::Profile(json);
+            spec.seccomp = Seccomp::Profile { path, json };
         }
         spec.resources.cpuset = context.cpus.of(pod.uid(), &c.name);
         spec.resources.memory_nodes = context.memories.nodes(pod.uid(), &c.name);
@@ -509,8 +519,9 @@ impl Executor {
         for mount in c.volume_mounts.iter().flatten() {
             let Some(image) = pulled.volumes.get(&mount.name) else { continue };
             let layers = context.images.layers(image, &id, &mount.name).await.map_err(|e| base::chain(&e))?;
+            let files = ImageFiles { id: image.clone(), layers };
             let target = volumes::target_of(mount);
-            spec.mounts.iter_mut().filter(|m| m.target == target).for_each(|m| m.layers = layers.clone());
+            spec.mounts.iter_mut().filter(|m| m.target == target).for_each(|m| m.image = Some(files.clone()));
         }
         spec.rootfs = context.images.prepare(&found.id, &id).await.map_err(|e| base::chain(&e))?;
         Ok((spec, running))
@@ -519,7 +530,8 @@ impl Executor {
     /// The numbers that a process of the image will run as (`convertContainerStatusUser`). A user that is not there is for the engine
     /// to complain of.
     fn numbers(&self, user: &User, image: &str) -> Result<Option<ContainerUser>, String> {
-        let (passwd, group) = self.context.images.user_files(image).map_err(|e| base::chain(&e))?;
+        let files = self.context.images.user_files(image).map_err(|e| base::chain(&e))?;
+        let Some((passwd, group)) = files else { return Ok(None) };
         let resolved = runtime::user::resolve(&runtime_user(user), &passwd, &group).ok();
         Ok(resolved.map(|numbers| ContainerUser {
             linux: Some(LinuxContainerUser {

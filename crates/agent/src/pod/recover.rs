@@ -56,7 +56,7 @@ fn from_labels(snapshot: &ContainerSnapshot) -> Option<(String, Running)> {
 /// How the engine's word for an end becomes ours.
 pub fn exit_facts(exit: &EngineExit, message: String) -> ExitFacts {
     let (reason, message) = if exit.lost {
-        let message = "The container ended while its supervisor was being replaced, and this kernel does not tell how";
+        let message = "The container ended while nobody watched it, and nothing tells how";
         (Some("ContainerStatusUnknown".into()), message.into())
     } else {
         (None, message)

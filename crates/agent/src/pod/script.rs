@@ -116,7 +116,7 @@ impl Script {
             }
             "status-written" => {
                 let now = self.at();
-                self.pod.status = Some(status::status(&self.pod, &self.seen, &[], now));
+                self.pod.status = Some(status::status(&self.pod, &self.seen, "dhow", &[], now));
                 let phase = self.pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
                 Observation::StatusWritten { terminal: phase == "Succeeded" || phase == "Failed" }
             }
@@ -254,7 +254,7 @@ impl Script {
 
     /// One line of status, if it changed, and when the plan wants to be asked again.
     fn show(&mut self, wake_at: Option<Timestamp>) {
-        let status = status::status(&self.pod, &self.seen, &[], self.at());
+        let status = status::status(&self.pod, &self.seen, "dhow", &[], self.at());
         let mut line = status.phase.clone().unwrap_or_default();
         if let Some(reason) = &status.reason {
             line += &format!("({reason})");

@@ -19,8 +19,6 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// `containerID` is `dhow://<64 hex digits>`.
-pub const RUNTIME: &str = "dhow";
 /// All termination messages of a pod together (`MaxPodTerminationMessageLogLength`).
 const MESSAGES_MAX_BYTES: usize = 12 * 1024;
 
@@ -41,17 +39,17 @@ const OURS: [&str; 8] = [
     "PodResizePending",
 ];
 
-/// The pod's status as it should stand in the API.
-pub fn status(pod: &Pod, seen: &Seen, host_ips: &[IpAddr], now: Timestamp) -> PodStatus {
+/// The pod's status as it should stand in the API. `containerID`s are `<runtime>://<id>`.
+pub fn status(pod: &Pod, seen: &Seen, runtime: &str, host_ips: &[IpAddr], now: Timestamp) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     if seen.ending == Some(Ending::AlreadyTerminal) {
         return old;
     }
     let finished = seen.ending.is_some() && !seen.may_run();
     let mut new = PodStatus {
-        container_statuses: statuses(pod, seen, &old, Role::App, finished),
-        init_container_statuses: statuses(pod, seen, &old, Role::Init, finished),
-        ephemeral_container_statuses: statuses(pod, seen, &old, Role::Ephemeral, finished),
+        container_statuses: statuses(pod, seen, runtime, &old, Role::App, finished),
+        init_container_statuses: statuses(pod, seen, runtime, &old, Role::Init, finished),
+        ephemeral_container_statuses: statuses(pod, seen, runtime, &old, Role::Ephemeral, finished),
         qos_class: Some(old.qos_class.clone().unwrap_or_else(|| resources::qos_class(pod).as_str().to_owned())),
         observed_generation: observed_generation(pod, seen, &old),
         start_time: old.start_time.clone().or_else(|| Some(time(seen.first_seen.unwrap_or(now)))),
@@ -87,7 +85,14 @@ fn observed_generation(pod: &Pod, seen: &Seen, old: &PodStatus) -> Option<i64> {
 
 // === containers ===
 
-fn statuses(pod: &Pod, seen: &Seen, old: &PodStatus, list: Role, finished: bool) -> Option<Vec<ContainerStatus>> {
+fn statuses(
+    pod: &Pod,
+    seen: &Seen,
+    runtime: &str,
+    old: &PodStatus,
+    list: Role,
+    finished: bool,
+) -> Option<Vec<ContainerStatus>> {
     let (old, is_init) = match list {
         Role::App => (&old.container_statuses, false),
         Role::Init | Role::Sidecar => (&old.init_container_statuses, true),
@@ -98,7 +103,7 @@ fn statuses(pod: &Pod, seen: &Seen, old: &PodStatus, list: Role, finished: bool)
     let mut out: Vec<ContainerStatus> = view::all_containers(pod)
         .iter()
         .filter(|(role, _)| of_list(*role))
-        .map(|(role, c)| container_status(pod, seen, c, *role, find_old(&c.name)))
+        .map(|(role, c)| container_status(pod, seen, runtime, c, *role, find_old(&c.name)))
         .collect();
     if finished && (list == Role::App || is_init) {
         terminate(pod, seen, &mut out, is_init);
@@ -114,6 +119,7 @@ fn statuses(pod: &Pod, seen: &Seen, old: &PodStatus, list: Role, finished: bool)
 fn container_status(
     pod: &Pod,
     seen: &Seen,
+    runtime: &str,
     c: &Container,
     role: Role,
     old: Option<&ContainerStatus>,
@@ -124,7 +130,7 @@ fn container_status(
         name: c.name.clone(),
         image: c.image.clone().unwrap_or_default(),
         restart_count: i32::try_from(s.restarts).unwrap_or(i32::MAX),
-        last_state: s.last.as_ref().map(terminated),
+        last_state: s.last.as_ref().map(|exit| terminated(exit, runtime)),
         volume_mounts: volume_mounts(c),
         ..ContainerStatus::default()
     };
@@ -132,7 +138,7 @@ fn container_status(
         Run::Running(run) => {
             out.image = run.image.clone();
             out.image_id = run.image_id.clone();
-            out.container_id = Some(format!("{RUNTIME}://{}", run.id));
+            out.container_id = Some(format!("{runtime}://{}", run.id));
             out.user = run.user.clone();
             let running = ContainerStateRunning { started_at: Some(time(run.started_at)) };
             out.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
@@ -141,10 +147,10 @@ fn container_status(
             if !exit.id.is_empty() {
                 out.image = exit.image.clone();
                 out.image_id = exit.image_id.clone();
-                out.container_id = Some(format!("{RUNTIME}://{}", exit.id));
+                out.container_id = Some(format!("{runtime}://{}", exit.id));
                 out.user = exit.user.clone();
             }
-            out.state = Some(terminated(exit));
+            out.state = Some(terminated(exit, runtime));
         }
         Run::None => never_ran(pod, &mut out, s, old),
     }
@@ -261,9 +267,9 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn terminated(exit: &Exit) -> ContainerState {
+fn terminated(exit: &Exit, runtime: &str) -> ContainerState {
     let ended = ContainerStateTerminated {
-        container_id: Some(format!("{RUNTIME}://{}", exit.id)).filter(|_| !exit.id.is_empty()),
+        container_id: Some(format!("{runtime}://{}", exit.id)).filter(|_| !exit.id.is_empty()),
         exit_code: exit.code,
         reason: Some(exit.reason.clone()).filter(|r| !r.is_empty()),
         message: Some(exit.message.clone()).filter(|m| !m.is_empty()),

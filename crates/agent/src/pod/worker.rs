@@ -347,7 +347,8 @@ impl Worker {
     }
 
     fn status(&self, now: Timestamp) -> PodStatus {
-        status(&self.pod, &self.seen, &self.context.config.node_ips, now)
+        let config = &self.context.config;
+        status(&self.pod, &self.seen, &config.runtime.name, &config.node_ips, now)
     }
 
     fn write_status(&mut self, now: Timestamp) {

@@ -1,12 +1,13 @@
 //! [`AgentPods`]: the server's view of the running agent.
 
-use super::seams::{LogSource, Pods};
+use super::seams::{LogSource, Place, Pods};
 use crate::agent::{AgentHandle, ContainerTarget, LookupError};
-use crate::engine::{EngineError, Session, StreamRequest};
+use crate::engine::{EngineError, Session, StreamRequest, Streams};
 use api::prelude::Pod;
 use async_trait::async_trait;
 use std::sync::Arc;
 use streaming::port_forward::Dialed;
+use url::Url;
 
 /// [`Pods`] over an [`AgentHandle`].
 pub struct AgentPods {
@@ -54,6 +55,17 @@ impl Pods for AgentPods {
                 }
             }),
         })
+    }
+
+    async fn streams_at(&self, place: &Place<'_>) -> Result<Option<Url>, EngineError> {
+        match place {
+            Place::Exec(target, request) => self.agent.streams_at(Streams::Exec(&target.id, request)).await,
+            Place::Attach(target, request) => self.agent.streams_at(Streams::Attach(&target.id, request)).await,
+            Place::PortForward(namespace, pod, uid) => {
+                let sandbox = self.agent.sandbox(namespace, pod, some(uid))?;
+                self.agent.streams_at(Streams::PortForward(&sandbox)).await
+            }
+        }
     }
 
     async fn exec(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {

@@ -22,6 +22,7 @@ mod edge;
 mod logs;
 mod node_logs;
 mod numbers;
+mod relay;
 mod routes;
 mod seams;
 

@@ -6,6 +6,8 @@ use super::NodeApi;
 use super::auth::{self, User};
 use super::logs::{self, LogOptions};
 use super::node_logs;
+use super::relay::{self, Asked};
+use super::seams::Place;
 use crate::agent::LookupError;
 use crate::engine::StreamRequest;
 use crate::stats::{prometheus, summary};
@@ -19,6 +21,7 @@ use streaming::port_forward::{self, Dial, PodRef};
 use streaming::remote::{self, What};
 use streaming::{Refusal, Wanted};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 /// A pod or container in a path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,6 +119,7 @@ pub(super) async fn answer(
     drop(body);
     let call = Call {
         server,
+        method: &head.method,
         headers: &head.headers,
         query: url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned().collect(),
         upgrade: head.extensions.get::<OnUpgrade>().cloned(),
@@ -125,10 +129,10 @@ pub(super) async fn answer(
         Route::Healthz => Ok(text(200, "ok")),
         Route::Pods => Ok(call.pods()),
         Route::Logs(at) => call.logs(&at).await,
-        Route::Exec(at) => call.remote(What::Exec, at),
-        Route::Attach(at) => call.remote(What::Attach, at),
+        Route::Exec(at) => call.remote(What::Exec, at).await,
+        Route::Attach(at) => call.remote(What::Attach, at).await,
         Route::Run(at) => call.run(&at).await,
-        Route::PortForward(at) => call.port_forward(at),
+        Route::PortForward(at) => call.port_forward(at).await,
         Route::Summary => call.summary().await,
         Route::Metrics(which) => call.metrics(which).await,
         Route::Configz => Ok(json(&server.numbers.settings())),
@@ -142,6 +146,7 @@ pub(super) async fn answer(
 
 struct Call<'a> {
     server: &'a NodeApi,
+    method: &'a Method,
     headers: &'a HeaderMap,
     query: Vec<(String, String)>,
     upgrade: Option<OnUpgrade>,
@@ -198,13 +203,28 @@ impl Call<'_> {
         Ok(response)
     }
 
-    fn remote(self, what: What, at: At) -> Result<Response<Body>, Refusal> {
+    /// Gives the client's connection to whoever serves such streams itself.
+    async fn relay(self, to: &Url) -> Result<Response<Body>, Refusal> {
+        let asked = Asked { method: self.method, headers: self.headers, upgrade: self.upgrade };
+        relay::relay(asked, to, self.shutdown).await
+    }
+
+    async fn remote(self, what: What, at: At) -> Result<Response<Body>, Refusal> {
         let wanted = Wanted::parse(&self.query)?;
         let pods = self.server.pods.clone();
         let target = pods.container(&at.namespace, &at.pod, &at.uid, &at.container).map_err(|e| no_target(&e))?;
         let command: Vec<String> = self.query.iter().filter(|(n, _)| n == "command").map(|(_, v)| v.clone()).collect();
         if what == What::Exec && command.is_empty() {
             return Err(Refusal::new(400, "you must specify a command"));
+        }
+        let Wanted { tty, stdin, stdout, stderr } = wanted;
+        let request = StreamRequest { command: command.clone(), tty, stdin, stdout, stderr };
+        let place = match what {
+            What::Exec => Place::Exec(&target, &request),
+            What::Attach => Place::Attach(&target, &request),
+        };
+        if let Some(to) = pods.streams_at(&place).await.map_err(|e| Refusal::new(500, e.to_string()))? {
+            return self.relay(&to).await;
         }
         let (protocol, response) = remote::handshake(self.headers)?;
         streaming::upgraded(self.upgrade, response, self.shutdown, move |io| {
@@ -225,9 +245,13 @@ impl Call<'_> {
         Ok(text(200, remote::run_to_end(session).await?))
     }
 
-    fn port_forward(self, at: At) -> Result<Response<Body>, Refusal> {
+    async fn port_forward(self, at: At) -> Result<Response<Body>, Refusal> {
         let pods = self.server.pods.clone();
         pods.find(&at.namespace, &at.pod, &at.uid).map_err(|e| no_target(&e))?;
+        let place = Place::PortForward(&at.namespace, &at.pod, &at.uid);
+        if let Some(to) = pods.streams_at(&place).await.map_err(|e| Refusal::new(500, e.to_string()))? {
+            return self.relay(&to).await;
+        }
         let ports: Vec<&str> = self.query.iter().filter(|(n, _)| n == "port").map(|(_, v)| v.as_str()).collect();
         let (carrier, response) = port_forward::handshake(self.headers, &ports)?;
         let name = format!("{}, uid {}", at.pod, at.uid);

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use streaming::port_forward::Dialed;
+use url::Url;
 
 /// What the node uses.
 #[async_trait]
@@ -31,6 +32,16 @@ pub struct LogSource {
     pub ended: BoxFuture<'static, ()>,
 }
 
+/// Whose streams.
+pub enum Place<'a> {
+    /// A command's in a container.
+    Exec(&'a ContainerTarget, &'a StreamRequest),
+    /// A container's own.
+    Attach(&'a ContainerTarget, &'a StreamRequest),
+    /// To ports of a pod: its namespace, name and uid.
+    PortForward(&'a str, &'a str, &'a str),
+}
+
 /// The pods of this node. An empty `uid` is any.
 #[async_trait]
 pub trait Pods: Send + Sync {
@@ -43,6 +54,10 @@ pub trait Pods: Send + Sync {
     -> Result<ContainerTarget, LookupError>;
     /// A container's log.
     fn log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<LogSource, LookupError>;
+    /// Where a container runtime serves these streams itself; `None`: they are had by the calls below.
+    async fn streams_at(&self, _: &Place<'_>) -> Result<Option<Url>, EngineError> {
+        Ok(None)
+    }
     /// Runs a command with streams.
     async fn exec(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError>;
     /// Streams of the container's first process.

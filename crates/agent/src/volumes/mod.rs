@@ -504,7 +504,7 @@ fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_on
     let read_only = mount.read_only == Some(true) || must_be_read_only;
     Mount {
         source,
-        layers: Vec::new(),
+        image: None,
         sub_path: (!sub.is_empty()).then(|| sub.into()),
         target: target_of(mount),
         read_only,

@@ -256,6 +256,7 @@ pub fn devices(pod: &Pod, c: &Container, places: &Places) -> Result<Vec<crate::e
         let place = places.get(&volume.name).filter(|p| p.block).ok_or_else(missing)?;
         let meta = fs::metadata(&place.path).map_err(|e| VolumeError::io("look at", &place.path, e))?;
         Ok(crate::engine::Device {
+            source: place.path.clone(),
             target: d.device_path.clone().into(),
             kind: 'b',
             major: rustix::fs::major(meta.rdev()),

@@ -28,6 +28,12 @@ pub(super) fn ensure(volume: &Path, sub: &str) -> Result<(), VolumeError> {
     }
 }
 
+/// The file at `sub` below `volume`, reached by no link that leads out.
+pub fn open(volume: &Path, sub: &Path) -> std::io::Result<OwnedFd> {
+    let root = rustix::fs::open(volume, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(beneath(root, sub)?)
+}
+
 fn beneath(root: impl AsFd, path: &Path) -> Result<OwnedFd, rustix::io::Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

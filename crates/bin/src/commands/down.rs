@@ -2,7 +2,6 @@
 
 use super::{CommandError, require_root, say};
 use crate::config::{Config, Settings};
-use crate::node;
 use crate::process::{self, Instance};
 use crate::traces;
 
@@ -27,7 +26,7 @@ pub(crate) fn stop(config: &Config) -> Result<(), CommandError> {
     // Nobody else may start while we look at containers.
     let _instance = Instance::acquire(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let pods = runtime.block_on(traces::stop_containers(&node::engine_config(config)))?;
+    let pods = runtime.block_on(traces::stop_all(config))?;
     if pods > 0 {
         say(format_args!("Stopped the containers of {pods} pods."));
     }

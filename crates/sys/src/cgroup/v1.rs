@@ -33,13 +33,15 @@ pub(super) struct V1 {
     relative: String,
     /// Root of each used hierarchy, once even if several controllers share it.
     roots: Vec<PathBuf>,
+    /// Roots of the others, where somebody else may have made a directory of the same name (runc uses all there are).
+    unused: Vec<PathBuf>,
     /// Controller to its directory of this cgroup.
     dirs: BTreeMap<String, PathBuf>,
 }
 
 impl V1 {
     pub(super) fn new(mounts: &[(Vec<String>, PathBuf)], relative: &str, has_v2: bool) -> Self {
-        let mut v1 = V1 { relative: relative.to_owned(), roots: Vec::new(), dirs: BTreeMap::new() };
+        let mut v1 = V1 { relative: relative.to_owned(), roots: Vec::new(), unused: Vec::new(), dirs: BTreeMap::new() };
         for (names, root) in mounts {
             let used = |n: &&String| USED.contains(&n.as_str()) || (n.as_str() == "freezer" && !has_v2);
             for name in names.iter().filter(used) {
@@ -47,6 +49,9 @@ impl V1 {
                 if !v1.roots.contains(root) {
                     v1.roots.push(root.clone());
                 }
+            }
+            if !v1.roots.contains(root) {
+                v1.unused.push(root.clone());
             }
         }
         v1
@@ -203,7 +208,8 @@ impl Backend for V1 {
     }
 
     fn delete(&self) -> Result<()> {
-        let removed: Vec<Result<()>> = self.roots.iter().map(|root| remove_tree(&root.join(&self.relative))).collect();
+        let roots = self.roots.iter().chain(&self.unused);
+        let removed: Vec<Result<()>> = roots.map(|root| remove_tree(&root.join(&self.relative))).collect();
         removed.into_iter().collect()
     }
 }

@@ -14,7 +14,7 @@ pub mod security;
 
 use super::view;
 use crate::engine::{ContainerSpec, Device, Mount, Processes, Rootfs, SandboxSpec};
-use crate::images::ImageConfig;
+use crate::images::{Image, ImageConfig};
 use crate::network::HostPort;
 use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod};
@@ -35,12 +35,9 @@ pub enum SpecError {
     /// Hostname.
     #[error(transparent)]
     Name(#[from] hosts::NameError),
-    /// Neither image nor spec say what to run.
-    #[error("no command specified")]
-    NoCommand,
 }
 
-/// The sandbox of a pod; its ids, if it is to have its own, are still to be given.
+/// The sandbox of a pod; its ids, if it is to have its own, its runtime handler and its log directory are still to be given.
 pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -> Result<SandboxSpec, SpecError> {
     let spec = view::spec(pod);
     let (hostname, domain) = hosts::names(pod, cluster_domain)?;
@@ -61,6 +58,10 @@ pub fn sandbox_spec(pod: &Pod, attempt: u32, id: String, cluster_domain: &str) -
         host_ipc: spec.host_ipc == Some(true),
         share_pid: spec.share_process_namespace == Some(true),
         users: None,
+        runtime_handler: String::new(),
+        log_dir: PathBuf::new(),
+        host_ports: host_ports(pod),
+        privileged: view::all_containers(pod).iter().any(|(_, c)| security::effective(pod, c).privileged == Some(true)),
     })
 }
 
@@ -112,8 +113,10 @@ pub struct ContainerInput<'a> {
     pub id: String,
     /// Kept by the engine and given back after a restart of the agent.
     pub labels: BTreeMap<String, String>,
-    /// The image's configuration.
-    pub image: &'a ImageConfig,
+    /// `restartCount`
+    pub restarts: u32,
+    /// The image.
+    pub image: &'a Image,
     /// Its root file system.
     pub rootfs: Rootfs,
     /// Objects that the environment refers to.
@@ -140,32 +143,35 @@ pub struct ContainerInput<'a> {
 pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Result<ContainerSpec, SpecError> {
     let context = security::effective(pod, c);
     security::check_app_armor(&context)?;
-    let user = security::user(pod, c, &input.image.user)?;
-    let declared = env::environment(pod, c, input.sources, input.facts)?;
-    let args = command(c, input.image, &declared)?;
-    let tty = c.tty == Some(true);
-    let env = runtime::defaults::environment(&input.image.env, declared, input.hostname, tty);
-    let cwd = [c.working_dir.as_deref(), Some(input.image.working_dir.as_str())];
+    let user = security::user(pod, c, &input.image.config.user)?;
+    let env = env::environment(pod, c, input.sources, input.facts)?;
+    let (command, args) = command(c, &env);
     let privileged = context.privileged == Some(true);
     Ok(ContainerSpec {
         sandbox: input.sandbox.to_owned(),
         id: input.id,
+        name: c.name.clone(),
+        restarts: input.restarts,
         labels: input.labels,
+        image: input.image.clone(),
+        command,
         args,
         env,
-        cwd: cwd.into_iter().flatten().find(|d| !d.is_empty()).unwrap_or("/").to_owned(),
+        hostname: input.hostname.to_owned(),
+        cwd: c.working_dir.clone().unwrap_or_default(),
         user,
         rootfs: input.rootfs,
         read_only_rootfs: context.read_only_root_filesystem == Some(true),
         mounts: input.mounts,
         capabilities: security::capabilities(&context)?,
         privileged,
+        stop_signal: stop_signal(c, &input.image.config),
         no_new_privileges: context.allow_privilege_escalation == Some(false),
         seccomp: security::seccomp(&context)?,
         unmasked_proc: privileged || context.proc_mount.as_deref() == Some("Unmasked"),
         resources: resources::container_cgroup(pod, c, input.swap),
         oom_score_adj: resources::oom_score_adj(pod, c, input.node_memory),
-        tty,
+        tty: c.tty == Some(true),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
         log_path: input.log_path,
@@ -191,15 +197,13 @@ pub fn stop_signal(c: &Container, image: &ImageConfig) -> String {
     own.or_else(|| image.stop_signal.clone()).filter(|s| !s.is_empty()).unwrap_or_else(|| "SIGTERM".into())
 }
 
-/// `command` replaces the image's entrypoint and its arguments; `args` alone only the arguments.
-fn command(c: &Container, image: &ImageConfig, env: &[(String, String)]) -> Result<Vec<String>, SpecError> {
+/// `command` and `args` with their variables replaced.
+fn command(c: &Container, env: &[(String, String)]) -> (Vec<String>, Vec<String>) {
     let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|s| expand::expand(s, lookup)).collect()
     };
-    let (own, args) = (expanded(&c.command), expanded(&c.args));
-    let out = runtime::defaults::command(&image.entrypoint, &image.command, own, args);
-    if out.is_empty() { Err(SpecError::NoCommand) } else { Ok(out) }
+    (expanded(&c.command), expanded(&c.args))
 }
 
 #[cfg(test)]
@@ -210,18 +214,13 @@ mod tests {
 
     fn check_spec(container: &str, want: Expect) {
         let pod = pod(&format!(r#"{{"containers":[{container}]}}"#));
-        let image = ImageConfig {
-            entrypoint: vec!["/entry".into()],
-            command: vec!["default".into()],
-            env: vec!["PATH=/image/bin".into(), "FROM_IMAGE=1".into()],
-            working_dir: "/work".into(),
-            stop_signal: Some("SIGQUIT".into()),
-            ..ImageConfig::default()
-        };
+        let config = ImageConfig { stop_signal: Some("SIGQUIT".into()), ..ImageConfig::default() };
+        let image = Image { config, ..Image::default() };
         let c = &view::app_containers(&pod)[0];
         let input = ContainerInput {
             sandbox: "s",
             id: "id".into(),
+            restarts: 0,
             labels: BTreeMap::new(),
             image: &image,
             rootfs: Rootfs::default(),
@@ -239,11 +238,12 @@ mod tests {
             Ok(s) => {
                 let env: Vec<String> = s.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
                 format!(
-                    "args {:?}\nenv {}\ncwd {} stop {}\nreadonly={} privileged={} nnp={} caps={} seccomp={:?} tty={}\n",
+                    "command {:?} args {:?}\nenv {}\ncwd {:?} stop {}\nreadonly={} privileged={} nnp={} caps={} seccomp={:?} tty={}\n",
+                    s.command,
                     s.args,
                     env.join(" "),
                     s.cwd,
-                    stop_signal(c, &image),
+                    s.stop_signal,
                     s.read_only_rootfs,
                     s.privileged,
                     s.no_new_privileges,
@@ -258,41 +258,41 @@ mod tests {
     }
 
     #[test]
-    fn image_defaults() {
+    fn what_is_open_is_left_to_the_image() {
         check_spec(
             r#"{"name":"a"}"#,
             expect![[r#"
-                args ["/entry", "default"]
-                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1
-                cwd /work stop SIGQUIT
+                command [] args []
+                env 
+                cwd "" stop SIGQUIT
                 readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=false
             "#]],
         );
     }
 
     #[test]
-    fn args_replace_only_the_images_arguments_and_expand() {
+    fn arguments_expand() {
         check_spec(
             r#"{"name":"a","args":["$(X)","$(Y)"],"env":[{"name":"X","value":"1"}],"tty":true}"#,
             expect![[r#"
-                args ["/entry", "1", "$(Y)"]
-                env PATH=/image/bin HOSTNAME=web TERM=xterm FROM_IMAGE=1 X=1
-                cwd /work stop SIGQUIT
+                command [] args ["1", "$(Y)"]
+                env X=1
+                cwd "" stop SIGQUIT
                 readonly=false privileged=false nnp=false caps=14 seccomp=RuntimeDefault tty=true
             "#]],
         );
     }
 
     #[test]
-    fn command_replaces_everything_and_security_is_applied() {
+    fn security_is_applied() {
         check_spec(
             r#"{"name":"a","command":["sh"],"workingDir":"/x","lifecycle":{"stopSignal":"SIGUSR1"},
                 "securityContext":{"readOnlyRootFilesystem":true,"allowPrivilegeEscalation":false,
                 "capabilities":{"drop":["ALL"]},"seccompProfile":{"type":"Unconfined"}}}"#,
             expect![[r#"
-                args ["sh"]
-                env PATH=/image/bin HOSTNAME=web FROM_IMAGE=1
-                cwd /x stop SIGUSR1
+                command ["sh"] args []
+                env 
+                cwd "/x" stop SIGUSR1
                 readonly=true privileged=false nnp=true caps=0 seccomp=Unconfined tty=false
             "#]],
         );

@@ -1,0 +1,60 @@
+//! Mounts of volumes on the node, which outlive both the agent and the sandboxes, whatever engine runs the pods.
+
+use crate::engine::EngineError;
+use crate::volumes::persistent::Nfs;
+use rustix::mount::{MountFlags, UnmountFlags};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A tmpfs at `path`, if there is none yet.
+pub(super) fn tmpfs(path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
+    if is_mount_point(path) {
+        return Ok(());
+    }
+    let options = size_bytes.map_or("mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
+    let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
+        .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
+}
+
+/// A directory of an NFS server at `path`, if it is not there yet.
+pub(super) async fn nfs(path: &Path, nfs: &Nfs) -> Result<(), EngineError> {
+    if is_mount_point(path) {
+        return Ok(());
+    }
+    let (at, what) = (path.to_owned(), nfs.clone());
+    let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
+    let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
+    mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
+}
+
+/// Nothing is mounted at `path` afterwards.
+pub(super) fn unmount(path: &Path) -> Result<(), EngineError> {
+    if !is_mount_point(path) {
+        return Ok(());
+    }
+    rustix::mount::unmount(path, UnmountFlags::DETACH)
+        .map_err(|e| EngineError::Failed(format!("failed to unmount {}: {e}", path.display())))
+}
+
+/// Whether something is mounted exactly here.
+fn is_mount_point(path: &Path) -> bool {
+    let device = |p: &Path| std::fs::symlink_metadata(p).map(|m| m.dev()).ok();
+    match (device(path), path.parent().and_then(device)) {
+        (Some(own), Some(above)) => own != above,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points() {
+        assert!(is_mount_point(Path::new("/proc")));
+        assert!(!is_mount_point(Path::new("/proc/self/fd")));
+        assert!(!is_mount_point(Path::new("/nowhere/at/all")));
+    }
+}

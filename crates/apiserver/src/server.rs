@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -32,8 +33,12 @@ use tokio_util::task::TaskTracker;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Request heads arrive within this time.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+/// Longest head of a request (Go's `DefaultMaxHeaderBytes`, which upstream leaves as it is).
+const MAX_HEAD: usize = 1 << 20;
+/// The same for HTTP/2.
+const MAX_HEAD_2: u32 = 1 << 20;
 /// A request that streams nothing is answered within this time (`--request-timeout`).
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Dead HTTP/2 peers are noticed within twice this time.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Streams of one HTTP/2 connection at one time (`--http2-max-streams-per-connection`).
@@ -155,9 +160,10 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shut
             },
             () = shutdown.cancelled() => break,
         };
-        let connection = Connection { server: server.clone(), tls: tls.clone(), shutdown: shutdown.clone(), address };
+        let connection = Connection { server: server.clone(), shutdown: shutdown.clone(), address };
+        let tls = tls.clone();
         let work = connections.track_future(async move {
-            connection.run(stream).await;
+            connection.run(stream, &tls).await;
             drop(slot);
         });
         base::tasks::detach("api-server-connection", work);
@@ -170,19 +176,18 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shut
 }
 
 #[derive(Clone)]
-struct Connection {
-    server: ApiServer,
-    tls: Arc<Tls>,
-    shutdown: CancellationToken,
-    address: SocketAddr,
+pub(crate) struct Connection {
+    pub(crate) server: ApiServer,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) address: SocketAddr,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: TcpStream, tls: &Tls) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "failed to set TCP_NODELAY");
         }
-        let tls = self.tls.state.load_full();
+        let tls = tls.state.load_full();
         let acceptor = TlsAcceptor::from(tls.config.clone());
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
@@ -205,6 +210,16 @@ impl Connection {
             _ => None,
         };
         let peer = Peer { address: Some(self.address), identity };
+        self.converse(stream, peer, expires).await;
+    }
+
+    /// Requests and answers until one side ends it. `expires`: the certificate that the client showed.
+    pub(crate) async fn converse(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+        expires: Option<i64>,
+    ) {
         let shutdown = self.shutdown.clone();
         let service = service_fn(move |request| {
             let this = self.clone();
@@ -217,9 +232,10 @@ impl Connection {
             async move { Ok::<_, Infallible>(answer.await) }
         });
         let mut builder = Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEAD);
         builder
             .http2()
+            .max_header_list_size(MAX_HEAD_2)
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(KEEP_ALIVE)

@@ -17,6 +17,7 @@ mod admission;
 mod audits;
 mod custom;
 mod deletes;
+mod edge;
 mod hostile;
 mod lists;
 mod metrics;

@@ -37,7 +37,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use store::{At, Page, Range, StoreError};
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use width::{Counts, Stats};
 
 /// Seats of the server (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
@@ -315,14 +315,22 @@ fn limits(levels: &[PriorityLevelConfiguration]) -> HashMap<String, Limits> {
     levels.iter().map(|l| (l.name().to_owned(), one(l))).collect()
 }
 
-/// A list holds its seat until it is written: that is most of its work.
+/// A list holds its seat until it is written: that is most of its work. Who does not read what he asked for holds it no longer
+/// than a request may take.
 pub(crate) fn hold_until_written(body: Body, seat: Seat) -> Body {
-    http_body_util::BodyExt::boxed_unsync(Held { body, _seat: seat })
+    let written = CancellationToken::new();
+    let held = written.clone();
+    base::tasks::detach("list-seat", async move {
+        // Either is the end of it.
+        tokio::time::timeout(crate::server::REQUEST_TIMEOUT, held.cancelled()).await.ok();
+        drop(seat);
+    });
+    http_body_util::BodyExt::boxed_unsync(Held { body, _written: written.drop_guard() })
 }
 
 struct Held {
     body: Body,
-    _seat: Seat,
+    _written: DropGuard,
 }
 
 impl http_body::Body for Held {

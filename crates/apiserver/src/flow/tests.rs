@@ -59,3 +59,23 @@ async fn whoever_stops_waiting_leaves_no_seat_behind() {
     drop(seat);
     assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_nobody_reads_gives_its_seat_back_in_time() {
+    let flow = Arc::new(Flow::default());
+    let queues = Some(Queues { count: 1, hand: 1, length: 9 });
+    let limits = Limits { exempt: false, nominal: 1, lendable: 0, most: 1, queues };
+    flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
+    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
+    let metrics = &crate::metrics::Metrics::new().flow;
+    let held = |seat| hold_until_written(crate::response::body_from("[]"), seat);
+    let unread = held(flow.seat(&class, 1, 1, metrics).await.expect("free"));
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(flow.counts(), [("a".to_owned(), 1, 0)]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
+    let read = held(flow.seat(&class, 1, 1, metrics).await.expect("free"));
+    drop((unread, read));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
+}

@@ -93,24 +93,27 @@ impl V1 {
 }
 
 /// A new cpuset is empty, and nothing may join an empty one: it starts as its parent is. So does a parent that somebody else has
-/// made a moment ago.
+/// made a moment ago. Those below are then born like it (`cgroup.clone_children`): for every write of `cpuset.cpus` the kernel looks
+/// at all cpusets of the machine.
 fn inherit_cpuset(dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(dir);
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        let read = |dir: &Path| {
-            let path = dir.join(name);
-            std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| error("read", &path, e))
-        };
-        if read(dir)?.is_empty() {
-            let mut value = read(parent)?;
-            if value.is_empty() {
-                inherit_cpuset(parent)?;
-                value = read(parent)?;
-            }
-            write(&dir.join(name), &value)?;
-        }
+    let read = |dir: &Path, name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map(|t| t.trim().to_owned()).map_err(|e| error("read", &path, e))
+    };
+    // The last that is set, so that whoever has it has both.
+    if !read(dir, "cpuset.cpus")?.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    for name in ["cpuset.mems", "cpuset.cpus"] {
+        let mut value = read(parent, name)?;
+        if value.is_empty() {
+            inherit_cpuset(parent)?;
+            value = read(parent, name)?;
+        }
+        write(&dir.join(name), &value)?;
+    }
+    write(&dir.join("cgroup.clone_children"), "1")
 }
 
 impl Backend for V1 {

@@ -134,6 +134,8 @@ struct Inner {
     /// How many open files this process could have before it asked for more; containers begin with that.
     open_files: u64,
     events: mpsc::UnboundedSender<EngineEvent>,
+    /// Takes the connection on which a zygote tells of network namespaces in advance, if anybody wants to know.
+    networks: Mutex<Option<mpsc::UnboundedSender<Connection>>>,
 }
 
 /// The way to the supervisor of a pod, whichever process that is at the time. Cheap to clone.
@@ -255,6 +257,9 @@ impl ExecSession {
 // === impl Engine ===
 
 impl Engine {
+    /// How many supervisors wait for a pod.
+    pub const SPARES: usize = crate::zygote::SPARES;
+
     /// Makes the directories and starts the zygote. Needs root. Events of all pods come out of the second value.
     pub fn start(config: Config) -> Result<(Engine, Events)> {
         for dir in [config.run_dir.join("pods"), config.state_dir.join("pods")] {
@@ -263,8 +268,16 @@ impl Engine {
         let (events, receiver) = mpsc::unbounded_channel();
         let cgroups = Cgroups::detect()?;
         let open_files = raise_open_files();
-        let engine =
-            Engine { inner: Arc::new(Inner { config, cgroups, zygote: Mutex::new(None), open_files, events }) };
+        let engine = Engine {
+            inner: Arc::new(Inner {
+                config,
+                cgroups,
+                zygote: Mutex::default(),
+                open_files,
+                events,
+                networks: Mutex::default(),
+            }),
+        };
         *engine.inner.zygote.lock() = Some(engine.spawn_zygote()?);
         Ok((engine, receiver))
     }
@@ -280,6 +293,46 @@ impl Engine {
 
     fn state_dir(&self, pod: &str) -> PathBuf {
         self.inner.config.state_dir.join("pods").join(pod)
+    }
+
+    /// Network namespaces that pods to come will have, each as soon as it is there: whoever furnishes one before its pod comes saves the
+    /// pod that time. At most [`Engine::SPARES`] wait for a pod. Call it once, within tokio.
+    pub fn networks_in_advance(&self) -> mpsc::Receiver<OwnedFd> {
+        let (sender, receiver) = mpsc::channel(Self::SPARES);
+        let (connections, mut zygotes) = mpsc::unbounded_channel::<Connection>();
+        base::tasks::detach("networks-in-advance", async move {
+            // One after another: what a zygote told is void when the next one tells.
+            while let Some(connection) = zygotes.recv().await {
+                while let Some(mut packet) = connection.receive("zygote").await {
+                    let Some(network) = packet.fds.pop() else { continue };
+                    if sender.send(network).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        *self.inner.networks.lock() = Some(connections);
+        if let Some(zygote) = &*self.inner.zygote.lock() {
+            self.ask_for_networks(zygote);
+        }
+        receiver
+    }
+
+    /// Without an answer pods start all the same.
+    fn ask_for_networks(&self, zygote: &OwnedFd) {
+        let Some(connections) = self.inner.networks.lock().clone() else { return };
+        let ask = || -> Result<Connection> {
+            let fail = |source| EngineError::Zygote { verb: "ask for namespaces in advance", source };
+            let (ours, theirs) = sys::socket::pair().map_err(fail)?;
+            let request = protocol::encode(Kind::Request, 0, &Request::TellNetworks).map_err(fail)?;
+            request.send(zygote.as_fd(), &[theirs.as_fd()], false).map_err(fail)?;
+            Connection::new("zygote", ours)
+        };
+        match ask() {
+            // A failure means that nobody wants to know any more.
+            Ok(connection) => drop(connections.send(connection)),
+            Err(e) => tracing::warn!(error = %base::chain(&e), "networks of pods are not prepared"),
+        }
     }
 
     /// Starts this binary as the zygote, from a copy that no container can write to (CVE-2019-5736).
@@ -367,6 +420,7 @@ impl Engine {
             Some(Ok(())) => Ok(()),
             _ => {
                 let new = self.spawn_zygote()?;
+                self.ask_for_networks(&new);
                 send(&new).map_err(fail("send a request"))?;
                 *zygote = Some(new);
                 Ok(())

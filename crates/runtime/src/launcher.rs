@@ -71,6 +71,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) scratch: &'a Path,
     /// The pod's `/dev/shm`.
     pub(crate) shm: Option<Detached>,
+    /// A mount that shows the pod's network, for the one place that wants it.
+    pub(crate) sysfs: Option<Detached>,
     /// The parts of the cgroup that the process was not born in.
     pub(crate) cgroup: sys::cgroup::Entry,
     pub(crate) cgroup_mode: Mode,
@@ -383,16 +385,16 @@ fn mount_one(
         }
         MountKind::Tmpfs { options } => at("tmpfs", attr, options),
         MountKind::Proc => at("proc", attr, ""),
-        MountKind::Sysfs => at("sysfs", attr, ""),
+        MountKind::Sysfs => match &launch.sysfs {
+            Some(tree) => attach(tree, attr, dir()?.as_fd()),
+            None => at("sysfs", attr, ""),
+        },
         MountKind::Mqueue => at("mqueue", attr, ""),
         MountKind::Shm => match &launch.shm {
             Some(shm) => {
                 let tree = Detached::clone_fd(shm.as_fd(), false);
                 // A tree can be attached once only; where the kernel cannot clone a detached one the supervisor cloned for us.
-                let tree = tree.as_ref().unwrap_or(shm);
-                tree.set(attr, Some(sys::mount::Propagation::Private), false)
-                    .step(|| "failed to set attributes".into())?;
-                tree.attach(dir()?.as_fd()).step(|| "failed to attach".into())
+                attach(tree.as_ref().unwrap_or(shm), attr, dir()?.as_fd())
             }
             None if launch.pod.ipc == crate::spec::NamespaceMode::Host => bind(
                 root,
@@ -407,6 +409,11 @@ fn mount_one(
         }
         MountKind::Cgroup => mount_cgroup(launch, root, mount, attr, cgroups),
     }
+}
+
+fn attach(tree: &Detached, attr: Attr, target: BorrowedFd<'_>) -> Result<()> {
+    tree.set(attr, Some(sys::mount::Propagation::Private), false).step(|| "failed to set attributes".into())?;
+    tree.attach(target).step(|| "failed to attach".into())
 }
 
 /// One layer needs no overlay, and overlay takes no single one.

@@ -37,6 +37,8 @@ pub(crate) enum Request {
         #[serde(default)]
         adopt: bool,
     },
+    /// To the zygote, with one end of a socket pair: answer there with the network namespace of every supervisor in advance.
+    TellNetworks,
     /// Are you there? Any answer will do, so that of a supervisor that does not know this word.
     Ping,
     /// State of everything; the reply carries no descriptors.

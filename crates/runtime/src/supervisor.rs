@@ -15,7 +15,7 @@ use crate::protocol::{
     self, ContainerRecord, ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, Kind, Packet, Part, PodSnapshot,
     Reason, Reply, Request, Started,
 };
-use crate::spec::{ContainerSpec, NamespaceMode, PidMode, PodSandboxSpec, is_valid_id};
+use crate::spec::{ContainerSpec, MountKind, NamespaceMode, PidMode, PodSandboxSpec, is_valid_id};
 use crate::spool::Spool;
 use crate::users;
 use base::{Clock, SystemClock};
@@ -143,6 +143,8 @@ struct Supervisor {
     cgroups: Cgroups,
     pod_cgroup: Option<Cgroup>,
     shm: Shm,
+    /// To be cloned; none where the kernel cannot or nobody has prepared it.
+    sysfs: Option<Detached>,
     own_pid_namespace: OwnedFd,
     pause: Option<Task>,
     clients: Vec<Client>,
@@ -167,18 +169,13 @@ pub(crate) fn main(
     client: OwnedFd,
 ) -> i32 {
     let id = spec.id.clone();
-    let made = if begin == Beginning::Adopting {
-        adopt::receive(client.as_fd())
-            .and_then(|estate| Supervisor::adopt(single, spec, cgroups, run_dir, state_dir, estate))
-    } else {
-        Supervisor::new(
-            single,
-            spec,
-            cgroups,
-            run_dir,
-            state_dir,
-            Origin::New { prepared: begin == Beginning::Prepared },
-        )
+    let made = match begin {
+        Beginning::Adopting => adopt::receive(client.as_fd())
+            .and_then(|estate| Supervisor::adopt(single, spec, cgroups, run_dir, state_dir, estate)),
+        Beginning::Bare => Supervisor::new(single, spec, cgroups, run_dir, state_dir, Origin::New(None)),
+        Beginning::Prepared(prepared) => {
+            Supervisor::new(single, spec, cgroups, run_dir, state_dir, Origin::New(Some(prepared)))
+        }
     };
     match made.and_then(|s| s.keep().map(|kept| (s, kept))) {
         Ok((mut supervisor, (word, fds))) => {
@@ -205,21 +202,19 @@ pub(crate) fn main(
 }
 
 /// What a supervisor begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Beginning {
     /// Nothing.
     Bare,
-    /// The namespaces of an ordinary pod ([`make_namespaces`]).
-    Prepared,
+    /// What an ordinary pod has.
+    Prepared(Prepared),
     /// What comes over the socket of another supervisor's pod.
     Adopting,
 }
 
 /// Where the pod comes from.
 enum Origin {
-    New {
-        prepared: bool,
-    },
+    New(Option<Prepared>),
     /// A dead supervisor: when the pod was made, and its namespaces.
     Adopted(i64, Parts),
 }
@@ -246,18 +241,23 @@ impl Supervisor {
         let signals = sys::fd::signalfd(&[libc::SIGCHLD]).map_err(fail("failed to create a signalfd"))?;
         let pod_cgroup = spec.cgroup.as_ref().map(|c| cgroups.cgroup(&c.path));
         let clock = Box::new(SystemClock);
-        let (shm, created_at_ns) = match origin {
-            Origin::New { prepared } => {
-                enter_namespaces(single, &spec, prepared)?;
+        let (shm, sysfs, created_at_ns) = match origin {
+            Origin::New(prepared) => {
+                enter_namespaces(single, &spec, prepared.is_some())?;
                 if let (Some(cgroup), Some(c)) = (&pod_cgroup, &spec.cgroup) {
                     cgroup
                         .create()
                         .and_then(|()| cgroup.apply(&limits(&c.resources, None)))
                         .map_err(|e| (Reason::Start, base::chain(&e)))?;
                 }
-                (make_shm(&spec, &run_dir)?, now_ns(&*clock))
+                let Prepared { shm, sysfs } = prepared.unwrap_or_default();
+                let shm = match shm.filter(|_| spec.shm_size.is_none_or(|size| size == SHM_SIZE)) {
+                    Some(tree) => Shm::Detached(tree),
+                    None => make_shm(&spec, &run_dir)?,
+                };
+                (shm, sysfs, now_ns(&*clock))
             }
-            Origin::Adopted(created_at_ns, parts) => (adopt::pod(&spec, &run_dir, parts)?, created_at_ns),
+            Origin::Adopted(created_at_ns, parts) => (adopt::pod(&spec, &run_dir, parts)?, None, created_at_ns),
         };
         let listener = sys::socket::listen(&run_dir.join("sock")).map_err(fail("failed to listen"))?;
         let own_pid_namespace =
@@ -274,6 +274,7 @@ impl Supervisor {
             cgroups,
             pod_cgroup,
             shm,
+            sysfs,
             own_pid_namespace,
             pause: None,
             clients: Vec::new(),
@@ -419,7 +420,9 @@ impl Supervisor {
         let fds = std::mem::take(&mut packet.fds);
         let answer = match packet.parse::<Request>() {
             Err(e) => refuse(Reason::Unsupported, format!("this supervisor does not understand the request: {e}")),
-            Ok(Request::CreatePod { .. }) => refuse(Reason::Unsupported, "only the zygote creates pods"),
+            Ok(Request::CreatePod { .. } | Request::TellNetworks) => {
+                refuse(Reason::Unsupported, "only the zygote creates pods")
+            }
             Ok(Request::Ping) => Ok(Some(Reply::Done)),
             Ok(Request::Snapshot) => Ok(Some(Reply::Snapshot(Box::new(self.snapshot())))),
             Ok(Request::StartContainer { spec }) => self.start(client, id, &spec).map(|()| None),
@@ -605,6 +608,7 @@ impl Supervisor {
         let Streams { stdio, outputs, stdin } = make_streams(spec).map_err(start_failure("failed to create stdio"))?;
         let (sync, child_sync) = sys::socket::pair().map_err(start_failure("failed to create a socket pair"))?;
         let shm = self.clone_shm()?;
+        let sysfs = self.clone_sysfs(spec);
         let scratch = self.run_dir.join("root");
         let joined = self.enter_pid_namespace(&spec.pid)?;
         let flags = libc::CLONE_NEWNS | if spec.pid == PidMode::Container { libc::CLONE_NEWPID } else { 0 };
@@ -616,6 +620,7 @@ impl Supervisor {
                 pod: &self.spec,
                 scratch: &scratch,
                 shm,
+                sysfs,
                 cgroup: entry,
                 cgroup_mode: self.cgroups.mode(),
                 v1_mounts,
@@ -691,6 +696,13 @@ impl Supervisor {
                 sys::process::sleep_forever()
             }
         }
+    }
+
+    /// For the container that has it in one place, as all have.
+    fn clone_sysfs(&self, spec: &ContainerSpec) -> Option<Detached> {
+        let wanted = spec.mounts.iter().filter(|m| m.kind == MountKind::Sysfs).count() == 1;
+        let tree = self.sysfs.as_ref().filter(|_| wanted && self.spec.users.is_none())?;
+        Detached::clone_fd(tree.as_fd(), false).ok()
     }
 
     fn clone_shm(&self) -> Result<Option<Detached>, Refusal> {
@@ -1320,10 +1332,21 @@ pub(crate) fn wants_own_namespaces(request: &Request) -> bool {
     matches!(request, Request::CreatePod { spec, adopt: false, .. } if own(spec) && spec.users.is_none())
 }
 
-/// The namespaces of an ordinary pod, before it is known which.
-pub(crate) fn make_namespaces() -> io::Result<()> {
+/// What a supervisor has of an ordinary pod before it knows which: mounts that can be cloned for its containers, where the kernel can.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    shm: Option<Detached>,
+    /// Shows the network namespace. For a new one the kernel looks at those of all pods.
+    sysfs: Option<Detached>,
+}
+
+/// Makes and enters the namespaces of an ordinary pod, and makes what else every such pod has.
+pub(crate) fn prepare() -> io::Result<Prepared> {
     sys::process::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS)?;
-    sys::process::loopback_up()
+    sys::process::loopback_up()?;
+    let shm = Some(new_shm(SHM_SIZE, 0)?).filter(can_be_cloned);
+    let sysfs = if shm.is_some() { Detached::new_fs("sysfs", &[], Attr::default()).ok() } else { None };
+    Ok(Prepared { shm, sysfs })
 }
 
 fn enter_namespaces(single: SingleThreaded, spec: &PodSandboxSpec, prepared: bool) -> Result<(), Refusal> {
@@ -1388,17 +1411,28 @@ pub(crate) fn is_namespaced(name: &str, spec: &PodSandboxSpec) -> bool {
     }
 }
 
+/// Of `/dev/shm`, unless the pod says otherwise.
+const SHM_SIZE: u64 = 64 << 20;
+
+fn new_shm(size: u64, owner: u32) -> io::Result<Detached> {
+    let (size, owner) = (size.to_string(), owner.to_string());
+    let attr = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
+    Detached::new_fs("tmpfs", &[("size", &*size), ("mode", "1777"), ("uid", &owner), ("gid", &owner)], attr)
+}
+
+/// Not before Linux 6.15.
+fn can_be_cloned(tree: &Detached) -> bool {
+    Detached::clone_fd(tree.as_fd(), false).is_ok()
+}
+
 fn make_shm(spec: &PodSandboxSpec, run_dir: &Path) -> Result<Shm, Refusal> {
     if spec.ipc == NamespaceMode::Host {
         return Ok(Shm::None);
     }
     let fail = start_failure("failed to create /dev/shm of the pod");
-    let size = spec.shm_size.unwrap_or(64 << 20).to_string();
-    let attr = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
-    let owner = spec.users.map_or(0, |ids| ids.first).to_string();
-    let options = [("size", &*size), ("mode", "1777"), ("uid", &owner), ("gid", &owner)];
-    let tree = Detached::new_fs("tmpfs", &options, attr).map_err(&fail)?;
-    if Detached::clone_fd(tree.as_fd(), false).is_ok() {
+    let owner = spec.users.map_or(0, |ids| ids.first);
+    let tree = new_shm(spec.shm_size.unwrap_or(SHM_SIZE), owner).map_err(&fail)?;
+    if can_be_cloned(&tree) {
         return Ok(Shm::Detached(tree));
     }
     let path = run_dir.join("shm");

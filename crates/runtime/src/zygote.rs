@@ -1,13 +1,14 @@
 //! The zygote: a small single-threaded process from the same binary that forks one supervisor per pod on request.
 //!
-//! It exists so that a supervisor costs a fork of something tiny instead of an exec of a large binary (ENGINE §6.1). One is always there
-//! in advance, with namespaces, so that a pod waits for neither. It holds no state: when the agent is gone it ends, and the
-//! supervisors go on. Invariant: entered before any thread, runtime or logging.
+//! It exists so that a supervisor costs a fork of something tiny instead of an exec of a large binary (ENGINE §6.1). Some are there
+//! in advance, with namespaces, so that a pod waits for neither; whoever wants to is told of these, to furnish them. It holds no state:
+//! when the agent is gone it ends with all spare ones, and the supervisors go on. Invariant: entered before any thread, runtime or logging.
 
-use crate::protocol::{self, Kind, Reason, Reply, Request};
+use crate::protocol::{self, Kind, Packet, Reason, Reply, Request};
 use crate::supervisor::{self, Beginning};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::cgroup::Cgroups;
+use sys::fd::PollFd;
 use sys::process::{Forked, SingleThreaded};
 
 /// Arguments of the zygote in `argv`, after the word `zygote`: the cgroup for it and the supervisors (`-` for none), and how many open
@@ -53,50 +54,141 @@ fn serve(args: &[String]) -> std::io::Result<()> {
     // Once for all supervisors to come, who inherit it.
     crate::seccomp::prepare();
     let cgroups = Cgroups::detect().map_err(std::io::Error::other)?;
-    let mut spare: Option<OwnedFd> = None;
-    loop {
-        if spare.is_none() {
-            match fork_spare(single) {
-                Ok((Forked::Parent(_), socket)) => spare = Some(socket),
-                Ok((Forked::Child, socket)) => {
-                    drop(control);
-                    wait_for_pod(single, cgroups, socket);
-                }
-                // Then supervisors are forked when they are needed.
-                Err(e) => eprintln!("zygote: failed to fork a supervisor in advance: {e}"),
+    Zygote { single, cgroups, control, spares: Vec::new(), listener: None, refill: true }.run()
+}
+
+/// How many supervisors wait for a pod.
+pub(crate) const SPARES: usize = 2;
+/// How long nothing must have been asked for before a missing one is forked. Namespaces cost a millisecond of a processor, and what a
+/// pod does at its start comes first.
+const REFILL_AFTER_MS: i32 = 10;
+
+struct Zygote {
+    single: SingleThreaded,
+    cgroups: Cgroups,
+    control: OwnedFd,
+    /// Oldest first.
+    spares: Vec<Spare>,
+    /// Who wants to know of network namespaces in advance.
+    listener: Option<OwnedFd>,
+    /// False after one failed: until the next request there is no reason why another should not.
+    refill: bool,
+}
+
+/// A supervisor without a pod. It ends when its socket does.
+struct Spare {
+    socket: OwnedFd,
+    /// Once it has namespaces.
+    network: Option<OwnedFd>,
+}
+
+impl Zygote {
+    fn run(mut self) -> std::io::Result<()> {
+        loop {
+            let timeout = match self.spares.len() {
+                _ if !self.refill => None,
+                0 => Some(0),
+                n if n < SPARES => Some(REFILL_AFTER_MS),
+                _ => None,
+            };
+            let all = std::iter::once(&self.control).chain(self.spares.iter().map(|s| &s.socket));
+            let mut fds: Vec<PollFd> = all.map(|fd| PollFd::new(fd.as_fd(), true, false)).collect();
+            let quiet = sys::fd::poll(&mut fds, timeout)? == 0;
+            let ready: Vec<bool> = fds.iter().map(PollFd::any).collect();
+            if quiet && timeout.is_some() {
+                self = self.fork_spare();
+            }
+            // From behind: one that is taken out moves none that is still to come.
+            for at in (0..ready.len() - 1).rev().filter(|at| ready[at + 1]) {
+                self.hear(at);
+            }
+            if ready[0] {
+                let Some(packet) = protocol::receive(self.control.as_fd(), false)? else { return Ok(()) };
+                self = self.serve(packet);
             }
         }
-        let Some(mut packet) = protocol::receive(control.as_fd(), false)? else { return Ok(()) };
+    }
+
+    fn serve(mut self, mut packet: Packet) -> Self {
+        self.refill = true;
         let client = (packet.fds.len() == 1).then(|| packet.fds.pop()).flatten();
         match (packet.parse::<Request>(), client) {
-            (Ok(request @ Request::CreatePod { .. }), Some(client)) => {
-                let waits = if supervisor::wants_own_namespaces(&request) { spare.take() } else { None };
-                if waits.is_some_and(|spare| hand_over(&spare, &request, &client)) {
-                    continue;
-                }
-                match single.fork() {
-                    Ok(Forked::Parent(_)) => {}
-                    Ok(Forked::Child) => {
-                        // A copy of this would keep the spare one waiting when the zygote is gone.
-                        drop((control, spare));
-                        supervise(single, request, cgroups, Beginning::Bare, client);
-                    }
-                    Err(e) => refuse(&client, Reason::Internal, format!("failed to fork a supervisor: {e}")),
-                }
+            (Ok(request @ Request::CreatePod { .. }), Some(client)) => return self.create_pod(request, client),
+            (Ok(Request::TellNetworks), Some(client)) => {
+                let known = self.spares.iter().filter_map(|s| s.network.as_ref());
+                known.for_each(|network| drop(tell(&client, network)));
+                self.listener = Some(client);
             }
             (Ok(_), Some(client)) => refuse(&client, Reason::Unsupported, "not a request to the zygote".into()),
             (Err(e), Some(client)) => refuse(&client, Reason::Unsupported, e.to_string()),
             (_, None) => eprintln!("zygote: a request without its socket was ignored"),
         }
+        self
+    }
+
+    fn create_pod(mut self, request: Request, client: OwnedFd) -> Self {
+        while supervisor::wants_own_namespaces(&request) && !self.spares.is_empty() {
+            if hand_over(&self.spares.remove(0).socket, &request, &client) {
+                return self;
+            }
+        }
+        match self.single.fork() {
+            Ok(Forked::Parent(_)) => self,
+            Ok(Forked::Child) => {
+                let (single, cgroups) = self.let_go();
+                supervise(single, request, cgroups, Beginning::Bare, client);
+            }
+            Err(e) => {
+                refuse(&client, Reason::Internal, format!("failed to fork a supervisor: {e}"));
+                self
+            }
+        }
+    }
+
+    /// In a child: a copy of a socket would keep a spare one waiting when the zygote is gone, one of a namespace would keep that.
+    fn let_go(self) -> (SingleThreaded, Cgroups) {
+        (self.single, self.cgroups)
+    }
+
+    fn fork_spare(mut self) -> Self {
+        let forked = sys::socket::pair().and_then(|(ours, theirs)| Ok((self.single.fork()?, ours, theirs)));
+        match forked {
+            Ok((Forked::Parent(_), socket, _theirs)) => self.spares.push(Spare { socket, network: None }),
+            Ok((Forked::Child, parents, socket)) => {
+                // With both ends it would never see the other one close.
+                drop(parents);
+                let (single, cgroups) = self.let_go();
+                wait_for_pod(single, cgroups, socket);
+            }
+            Err(e) => {
+                eprintln!("zygote: failed to fork a supervisor in advance: {e}");
+                self.refill = false;
+            }
+        }
+        self
+    }
+
+    /// A spare one has its namespaces, or is gone.
+    fn hear(&mut self, at: usize) {
+        let packet = protocol::receive(self.spares[at].socket.as_fd(), true);
+        match packet.ok().flatten().and_then(|mut p| p.fds.pop()) {
+            Some(network) => {
+                if self.listener.as_ref().is_some_and(|to| tell(to, &network).is_err()) {
+                    self.listener = None;
+                }
+                self.spares[at].network = Some(network);
+            }
+            None => {
+                self.spares.remove(at);
+                self.refill = false;
+            }
+        }
     }
 }
 
-/// Forks a supervisor without a pod; with either side's end of a socket between both.
-fn fork_spare(single: SingleThreaded) -> std::io::Result<(Forked, OwnedFd)> {
-    let (ours, theirs) = sys::socket::pair()?;
-    let forked = single.fork()?;
-    let end = if matches!(forked, Forked::Child) { theirs } else { ours };
-    Ok((forked, end))
+/// Tells of a network namespace. Who does not take it in time does without.
+fn tell(to: &OwnedFd, network: &OwnedFd) -> std::io::Result<()> {
+    protocol::encode(Kind::Reply, 0, &Reply::Done)?.send(to.as_fd(), &[network.as_fd()], true)
 }
 
 /// False if the spare one is gone.
@@ -107,15 +199,24 @@ fn hand_over(spare: &OwnedFd, request: &Request, client: &OwnedFd) -> bool {
 
 /// Ends with the zygote, unless its pod comes before.
 fn wait_for_pod(single: SingleThreaded, cgroups: Cgroups, socket: OwnedFd) -> ! {
-    if sys::process::set_name("dhow-spare").is_err() || supervisor::make_namespaces().is_err() {
-        // A supervisor that is forked when it is needed fails alike, and tells why.
-        sys::process::exit_now(1);
-    }
-    let packet = protocol::receive(socket.as_fd(), false).ok().flatten();
+    let prepare = || {
+        sys::process::set_name("dhow-spare")?;
+        Ok::<_, std::io::Error>((supervisor::prepare()?, std::fs::File::open("/proc/self/ns/net")?.into()))
+    };
+    // A supervisor that is forked when it is needed fails alike, and tells why.
+    let Ok((prepared, network)) = prepare() else { sys::process::exit_now(1) };
+    // Nobody hears it if its pod has come already: the zygote has closed its end then.
+    tell(&socket, &network).ok();
+    drop(network);
+    let packet = match protocol::receive(socket.as_fd(), false) {
+        // The zygote has closed its end without having read our word. The kernel says that first, then what was sent before.
+        Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => protocol::receive(socket.as_fd(), false),
+        other => other,
+    };
     drop(socket);
-    let Some(mut packet) = packet else { sys::process::exit_now(0) };
+    let Some(mut packet) = packet.ok().flatten() else { sys::process::exit_now(0) };
     match (packet.parse::<Request>(), packet.fds.pop()) {
-        (Ok(request), Some(client)) => supervise(single, request, cgroups, Beginning::Prepared, client),
+        (Ok(request), Some(client)) => supervise(single, request, cgroups, Beginning::Prepared(prepared), client),
         _ => sys::process::exit_now(1),
     }
 }

@@ -7,6 +7,8 @@ use runtime::{
     IdRange, Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
 };
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::{Fixture, kill9, read_all, read_until, refusal, timeout, until};
@@ -553,6 +555,38 @@ async fn the_death_of_agent_and_zygote_loses_nothing() {
 }
 
 #[tokio::test]
+async fn networks_in_advance_are_those_of_pods_to_come_also_of_another_zygote() {
+    let f = Fixture::new();
+    let mut networks = f.engine.networks_in_advance();
+    let inode = |fd: OwnedFd| std::fs::File::from(fd).metadata().unwrap().ino();
+    for zygote in 0..2 {
+        let mut told = vec![inode(timeout(networks.recv()).await.unwrap())];
+        // A pod that comes before its network is told has another one.
+        timeout(async {
+            loop {
+                let pod = f.pod("p").await;
+                let network = inode(f.engine.netns(&pod).await.unwrap());
+                f.engine.remove_pod(&pod).await.unwrap();
+                while let Ok(network) = networks.try_recv() {
+                    told.push(inode(network));
+                }
+                if told.contains(&network) {
+                    return;
+                }
+            }
+        })
+        .await;
+        let pid = zygote_of(f.dir.path());
+        kill9(pid);
+        until(|| !Path::new(&format!("/proc/{pid}")).exists()).await;
+        until(|| processes_of(f.dir.path(), "dhow-spare").is_empty()).await;
+        let pod = f.pod("q").await;
+        f.engine.remove_pod(&pod).await.unwrap();
+        assert!(zygote == 1 || timeout(networks.recv()).await.is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_supervisor_without_an_agent_that_dies_leaves_what_can_be_swept() {
     let mut f = Fixture::new();
     let pod = f.pod("p").await;
@@ -777,14 +811,19 @@ async fn a_start_goes_on_when_the_supervisor_dies_in_the_middle() {
 
 /// The zygote of an engine: the process that has the engine's zygote.log open and was not forked as a supervisor.
 fn zygote_of(dir: &Path) -> i32 {
+    *processes_of(dir, "dhow-zygote").first().expect("a zygote runs")
+}
+
+/// Those that write to the zygote's log and have this name.
+fn processes_of(dir: &Path, wanted: &str) -> Vec<i32> {
     let log = dir.join("state/zygote.log");
     let pids =
         std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    let mut found = pids.filter(|pid| {
+    let found = pids.filter(|pid| {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name == "dhow-zygote\n" && std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|to| to == log)
+        name.trim_end() == wanted && std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|to| to == log)
     });
-    found.next().expect("a zygote runs")
+    found.collect()
 }
 
 /// Not a gate, a number to look at: `cargo test -p runtime --test kernel -- --nocapture start_latency`.

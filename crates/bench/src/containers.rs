@@ -10,12 +10,14 @@ use crate::oci::Oci;
 use crate::program;
 use crate::report::{Report, spread};
 use base::SystemRandom;
+use ipnet::{IpNet, Ipv4Net};
 use net::NetConfig;
 use net::pod::PodNetwork;
 use runtime::{
     Capabilities, Cgroup, Config, ContainerSpec, Engine, EngineEvent, Event, Events, Log, Mount, Pod, PodSandboxSpec,
     Process, Resources, Rootfs, Seccomp, spec,
 };
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +28,12 @@ pub(crate) struct Rounds {
     /// Rounds; each starts every variant once
     #[arg(long, default_value_t = 100)]
     rounds: usize,
+    /// Pods with network that run meanwhile and do nothing
+    #[arg(long, default_value_t = 0)]
+    beside: usize,
+    /// Where containers and their records are; the file system matters
+    #[arg(long, default_value = "/var/tmp")]
+    place: PathBuf,
 }
 
 /// When a container's program began and when all of it was gone, on the monotonic clock.
@@ -67,8 +75,8 @@ impl Variant {
 
 /// Runs all variants, interleaved.
 pub(crate) async fn run(rounds: &Rounds, report: &mut Report) -> Result<()> {
-    let made = tempfile::Builder::new().prefix("dhow-bench-").tempdir_in("/var/tmp");
-    let dir = made.map_err(io("make a directory in /var/tmp"))?;
+    let made = tempfile::Builder::new().prefix("dhow-bench-").tempdir_in(&rounds.place);
+    let dir = made.map_err(io(format!("make a directory in {}", rounds.place.display())))?;
     let image = dir.path().join("image");
     for sub in ["out", "etc", "proc", "dev", "sys", "tmp"] {
         std::fs::create_dir_all(image.join(sub)).map_err(io("make an image"))?;
@@ -84,6 +92,9 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
     let mut peers = [(Variant::Runc, Oci::runc(dir, image)), (Variant::Crun, Oci::crun(dir, image))];
     let mut runs: Vec<(Variant, Run)> = Vec::new();
     let shared = ours.pod("shared").await?;
+    for number in 0..rounds.beside {
+        ours.waiting_pod(&format!("beside{number}")).await?;
+    }
     let machine = Machine::begin();
     // The first round warms up and is not counted; every other round goes the other way.
     for round in 0..=rounds.rounds {
@@ -108,6 +119,7 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
         }
     }
     ours.engine.remove_pod(&shared).await.map_err(refused("remove a pod"))?;
+    let beside = format!("beside {} pods", rounds.beside);
     let rest = machine.note();
     for variant in Variant::ALL {
         let (what, target, note) = variant.describe();
@@ -125,7 +137,7 @@ async fn interleaved(rounds: &Rounds, dir: &Path, image: &Path, ours: &mut Ours,
             of.map(|(_, r)| end(r).saturating_sub(r.start) as f64 / 1000.0).collect()
         };
         let whole = spread(micros(|r| r.gone)).replace("**", "");
-        let note = format!("{note}; n={}; until removed: {whole}; {rest}", micros(|r| r.first).len());
+        let note = format!("{note}; {beside}; n={}; until removed: {whole}; {rest}", micros(|r| r.first).len());
         report.add("Container", format!("{what} → first instruction"), spread(micros(|r| r.first)), target, note);
     }
     Ok(())
@@ -154,10 +166,14 @@ impl Ours {
             patience: Config::PATIENCE,
         };
         let (engine, events) = Engine::start(config).map_err(refused("start the engine"))?;
-        let config = NetConfig { node_name: "bench".into(), state_dir: dir.join("net"), ..NetConfig::default() };
+        let pod_cidrs = vec![IpNet::from(Ipv4Net::new_assert(Ipv4Addr::new(10, 42, 0, 0), 20))];
+        let state_dir = dir.join("net");
+        let config = NetConfig { node_name: "bench".into(), state_dir, pod_cidrs, ..NetConfig::default() };
         let network = PodNetwork::new(config.clone(), Arc::new(SystemRandom)).map_err(refused("set up the network"))?;
         network.setup().map_err(refused("set up the network"))?;
         let network = Arc::new(network);
+        let networks = network.clone().prepare(engine.networks_in_advance(), Engine::SPARES);
+        base::tasks::detach("networks-in-advance", networks);
         Ok(Ours { dir: dir.into(), image: image.into(), engine, events, network, config, cgroup })
     }
 
@@ -198,6 +214,23 @@ impl Ours {
         self.dir.join("out").join(pod).join(id)
     }
 
+    async fn attach(&self, pod: &Pod) -> Result<()> {
+        let netns = self.engine.netns(pod).await.map_err(refused("get a network namespace"))?;
+        let (plumber, id) = (self.network.clone(), pod.id().to_owned());
+        let attached = tokio::task::spawn_blocking(move || plumber.attach(&id, netns.as_fd(), &[])).await;
+        attached.map_err(refused("attach"))?.map_err(refused("attach")).map(drop)
+    }
+
+    /// A pod whose container waits for its end.
+    async fn waiting_pod(&self, id: &str) -> Result<()> {
+        let mut spec = self.spec(id, "main");
+        spec.process.args.push("wait".into());
+        std::fs::create_dir_all(self.out(id, "main")).map_err(io("make a directory"))?;
+        let pod = self.pod(id).await?;
+        self.attach(&pod).await?;
+        self.engine.start_container(&pod, &spec).await.map_err(refused("start a container")).map(drop)
+    }
+
     /// Pod, network if wanted, container; then all of it gone.
     async fn whole_pod(&mut self, id: &str, network: bool) -> Result<Run> {
         let spec = self.spec(id, "main");
@@ -205,10 +238,7 @@ impl Ours {
         let start = monotonic_ns();
         let pod = self.pod(id).await?;
         if network {
-            let netns = self.engine.netns(&pod).await.map_err(refused("get a network namespace"))?;
-            let (plumber, id) = (self.network.clone(), id.to_owned());
-            let attached = tokio::task::spawn_blocking(move || plumber.attach(&id, netns.as_fd(), &[])).await;
-            attached.map_err(refused("attach"))?.map_err(refused("attach"))?;
+            self.attach(&pod).await?;
         }
         self.engine.start_container(&pod, &spec).await.map_err(refused("start a container"))?;
         self.exited(id).await?;

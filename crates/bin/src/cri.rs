@@ -105,6 +105,8 @@ pub(crate) async fn serve(
     let (data_dir, registries) = (config.data_dir.clone(), config.registries.clone());
     let store = tokio::task::spawn_blocking(move || images::open(&data_dir, &registries)).await??;
     let (engine, events) = Engine::start(config.engine())?;
+    let networks = network.clone().prepare(engine.networks_in_advance(), Engine::SPARES);
+    base::tasks::detach("networks-in-advance", networks);
     let parts = cri::Parts {
         engine,
         events,

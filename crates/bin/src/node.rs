@@ -170,7 +170,7 @@ pub(crate) async fn start(
         let proxy = proxy.clone();
         Arc::new(move |ports| proxy.set_host_ports(ports))
     };
-    let Runs { engine, images, info } = runs(config, &store, clock.clone()).await?;
+    let Runs { engine, images, info } = runs(config, &store, pod_network.clone(), clock.clone()).await?;
     let parts = Parts {
         engine,
         images,
@@ -240,12 +240,19 @@ struct Runs {
 }
 
 /// Our engine, or the runtime that the configuration names.
-async fn runs(config: &Config, store: &image::ImageStore, clock: Arc<dyn Clock>) -> Result<Runs, CommandError> {
+async fn runs(
+    config: &Config,
+    store: &image::ImageStore,
+    network: Arc<PodNetwork>,
+    clock: Arc<dyn Clock>,
+) -> Result<Runs, CommandError> {
     if let Some(at) = foreign_runtime(config) {
         let (engine, images, info) = CriRuntime::connect(at, clock).await?;
         return Ok(Runs { engine: Arc::new(engine), images: Arc::new(images), info });
     }
     let (engine, events) = Engine::start(engine_config(config))?;
+    let networks = network.prepare(engine.networks_in_advance(), Engine::SPARES);
+    base::tasks::detach("networks-in-advance", networks);
     let mut engine = RuntimeEngine::new(engine, events);
     if !config.cgroup_root.is_empty() {
         engine = engine.below_cgroup(&config.cgroup_root);

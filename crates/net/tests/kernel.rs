@@ -200,6 +200,46 @@ fn pods_reach_each_other_and_keep_their_addresses() {
 }
 
 #[test]
+fn a_link_made_in_advance_is_the_pods_and_otherwise_goes() {
+    let host = Host::new();
+    let pods = Arc::new(PodNetwork::new(host.config.clone(), Arc::new(SeededRandom::new(3))).expect("pods"));
+    let waiting = [(); 3].map(|()| netns::create().expect("namespace"));
+    let links_before = host.links().len();
+    host.run(|| {
+        pods.setup().expect("setup");
+        let (sender, receiver) = tokio::sync::mpsc::channel(3);
+        for netns in &waiting {
+            sender.try_send(netns.try_clone().expect("descriptor")).expect("room");
+        }
+        drop(sender);
+        let tokio = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("tokio");
+        tokio.block_on(pods.clone().prepare(receiver, 2));
+    });
+    assert_eq!(host.links().len(), links_before + 3);
+    let mac = |netns: &OwnedFd| {
+        let mut route = Route::open_in(netns.as_fd()).expect("socket");
+        route.link_by_name("eth0").expect("look up").expect("there").mac
+    };
+    let [forgotten, second, _third] = &waiting;
+    let (before, replaced) = (mac(second), mac(forgotten));
+    // The one that is beyond what is kept is an orphan, the others are not.
+    host.run(|| pods.recover(&BTreeSet::new())).expect("recover");
+    assert_eq!(host.links().len(), links_before + 2);
+    let attach = |id: &str, netns: &OwnedFd| {
+        let ips = host.run(|| pods.attach(id, netns.as_fd(), &[])).unwrap_or_else(|e| panic!("{}", base::chain(&e)));
+        ips.primary().expect("an address")
+    };
+    let b = Pod { id: "b".into(), ip: attach("b", second), netns: second.try_clone().expect("descriptor") };
+    assert_eq!(mac(second), before, "the link that was there");
+    b.serve_tcp(80);
+    assert_eq!(host.run(|| ask(&format!("{}:80", b.ip))).expect("host to pod"), "b 10.42.0.1");
+    // Without a link, as after the loss of one, it is made now.
+    let a = Pod { id: "a".into(), ip: attach("a", forgotten), netns: forgotten.try_clone().expect("descriptor") };
+    assert_ne!(mac(forgotten), replaced);
+    assert_eq!(a.run(|| ask(&format!("{}:80", b.ip))).expect("pod to pod"), format!("b {}", a.ip));
+}
+
+#[test]
 fn a_full_network_and_a_taken_host_port_say_so() {
     let mut host = Host::new();
     host.config.pod_cidrs = vec!["10.42.0.0/29".parse().expect("net")];

@@ -1,6 +1,6 @@
 //! Plans, done and undone. Every function looks first and does what is missing.
 
-use super::plan::{ALIAS_PREFIX, NodePlan, POD_LINK, PodPlan};
+use super::plan::{ALIAS, LinkPlan, NodePlan, POD_LINK, PodPlan};
 use crate::config::LINK_SUFFIX;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -78,9 +78,19 @@ fn ensure_bridge(route: &mut Route, plan: &NodePlan) -> Result<Link, NodeError> 
     Ok(bridge)
 }
 
-/// Makes the pod's link, addresses and routes.
-pub(crate) fn pod(plan: &PodPlan, pod_netns: BorrowedFd<'_>) -> Result<(), NetlinkError> {
-    let mut host = Route::open()?;
+/// Both ends of a pod's link, and the ways to speak of them.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    outside: Route,
+    outside_link: u32,
+    inside: Route,
+    inside_link: u32,
+}
+
+/// Makes the pod's link, without addresses.
+pub(crate) fn link(plan: &LinkPlan, pod_netns: BorrowedFd<'_>) -> Result<Ends, NetlinkError> {
+    const LOOPBACK: u32 = 1;
+    let mut outside = Route::open()?;
     let mut inside = netns::within(pod_netns, || {
         for sysctl in &plan.sysctls {
             // A read-only /proc or an old kernel must not keep a pod from running.
@@ -90,55 +100,54 @@ pub(crate) fn pod(plan: &PodPlan, pod_netns: BorrowedFd<'_>) -> Result<(), Netli
         }
         Route::open()
     })??;
-    let (ours, theirs) = (host.link_by_name(&plan.link)?, inside.link_by_name(POD_LINK)?);
+    let (ours, theirs) = (outside.link_by_name(&plan.name)?, inside.link_by_name(POD_LINK)?);
+    let whole = ours.is_some() && theirs.is_some();
     // Half a pair is the rest of an attempt, or belongs to a namespace that is gone.
-    if ours.is_none() || theirs.is_none() {
-        if let Some(link) = ours {
-            host.link_delete(link.index)?;
+    if !whole {
+        if let Some(link) = &ours {
+            outside.link_delete(link.index)?;
         }
-        if let Some(link) = theirs {
+        if let Some(link) = &theirs {
             inside.link_delete(link.index)?;
         }
         let details = LinkDetails::Veth(VethPeer { name: POD_LINK, netns: pod_netns });
-        let (name, mtu, alias) = (&plan.link, plan.mtu, &plan.alias);
-        host.link_add(&NewLink { name, mtu, mac: None, alias, master: None, details })?;
+        let (name, mtu) = (&plan.name, plan.mtu);
+        outside.link_add(&NewLink { name, mtu, mac: None, alias: ALIAS, master: None, details })?;
     }
-    configure_inside(&mut inside, plan)?;
-    configure_outside(&mut host, plan)
-}
-
-/// The way from the host to the pod.
-fn configure_outside(host: &mut Route, plan: &PodPlan) -> Result<(), NetlinkError> {
-    let missing = || NetlinkError::Malformed { op: format!("find link {}, which should be there", plan.link) };
-    let link = host.link_by_name(&plan.link)?.ok_or_else(missing)?;
+    let find = |route: &mut Route, name: &str, before: Option<Link>| match before.filter(|_| whole) {
+        Some(link) => Ok(link.index),
+        None => route
+            .link_by_name(name)?
+            .map(|link| link.index)
+            .ok_or_else(|| NetlinkError::Malformed { op: format!("find link {name}, which should be there") }),
+    };
+    let outside_link = find(&mut outside, &plan.name, ours)?;
+    let inside_link = find(&mut inside, POD_LINK, theirs)?;
     for sysctl in &plan.host_sysctls {
         netns::write_sysctl(&sysctl.path, sysctl.value)?;
     }
-    for (ip, gateway) in &plan.addresses {
-        let prefix = IpNet::from(*ip).prefix_len();
-        host.address_add(link.index, NewAddress { ip: *gateway, prefix })?;
-        host.route_replace(&RouteEntry {
-            destination: *ip,
-            prefix,
-            nexthop: Nexthop::Link(link.index),
-            source: Some(*gateway),
-            protocol: RouteEntry::OURS_PODS,
-        })?;
+    for gateway in &plan.gateways {
+        let prefix = IpNet::from(*gateway).prefix_len();
+        outside.address_add(outside_link, NewAddress { ip: *gateway, prefix })?;
     }
-    Ok(())
+    inside.link_set_up(LOOPBACK, true)?;
+    inside.link_set_up(inside_link, true)?;
+    Ok(Ends { outside, outside_link, inside, inside_link })
 }
 
-fn configure_inside(inside: &mut Route, plan: &PodPlan) -> Result<(), NetlinkError> {
-    const LOOPBACK: u32 = 1;
-    inside.link_set_up(LOOPBACK, true)?;
-    let missing = || NetlinkError::Malformed { op: format!("find {POD_LINK} inside the pod, which should be there") };
-    let link = inside.link_by_name(POD_LINK)?.ok_or_else(missing)?;
-    for (ip, _) in &plan.addresses {
-        let host = IpNet::from(*ip);
-        inside.address_add(link.index, NewAddress { ip: *ip, prefix: host.prefix_len() })?;
+impl Ends {
+    /// Gives the link to a pod: its addresses and routes.
+    pub(crate) fn address(mut self, plan: &PodPlan) -> Result<(), NetlinkError> {
+        for (ip, gateway) in &plan.addresses {
+            self.address_inside(*ip, *gateway)?;
+            self.route_outside(*ip, *gateway)?;
+        }
+        Ok(())
     }
-    inside.link_set_up(link.index, true)?;
-    for (ip, gateway) in &plan.addresses {
+
+    fn address_inside(&mut self, ip: IpAddr, gateway: IpAddr) -> Result<(), NetlinkError> {
+        let (inside, link) = (&mut self.inside, self.inside_link);
+        inside.address_add(link, NewAddress { ip, prefix: IpNet::from(ip).prefix_len() })?;
         let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let entry = |destination, prefix, nexthop| RouteEntry {
             destination,
@@ -147,11 +156,20 @@ fn configure_inside(inside: &mut Route, plan: &PodPlan) -> Result<(), NetlinkErr
             source: None,
             protocol: RouteEntry::OURS,
         };
-        inside.route_replace(&entry(*gateway, IpNet::from(*gateway).prefix_len(), Nexthop::Link(link.index)))?;
-        let via = Nexthop::Gateway { via: *gateway, link: link.index, onlink: true };
-        inside.route_replace(&entry(any, 0, via))?;
+        inside.route_replace(&entry(gateway, IpNet::from(gateway).prefix_len(), Nexthop::Link(link)))?;
+        inside.route_replace(&entry(any, 0, Nexthop::Gateway { via: gateway, link, onlink: true }))
     }
-    Ok(())
+
+    /// The way from the host to the pod.
+    fn route_outside(&mut self, ip: IpAddr, gateway: IpAddr) -> Result<(), NetlinkError> {
+        self.outside.route_replace(&RouteEntry {
+            destination: ip,
+            prefix: IpNet::from(ip).prefix_len(),
+            nexthop: Nexthop::Link(self.outside_link),
+            source: Some(gateway),
+            protocol: RouteEntry::OURS_PODS,
+        })
+    }
 }
 
 /// Removes a pod's link, and with it the end inside the pod.
@@ -159,10 +177,10 @@ pub(crate) fn remove_pod_link(name: &str) -> Result<(), NetlinkError> {
     Route::open()?.link_delete_named(name)
 }
 
-/// Host ends of pods, by their names and aliases. A link that a killed process made and did not label yet has none.
+/// Host ends of pods, by their names and aliases (before, these had the pod's id behind). A link that a killed process made and did not label yet has none.
 pub(crate) fn pod_links(route: &mut Route, prefix: &str) -> Result<Vec<Link>, NetlinkError> {
     let is_ours = |l: &Link| {
-        let ours = l.alias.is_empty() || l.alias.starts_with(ALIAS_PREFIX);
+        let ours = l.alias.is_empty() || l.alias.starts_with(ALIAS);
         l.kind == "veth" && ours && l.name.strip_prefix(prefix).is_some_and(|rest| rest.len() == LINK_SUFFIX)
     };
     Ok(route.links()?.into_iter().filter(is_ours).collect())

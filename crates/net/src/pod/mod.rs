@@ -3,6 +3,7 @@
 //! Writes: one bridge, a veth pair per pod, leases under the state directory. Always holds: an address belongs to at most one pod,
 //! also across restarts; attaching a pod again gives it the same address; a lease is on disk before its link exists.
 
+mod advance;
 mod apply;
 mod dial;
 mod lease;
@@ -11,13 +12,14 @@ mod plan;
 pub use apply::NotABridge;
 pub use dial::connect_local;
 pub use lease::{HostPort, Lease};
-pub use plan::{NodePlan, POD_LINK, PodPlan, Sysctl, node_plan, pod_plan};
+pub use plan::{LinkPlan, NodePlan, POD_LINK, PodPlan, Sysctl, node_plan, pod_plan};
 
 pub(crate) use apply::pod_links;
 
 use crate::config::LINK_SUFFIX;
 use crate::service::HostPortMapping;
 use crate::{ConfigError, NetConfig};
+use advance::Advance;
 use apply::NodeError;
 use base::Random;
 use ipnet::IpNet;
@@ -26,7 +28,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -119,6 +121,7 @@ pub struct PodNetwork {
     random: Arc<dyn Random>,
     mtu: AtomicU32,
     leases: Mutex<Leases>,
+    advance: Mutex<Advance>,
 }
 
 impl std::fmt::Debug for PodNetwork {
@@ -134,7 +137,7 @@ impl PodNetwork {
         let directory = config.state_dir.join("leases");
         let leases = Leases::load(&directory).map_err(|source| PodNetworkError::Leases { path: directory, source })?;
         let mtu = AtomicU32::new(config.mtu);
-        Ok(PodNetwork { config, random, mtu, leases: Mutex::new(leases) })
+        Ok(PodNetwork { config, random, mtu, leases: Mutex::new(leases), advance: Mutex::default() })
     }
 
     /// Makes the bridge with its addresses, the route of the Services and the kernel settings. Call once at start; calling again
@@ -161,9 +164,16 @@ impl PodNetwork {
         netns: BorrowedFd<'_>,
         host_ports: &[HostPort],
     ) -> Result<PodIps, PodNetworkError> {
-        let lease = self.reserve(pod_id, host_ports)?;
+        let id = advance::id_of(netns).unwrap_or_default();
+        let prepared = self.advance.lock().take(pod_id, id);
+        let lease = self.reserve(pod_id, host_ports, prepared.as_ref().map(|(link, _)| &**link))?;
+        self.advance.lock().done(id);
         let plan = pod_plan(&self.config, &lease, self.mtu.load(Ordering::Relaxed));
-        apply::pod(&plan, netns).map_err(|source| PodNetworkError::Attach { pod_id: pod_id.into(), source })?;
+        // Waits while the link is being made. One of another name is no use: a pod keeps the link that its lease names.
+        let ends = prepared.filter(|(link, _)| *link == lease.link).and_then(|(_, ends)| ends.recv().ok());
+        ends.map_or_else(|| apply::link(&plan.link, netns), Ok)
+            .and_then(|ends| ends.address(&plan))
+            .map_err(|source| PodNetworkError::Attach { pod_id: pod_id.into(), source })?;
         Ok(PodIps { ips: lease.ips })
     }
 
@@ -172,8 +182,35 @@ impl PodNetwork {
         self.leases.lock().free_addresses(&self.config.pod_cidrs).err()
     }
 
+    /// Makes the links of pods to come in the network namespaces that are told; at most `most` of these wait for their pods at a time.
+    pub async fn prepare(self: Arc<Self>, mut namespaces: tokio::sync::mpsc::Receiver<OwnedFd>, most: usize) {
+        while let Some(netns) = namespaces.recv().await {
+            let network = self.clone();
+            let made = tokio::task::spawn_blocking(move || network.prepare_one(netns.as_fd(), most)).await;
+            if let Ok(Err(error)) = made {
+                // Then the pod's link is made when the pod is attached.
+                tracing::warn!(error = base::chain(&error), "the link of a pod to come was not made");
+            }
+        }
+    }
+
+    fn prepare_one(&self, netns: BorrowedFd<'_>, most: usize) -> Result<(), NetlinkError> {
+        let Ok(id) = advance::id_of(netns) else { return Ok(()) };
+        let name = self.new_link_name();
+        let Some(sender) = self.advance.lock().begin(id, name.clone(), most) else { return Ok(()) };
+        let ends = apply::link(&plan::link_plan(&self.config, &name, self.mtu.load(Ordering::Relaxed)), netns)?;
+        // Nobody takes them if other pods were faster: they go with their namespace.
+        sender.send(ends).ok();
+        Ok(())
+    }
+
+    fn new_link_name(&self) -> String {
+        format!("{}{}", self.config.link_prefix, self.random.suffix(LINK_SUFFIX))
+    }
+
     /// Takes a pod's link away and frees its addresses. A pod that is not attached is no error.
     pub fn detach(&self, pod_id: &str) -> Result<(), PodNetworkError> {
+        self.advance.lock().detached(pod_id);
         let Some(link) = self.leases.lock().get(pod_id).map(|l| l.link.clone()) else { return Ok(()) };
         // The address is free only when nobody answers to it any more.
         apply::remove_pod_link(&link).map_err(|source| PodNetworkError::Detach { pod_id: pod_id.into(), source })?;
@@ -190,9 +227,11 @@ impl PodNetwork {
         }
         let remove_orphans = || -> Result<(), NetlinkError> {
             let mut route = Route::open()?;
-            // Links first, leases second: a pod that is being attached right now has its lease before its link.
+            // Links first, leases last: a pod that is being attached right now has its lease before its link, and before its link
+            // no longer counts as one in advance.
             let links = pod_links(&mut route, &self.config.link_prefix)?;
-            let known: BTreeSet<String> = self.leases.lock().iter().map(|l| l.link.clone()).collect();
+            let mut known: BTreeSet<String> = self.advance.lock().links().map(str::to_owned).collect();
+            known.extend(self.leases.lock().iter().map(|l| l.link.clone()));
             for link in links.iter().filter(|l| !known.contains(&l.name)) {
                 route.link_delete(link.index)?;
             }
@@ -217,8 +256,8 @@ impl PodNetwork {
         self.leases.lock().iter().flat_map(Lease::mappings).collect()
     }
 
-    /// The pod's lease, made now if there is none.
-    fn reserve(&self, pod_id: &str, host_ports: &[HostPort]) -> Result<Lease, PodNetworkError> {
+    /// The pod's lease, made now if there is none, then with `link` if that is given.
+    fn reserve(&self, pod_id: &str, host_ports: &[HostPort], link: Option<&str>) -> Result<Lease, PodNetworkError> {
         if !is_pod_id(pod_id) {
             return Err(PodNetworkError::BadPodId(pod_id.into()));
         }
@@ -241,7 +280,7 @@ impl PodNetwork {
                 ips: leases.free_addresses(&self.config.pod_cidrs).map_err(|network| {
                     PodNetworkError::NoFreeAddress { pod_id: pod_id.into(), network, used: leases.iter().count() }
                 })?,
-                link: format!("{}{}", self.config.link_prefix, self.random.suffix(LINK_SUFFIX)),
+                link: link.map_or_else(|| self.new_link_name(), str::to_owned),
                 host_ports: host_ports.to_vec(),
                 sequence: leases.next_sequence(),
             },

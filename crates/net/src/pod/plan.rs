@@ -17,8 +17,8 @@ use std::net::IpAddr;
 
 /// Interface name inside pods.
 pub const POD_LINK: &str = "eth0";
-/// What the kernel keeps as the alias of a pod's link, before the pod's id.
-pub(crate) const ALIAS_PREFIX: &str = "dhow pod ";
+/// What the kernel keeps as the alias of a pod's link. Which pod's, the lease of that name says.
+pub(crate) const ALIAS: &str = "dhow pod";
 
 /// What the node itself needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,22 +49,29 @@ pub struct Sysctl {
     pub global: bool,
 }
 
-/// What a pod needs.
+/// The link of a pod, whichever pod that will be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodPlan {
+pub struct LinkPlan {
     /// Name of the host's end.
-    pub link: String,
-    /// The text kept with it, so that an orphan can be recognised.
-    pub alias: String,
+    pub name: String,
     /// MTU.
     pub mtu: u32,
-    /// The pod's addresses, each with the gateway of its family, which is the address of the host's end too: so neighbour
-    /// discovery works on the link, and masquerade has a sender address.
-    pub addresses: Vec<(IpAddr, IpAddr)>,
+    /// Addresses of the host's end: the gateways of all families. With them neighbour discovery works on the link, and masquerade has
+    /// a sender address.
+    pub gateways: Vec<IpAddr>,
     /// Settings under `/proc/sys/net` of the host, for the host's end.
     pub host_sysctls: Vec<Sysctl>,
     /// Settings under `/proc/sys/net` inside the pod.
     pub sysctls: Vec<Sysctl>,
+}
+
+/// What a pod needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPlan {
+    /// Its link.
+    pub link: LinkPlan,
+    /// The pod's addresses, each with the gateway of its family.
+    pub addresses: Vec<(IpAddr, IpAddr)>,
 }
 
 /// The node's plan.
@@ -120,15 +127,21 @@ fn bridge_mac(gateways: &[IpNet]) -> [u8; 6] {
 /// A pod's plan.
 pub fn pod_plan(config: &NetConfig, lease: &Lease, mtu: u32) -> PodPlan {
     let gateway_of = |ip: &IpAddr| config.pod_cidrs.iter().find(|c| c.contains(ip)).map(gateway);
-    let sysctl = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false };
-    let link = &lease.link;
     PodPlan {
-        link: link.clone(),
-        alias: format!("{ALIAS_PREFIX}{}", lease.pod_id),
-        mtu,
+        link: link_plan(config, &lease.link, mtu),
         addresses: lease.ips.iter().filter_map(|ip| Some((*ip, gateway_of(ip)?))).collect(),
+    }
+}
+
+/// The plan of a link of this name.
+pub(super) fn link_plan(config: &NetConfig, name: &str, mtu: u32) -> LinkPlan {
+    let sysctl = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false };
+    LinkPlan {
+        name: name.to_owned(),
+        mtu,
+        gateways: config.pod_cidrs.iter().map(gateway).collect(),
         // NodePorts on 127.0.0.1: the packet leaves through this link. The rules drop what begins on the other side.
-        host_sysctls: vec![sysctl(&format!("ipv4/conf/{link}/route_localnet"), "1")],
+        host_sysctls: vec![sysctl(&format!("ipv4/conf/{name}/route_localnet"), "1")],
         sysctls: vec![
             // A pod that reaches itself through a Service would be told to save the detour.
             sysctl("ipv4/conf/all/accept_redirects", "0"),

@@ -4,8 +4,14 @@ use crate::bootstrap::encryption::{Encryption, EncryptionError};
 use crate::config::{Config, Etcd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use store::{BackupError, DiskStore, EtcdError, EtcdOptions, EtcdStore, OpenError, Store};
 use thiserror::Error;
+
+/// Between two attempts to reach etcd, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// And at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The store cannot be used.
 #[derive(Debug, Error)]
@@ -48,7 +54,7 @@ impl Storage {
         let seal = Encryption::open(&config.data_dir.join("pki"))?;
         if let Some(etcd) = &config.etcd {
             let options = EtcdOptions { seal: Some(Arc::new(seal)), ..options(etcd)? };
-            return Ok(Storage::Etcd(Arc::new(EtcdStore::open(options).await?)));
+            return Ok(Storage::Etcd(Arc::new(wait_for_etcd(options).await?)));
         }
         let dir = directory(&config.data_dir);
         let options = store::Options { seal: Some(Arc::new(seal)), ..store::Options::default() };
@@ -75,6 +81,25 @@ impl Storage {
             Storage::Disk(store) => Some(store.backup(to)),
             Storage::Etcd(_) => None,
         }
+    }
+}
+
+/// Opens the store once etcd answers. A cluster comes up in any order, so one that does not answer yet is waited for, as agents wait for
+/// their server; the log says so.
+async fn wait_for_etcd(options: EtcdOptions) -> Result<EtcdStore, EtcdError> {
+    let mut said = String::new();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match EtcdStore::open(options.clone()).await {
+            Err(error @ EtcdError::Unreachable { .. }) => error.to_string(),
+            opened_or_wrong => return opened_or_wrong,
+        };
+        if error != said {
+            tracing::warn!("{error}; waiting for it");
+            said = error;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long open requests may take at the end.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(3);
-/// How long the starter of an agent waits for a server that does not answer; the agent itself goes on waiting.
-const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the starter waits for what dhow itself waits for without end: an agent for its server, a server for its etcd.
+const STARTER_PATIENCE: Duration = Duration::from_secs(60);
 /// This long after the start, what only the start needed is not needed any more.
 const SETTLED: Duration = Duration::from_secs(5);
 /// How often code that does not run is let go after that.
@@ -47,28 +47,28 @@ pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
-        let mut told = false;
         let starting = async {
             let system = System::start(config, role, shutdown.clone()).await?;
             system.node_ready(config).await?;
             Ok::<System, CommandError>(system)
         };
         tokio::pin!(starting);
+        let waits_for = match role {
+            Role::Agent => Some("The server"),
+            Role::Up | Role::Server => config.etcd.as_ref().map(|_| "etcd"),
+        };
         let system = tokio::select! {
             system = &mut starting => system?,
-            () = tokio::time::sleep(SERVER_PATIENCE), if role == Role::Agent && detached => {
-                let log = log_file(config);
-                say(format_args!("The server does not answer; the agent waits for it in the background. Log: {}", log.display()));
+            () = tokio::time::sleep(STARTER_PATIENCE), if detached && waits_for.is_some() => {
+                let (log, other) = (log_file(config), waits_for.unwrap_or_default());
+                say(format_args!("{other} does not answer; dhow waits for it in the background. Log: {}", log.display()));
                 process::tell_ready()?;
-                told = true;
                 starting.await?
             }
         };
-        if !told {
-            tell(config, role, &system, started)?;
-            if detached {
-                process::tell_ready()?;
-            }
+        tell(config, role, &system, started)?;
+        if detached {
+            process::tell_ready()?;
         }
         base::tasks::detach("forget-code", forget_code());
         wait_for_signal().await?;

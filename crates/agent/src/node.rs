@@ -10,7 +10,6 @@ use crate::engine::{Handlers, RuntimeInfo};
 use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
 use crate::plugins::csi::NodeBook;
-use crate::pod::users;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
@@ -92,17 +91,9 @@ pub const HANDLERS: [&str; 2] = ["", "dhow"];
 /// Whether pods of a runtime class can have users of their own; ours needs something of the file system that holds `disk`.
 pub fn has_user_namespaces(runtime: &RuntimeInfo, class: &str, disk: &Path) -> bool {
     match &runtime.handlers {
-        Handlers::Own => can_map_users(disk),
+        Handlers::Own => runtime::can_map_users(disk),
         Handlers::Foreign(handlers) => handlers.iter().any(|h| h.name == class && h.user_namespaces),
     }
-}
-
-/// Whether pods of our engine can have users of their own.
-fn can_map_users(disk: &Path) -> bool {
-    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let max = text("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0);
-    let file_system = rustix::fs::statfs(disk).map_or(0, |s| u64::try_from(s.f_type).unwrap_or(0));
-    users::possible(&text("/proc/sys/kernel/osrelease"), max, file_system)
 }
 
 impl Machine {
@@ -134,7 +125,7 @@ impl Machine {
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             os_image: os_name(&text("/etc/os-release")),
-            user_namespaces: can_map_users(disk),
+            user_namespaces: runtime::can_map_users(disk),
             devices: BTreeMap::new(),
             not_ready: Vec::new(),
             no_address: None,

@@ -121,6 +121,7 @@ pub(crate) async fn serve(
         run_dir: config.run_dir.join("cri"),
         images_dir: config.data_dir.join("images"),
         cgroup_parent: format!("{}/pods", config.cgroup),
+        cdi_dirs: runtime::cdi::DIRS.map(PathBuf::from).to_vec(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let server = cri::Server::start(settings, parts, shutdown.clone()).await?;

@@ -11,7 +11,7 @@ use node_api::cri::{
     ContainerConfig, ContainerEventType, ContainerUser, CreateContainerRequest, ExecSyncResponse,
     LinuxContainerResources, LinuxContainerUser,
 };
-use runtime::{Capture, ContainerSpec};
+use runtime::{Capture, ContainerSpec, cdi};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Shared {
         }
         let asked = config.image.as_ref().map_or("", |i| i.image.as_str());
         let image = self.image(asked)?;
-        container::check(&config)?;
+        container::check(&config, &sandbox.config)?;
         let record = self.new_record(&sandbox, config, &image)?;
         self.state.add_container(record.clone())?;
         let formed = match self.container_user(&record, &image) {
@@ -116,9 +116,11 @@ impl Shared {
         make_sources(config)?;
         let dir = self.sandbox_dir(&sandbox.id);
         let hostname = self.hostname(&sandbox.config).map_err(|e| error::other(&e))?;
-        container::spec(container::Input {
+        let options = spec::sandbox::namespaces(&sandbox.config);
+        let mut made = container::spec(container::Input {
             id: &record.id,
             config,
+            users: options.map_or(Ok(None), spec::sandbox::users)?,
             image: &image.config,
             layers: self.image_mounts(record).await?,
             rootfs: self.snapshot(&record.id, &image).await?,
@@ -128,7 +130,13 @@ impl Shared {
             hostname: &hostname,
             log_path: Some(PathBuf::from(&record.log_path)).filter(|p| !p.as_os_str().is_empty()),
             cgroup: &record.cgroup,
-        })
+        })?;
+        if !config.cdi_devices.is_empty() {
+            let names = config.cdi_devices.iter().map(|d| d.name.clone()).collect();
+            let needs = cdi::needs(&names, &cdi::Specs::read(&self.config.cdi_dirs));
+            container::grant(&mut made, needs.map_err(Status::invalid_argument)?);
+        }
+        Ok(made)
     }
 
     async fn snapshot(&self, name: &str, image: &Image) -> Result<OverlayMount, Status> {

@@ -37,7 +37,11 @@ impl Shared {
     /// Removes it with all its names. Fine if there is none.
     pub(crate) async fn remove_image(&self, name: &str) -> Result<(), Status> {
         let Some(image) = self.find_image(name) else { return Ok(()) };
-        self.images.remove(&image.id.to_string()).await.map(drop).map_err(error::image)
+        match self.images.remove(&image.id.to_string()).await {
+            // Somebody else was faster.
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other.map(drop).map_err(error::image),
+        }
     }
 
     /// What images and the writable layers of containers take, which lie on one file system.

@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Invariants: the end of this process stops no container; a record is on disk before what it describes is made, and goes after it;
-//! what is not built answers `Unimplemented` by name. Behaviour follows containerd 2 (`internal/cri`), which kubelets are tested with,
-//! except that system calls are filtered (RuntimeDefault) where no profile is given.
+//! what is not built answers `Unimplemented` by name. Behaviour follows containerd 2 (`internal/cri`), which kubelets are tested with.
 
 mod containers;
 mod devices;
 mod error;
 mod events;
 mod images;
+mod metrics;
 mod pods;
 mod record;
 mod recover;
@@ -53,6 +53,8 @@ pub struct Config {
     pub images_dir: PathBuf,
     /// Parent of the cgroups of sandboxes that name none, such as `/dhow-cri/pods`.
     pub cgroup_parent: String,
+    /// Where specs of CDI devices are; the later directory wins.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Of this program.
     pub version: String,
 }

@@ -17,6 +17,9 @@ use tonic::Status;
 /// How long killed processes may take to be gone.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Names of the runtime: there is one, and it is the default.
+pub(crate) const HANDLERS: [&str; 2] = ["", "dhow"];
+
 /// The files that every container of a sandbox has, and where.
 pub(crate) const FILES: [(&str, &str); 3] =
     [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")];
@@ -29,14 +32,20 @@ impl Shared {
 
     /// Makes a sandbox; the id is new.
     pub(crate) async fn run_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String, Status> {
-        if !handler.is_empty() {
+        if !HANDLERS.contains(&handler) {
             return Err(Status::invalid_argument(format!("no runtime for {handler:?} is configured")));
         }
         let id = self.new_id();
         // Says what is wrong before anything is made.
         let spec = sandbox::spec(&id, &config, &self.config.cgroup_parent)?;
         let created_at = self.now_ns();
-        let record = SandboxRecord { id: id.clone(), config, created_at, ..SandboxRecord::default() };
+        let record = SandboxRecord {
+            id: id.clone(),
+            config,
+            created_at,
+            runtime_handler: handler.to_owned(),
+            ..SandboxRecord::default()
+        };
         self.state.add_sandbox(record.clone())?;
         match self.make_sandbox(&record, spec).await {
             Ok(ips) => {

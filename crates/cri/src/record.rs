@@ -24,6 +24,8 @@ pub(crate) struct SandboxRecord {
     pub(crate) ready: bool,
     #[prost(string, repeated, tag = "5")]
     pub(crate) ips: Vec<String>,
+    #[prost(string, tag = "6")]
+    pub(crate) runtime_handler: String,
 }
 
 /// A container.

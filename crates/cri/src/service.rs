@@ -1,7 +1,7 @@
 //! Both services of the interface on one socket: one line per call, in the interface's order. What a call does is elsewhere.
 
 use crate::error::unsupported;
-use crate::{Server, view};
+use crate::{Server, metrics, pods, view};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use node_api::cri::image_service_server::{ImageService, ImageServiceServer};
 use node_api::cri::runtime_service_server::{RuntimeService, RuntimeServiceServer};
@@ -290,10 +290,12 @@ impl RuntimeService for Server {
 
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {
         let ready = |kind: &str| RuntimeCondition { r#type: kind.to_owned(), status: true, ..Default::default() };
-        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let user_namespaces = runtime::can_map_users(&self.0.config.images_dir);
+        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
+        let handler = |name: &&str| RuntimeHandler { name: (*name).to_owned(), features: Some(features) };
         answer(StatusResponse {
             status: Some(RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] }),
-            runtime_handlers: vec![RuntimeHandler { name: String::new(), features: Some(features) }],
+            runtime_handlers: pods::HANDLERS.iter().map(handler).collect(),
             features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..RuntimeFeatures::default() }),
             ..StatusResponse::default()
         })
@@ -316,14 +318,14 @@ impl RuntimeService for Server {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(unsupported("ListMetricDescriptors"))
+        answer(ListMetricDescriptorsResponse { descriptors: metrics::descriptors() })
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(unsupported("ListPodSandboxMetrics"))
+        answer(ListPodSandboxMetricsResponse { pod_metrics: self.0.all_metrics().await? })
     }
 
     type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
@@ -332,7 +334,9 @@ impl RuntimeService for Server {
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unsupported("StreamPodSandboxMetrics"))
+        pieces(self.0.all_metrics().await?, |pod_sandbox_metrics| StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        })
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {

@@ -4,12 +4,13 @@ use crate::containers::SNAPSHOT_PREFIX;
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::{Shared, error, spec, view};
 use image::DiskUse;
+use net::traffic::Traffic;
 use node_api::cri::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, CpuUsage, FilesystemIdentifier, FilesystemUsage,
-    LinuxPodSandboxStats, MemoryUsage, PodSandboxAttributes, PodSandboxStats, PodSandboxStatsFilter, ProcessUsage,
-    UInt64Value,
+    IoUsage, LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes,
+    PodSandboxStats, PodSandboxStatsFilter, ProcessUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
 };
-use runtime::Stats;
+use runtime::{Pressure, Stall, Stats};
 use std::sync::Arc;
 use tonic::Status;
 
@@ -19,7 +20,12 @@ fn some(value: u64) -> Option<UInt64Value> {
 
 /// How much CPU per second is for the client to find out, from two answers.
 fn cpu(stats: &Stats, timestamp: i64) -> CpuUsage {
-    CpuUsage { timestamp, usage_core_nano_seconds: some(stats.cpu_usage_ns), ..CpuUsage::default() }
+    CpuUsage {
+        timestamp,
+        usage_core_nano_seconds: some(stats.cpu_usage_ns),
+        psi: stats.cpu_pressure.map(psi),
+        ..CpuUsage::default()
+    }
 }
 
 fn memory(stats: &Stats, timestamp: i64) -> MemoryUsage {
@@ -30,8 +36,43 @@ fn memory(stats: &Stats, timestamp: i64) -> MemoryUsage {
         rss_bytes: some(stats.memory_rss),
         page_faults: some(stats.page_faults),
         major_page_faults: some(stats.major_page_faults),
-        ..MemoryUsage::default()
+        // 0: there is no limit.
+        available_bytes: some(stats.memory_limit.map_or(0, |limit| limit.saturating_sub(stats.memory_working_set))),
+        psi: stats.memory_pressure.map(psi),
     }
+}
+
+fn swap(stats: &Stats, timestamp: i64) -> SwapUsage {
+    SwapUsage {
+        timestamp,
+        swap_usage_bytes: some(stats.swap_usage),
+        swap_available_bytes: some(stats.swap_limit.map_or(0, |limit| limit.saturating_sub(stats.swap_usage))),
+    }
+}
+
+fn io(stats: &Stats, timestamp: i64) -> Option<IoUsage> {
+    Some(IoUsage { timestamp, psi: Some(psi(stats.io_pressure?)) })
+}
+
+fn psi(pressure: Pressure) -> PsiStats {
+    let data = |stall: Stall| PsiData {
+        total: stall.total_us.saturating_mul(1000),
+        avg10: stall.avg10,
+        avg60: stall.avg60,
+        avg300: stall.avg300,
+    };
+    PsiStats { full: Some(data(pressure.full)), some: Some(data(pressure.some)) }
+}
+
+fn network(link: &Traffic, timestamp: i64) -> NetworkUsage {
+    let usage = NetworkInterfaceUsage {
+        name: link.name.clone(),
+        rx_bytes: some(link.received.bytes),
+        rx_errors: some(link.received.errors),
+        tx_bytes: some(link.sent.bytes),
+        tx_errors: some(link.sent.errors),
+    };
+    NetworkUsage { timestamp, default_interface: Some(usage), interfaces: Vec::new() }
 }
 
 fn wants_container(filter: &ContainerStatsFilter, record: &ContainerRecord) -> bool {
@@ -80,6 +121,8 @@ impl Shared {
     async fn measure_sandbox(self: &Arc<Self>, record: &SandboxRecord) -> Result<PodSandboxStats, Status> {
         let timestamp = self.now_ns();
         let stats = self.engine.stats(&spec::sandbox::cgroup(&record.id, &record.config, &self.config.cgroup_parent));
+        // With the machine's network it has no link.
+        let link = self.links().remove(&record.id);
         let containers = self.state.containers_of(&record.id).into_iter().filter(|c| c.is_running()).collect();
         Ok(PodSandboxStats {
             attributes: Some(PodSandboxAttributes {
@@ -91,9 +134,10 @@ impl Shared {
             linux: Some(LinuxPodSandboxStats {
                 cpu: Some(cpu(&stats, timestamp)),
                 memory: Some(memory(&stats, timestamp)),
+                network: link.map(|link| network(&link, timestamp)),
+                io: io(&stats, timestamp),
                 process: Some(ProcessUsage { timestamp, process_count: some(stats.pids) }),
                 containers: self.measure(containers).await?,
-                ..LinuxPodSandboxStats::default()
             }),
             ..PodSandboxStats::default()
         })
@@ -121,13 +165,38 @@ impl Shared {
             }),
             cpu: Some(cpu(&stats, timestamp)),
             memory: Some(memory(&stats, timestamp)),
+            swap: Some(swap(&stats, timestamp)),
+            io: io(&stats, timestamp),
             writable_layer: Some(FilesystemUsage {
                 timestamp,
                 fs_id: Some(FilesystemIdentifier { mountpoint }),
                 used_bytes: some(used.bytes),
                 inodes_used: some(used.inodes),
             }),
-            ..ContainerStats::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_what_the_limit_leaves() {
+        let value = |v: Option<UInt64Value>| v.map(|v| v.value);
+        let stats = Stats {
+            memory_limit: Some(100),
+            memory_working_set: 30,
+            swap_limit: Some(50),
+            swap_usage: 60,
+            io_pressure: Some(Pressure { full: Stall { total_us: 7, ..Stall::default() }, ..Pressure::default() }),
+            ..Stats::default()
+        };
+        assert_eq!(value(memory(&stats, 1).available_bytes), Some(70));
+        assert_eq!(value(swap(&stats, 1).swap_available_bytes), Some(0));
+        assert_eq!(io(&stats, 1).and_then(|io| Some(io.psi?.full?.total)), Some(7000));
+        let unlimited = Stats::default();
+        assert_eq!(value(memory(&unlimited, 1).available_bytes), Some(0));
+        assert!(io(&unlimited, 1).is_none() && cpu(&unlimited, 1).psi.is_none());
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn sandbox(record: &SandboxRecord) -> PodSandbox {
         created_at: record.created_at,
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        ..PodSandbox::default()
+        runtime_handler: record.runtime_handler.clone(),
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn sandbox_status(record: &SandboxRecord) -> PodSandboxStatus {
         linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options }) }),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        ..PodSandboxStatus::default()
+        runtime_handler: record.runtime_handler.clone(),
     }
 }
 

@@ -87,6 +87,7 @@ impl World {
             run_dir: self.path("run"),
             images_dir: self.path("images"),
             cgroup_parent: self.cgroup.clone(),
+            cdi_dirs: vec![self.path("cdi")],
             version: "0".into(),
         };
         let parts = cri::Parts {
@@ -392,6 +393,36 @@ async fn streams_stats_and_events() {
         assert_eq!(told[..4], begin);
         assert!(told.contains(&(false, ContainerEventType::ContainerStoppedEvent)));
         assert!(told.contains(&(false, ContainerDeletedEvent)));
+        run.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_by_name_and_metrics() {
+    in_world(|world| async move {
+        let spec = json!({"cdiVersion": "0.6.0", "kind": "v.example/gpu", "devices": [{"name": "a", "containerEdits":
+            {"env": ["GPU=a"], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/zero", "permissions": "r"}]}}]});
+        std::fs::create_dir(world.path("cdi")).expect("made");
+        std::fs::write(world.path("cdi/gpu.json"), spec.to_string()).expect("written");
+        let mut run = world.start().await;
+        let sandbox = run.run_sandbox(world.sandbox("web")).await;
+        let device = |name: &str| vec![CdiDevice { name: format!("v.example/gpu={name}") }];
+        let unknown = ContainerConfig { cdi_devices: device("b"), ..container("unknown", "true") };
+        let error = run.create(&sandbox, unknown).await.expect_err("no such device");
+        assert_eq!(error.message(), "CDI device injection failed: unresolvable CDI devices v.example/gpu=b");
+        let config = ContainerConfig { cdi_devices: device("a"), ..container("main", "exec sleep 1000") };
+        let id = run.begin(&sandbox, config).await;
+        let script = "echo $GPU; read -n 1 x < /dev/gpu && echo read";
+        let done = run.exec(&id, script, 0).await.expect("ran");
+        assert_eq!(String::from_utf8_lossy(&done.stdout), "a\nread\n");
+        let told = run.runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await.expect("measured");
+        let [pod] = told.into_inner().pod_metrics.try_into().expect("one runs");
+        let [metrics] = pod.container_metrics.try_into().expect("one runs");
+        let value = |name: &str| metrics.metrics.iter().find(|m| m.name == name).and_then(|m| Some(m.value?.value));
+        assert_eq!((metrics.container_id.as_str(), value("container_processes")), (id.as_str(), Some(1)));
+        assert!(value("container_memory_usage_bytes") > Some(0) && value("container_start_time_seconds") > Some(0));
+        run.remove_sandbox(&sandbox).await;
         run.stop().await;
     })
     .await;

@@ -9,6 +9,7 @@
 //! * [`service`]: ClusterIPs, NodePorts, external addresses, host ports and masquerade as one nftables table per IP family.
 //! * [`dns`]: cluster DNS on every node.
 //! * [`overlay`]: routes or VXLAN to the pods of other nodes.
+//! * [`traffic`]: what has gone through links.
 //!
 //! Calls that touch the kernel block for up to some milliseconds (removing a veth: about 18); use `spawn_blocking`. They act on the
 //! network namespace of the calling thread, which in the product is always the host's.
@@ -22,6 +23,7 @@ pub mod overlay;
 pub mod pod;
 pub mod service;
 mod teardown;
+pub mod traffic;
 
 pub use change::{Apply, Change};
 pub use config::{ConfigError, NetConfig};

@@ -16,7 +16,7 @@ use crate::protocol::{
 use crate::spec::{ContainerSpec, PodSandboxSpec, Resources, is_valid_id};
 use crate::stream::Stream;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -668,6 +668,11 @@ impl Engine {
     /// Counters of a container or pod.
     pub fn stats(&self, cgroup: &str) -> Stats {
         self.inner.cgroups.cgroup(cgroup).stats()
+    }
+
+    /// Processes of a container or pod.
+    pub fn processes(&self, cgroup: &str) -> BTreeSet<i32> {
+        self.inner.cgroups.cgroup(cgroup).procs()
     }
 
     /// Kills what runs in the pod, removes every trace of it and ends its supervisor.

@@ -328,6 +328,7 @@ fn open_source(mount: &Mount, users: Option<&Users>) -> Result<Detached> {
             Detached::clone_fd(below.as_fd(), *recursive).step(|| format!("failed to bind {sub:?} below {source:?}"))
         }
     };
+    let users = users.filter(|_| !mount.unmapped);
     mapped(tree?, users, *recursive).step(|| format!("failed to map the owners of {source:?}"))
 }
 

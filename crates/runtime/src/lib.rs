@@ -10,6 +10,7 @@
 //! announced; a root file system is mounted in its container's mount namespace and nowhere else.
 
 pub mod caps;
+pub mod cdi;
 pub mod defaults;
 pub mod devices;
 mod engine;
@@ -40,4 +41,5 @@ pub use spec::{
     PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
 };
 pub use stream::Stream;
-pub use sys::cgroup::{Missing, Stats};
+pub use sys::cgroup::{Io, Missing, Pressure, Stall, Stats};
+pub use users::can_map_users;

@@ -169,6 +169,8 @@ pub struct Mount {
     pub readonly: ReadOnly,
     /// Whether later mounts cross.
     pub propagation: Propagation,
+    /// Its files belong to the users of the machine even if the pod has users of its own, who then own nothing there.
+    pub unmapped: bool,
     /// Set-user-id bits have no effect.
     pub nosuid: bool,
     /// Device files cannot be opened.
@@ -250,6 +252,7 @@ impl Mount {
             kind,
             readonly,
             propagation: Propagation::Private,
+            unmapped: false,
             nosuid: true,
             nodev: true,
             noexec: true,

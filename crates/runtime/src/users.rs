@@ -8,6 +8,7 @@
 use crate::spec::{IdRange, PodSandboxSpec};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use sys::fd::PollFd;
 use sys::process::{Cloned, SingleThreaded};
 
@@ -91,5 +92,37 @@ fn outside(pid: i32, ids: IdRange, namespaces: i32, child: std::os::fd::Borrowed
         [] => Err("the process in the user namespace ended without a word".into()),
         [_] => Ok(()),
         [_, words @ ..] => Err(String::from_utf8_lossy(words).into_owned()),
+    }
+}
+
+/// Whether pods whose files lie below `dir` can have users of their own on this machine: user namespaces are allowed, and both its tmpfs
+/// (Linux 6.3) and that file system show owners as a namespace maps them. What a volume's own file system cannot is told when its
+/// pod starts.
+pub fn can_map_users(dir: &Path) -> bool {
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let max = text("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0);
+    let file_system = rustix::fs::statfs(dir).map_or(0, |s| u64::try_from(s.f_type).unwrap_or(0));
+    possible(&text("/proc/sys/kernel/osrelease"), max, file_system)
+}
+
+fn possible(kernel: &str, user_namespaces_max: u64, file_system: u64) -> bool {
+    // ext4, xfs, btrfs and f2fs, by `statfs.f_type`.
+    const ABLE: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    let mut numbers = kernel.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 3) && user_namespaces_max > 0 && ABLE.contains(&file_system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_and_other_file_systems_cannot() {
+        assert!(possible("6.18.44-fc-v657", 1000, 0xef53));
+        assert!(possible("6.3.0", 1, 0x5846_5342));
+        assert!(!possible("6.1.0-13-amd64", 1000, 0xef53));
+        assert!(!possible("6.18.0", 0, 0xef53));
+        assert!(!possible("6.18.0", 1000, 0x794c_7630));
     }
 }

@@ -412,7 +412,6 @@ fn mount(mount: &Mount) -> runtime::Mount {
     runtime::Mount {
         destination: mount.target.clone(),
         kind,
-        noexec: mount.image.is_some(),
         readonly: match (mount.read_only, mount.recursive_read_only) {
             (_, true) => runtime::ReadOnly::Recursive,
             (true, false) => runtime::ReadOnly::Yes,

@@ -1,10 +1,10 @@
 //! [`Grant`]: what a container gets of its devices: variables, mounts, device files, and what CDI says
 //! (`podDevices.deviceRunContainerOptions`).
 
-use super::cdi;
 use crate::engine::{ContainerSpec, Device, Mount};
 use node_api::device_plugin::ContainerAllocateResponse;
 use prost::Message as _;
+use runtime::cdi;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -48,18 +48,41 @@ impl Grant {
             names.extend(answer.cdi_devices.into_iter().map(|d| d.name));
         }
         if !names.is_empty() {
-            cdi::inject(&mut grant, &names, &cdi::Specs::read(cdi::DIRS))?;
+            grant.add_needs(cdi::needs(&names, &cdi::Specs::read(cdi::DIRS))?);
         }
         Ok(grant)
     }
 
-    pub(super) fn add_mount(&mut self, mount: Mount) {
+    fn add_needs(&mut self, needs: cdi::Needs) {
+        for (name, value) in needs.env {
+            self.env.entry(name).or_insert(value);
+        }
+        for mount in needs.mounts {
+            let runtime::MountKind::Bind { source, .. } = mount.kind else { continue };
+            let read_only = mount.readonly != runtime::ReadOnly::No;
+            self.add_mount(Mount { source, target: mount.destination, read_only, ..Mount::default() });
+        }
+        let device = |(source, d): (std::path::PathBuf, runtime::Device)| Device {
+            source,
+            target: d.path,
+            kind: d.kind,
+            major: d.major,
+            minor: d.minor,
+            mode: d.mode,
+            owner: (d.uid, d.gid),
+            access: d.access,
+        };
+        self.add_devices(needs.devices.into_iter().map(device).collect());
+        self.groups.extend(needs.groups);
+    }
+
+    fn add_mount(&mut self, mount: Mount) {
         if self.mounts.iter().all(|m| m.target != mount.target) {
             self.mounts.push(mount);
         }
     }
 
-    pub(super) fn add_devices(&mut self, devices: Vec<Device>) {
+    fn add_devices(&mut self, devices: Vec<Device>) {
         for device in devices {
             if self.devices.iter().all(|d| d.target != device.target) {
                 self.devices.push(device);
@@ -79,7 +102,7 @@ impl Grant {
 }
 
 /// The device file, or all of a directory.
-pub(super) fn device_files(from: &Path, to: &Path, access: &str) -> io::Result<Vec<Device>> {
+fn device_files(from: &Path, to: &Path, access: &str) -> io::Result<Vec<Device>> {
     let meta = std::fs::metadata(from)?;
     if meta.is_dir() {
         let mut out = Vec::new();

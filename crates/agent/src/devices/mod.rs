@@ -5,13 +5,12 @@
 //!   plugin ──Register──▶ kubelet.sock        (server.rs)
 //!   plugin ◀─ListAndWatch─ one task per resource ──▶ Registry (registry.rs) ──▶ capacity, health
 //!   monitoring ──List──▶ pod-resources/kubelet.sock (pod_resources.rs)
-//!   a pod comes ─▶ Allocate ─▶ checkpoint.rs ─▶ a container starts: PreStartContainer, Grant (grant.rs, cdi.rs)
+//!   a pod comes ─▶ Allocate ─▶ checkpoint.rs ─▶ a container starts: PreStartContainer, Grant (grant.rs)
 //! ```
 //!
 //! Always holds: a device is held by one container at a time, and what is held is on disk before the pod is taken. Differs: one NUMA
 //! node, so no affinity; a plugin that does not answer in time fails the pod instead of holding up the node.
 
-pub mod cdi;
 pub mod checkpoint;
 pub mod grant;
 pub mod pod_resources;

@@ -74,16 +74,6 @@ fn read(file: &Path) -> io::Result<Option<IdRange>> {
     }
 }
 
-/// Whether this machine can: user namespaces are allowed, and both its tmpfs (Linux 6.3) and the file system of images and volumes
-/// show owners as a namespace maps them. What a volume's own file system cannot is told when its pod starts.
-pub fn possible(kernel: &str, user_namespaces_max: u64, file_system: u64) -> bool {
-    // ext4, xfs, btrfs and f2fs, by `statfs.f_type`.
-    const ABLE: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
-    let mut numbers = kernel.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    version >= (6, 3) && user_namespaces_max > 0 && ABLE.contains(&file_system)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,14 +89,5 @@ mod tests {
         assert_eq!(first("c"), Ok(65536));
         std::fs::write(dir.path().join("b/userns"), "{}").expect("written");
         assert!(first("b").is_err());
-    }
-
-    #[test]
-    fn old_kernels_and_other_file_systems_cannot() {
-        assert!(possible("6.18.44-fc-v657", 1000, 0xef53));
-        assert!(possible("6.3.0", 1, 0x5846_5342));
-        assert!(!possible("6.1.0-13-amd64", 1000, 0xef53));
-        assert!(!possible("6.18.0", 0, 0xef53));
-        assert!(!possible("6.18.0", 1000, 0x794c_7630));
     }
 }

@@ -7,7 +7,6 @@
 //! those of a root cgroup; what cAdvisor knows beyond CPU, memory, tasks, disk, links and start times is not told.
 
 pub mod disk;
-pub mod network;
 pub mod prometheus;
 pub mod summary;
 
@@ -23,7 +22,7 @@ use api::k8s::api::core::v1::Volume;
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
 use jiff::Timestamp;
-use network::Traffic;
+use net::traffic::{self, Traffic};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -364,9 +363,9 @@ fn machine_cpu_ns() -> u64 {
 
 fn links() -> Vec<Traffic> {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let mut links = network::traffic(&text("/proc/net/dev"));
+    let mut links = traffic::traffic(&text("/proc/net/dev"));
     let route = text("/proc/net/route");
-    let default = network::default_link(&route);
+    let default = traffic::default_link(&route);
     links.sort_by_key(|l| default != Some(l.name.as_str()));
     links
 }

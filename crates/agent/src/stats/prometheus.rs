@@ -2,8 +2,8 @@
 //! (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
 //! cAdvisor's `metrics/prometheus.go`).
 
-use super::network::Traffic;
 use super::{ContainerSample, NodeSample, PodSample};
+use net::traffic::Traffic;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 

@@ -3,11 +3,11 @@
 //! Differs: `node.cpu.rateWindowMilliseconds` tells over which time all rates are; the API server's `metrics.k8s.io` needs it.
 
 use super::disk::{DiskUse, Space};
-use super::network::Traffic;
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
 use crate::engine::Usage;
 use crate::pod::status::time;
 use jiff::Timestamp;
+use net::traffic::Traffic;
 use serde_json::{Value, json};
 
 /// The whole document.
@@ -131,8 +131,8 @@ fn fs(at: Timestamp, space: &Space, used: DiskUse) -> Value {
 pub(super) mod tests {
     use super::*;
     use crate::node::Machine;
-    use crate::stats::network::Direction;
     use expect_test::expect;
+    use net::traffic::Direction;
 
     pub(in crate::stats) fn sample() -> NodeSample {
         let at = Timestamp::from_second(100).expect("small");

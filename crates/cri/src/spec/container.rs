@@ -4,12 +4,13 @@ use crate::error::unsupported;
 use image::{ImageConfig, OverlayMount};
 use node_api::cri::security_profile::ProfileType;
 use node_api::cri::{
-    self, ContainerConfig, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, SecurityProfile, Signal,
-    SupplementalGroupsPolicy,
+    self, ContainerConfig, IdMapping, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, SecurityProfile, Signal, SupplementalGroupsPolicy,
 };
+use runtime::cdi::Needs;
 use runtime::{
-    Capabilities, Cgroup, ContainerSpec, Device, Log, Mount, MountKind, PidMode, Process, Propagation, ReadOnly,
-    Rootfs, Seccomp, User,
+    Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, PidMode, Process, Propagation,
+    ReadOnly, Rootfs, Seccomp, User,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use tonic::Status;
 pub(crate) struct Input<'a> {
     pub(crate) id: &'a str,
     pub(crate) config: &'a ContainerConfig,
+    /// Of its sandbox.
+    pub(crate) users: Option<IdRange>,
     pub(crate) image: &'a ImageConfig,
     pub(crate) rootfs: OverlayMount,
     /// Layers of the images that are mounted, by place in `config.mounts`.
@@ -50,13 +53,13 @@ pub(crate) fn spec(input: Input<'_>) -> Result<ContainerSpec, Status> {
     let or_default = |paths: &[String], default: fn() -> Vec<PathBuf>| match (security.privileged, paths) {
         (true, _) => Vec::new(),
         // An empty list cannot be told from none, and a kubelet means none only with user namespaces.
-        (false, []) => default(),
+        (false, []) if input.users.is_none() => default(),
         (false, paths) => paths.iter().map(PathBuf::from).collect(),
     };
     let files = input.files.iter().filter(|(_, target)| !is_mounted(config, target));
     let mut mounts = Mount::defaults(security.privileged);
     mounts.extend(files.map(|(source, target)| Mount::bind(source, *target)));
-    mounts.extend(own_mounts(config, &input.layers)?);
+    mounts.extend(own_mounts(config, &input.layers, input.users)?);
     Ok(ContainerSpec {
         id: input.id.to_owned(),
         rootfs: Rootfs::Overlay {
@@ -168,12 +171,13 @@ fn capabilities(security: &LinuxContainerSecurityContext) -> Result<Capabilities
     Ok(Capabilities { inheritable: ambient.clone(), ambient: ambient.clone(), ..Capabilities::of(kept) })
 }
 
+/// Without a word no system call is filtered: kubelets always say.
 fn seccomp(security: &LinuxContainerSecurityContext, profile: Option<String>) -> Seccomp {
     let kind = security.seccomp.as_ref().map(SecurityProfile::profile_type);
     match (security.privileged, kind, profile) {
-        (true, ..) | (_, Some(ProfileType::Unconfined), _) => Seccomp::Unconfined,
-        (_, _, Some(json)) => Seccomp::Custom(json),
-        _ => Seccomp::RuntimeDefault,
+        (false, Some(ProfileType::Localhost), Some(json)) => Seccomp::Custom(json),
+        (false, Some(ProfileType::RuntimeDefault), _) => Seccomp::RuntimeDefault,
+        _ => Seccomp::Unconfined,
     }
 }
 
@@ -184,29 +188,52 @@ pub(crate) fn seccomp_file(config: &ContainerConfig) -> Option<PathBuf> {
     Some(profile.localhost_ref.trim_start_matches("localhost/").into())
 }
 
-/// Refuses what nothing would enforce.
-pub(crate) fn check(config: &ContainerConfig) -> Result<(), Status> {
+/// Refuses what nothing would enforce, and other users than those of its sandbox.
+pub(crate) fn check(config: &ContainerConfig, sandbox: &PodSandboxConfig) -> Result<(), Status> {
     let security = security(config);
+    let users = |options: Option<&NamespaceOption>| options.map_or(Ok(None), super::sandbox::users);
+    if users(security.namespace_options.as_ref())? != users(super::sandbox::namespaces(sandbox))? {
+        let text = "user namespace config for sandbox is different from container";
+        return Err(Status::invalid_argument(text));
+    }
     if security.apparmor.is_some_and(|p| p.profile_type() == ProfileType::Localhost) {
         return Err(unsupported("an AppArmor profile"));
-    }
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported("CDI devices"));
     }
     Ok(())
 }
 
+/// Gives a container what its devices need. Their variables win, as with containerd.
+pub(crate) fn grant(spec: &mut ContainerSpec, needs: Needs) {
+    for (name, value) in needs.env {
+        spec.process.env.retain(|e| e.split('=').next() != Some(name.as_str()));
+        spec.process.env.push(format!("{name}={value}"));
+    }
+    spec.mounts.extend(needs.mounts);
+    spec.devices.extend(needs.devices.into_iter().map(|(_, device)| device));
+    spec.process.user.additional_gids.extend(needs.groups);
+}
+
 /// What was asked to be mounted; what lies deeper comes later.
-fn own_mounts(config: &ContainerConfig, layers: &BTreeMap<usize, Vec<PathBuf>>) -> Result<Vec<Mount>, Status> {
-    let mut mounts =
-        config.mounts.iter().enumerate().map(|(at, m)| mount(m, layers.get(&at))).collect::<Result<Vec<_>, _>>()?;
+fn own_mounts(
+    config: &ContainerConfig,
+    layers: &BTreeMap<usize, Vec<PathBuf>>,
+    users: Option<IdRange>,
+) -> Result<Vec<Mount>, Status> {
+    let made = config.mounts.iter().enumerate().map(|(at, m)| mount(m, layers.get(&at), users));
+    let mut mounts = made.collect::<Result<Vec<_>, _>>()?;
     mounts.sort_by_key(|m| m.destination.components().count());
     Ok(mounts)
 }
 
-fn mount(mount: &cri::Mount, layers: Option<&Vec<PathBuf>>) -> Result<Mount, Status> {
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(unsupported("a mount with mapped ids"));
+fn mount(mount: &cri::Mount, layers: Option<&Vec<PathBuf>>, users: Option<IdRange>) -> Result<Mount, Status> {
+    let mapping = users.map(|ids| IdMapping { container_id: 0, host_id: ids.first, length: ids.length });
+    let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if mapped && [&mount.uid_mappings, &mount.gid_mappings].iter().any(|said| **said != Vec::from_iter(mapping)) {
+        return Err(unsupported("a mount whose ids are mapped in another way than those of its pod"));
+    }
+    if mount.recursive_read_only && mount.propagation() != MountPropagation::PropagationPrivate {
+        let text = format!("recursive_read_only mount {:?} must have private propagation", mount.container_path);
+        return Err(Status::invalid_argument(text));
     }
     let readonly = match (mount.readonly, mount.recursive_read_only) {
         (false, true) => {
@@ -225,13 +252,13 @@ fn mount(mount: &cri::Mount, layers: Option<&Vec<PathBuf>>) -> Result<Mount, Sta
     Ok(Mount {
         destination: mount.container_path.clone().into(),
         kind,
-        noexec: layers.is_some(),
         readonly,
         propagation: match mount.propagation() {
             MountPropagation::PropagationPrivate => Propagation::Private,
             MountPropagation::PropagationHostToContainer => Propagation::Slave,
             MountPropagation::PropagationBidirectional => Propagation::Shared,
         },
+        unmapped: users.is_some() && !mapped && layers.is_none(),
         ..Mount::default()
     })
 }
@@ -268,6 +295,7 @@ mod tests {
         spec(Input {
             id: "id",
             config,
+            users: None,
             image: &image,
             rootfs: OverlayMount { lower: Vec::new(), upper: PathBuf::new(), work: PathBuf::new() },
             layers: BTreeMap::from([(1, vec!["/layer".into()])]),
@@ -291,7 +319,7 @@ mod tests {
         assert_eq!(process.args, ["/entry", "default"]);
         assert_eq!(process.env, ["PATH=/image/bin", "HOSTNAME=web-0"]);
         assert_eq!((process.cwd, process.user.name.as_deref()), ("/work".into(), Some("web:www")));
-        assert_eq!(process.seccomp, Seccomp::RuntimeDefault);
+        assert_eq!(process.seccomp, Seccomp::Unconfined);
         assert_eq!(process.capabilities.bounding.len(), 14);
         let said = ContainerConfig {
             args: vec!["more".into()],
@@ -359,6 +387,66 @@ mod tests {
         assert_eq!(own, want);
         let wrong = ContainerConfig { mounts: vec![mount("/a", false, true)], ..Default::default() };
         assert_eq!(made(&wrong).expect_err("contradicts itself").code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn recursively_read_only_mounts_are_private() {
+        let mount = |propagation: MountPropagation| cri::Mount {
+            container_path: "/a".into(),
+            host_path: "/src".into(),
+            readonly: true,
+            recursive_read_only: true,
+            propagation: propagation.into(),
+            ..Default::default()
+        };
+        for wrong in [MountPropagation::PropagationHostToContainer, MountPropagation::PropagationBidirectional] {
+            let config = ContainerConfig { mounts: vec![mount(wrong)], ..Default::default() };
+            assert_eq!(made(&config).expect_err("contradicts itself").code(), tonic::Code::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn users_are_those_of_the_sandbox() {
+        let ids = |host_id| vec![IdMapping { container_id: 0, host_id, length: 65536 }];
+        let options = |first| {
+            let mode = NamespaceMode::Pod.into();
+            let users = node_api::cri::UserNamespace { mode, uids: ids(first), gids: ids(first) };
+            Some(NamespaceOption { userns_options: Some(users), ..Default::default() })
+        };
+        let container =
+            |first| with(LinuxContainerSecurityContext { namespace_options: options(first), ..Default::default() });
+        let security =
+            node_api::cri::LinuxSandboxSecurityContext { namespace_options: options(65536), ..Default::default() };
+        let linux = node_api::cri::LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() };
+        let sandbox = PodSandboxConfig { linux: Some(linux), ..Default::default() };
+        assert!(check(&container(65536), &sandbox).is_ok());
+        let refused = |config: &ContainerConfig| check(config, &sandbox).expect_err("is refused").message().to_owned();
+        for other in [container(131_072), ContainerConfig::default()] {
+            assert_eq!(refused(&other), "user namespace config for sandbox is different from container");
+        }
+        let range = Some(IdRange { first: 65536, length: 65536 });
+        let mapped = |first| {
+            let said = cri::Mount { uid_mappings: ids(first), gid_mappings: ids(first), ..Default::default() };
+            mount(&said, None, range).map(|m| m.unmapped).map_err(|e| e.code())
+        };
+        assert_eq!(mapped(65536), Ok(false));
+        assert_eq!(mapped(131_072), Err(tonic::Code::Unimplemented));
+        assert_eq!(mount(&cri::Mount::default(), None, range).map(|m| m.unmapped).ok(), Some(true));
+    }
+
+    #[test]
+    fn what_devices_need_is_added_and_their_variables_win() {
+        let mut spec = made(&ContainerConfig::default()).expect("valid");
+        let needs = Needs {
+            env: vec![("PATH".into(), "/gpu".into())],
+            mounts: vec![Mount::bind("/lib/gpu", "/gpu")],
+            groups: vec![44],
+            ..Needs::default()
+        };
+        grant(&mut spec, needs);
+        assert_eq!(spec.process.env, ["HOSTNAME=web-0", "PATH=/gpu"]);
+        assert_eq!(spec.mounts.last().map(|m| m.destination.clone()), Some("/gpu".into()));
+        assert_eq!(spec.process.user.additional_gids, [44]);
     }
 
     #[test]

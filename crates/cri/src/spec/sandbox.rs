@@ -1,14 +1,13 @@
 //! A pod sandbox.
 
-use crate::error::unsupported;
 use net::pod::HostPort;
 use net::service::Protocol;
-use node_api::cri::{self, DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
-use runtime::{Cgroup, PodSandboxSpec, Resources};
+use node_api::cri::{self, DnsConfig, IdMapping, NamespaceMode, NamespaceOption, PodSandboxConfig};
+use runtime::{Cgroup, IdRange, PodSandboxSpec, Resources};
 use std::net::IpAddr;
 use tonic::Status;
 
-fn namespaces(config: &PodSandboxConfig) -> Option<&NamespaceOption> {
+pub(crate) fn namespaces(config: &PodSandboxConfig) -> Option<&NamespaceOption> {
     config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()
 }
 
@@ -29,11 +28,6 @@ pub(crate) fn spec(id: &str, config: &PodSandboxConfig, default_parent: &str) ->
     let metadata =
         config.metadata.as_ref().ok_or_else(|| Status::invalid_argument("sandbox config has no metadata"))?;
     let options = namespaces(config);
-    if let Some(users) = options.and_then(|n| n.userns_options.as_ref())
-        && users.mode() != NamespaceMode::Node
-    {
-        return Err(unsupported("a user namespace"));
-    }
     let mode = |mode: Option<NamespaceMode>| match mode {
         Some(NamespaceMode::Node) => runtime::NamespaceMode::Host,
         _ => runtime::NamespaceMode::Pod,
@@ -47,11 +41,35 @@ pub(crate) fn spec(id: &str, config: &PodSandboxConfig, default_parent: &str) ->
         ipc: mode(options.map(NamespaceOption::ipc)),
         // Whoever has the machine's network has its name.
         uts: network,
+        users: options.map_or(Ok(None), users)?,
         sysctls: config.linux.iter().flat_map(|l| l.sysctls.clone()).collect(),
         cgroup: Some(Cgroup { path: cgroup(id, config, default_parent), resources: Resources::default() }),
         labels: labels.map(|(k, v)| (k.to_owned(), v.clone())).into(),
         ..PodSandboxSpec::default()
     })
+}
+
+/// The users that a sandbox has of its own (containerd `internal/cri/server/helpers.go`, `parseUsernsIDs`). Differs: users and groups are
+/// mapped alike and from 0, as kubelets want it.
+pub(crate) fn users(options: &NamespaceOption) -> Result<Option<IdRange>, Status> {
+    let invalid = |text: String| Err(Status::invalid_argument(text));
+    let Some(said) = &options.userns_options else { return Ok(None) };
+    let (mode, mapped) = (said.mode(), !said.uids.is_empty() || !said.gids.is_empty());
+    match mode {
+        NamespaceMode::Node if mapped => invalid(format!("can't use user namespace mode {mode:?} with mappings")),
+        NamespaceMode::Node => Ok(None),
+        NamespaceMode::Pod => match (said.uids.as_slice(), said.gids.as_slice()) {
+            ([ids @ IdMapping { container_id: 0, host_id: 1.., length: 1.. }], [gids]) if ids == gids => {
+                Ok(Some(IdRange { first: ids.host_id, length: ids.length }))
+            }
+            (uids, gids) => invalid(format!(
+                "a user namespace needs one mapping from 0, the same for users and groups; got {uids:?} and {gids:?}"
+            )),
+        },
+        NamespaceMode::Container | NamespaceMode::Target => {
+            invalid(format!("unsupported user namespace mode: {mode:?}"))
+        }
+    }
 }
 
 /// Ports of the machine that lead into the sandbox; none with the machine's network, where the process itself binds.
@@ -140,10 +158,24 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_is_refused_by_name() {
-        let users = Some(UserNamespace { mode: NamespaceMode::Pod.into(), ..Default::default() });
-        let error = spec("id", &config(NamespaceOption { userns_options: users, ..Default::default() }), "/d");
-        assert_eq!(error.expect_err("is refused").code(), tonic::Code::Unimplemented);
+    fn users_of_its_own_are_one_range() {
+        let ids = |container_id, host_id, length| IdMapping { container_id, host_id, length };
+        let check = |mode: NamespaceMode, uids: &[IdMapping], gids: &[IdMapping]| {
+            let users = UserNamespace { mode: mode.into(), uids: uids.to_vec(), gids: gids.to_vec() };
+            let options = NamespaceOption { userns_options: Some(users), ..Default::default() };
+            spec("id", &config(options), "/d").map(|s| s.users).map_err(|e| e.code())
+        };
+        let (good, refused) = (ids(0, 65536, 65536), Err(tonic::Code::InvalidArgument));
+        assert_eq!(check(NamespaceMode::Pod, &[good], &[good]), Ok(Some(IdRange { first: 65536, length: 65536 })));
+        assert_eq!(check(NamespaceMode::Node, &[], &[]), Ok(None));
+        assert_eq!(check(NamespaceMode::Node, &[good], &[good]), refused);
+        assert_eq!(check(NamespaceMode::Container, &[good], &[good]), refused);
+        for wrong in [ids(1, 65536, 65536), ids(0, 0, 65536), ids(0, 65536, 0)] {
+            assert_eq!(check(NamespaceMode::Pod, &[wrong], &[wrong]), refused);
+        }
+        assert_eq!(check(NamespaceMode::Pod, &[good], &[ids(0, 131_072, 65536)]), refused);
+        assert_eq!(check(NamespaceMode::Pod, &[good, good], &[good, good]), refused);
+        assert_eq!(check(NamespaceMode::Pod, &[], &[]), refused);
     }
 
     #[test]

@@ -77,26 +77,124 @@ impl Resources {
 pub struct Missing(pub Vec<&'static str>);
 
 /// What the kernel counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
     /// CPU time used by all tasks, ever.
     pub cpu_usage_ns: u64,
+    /// Of it, in user mode.
+    pub cpu_user_ns: u64,
+    /// Of it, in the kernel.
+    pub cpu_system_ns: u64,
     /// Bytes charged now, page cache included.
     pub memory_usage: u64,
     /// `memory_usage` without inactive file pages: what the eviction logic looks at.
     pub memory_working_set: u64,
     /// Anonymous memory.
     pub memory_rss: u64,
+    /// Page cache.
+    pub memory_cache: u64,
+    /// Of the page cache, what is mapped.
+    pub memory_mapped: u64,
+    /// Bytes of its limit, if it has one.
+    pub memory_limit: Option<u64>,
+    /// The most that was ever charged.
+    pub memory_max_usage: u64,
+    /// Memory of the kernel.
+    pub memory_kernel: u64,
+    /// Times the limit was hit.
+    pub memory_limit_hits: u64,
+    /// Bytes in swap.
+    pub swap_usage: u64,
+    /// Bytes that may be in swap, if that is limited.
+    pub swap_limit: Option<u64>,
     /// Page faults, ever.
     pub page_faults: u64,
     /// Page faults that read from disk, ever.
     pub major_page_faults: u64,
     /// Tasks now.
     pub pids: u64,
+    /// How many tasks there may be, if that is limited.
+    pub pids_limit: Option<u64>,
+    /// What went from and to disks; only v2 tells.
+    pub io: Option<Io>,
     /// Times a task was killed for lack of memory.
     pub oom_kills: u64,
-    /// Periods in which the CPU quota was used up.
+    /// Periods of the CPU quota that have passed.
+    pub cpu_periods: u64,
+    /// Of these, those in which it was used up.
     pub cpu_throttled_periods: u64,
+    /// How long tasks waited for the next one.
+    pub cpu_throttled_ns: u64,
+    /// Waiting for CPU; only v2 tells.
+    pub cpu_pressure: Option<Pressure>,
+    /// Waiting for memory; only v2 tells.
+    pub memory_pressure: Option<Pressure>,
+    /// Waiting for disks; only v2 tells.
+    pub io_pressure: Option<Pressure>,
+}
+
+/// What went from and to all disks together, ever.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Io {
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Read operations.
+    pub reads: u64,
+    /// Write operations.
+    pub writes: u64,
+}
+
+impl Io {
+    /// Reads `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0` and the like, a line per disk.
+    fn read(text: &str) -> Io {
+        let sum = |key: &str| {
+            let field = |f: &str| f.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok();
+            text.split_whitespace().filter_map(field).sum()
+        };
+        Io { read_bytes: sum("rbytes"), written_bytes: sum("wbytes"), reads: sum("rios"), writes: sum("wios") }
+    }
+}
+
+/// How long tasks waited for a resource (PSI).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    /// At least one task did.
+    pub some: Stall,
+    /// All tasks that could have run did.
+    pub full: Stall,
+}
+
+/// One line of a pressure file.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stall {
+    /// Percent of the last 10 seconds.
+    pub avg10: f64,
+    /// Percent of the last minute.
+    pub avg60: f64,
+    /// Percent of the last 5 minutes.
+    pub avg300: f64,
+    /// Ever.
+    pub total_us: u64,
+}
+
+impl Pressure {
+    /// Reads `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the like; lines that are missing are zero.
+    fn read(text: &str) -> Pressure {
+        let stall = |kind: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(kind)).unwrap_or_default();
+            let field = |key: &str| line.split_whitespace().find_map(|f| f.strip_prefix(key)?.strip_prefix('='));
+            let percent = |key: &str| field(key).and_then(|v| v.parse().ok()).unwrap_or(0.0);
+            Stall {
+                avg10: percent("avg10"),
+                avg60: percent("avg60"),
+                avg300: percent("avg300"),
+                total_us: field("total").and_then(|v| v.parse().ok()).unwrap_or(0),
+            }
+        };
+        Pressure { some: stall("some"), full: stall("full") }
+    }
 }
 
 /// One hierarchy, or the v1 hierarchies taken together.
@@ -521,6 +619,22 @@ mod tests {
         assert_eq!(make("").unwrap(), [""; 0]);
         std::fs::write(root.path().join("file"), "").unwrap();
         assert!(make("file/x").unwrap_err().to_string().ends_with("file/x"));
+    }
+
+    #[test]
+    fn pressure_is_read_with_and_without_a_full_line() {
+        let text =
+            "some avg10=1.50 avg60=0.25 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let got = Pressure::read(text);
+        assert_eq!(got.some, Stall { avg10: 1.5, avg60: 0.25, avg300: 0.0, total_us: 1234 });
+        assert_eq!(got.full.total_us, 7);
+        assert_eq!(Pressure::read("some avg10=x\n"), Pressure::default());
+    }
+
+    #[test]
+    fn disks_are_added_up() {
+        let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=9 dios=9\n254:0 rbytes=10 wbytes=20 rios=30 wios=40\n";
+        assert_eq!(Io::read(text), Io { read_bytes: 11, written_bytes: 22, reads: 33, writes: 44 });
     }
 
     #[test]

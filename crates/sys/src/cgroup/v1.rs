@@ -28,6 +28,9 @@ pub(super) const CONTROLLERS: &[&str] = &[
 /// Those a container is put into; freezer only where there is no v2 tree to freeze with.
 const USED: &[&str] = &["cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "hugetlb"];
 
+/// The kernel writes the largest number of whole pages for "no limit".
+const NO_LIMIT: u64 = 1 << 62;
+
 #[derive(Debug)]
 pub(super) struct V1 {
     relative: String,
@@ -185,23 +188,40 @@ impl Backend for V1 {
         let number = |name: &str| self.file(name).and_then(|p| read_number(&p)).unwrap_or(0);
         let table = |name: &str| self.file(name).map(|p| read_table(&p)).unwrap_or_default();
         let get = |t: &BTreeMap<String, u64>, key: &str| t.get(key).copied().unwrap_or(0);
+        let limit = |name: &str| Some(number(name)).filter(|n| (1..NO_LIMIT).contains(n));
         if self.dirs.contains_key("cpuacct") {
             stats.cpu_usage_ns = number("cpuacct.usage");
+            stats.cpu_user_ns = number("cpuacct.usage_user");
+            stats.cpu_system_ns = number("cpuacct.usage_sys");
         }
         if self.dirs.contains_key("cpu") {
-            stats.cpu_throttled_periods = get(&table("cpu.stat"), "nr_throttled");
+            let cpu = table("cpu.stat");
+            stats.cpu_periods = get(&cpu, "nr_periods");
+            stats.cpu_throttled_periods = get(&cpu, "nr_throttled");
+            stats.cpu_throttled_ns = get(&cpu, "throttled_time");
         }
         if self.dirs.contains_key("memory") {
             let memory = table("memory.stat");
             stats.memory_usage = number("memory.usage_in_bytes");
             stats.memory_working_set = stats.memory_usage.saturating_sub(get(&memory, "total_inactive_file"));
             stats.memory_rss = get(&memory, "total_rss");
+            stats.memory_cache = get(&memory, "total_cache");
+            stats.memory_mapped = get(&memory, "total_mapped_file");
+            stats.memory_limit = limit("memory.limit_in_bytes");
+            stats.memory_max_usage = number("memory.max_usage_in_bytes");
+            stats.memory_kernel = number("memory.kmem.usage_in_bytes");
+            stats.memory_limit_hits = number("memory.failcnt");
+            stats.swap_usage = get(&memory, "total_swap");
+            stats.swap_limit =
+                limit("memory.memsw.limit_in_bytes").and_then(|both| Some(both.saturating_sub(stats.memory_limit?)));
             stats.page_faults = get(&memory, "total_pgfault");
             stats.major_page_faults = get(&memory, "total_pgmajfault");
             stats.oom_kills = self.oom_kills();
         }
         if self.dirs.contains_key("pids") {
             stats.pids = number("pids.current");
+            // Without a limit it says "max".
+            stats.pids_limit = Some(number("pids.max")).filter(|n| *n > 0);
         }
     }
 

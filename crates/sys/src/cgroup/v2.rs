@@ -1,6 +1,6 @@
 //! cgroup v2: one tree. In hybrid mode it limits only what no v1 hierarchy does.
 
-use super::{Backend, Resources, Result, Stats};
+use super::{Backend, Io, Pressure, Resources, Result, Stats};
 use super::{error, make_dirs, make_missing, open_entry, procs_below, read_number, read_table, remove_tree, write};
 use crate::device;
 use crate::process::Pid;
@@ -240,8 +240,13 @@ impl Backend for V2 {
         // Time is counted with or without the controller, and beside v1 hierarchies only the controller's owner tells it.
         if self.delegate || self.has("cpu.max") {
             let cpu = table("cpu.stat");
-            stats.cpu_usage_ns = cpu.get("usage_usec").copied().unwrap_or(0) * 1000;
-            stats.cpu_throttled_periods = cpu.get("nr_throttled").copied().unwrap_or(0);
+            let get = |key: &str| cpu.get(key).copied().unwrap_or(0);
+            stats.cpu_usage_ns = get("usage_usec") * 1000;
+            stats.cpu_user_ns = get("user_usec") * 1000;
+            stats.cpu_system_ns = get("system_usec") * 1000;
+            stats.cpu_periods = get("nr_periods");
+            stats.cpu_throttled_periods = get("nr_throttled");
+            stats.cpu_throttled_ns = get("throttled_usec") * 1000;
         }
         if self.has("memory.current") || self.delegate && self.has("memory.stat") {
             let memory = table("memory.stat");
@@ -250,13 +255,29 @@ impl Backend for V2 {
             stats.memory_usage = read_number(&self.dir.join("memory.current")).or_else(of_machine).unwrap_or(0);
             stats.memory_working_set = stats.memory_usage.saturating_sub(get("inactive_file"));
             stats.memory_rss = get("anon");
+            stats.memory_cache = get("file");
+            stats.memory_mapped = get("file_mapped");
+            // Without a limit they say "max".
+            stats.memory_limit = read_number(&self.dir.join("memory.max"));
+            stats.memory_max_usage = read_number(&self.dir.join("memory.peak")).unwrap_or(0);
+            stats.memory_kernel = get("kernel");
+            stats.memory_limit_hits = table("memory.events").get("max").copied().unwrap_or(0);
+            stats.swap_usage = read_number(&self.dir.join("memory.swap.current")).unwrap_or(0);
+            stats.swap_limit = read_number(&self.dir.join("memory.swap.max"));
             stats.page_faults = get("pgfault");
             stats.major_page_faults = get("pgmajfault");
             stats.oom_kills = self.oom_kills();
         }
         if self.has("pids.current") {
             stats.pids = read_number(&self.dir.join("pids.current")).unwrap_or(0);
+            stats.pids_limit = read_number(&self.dir.join("pids.max"));
         }
+        let text = |name: &str| std::fs::read_to_string(self.dir.join(name)).ok();
+        stats.io = text("io.stat").map(|t| Io::read(&t));
+        let pressure = |name: &str| text(name).map(|t| Pressure::read(&t));
+        stats.cpu_pressure = pressure("cpu.pressure");
+        stats.memory_pressure = pressure("memory.pressure");
+        stats.io_pressure = pressure("io.pressure");
     }
 
     fn oom_kills(&self) -> u64 {

@@ -1,10 +1,10 @@
 //! Container Device Interface: files of device makers that say what a container needs for a device (CDI specification 1.0).
 //!
-//! Pure but for [`Specs::read`]. Differs: programs of the node that a spec wants to be run (hooks), network devices and cache
-//! partitions are refused by name.
+//! Pure but for [`Specs::read`] and the looks at device files. Differs: programs of the machine that a spec wants to be run (hooks),
+//! network devices and cache partitions are refused by name.
 
-use super::grant::{Grant, device_files};
-use crate::engine::{Device, Mount};
+use crate::devices;
+use crate::spec::{Device, Mount, ReadOnly};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -95,70 +95,115 @@ impl Specs {
     }
 }
 
-/// Adds what the named devices need.
-pub fn inject(grant: &mut Grant, names: &BTreeSet<String>, specs: &Specs) -> Result<(), String> {
+/// What a container gets for its devices.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Variables; of two of one name the first counts.
+    pub env: Vec<(String, String)>,
+    /// Bind mounts; of two at one place the first counts.
+    pub mounts: Vec<Mount>,
+    /// Device files, each after the one of the machine that it stands for; of two at one place the first counts.
+    pub devices: Vec<(PathBuf, Device)>,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What the named devices need.
+pub fn needs(names: &BTreeSet<String>, specs: &Specs) -> Result<Needs, String> {
     let unknown: Vec<&str> = names.iter().filter(|n| !specs.0.contains_key(*n)).map(String::as_str).collect();
     if !unknown.is_empty() {
         return Err(format!("CDI device injection failed: unresolvable CDI devices {}", unknown.join(", ")));
     }
+    let mut needs = Needs::default();
     for name in names {
         let (own, common) = &specs.0[name];
         for edits in [own, common] {
-            edit(grant, edits).map_err(|e| format!("CDI device injection failed: {name}: {e}"))?;
+            needs.edit(edits).map_err(|e| format!("CDI device injection failed: {name}: {e}"))?;
         }
     }
-    Ok(())
+    Ok(needs)
 }
 
-fn edit(grant: &mut Grant, edits: &Edits) -> Result<(), String> {
-    let refused = [
-        ("hooks", !edits.hooks.is_empty()),
-        ("netDevices", !edits.net_devices.is_empty()),
-        ("intelRdt", edits.intel_rdt.is_some()),
-    ];
-    if let Some((what, _)) = refused.into_iter().find(|(_, there)| *there) {
-        return Err(format!("{what} of a CDI spec is not supported by dhow"));
+impl Needs {
+    fn edit(&mut self, edits: &Edits) -> Result<(), String> {
+        let refused = [
+            ("hooks", !edits.hooks.is_empty()),
+            ("netDevices", !edits.net_devices.is_empty()),
+            ("intelRdt", edits.intel_rdt.is_some()),
+        ];
+        if let Some((what, _)) = refused.into_iter().find(|(_, there)| *there) {
+            return Err(format!("{what} of a CDI spec is not supported by dhow"));
+        }
+        for (name, value) in edits.env.iter().filter_map(|e| e.split_once('=')) {
+            if self.env.iter().all(|(n, _)| n != name) {
+                self.env.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        for mount in edits.mounts.iter().map(mount) {
+            if self.mounts.iter().all(|m| m.destination != mount.destination) {
+                self.mounts.push(mount);
+            }
+        }
+        for node in &edits.device_nodes {
+            for found in device(node)? {
+                if self.devices.iter().all(|(_, d)| d.path != found.1.path) {
+                    self.devices.push(found);
+                }
+            }
+        }
+        self.groups.extend(&edits.groups);
+        Ok(())
     }
-    for (name, value) in edits.env.iter().filter_map(|e| e.split_once('=')) {
-        grant.env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-    }
-    for mount in &edits.mounts {
-        grant.add_mount(Mount {
-            source: mount.host_path.clone(),
-            target: mount.container_path.clone(),
-            read_only: mount.options.iter().any(|o| o == "ro"),
-            ..Mount::default()
-        });
-    }
-    for node in &edits.device_nodes {
-        grant.add_devices(device(node)?);
-    }
-    grant.groups.extend(&edits.groups);
-    Ok(())
 }
 
-/// What the spec leaves out is as on the node.
-fn device(node: &DeviceNode) -> Result<Vec<Device>, String> {
+fn mount(said: &SpecMount) -> Mount {
+    let has = |option: &str| said.options.iter().any(|o| o == option);
+    Mount {
+        readonly: if has("ro") { ReadOnly::Yes } else { ReadOnly::No },
+        nosuid: has("nosuid"),
+        nodev: has("nodev"),
+        noexec: has("noexec"),
+        ..Mount::bind(&said.host_path, &said.container_path)
+    }
+}
+
+/// What the spec leaves out is as on the machine.
+fn device(node: &DeviceNode) -> Result<Vec<(PathBuf, Device)>, String> {
+    let from = node.host_path.as_ref().unwrap_or(&node.path);
+    let access = if node.permissions.is_empty() { "rwm" } else { &node.permissions };
     let (Some(major), Some(minor)) = (node.major, node.minor) else {
-        let from = node.host_path.as_ref().unwrap_or(&node.path);
-        let mut found =
-            device_files(from, &node.path, &node.permissions).map_err(|e| format!("{}: {e}", from.display()))?;
-        for device in &mut found {
-            device.owner = (node.uid.unwrap_or(device.owner.0), node.gid.unwrap_or(device.owner.1));
-            device.mode = node.file_mode.unwrap_or(device.mode);
+        let found = devices::at(from, &node.path, access).map_err(|e| format!("{}: {e}", from.display()))?;
+        if found.is_empty() {
+            return Err(format!("{}: not a device node", from.display()));
         }
-        return Ok(found);
+        let like_the_machines = |found: Device| {
+            let source = found.path.strip_prefix(&node.path).map_or_else(|_| from.clone(), |rest| join(from, rest));
+            let device = Device {
+                uid: node.uid.unwrap_or(found.uid),
+                gid: node.gid.unwrap_or(found.gid),
+                mode: node.file_mode.unwrap_or(found.mode),
+                ..found
+            };
+            (source, device)
+        };
+        return Ok(found.into_iter().map(like_the_machines).collect());
     };
-    Ok(vec![Device {
-        source: node.host_path.clone().unwrap_or_else(|| node.path.clone()),
-        target: node.path.clone(),
+    let device = Device {
+        path: node.path.clone(),
         kind: if node.r#type == "b" { 'b' } else { 'c' },
         major,
         minor,
         mode: node.file_mode.unwrap_or(0o660),
-        owner: (node.uid.unwrap_or(0), node.gid.unwrap_or(0)),
-        access: if node.permissions.is_empty() { "rwm".into() } else { node.permissions.clone() },
-    }])
+        uid: node.uid.unwrap_or(0),
+        gid: node.gid.unwrap_or(0),
+        access: access.to_owned(),
+    };
+    Ok(vec![(from.clone(), device)])
+}
+
+/// Without the slash that joining nothing leaves behind.
+fn join(path: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { path.to_owned() } else { path.join(rest) }
 }
 
 #[cfg(test)]
@@ -171,19 +216,21 @@ mod tests {
             .add(
                 "{cdiVersion: 0.6.0, kind: v.example/gpu, containerEdits: {env: [LIB=1]}, devices: [\
                 {name: a, containerEdits: {deviceNodes: [{path: /dev/a, type: c, major: 9, minor: 1}], mounts: [{hostPath: /h, containerPath: /c, options: [ro]}]}},\
+                {name: n, containerEdits: {deviceNodes: [{path: /dev/n, hostPath: /dev/null, permissions: r}]}},\
                 {name: b, containerEdits: {hooks: [{hookName: createContainer, path: /bin/x}]}}]}",
             )
             .expect("valid");
-        let mut grant = Grant::default();
         let names = names.iter().map(|n| (*n).to_owned()).collect();
-        let got = match inject(&mut grant, &names, &specs) {
+        let got = match needs(&names, &specs) {
             Err(error) => error,
-            Ok(()) => {
-                let devices: Vec<String> =
-                    grant.devices.iter().map(|d| format!("{}{}:{} {}", d.kind, d.major, d.minor, d.access)).collect();
+            Ok(needs) => {
+                let devices = needs.devices.iter();
+                let devices: Vec<String> = devices
+                    .map(|(from, d)| format!("{} {}{}:{} {}", from.display(), d.kind, d.major, d.minor, d.access))
+                    .collect();
                 let mounts: Vec<String> =
-                    grant.mounts.iter().map(|m| format!("{} ro={}", m.target.display(), m.read_only)).collect();
-                format!("{:?} {} {}", grant.env, devices.join(","), mounts.join(","))
+                    needs.mounts.iter().map(|m| format!("{} {:?}", m.destination.display(), m.readonly)).collect();
+                format!("{:?} {} {}", needs.env, devices.join(","), mounts.join(","))
             }
         };
         assert_eq!(got, want);
@@ -191,7 +238,8 @@ mod tests {
 
     #[test]
     fn devices_bring_what_their_spec_says() {
-        check(&["v.example/gpu=a"], r#"{"LIB": "1"} c9:1 rwm /c ro=true"#);
+        check(&["v.example/gpu=a"], r#"[("LIB", "1")] /dev/a c9:1 rwm /c Yes"#);
+        check(&["v.example/gpu=n"], r#"[("LIB", "1")] /dev/null c1:3 r "#);
         check(&["v.example/gpu=x"], "CDI device injection failed: unresolvable CDI devices v.example/gpu=x");
         let refused = "CDI device injection failed: v.example/gpu=b: hooks of a CDI spec is not supported by dhow";
         check(&["v.example/gpu=b"], refused);

@@ -1,0 +1,394 @@
+//! Metrics of containers and sandboxes under cAdvisor's names, for kubelets that ask their runtime (`PodAndContainerStatsFromCRI`).
+//!
+//! [`CONTAINER`] and [`SANDBOX`] say which there are. The interface knows whole numbers only, so seconds are whole. What this machine
+//! does not tell is left out. Differs from cAdvisor: disks and processors are added up.
+
+use crate::containers::SNAPSHOT_PREFIX;
+use crate::record::{ContainerRecord, SandboxRecord};
+use crate::{Shared, error};
+use image::DiskUse;
+use net::traffic::{Traffic, traffic};
+use node_api::cri::{
+    ContainerMetrics, LinuxContainerResources, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
+};
+use runtime::{Pressure, Stats};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tonic::Status;
+
+/// Labels of every metric, sorted.
+const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
+
+/// What was read of a container.
+#[derive(Default)]
+struct Sample {
+    stats: Stats,
+    used: DiskUse,
+    disk: Disk,
+    open: OpenFiles,
+    processes: usize,
+    resources: LinuxContainerResources,
+    started_at_ns: i64,
+    now_ns: i64,
+}
+
+/// The file system that containers write to.
+#[derive(Default, Clone, Copy)]
+struct Disk {
+    bytes: u64,
+    inodes: u64,
+    inodes_free: u64,
+}
+
+/// What processes hold.
+#[derive(Default)]
+struct OpenFiles {
+    all: u64,
+    sockets: u64,
+}
+
+/// A metric: its name, its help, its kind, further labels, and how it follows from what was read.
+struct Family<T> {
+    name: &'static str,
+    help: &'static str,
+    kind: MetricType,
+    more: &'static [(&'static str, &'static str)],
+    pick: fn(&T) -> Option<u64>,
+}
+
+const fn counter<T>(name: &'static str, help: &'static str, pick: fn(&T) -> Option<u64>) -> Family<T> {
+    Family { name, help, kind: MetricType::Counter, more: &[], pick }
+}
+
+const fn gauge<T>(name: &'static str, help: &'static str, pick: fn(&T) -> Option<u64>) -> Family<T> {
+    Family { name, help, kind: MetricType::Gauge, more: &[], pick }
+}
+
+const fn failures(kind: &'static [(&'static str, &'static str)], pick: fn(&Sample) -> Option<u64>) -> Family<Sample> {
+    let help = "Cumulative count of memory allocation failures.";
+    Family { more: kind, ..counter("container_memory_failures_total", help, pick) }
+}
+
+const fn disk_use(kind: &'static [(&'static str, &'static str)], pick: fn(&Sample) -> Option<u64>) -> Family<Sample> {
+    Family { more: kind, ..counter("container_blkio_device_usage_total", "Blkio device bytes usage", pick) }
+}
+
+fn whole_seconds(ns: u64) -> Option<u64> {
+    Some(ns / 1_000_000_000)
+}
+
+fn waiting(pressure: Option<Pressure>) -> Option<u64> {
+    Some(pressure?.some.total_us / 1_000_000)
+}
+
+fn stalled(pressure: Option<Pressure>) -> Option<u64> {
+    Some(pressure?.full.total_us / 1_000_000)
+}
+
+fn natural(n: i64) -> Option<u64> {
+    Some(u64::try_from(n).unwrap_or(0))
+}
+
+/// Names and helps are cAdvisor's (`metrics/prometheus.go`).
+const CONTAINER: &[Family<Sample>] = &[
+    counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", |s| {
+        whole_seconds(s.stats.cpu_usage_ns)
+    }),
+    counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", |s| {
+        whole_seconds(s.stats.cpu_user_ns)
+    }),
+    counter("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", |s| {
+        whole_seconds(s.stats.cpu_system_ns)
+    }),
+    counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", |s| {
+        Some(s.stats.cpu_periods)
+    }),
+    counter("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", |s| {
+        Some(s.stats.cpu_throttled_periods)
+    }),
+    counter(
+        "container_cpu_cfs_throttled_seconds_total",
+        "Total time duration the container has been throttled.",
+        |s| whole_seconds(s.stats.cpu_throttled_ns),
+    ),
+    gauge(
+        "container_memory_usage_bytes",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        |s| Some(s.stats.memory_usage),
+    ),
+    gauge("container_memory_working_set_bytes", "Current working set in bytes.", |s| Some(s.stats.memory_working_set)),
+    gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", |s| {
+        Some(s.stats.memory_max_usage)
+    }),
+    gauge("container_memory_rss", "Size of RSS in bytes.", |s| Some(s.stats.memory_rss)),
+    gauge("container_memory_cache", "Number of bytes of page cache memory.", |s| Some(s.stats.memory_cache)),
+    gauge("container_memory_mapped_file", "Size of memory mapped files in bytes.", |s| Some(s.stats.memory_mapped)),
+    gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", |s| {
+        Some(s.stats.memory_kernel)
+    }),
+    gauge("container_memory_swap", "Container swap usage in bytes.", |s| Some(s.stats.swap_usage)),
+    counter("container_memory_failcnt", "Number of memory usage hits limits", |s| Some(s.stats.memory_limit_hits)),
+    failures(&[("failure_type", "pgfault"), ("scope", "hierarchy")], |s| Some(s.stats.page_faults)),
+    failures(&[("failure_type", "pgmajfault"), ("scope", "hierarchy")], |s| Some(s.stats.major_page_faults)),
+    counter("container_oom_events_total", "Count of out of memory events observed for the container", |s| {
+        Some(s.stats.oom_kills)
+    }),
+    disk_use(&[("operation", "Read")], |s| Some(s.stats.io?.read_bytes)),
+    disk_use(&[("operation", "Write")], |s| Some(s.stats.io?.written_bytes)),
+    counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", |s| Some(s.stats.io?.read_bytes)),
+    counter("container_fs_reads_total", "Cumulative count of reads completed", |s| Some(s.stats.io?.reads)),
+    counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", |s| {
+        Some(s.stats.io?.written_bytes)
+    }),
+    counter("container_fs_writes_total", "Cumulative count of writes completed", |s| Some(s.stats.io?.writes)),
+    gauge("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", |s| {
+        Some(s.used.bytes)
+    }),
+    gauge(
+        "container_fs_limit_bytes",
+        "Number of bytes that can be consumed by the container on this filesystem.",
+        |s| Some(s.disk.bytes),
+    ),
+    gauge("container_fs_inodes_total", "Number of Inodes", |s| Some(s.disk.inodes)),
+    gauge("container_fs_inodes_free", "Number of available Inodes", |s| Some(s.disk.inodes_free)),
+    counter(
+        "container_pressure_cpu_waiting_seconds_total",
+        "Total time duration tasks in the container have waited due to CPU congestion.",
+        |s| waiting(s.stats.cpu_pressure),
+    ),
+    counter(
+        "container_pressure_cpu_stalled_seconds_total",
+        "Total time duration no tasks in the container could make progress due to CPU congestion.",
+        |s| stalled(s.stats.cpu_pressure),
+    ),
+    counter(
+        "container_pressure_memory_waiting_seconds_total",
+        "Total time duration tasks in the container have waited due to memory congestion.",
+        |s| waiting(s.stats.memory_pressure),
+    ),
+    counter(
+        "container_pressure_memory_stalled_seconds_total",
+        "Total time duration no tasks in the container could make progress due to memory congestion.",
+        |s| stalled(s.stats.memory_pressure),
+    ),
+    counter(
+        "container_pressure_io_waiting_seconds_total",
+        "Total time duration tasks in the container have waited due to IO congestion.",
+        |s| waiting(s.stats.io_pressure),
+    ),
+    counter(
+        "container_pressure_io_stalled_seconds_total",
+        "Total time duration no tasks in the container could make progress due to IO congestion.",
+        |s| stalled(s.stats.io_pressure),
+    ),
+    gauge("container_processes", "Number of processes running inside the container.", |s| Some(s.processes as u64)),
+    gauge("container_threads", "Number of threads running inside the container", |s| Some(s.stats.pids)),
+    gauge(
+        "container_threads_max",
+        "Maximum number of threads allowed inside the container, infinity if value is zero",
+        |s| Some(s.stats.pids_limit.unwrap_or(0)),
+    ),
+    gauge("container_file_descriptors", "Number of open file descriptors for the container.", |s| Some(s.open.all)),
+    gauge("container_sockets", "Number of open sockets for the container.", |s| Some(s.open.sockets)),
+    gauge("container_spec_cpu_period", "CPU period of the container.", |s| natural(s.resources.cpu_period)),
+    gauge("container_spec_cpu_quota", "CPU quota of the container.", |s| {
+        u64::try_from(s.resources.cpu_quota).ok().filter(|quota| *quota > 0)
+    }),
+    gauge("container_spec_cpu_shares", "CPU share of the container.", |s| natural(s.resources.cpu_shares)),
+    gauge("container_spec_memory_limit_bytes", "Memory limit for the container.", |s| {
+        natural(s.resources.memory_limit_in_bytes)
+    }),
+    gauge("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", |s| {
+        natural(s.resources.memory_swap_limit_in_bytes)
+    }),
+    gauge("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", |s| {
+        natural(s.started_at_ns / 1_000_000_000)
+    }),
+    gauge("container_last_seen", "Last time a container was seen by the exporter", |s| {
+        natural(s.now_ns / 1_000_000_000)
+    }),
+];
+
+const fn link(name: &'static str, help: &'static str, pick: fn(&Traffic) -> Option<u64>) -> Family<Traffic> {
+    Family { more: &[("interface", "eth0")], ..counter(name, help, pick) }
+}
+
+const SANDBOX: &[Family<Traffic>] = &[
+    link("container_network_receive_bytes_total", "Cumulative count of bytes received", |t| Some(t.received.bytes)),
+    link("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |t| {
+        Some(t.received.errors)
+    }),
+    link(
+        "container_network_receive_packets_dropped_total",
+        "Cumulative count of packets dropped while receiving",
+        |t| Some(t.received.dropped),
+    ),
+    link("container_network_receive_packets_total", "Cumulative count of packets received", |t| {
+        Some(t.received.packets)
+    }),
+    link("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |t| Some(t.sent.bytes)),
+    link("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |t| {
+        Some(t.sent.errors)
+    }),
+    link(
+        "container_network_transmit_packets_dropped_total",
+        "Cumulative count of packets dropped while transmitting",
+        |t| Some(t.sent.dropped),
+    ),
+    link("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |t| {
+        Some(t.sent.packets)
+    }),
+];
+
+/// Which metrics there are, each once.
+pub(crate) fn descriptors() -> Vec<MetricDescriptor> {
+    fn describe<T>(family: &Family<T>) -> MetricDescriptor {
+        let keys = LABELS.iter().copied().chain(family.more.iter().map(|(key, _)| *key));
+        MetricDescriptor {
+            name: family.name.to_owned(),
+            help: family.help.to_owned(),
+            label_keys: keys.map(str::to_owned).collect(),
+        }
+    }
+    let all = CONTAINER.iter().map(describe).chain(SANDBOX.iter().map(describe));
+    let mut told = BTreeSet::new();
+    all.filter(|d| told.insert(d.name.clone())).collect()
+}
+
+/// The metrics of one container or sandbox, whose labels are `labels` (values of [`LABELS`]).
+fn write_down<T>(families: &[Family<T>], of: &T, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
+    let metric = |family: &Family<T>| {
+        let values = labels.iter().copied().chain(family.more.iter().map(|(_, value)| *value));
+        Some(Metric {
+            name: family.name.to_owned(),
+            // Read just now.
+            timestamp: 0,
+            metric_type: family.kind.into(),
+            label_values: values.map(str::to_owned).collect(),
+            value: Some(UInt64Value { value: (family.pick)(of)? }),
+        })
+    };
+    families.iter().filter_map(metric).collect()
+}
+
+impl Shared {
+    /// Of all sandboxes that run.
+    pub(crate) async fn all_metrics(self: &Arc<Self>) -> Result<Vec<PodSandboxMetrics>, Status> {
+        let shared = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let links = shared.links();
+            let ready = shared.state.sandboxes().into_iter().filter(|s| s.ready);
+            ready.map(|s| shared.sandbox_metrics(&s, links.get(&s.id))).collect()
+        });
+        read.await.map_err(|e| error::other(&e))
+    }
+
+    /// What went through the links of sandboxes, as they see it.
+    pub(crate) fn links(&self) -> BTreeMap<String, Traffic> {
+        let table = std::fs::read_to_string("/proc/net/dev").unwrap_or_default();
+        let links: BTreeMap<String, Traffic> = traffic(&table).into_iter().map(|t| (t.name.clone(), t)).collect();
+        let seen = |id: &str| Some(links.get(&self.network.link(id)?)?.from_the_other_end("eth0"));
+        let sandboxes = self.state.sandboxes();
+        sandboxes.iter().filter_map(|s| Some((s.id.clone(), seen(&s.id)?))).collect()
+    }
+
+    fn sandbox_metrics(&self, sandbox: &SandboxRecord, link: Option<&Traffic>) -> PodSandboxMetrics {
+        let metadata = sandbox.config.metadata.clone().unwrap_or_default();
+        let pod = [metadata.namespace.as_str(), metadata.name.as_str()];
+        let labels = ["", &sandbox.id, "", "", pod[0], pod[1]];
+        let containers = self.state.containers_of(&sandbox.id);
+        PodSandboxMetrics {
+            pod_sandbox_id: sandbox.id.clone(),
+            metrics: link.map(|link| write_down(SANDBOX, link, &labels)).unwrap_or_default(),
+            container_metrics: containers
+                .iter()
+                .filter(|c| c.is_running())
+                .map(|c| self.container_metrics(c, pod))
+                .collect(),
+        }
+    }
+
+    fn container_metrics(&self, container: &ContainerRecord, pod: [&str; 2]) -> ContainerMetrics {
+        let processes = self.engine.processes(&container.cgroup);
+        let upper = self.images.upper(&format!("{SNAPSHOT_PREFIX}{}", container.id));
+        let linux = container.config.linux.as_ref().and_then(|l| l.resources.clone());
+        let sample = Sample {
+            stats: self.engine.stats(&container.cgroup),
+            used: upper.map(|dir| DiskUse::of(&dir)).unwrap_or_default(),
+            disk: self.disk(),
+            open: open_files(&processes),
+            processes: processes.len(),
+            resources: linux.unwrap_or_default(),
+            started_at_ns: container.started_at,
+            now_ns: self.now_ns(),
+        };
+        let name = container.config.metadata.as_ref().map_or("", |m| &m.name);
+        let image = container.config.image.as_ref().map_or("", |i| &i.image);
+        let labels = [name, &container.id, image, &container.id, pod[0], pod[1]];
+        ContainerMetrics { container_id: container.id.clone(), metrics: write_down(CONTAINER, &sample, &labels) }
+    }
+
+    fn disk(&self) -> Disk {
+        let found = rustix::fs::statvfs(&self.config.images_dir);
+        found.map_or_else(
+            |_| Disk::default(),
+            |s| Disk { bytes: s.f_blocks.saturating_mul(s.f_frsize), inodes: s.f_files, inodes_free: s.f_ffree },
+        )
+    }
+}
+
+fn open_files(processes: &BTreeSet<i32>) -> OpenFiles {
+    let mut out = OpenFiles::default();
+    for pid in processes {
+        // One that has ended meanwhile holds nothing.
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            out.all += 1;
+            let to = std::fs::read_link(entry.path()).unwrap_or_default();
+            out.sockets += u64::from(to.to_string_lossy().starts_with("socket:"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime::{Io, Stall};
+
+    #[test]
+    fn every_metric_is_described_with_its_labels() {
+        let described: BTreeMap<String, usize> =
+            descriptors().into_iter().map(|d| (d.name, d.label_keys.len())).collect();
+        let pressure =
+            Some(Pressure { some: Stall { total_us: 2_500_000, ..Stall::default() }, ..Pressure::default() });
+        let stats = Stats {
+            cpu_usage_ns: 3_900_000_000,
+            io: Some(Io::default()),
+            cpu_pressure: pressure,
+            memory_pressure: pressure,
+            io_pressure: pressure,
+            ..Stats::default()
+        };
+        let resources = LinuxContainerResources { cpu_quota: 5, cpu_period: -1, ..Default::default() };
+        let labels = ["main", "c", "box:1", "c", "ns", "web"];
+        let told = write_down(CONTAINER, &Sample { stats, resources, ..Sample::default() }, &labels);
+        let network = write_down(SANDBOX, &Traffic::default(), &labels);
+        for metric in told.iter().chain(&network) {
+            assert_eq!(described.get(&metric.name), Some(&metric.label_values.len()), "{}", metric.name);
+        }
+        let names: BTreeSet<&str> = told.iter().chain(&network).map(|m| m.name.as_str()).collect();
+        assert_eq!(names.len(), described.len());
+        let value = |name: &str| told.iter().find(|m| m.name == name).and_then(|m| Some(m.value?.value));
+        assert_eq!(value("container_cpu_usage_seconds_total"), Some(3));
+        assert_eq!(value("container_pressure_cpu_waiting_seconds_total"), Some(2));
+        assert_eq!(value("container_spec_cpu_period"), Some(0));
+    }
+
+    #[test]
+    fn what_the_machine_does_not_tell_is_left_out() {
+        let told = write_down(CONTAINER, &Sample::default(), &[""; 6]);
+        let has = |name: &str| told.iter().any(|m| m.name == name);
+        assert!(has("container_memory_rss") && !has("container_pressure_io_waiting_seconds_total"));
+        assert!(!has("container_fs_reads_total") && !has("container_spec_cpu_quota"));
+    }
+}

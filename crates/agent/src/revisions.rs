@@ -2,7 +2,7 @@
 //! before it that was ready. Those are what a rollback, a scale-up or the next run needs, so they outlive other unused images.
 //!
 //! A node may read no Deployments (the Node authorizer sees to that), so it remembers what it ran, on disk. Differs from upstream,
-//! which forgets. Images that only an image volume used are not among them.
+//! which forgets.
 
 use crate::images::Image;
 use crate::pod::seen::{ContainerSeen, Run};
@@ -22,7 +22,7 @@ const WORKLOADS_MAX: usize = 1000;
 /// What a workload ran from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Revision {
-    /// `imageID`s of its containers.
+    /// `imageID`s of its containers, and ids of the images that are volumes of them.
     images: BTreeSet<String>,
     /// A pod of it was ready, or came to its end well.
     good: bool,
@@ -62,7 +62,7 @@ impl Revisions {
         let mut views: Vec<&PodView> = views.iter().collect();
         views.sort_by_key(|v| v.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
         for view in views {
-            let images: BTreeSet<String> = view.seen.containers.values().filter_map(image_of).collect();
+            let images: BTreeSet<String> = view.seen.containers.values().flat_map(images_of).collect();
             if let Some(name) = workload(&view.pod)
                 && !images.is_empty()
             {
@@ -116,13 +116,15 @@ fn with(known: &[Revision], seen: Revision) -> Vec<Revision> {
     std::iter::once(newest).chain(last_good).collect()
 }
 
-fn image_of(container: &ContainerSeen) -> Option<String> {
+/// What a container that has run ran from.
+fn images_of(container: &ContainerSeen) -> BTreeSet<String> {
     let id = match &container.run {
-        Run::None => return None,
+        Run::None => return BTreeSet::new(),
         Run::Running(run) => &run.image_id,
         Run::Exited(exit) => &exit.image_id,
     };
-    Some(id.clone()).filter(|id| !id.is_empty())
+    let own = Some(id.clone()).filter(|id| !id.is_empty());
+    own.into_iter().chain(container.volume_images.iter().cloned()).collect()
 }
 
 fn is_good(pod: &Pod) -> bool {
@@ -215,6 +217,23 @@ mod tests {
         assert_eq!(needed(&revisions), "v3 v4");
         revisions.look(&[]);
         assert_eq!(needed(&Revisions::load(dir.path())), "v3 v4");
+    }
+
+    #[test]
+    fn images_that_are_volumes_are_needed_like_those_of_containers() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut revisions = Revisions::load(dir.path());
+        let pod = |hash: &str, made, volume: &str| {
+            let mut view = view(&format!("ReplicaSet/web-{hash}"), hash, made, "v1", true);
+            let mut seen = (*view.seen).clone();
+            seen.containers.get_mut("a").expect("it has one").volume_images.insert(volume.into());
+            view.seen = Arc::new(seen);
+            view
+        };
+        revisions.look(&[pod("a", 1, "v2")]);
+        revisions.look(&[pod("b", 2, "v3")]);
+        revisions.look(&[pod("c", 3, "v4")]);
+        assert_eq!(needed(&revisions), "v1 v3 v4");
     }
 
     #[test]

@@ -226,6 +226,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
         Observation::ImagePulled { container, image } => {
             let c = seen.containers.entry(container).or_default();
             c.doing = Doing::Nothing;
+            c.volume_images = image.volumes.values().cloned().collect();
             c.image = Some(image);
             c.pull_error = None;
         }

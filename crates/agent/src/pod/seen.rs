@@ -10,7 +10,7 @@ use super::allocation::{Allocation, Resize};
 use api::k8s::api::core::v1::{ContainerUser, ResourceRequirements};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -155,6 +155,8 @@ pub struct ContainerSeen {
     pub waiting: Option<Waiting>,
     /// The image for the next run, pulled and not used yet.
     pub image: Option<PulledImage>,
+    /// Ids of the images that are volumes of it, since they were last pulled.
+    pub volume_images: BTreeSet<String>,
     /// Restarts.
     pub crash: Pause,
     /// The exit (by its time) whose back-off has been told in an event.

@@ -290,7 +290,13 @@ impl Evictor {
     async fn look_at_images(&mut self, now: Timestamp) {
         let images = &self.context.images;
         match tokio::try_join!(images.list(), images.in_use()) {
-            Ok((all, in_use)) => self.images.look(&all, &in_use, now),
+            Ok((all, mut in_use)) => {
+                // A foreign runtime tells only of images that containers run from.
+                let containers = self.active();
+                let containers = containers.iter().flat_map(|v| v.seen.containers.values());
+                in_use.extend(containers.flat_map(|c| c.volume_images.iter().cloned()));
+                self.images.look(&all, &in_use, now);
+            }
             Err(error) => tracing::warn!(error = %base::chain(&error), "failed to list images"),
         }
     }

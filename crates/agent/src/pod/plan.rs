@@ -11,8 +11,7 @@
 //!
 //! Follows `pkg/kubelet/kuberuntime/kuberuntime_manager.go` (computePodActions, doBackOff), `kuberuntime_container.go`
 //! (computeInitContainerActions, killContainer), `prober/worker.go`, `active_deadline.go`. Differs: a pull, start or
-//! stop of one container never blocks the pod, so deletion is seen at once; timers replace the periodic sync; a
-//! restart rule with the action RestartAllContainers restarts only its own container.
+//! stop of one container never blocks the pod, so deletion is seen at once; timers replace the periodic sync.
 
 use super::allocation::{self, Allocation};
 use super::observe::next_restart;
@@ -203,6 +202,8 @@ pub struct Plan {
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 /// A killed container that does not exit is killed again.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
+/// All containers are started again at most this often: there is no back-off upstream, but its relist of what runs.
+const RESTART_ALL_PERIOD: Duration = Duration::from_secs(1);
 /// `ErrImagePull` is shown this long before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(1);
 
@@ -293,10 +294,52 @@ impl Planner<'_> {
                 self.bring_up(&ephemeral.1);
             }
         }
+        if !self.all_restarted() {
+            return;
+        }
         let Some(initialized) = self.init_containers() else { return };
         if initialized {
             self.app_containers();
         }
+    }
+
+    /// Ends all containers, the app before the rest, when one of them ended in a way that asks for it, and forgets that they
+    /// ran (`getContainersToReset`). `false` while that goes on.
+    fn all_restarted(&mut self) -> bool {
+        let (init, app) = (view::init_containers(self.pod), view::app_containers(self.pod));
+        let exited = |seen: &Seen, c: &Container| seen.container(&c.name).and_then(|s| s.exited().cloned());
+        self.seen.restarting_all |=
+            init.iter().chain(app).any(|c| exited(&self.seen, c).is_some_and(|e| view::restarts_all(c, e.code)));
+        if !self.seen.restarting_all {
+            return true;
+        }
+        for list in [app, init] {
+            if !self.all_ended(list) {
+                self.advance_stops();
+                return false;
+            }
+        }
+        let begun = init.iter().chain(app).filter_map(|c| exited(&self.seen, c)?.started_at).max();
+        if let Some(next) = begun.map(|at| at + signed(RESTART_ALL_PERIOD)).filter(|at| self.now < *at) {
+            self.wake(next);
+            return false;
+        }
+        init.iter().chain(app).for_each(|c| self.container(&c.name).begin_anew());
+        self.seen.restarting_all = false;
+        true
+    }
+
+    /// Stops what runs of these at once. Whether nothing does.
+    fn all_ended(&mut self, containers: &[Container]) -> bool {
+        let mut ended = true;
+        for c in containers {
+            let s = self.container(&c.name);
+            ended &= s.doing != Doing::Starting && s.running().is_none();
+            if s.running().is_some_and(|r| r.stop.is_none()) {
+                self.begin_stop(c, "killing".into(), Duration::ZERO, true);
+            }
+        }
+        ended
     }
 
     fn volumes_ready(&mut self) -> bool {
@@ -348,7 +391,7 @@ impl Planner<'_> {
     /// Whether a pod that lost its sandbox is to run again.
     fn goes_on_in_new_sandbox(&self) -> bool {
         let any_ran = self.seen.containers.values().any(|c| !matches!(c.run, Run::None));
-        if !any_ran {
+        if !any_ran || self.seen.restarting_all {
             return true;
         }
         view::app_containers(self.pod).iter().any(|c| match self.seen.container(&c.name).map(|s| &s.run) {

@@ -54,6 +54,8 @@ pub struct Seen {
     pub actuated: Option<Allocation>,
     /// A resize under way.
     pub resize: Resize,
+    /// A container ended in a way that starts all of them again, and not all of them have ended yet.
+    pub restarting_all: bool,
     /// The devices of its containers, and which of them are well.
     pub devices: crate::devices::registry::Health,
 }
@@ -259,6 +261,11 @@ pub enum StopStage {
     /// Killed at this time.
     Killed(Timestamp),
 }
+
+/// The reason of an end that was for starting all containers of the pod again, and of the wait that follows.
+pub const RESTARTING_ALL: &str = "RestartingAllContainers";
+/// What is said of it.
+pub const RESTARTING_ALL_MESSAGE: &str = "The container is removed because RestartAllContainers in place";
 
 /// A container's run that ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -489,6 +496,23 @@ impl ContainerSeen {
             Run::Exited(exit) => Some(exit),
             _ => None,
         }
+    }
+
+    /// Makes it one that is to begin anew, without back-off: how it ended is not kept (`convertToAPIContainerStatuses`).
+    pub fn begin_anew(&mut self) {
+        let Run::Exited(exit) = std::mem::take(&mut self.run) else { return };
+        self.last = Some(Exit {
+            id: String::new(),
+            code: 137,
+            reason: RESTARTING_ALL.into(),
+            message: RESTARTING_ALL_MESSAGE.into(),
+            started_at: None,
+            finished_at: None,
+            restart: false,
+            ..exit
+        });
+        self.waiting = None;
+        self.retry_at = None;
     }
 
     /// Whether it has passed postStart and its startup probe (`isContainerStarted`).

@@ -7,7 +7,7 @@
 //! conditions of others are kept; the same `Seen` and object give the same status, so writing only what differs
 //! writes nothing for nothing.
 
-use super::seen::{ContainerSeen, Ending, Exit, Run, Sandbox, Seen};
+use super::seen::{ContainerSeen, Ending, Exit, RESTARTING_ALL, RESTARTING_ALL_MESSAGE, Run, Sandbox, Seen};
 use super::spec::resources;
 use super::view::{self, Role};
 use api::Time;
@@ -186,6 +186,11 @@ fn device_status(resources: &BTreeMap<String, BTreeMap<String, bool>>) -> Vec<Re
 
 /// No run is known: what the API knew, or a default reason to wait.
 fn never_ran(pod: &Pod, out: &mut ContainerStatus, s: &ContainerSeen, old: Option<&ContainerStatus>) {
+    if s.last.as_ref().is_some_and(|l| l.reason == RESTARTING_ALL) {
+        out.restart_count += 1;
+        out.state = Some(waiting(RESTARTING_ALL, RESTARTING_ALL_MESSAGE));
+        return;
+    }
     let initializing = !view::init_containers(pod).is_empty();
     let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
     if let Some(old) = old.filter(|_| s.last.is_none()) {
@@ -391,13 +396,17 @@ fn wanted_phase(pod: &Pod, seen: &Seen, old: &PodStatus, new: &PodStatus, finish
 
 /// `getPhase`.
 fn phase(pod: &Pod, seen: &Seen, status: &PodStatus, terminal: bool) -> Phase {
-    let init = InitCount::of(pod, status);
+    let restarts = |c: &Container, ended: &ContainerStateTerminated| {
+        let with_all = seen.restarting_all || ended.reason.as_deref() == Some(RESTARTING_ALL);
+        with_all || view::restarts_after(pod, c, ended.exit_code)
+    };
+    let init = InitCount::of(pod, status, &restarts);
     if init.failed_for_good {
         return Phase::Failed;
     }
     let app_begun =
         view::app_containers(pod).iter().any(|c| seen.container(&c.name).is_some_and(|s| !matches!(s.run, Run::None)));
-    let app = AppCount::of(pod, status);
+    let app = AppCount::of(pod, status, &restarts);
     if init.pending_plain > 0 || (init.pending_sidecars > 0 && !app_begun) || app.waiting + init.waiting > 0 {
         return Phase::Pending;
     }
@@ -417,6 +426,9 @@ fn phase(pod: &Pod, seen: &Seen, status: &PodStatus, terminal: bool) -> Phase {
     }
 }
 
+/// Whether a container that ended so is started again.
+type Restarts<'a> = &'a dyn Fn(&Container, &ContainerStateTerminated) -> bool;
+
 #[derive(Default)]
 struct InitCount {
     pending_plain: u32,
@@ -428,22 +440,22 @@ struct InitCount {
 }
 
 impl InitCount {
-    fn of(pod: &Pod, status: &PodStatus) -> Self {
+    fn of(pod: &Pod, status: &PodStatus, restarts: Restarts<'_>) -> Self {
         let mut count = InitCount::default();
         for c in view::init_containers(pod) {
             let found = status.init_container_statuses.iter().flatten().find(|s| s.name == c.name);
-            if view::is_sidecar(c) { count.sidecar(found) } else { count.plain(pod, c, found) }
+            if view::is_sidecar(c) { count.sidecar(found) } else { count.plain(c, found, restarts) }
         }
         count
     }
 
-    fn plain(&mut self, pod: &Pod, c: &Container, found: Option<&ContainerStatus>) {
+    fn plain(&mut self, c: &Container, found: Option<&ContainerStatus>, restarts: Restarts<'_>) {
         let state = found.and_then(|s| s.state.as_ref());
         let ended = state.and_then(|s| s.terminated.as_ref());
         let waits = state.is_some_and(|s| s.waiting.is_some());
         let before = found.and_then(|s| s.last_state.as_ref()).and_then(|l| l.terminated.as_ref()).filter(|_| waits);
         match ended.or(before) {
-            Some(t) if t.exit_code != 0 => self.failed_for_good |= !view::restarts_after(pod, c, t.exit_code),
+            Some(t) if t.exit_code != 0 => self.failed_for_good |= !restarts(c, t),
             Some(_) => {}
             None => self.pending_plain += 1,
         }
@@ -477,7 +489,7 @@ struct AppCount {
 }
 
 impl AppCount {
-    fn of(pod: &Pod, status: &PodStatus) -> Self {
+    fn of(pod: &Pod, status: &PodStatus, restarts: Restarts<'_>) -> Self {
         let mut count = AppCount::default();
         for c in view::app_containers(pod) {
             let found = status.container_statuses.iter().flatten().find(|s| s.name == c.name);
@@ -487,13 +499,13 @@ impl AppCount {
                 Some(ContainerState { running: Some(_), .. }) => count.running += 1,
                 Some(ContainerState { terminated: Some(t), .. }) => {
                     count.stopped += 1;
-                    count.stopped_for_good += u32::from(!view::restarts_after(pod, c, t.exit_code));
+                    count.stopped_for_good += u32::from(!restarts(c, t));
                     count.succeeded += u32::from(t.exit_code == 0);
                 }
                 Some(ContainerState { waiting: Some(_), .. }) => match before {
                     Some(t) => {
                         count.stopped += 1;
-                        count.stopped_for_good += u32::from(!view::restarts_after(pod, c, t.exit_code));
+                        count.stopped_for_good += u32::from(!restarts(c, t));
                     }
                     None => count.waiting += 1,
                 },
@@ -539,7 +551,7 @@ fn conditions(
     let containers = containers_ready(pod, new, phase);
     let verdicts = [
         ("PodReadyToStartContainers", Verdict::of(matches!(seen.sandbox, Sandbox::Ready { .. }))),
-        ("Initialized", initialized(pod, new, phase)),
+        ("Initialized", initialized(pod, new, phase, is_true(before, "Initialized"))),
         ("Ready", if containers.ok { gates_ready(pod, &out) } else { containers.clone() }),
         ("ContainersReady", containers),
         ("PodScheduled", Verdict::of(true)),
@@ -557,8 +569,45 @@ fn conditions(
             observed_generation: new.observed_generation,
         }
     }));
+    out.extend(restarting_all(pod, seen, before, phase, now));
     out.extend(resize_conditions(seen, before, now));
     out
+}
+
+fn is_true(conditions: &[PodCondition], type_: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == type_ && c.status == "True")
+}
+
+/// `GenerateAllContainersRestartingCondition`, for pods that have a rule for it.
+fn restarting_all(
+    pod: &Pod,
+    seen: &Seen,
+    before: &[PodCondition],
+    phase: Phase,
+    now: Timestamp,
+) -> Option<PodCondition> {
+    const TYPE: &str = "AllContainersRestarting";
+    if !view::could_restart_all(pod) {
+        return None;
+    }
+    let (status, reason, message) = match phase {
+        Phase::Succeeded => ("False", Some("PodCompleted"), None),
+        Phase::Failed => ("False", Some("PodFailed"), None),
+        _ if seen.restarting_all => {
+            ("True", Some("RestartAllContainersStarted"), Some("container exited with restart policy rule"))
+        }
+        _ => ("False", None, None),
+    };
+    let same = before.iter().find(|c| c.type_ == TYPE && c.status == status);
+    Some(PodCondition {
+        type_: TYPE.to_owned(),
+        status: status.to_owned(),
+        reason: reason.map(str::to_owned),
+        message: message.map(str::to_owned),
+        last_probe_time: None,
+        last_transition_time: same.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(time(now))),
+        observed_generation: None,
+    })
 }
 
 /// Whoever counts failures of a pod's own is told that the node ended it.
@@ -664,7 +713,8 @@ fn gates_ready(pod: &Pod, conditions: &[PodCondition]) -> Verdict {
     Verdict::because(false, "ReadinessGatesNotReady", Some(messages.join(", ")))
 }
 
-fn initialized(pod: &Pod, new: &PodStatus, phase: Phase) -> Verdict {
+/// What was initialized once stays so, though its init containers may run again.
+fn initialized(pod: &Pod, new: &PodStatus, phase: Phase, was: bool) -> Verdict {
     if phase == Phase::Succeeded {
         return Verdict::because(true, "PodCompleted", None);
     }
@@ -681,7 +731,7 @@ fn initialized(pod: &Pod, new: &PodStatus, phase: Phase) -> Verdict {
         found.is_some_and(|s| if view::is_sidecar(c) { s.started == Some(true) } else { s.ready })
     };
     let open: Vec<&str> = view::init_containers(pod).iter().filter(|c| !done(c)).map(|c| c.name.as_str()).collect();
-    if open.is_empty() {
+    if open.is_empty() || was {
         return Verdict::of(true);
     }
     let message = format!("containers with incomplete status: {}", go_list(&open));

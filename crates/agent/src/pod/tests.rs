@@ -828,3 +828,86 @@ fn an_evicted_pod_gets_a_second_and_says_why() {
     "#]],
     );
 }
+
+const RESTARTS_ALL: &str = r#"{"restartPolicy":"Never","initContainers":[{"name":"init","image":"i"},
+    {"name":"side","image":"i","restartPolicy":"Always"}],"containers":[{"name":"a","image":"i","restartPolicy":"Never",
+    "restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]},
+    {"name":"b","image":"i"}]}"#;
+
+#[test]
+fn a_rule_restarts_all_containers() {
+    check_pod(
+        RESTARTS_ALL,
+        "+1 exit init 0\nstatus-written\n+5 exit a 42\n+1 exit b 143\n+1 exit side 143\n+1 exit init 0",
+        expect![[r#"
+        [  0] bound
+              mount volumes
+              create sandbox 0
+              pull i for init (IfNotPresent)
+              start init #0
+              = Pending | init running | side PodInitializing | a PodInitializing | b PodInitializing | PodReadyToStartContainers
+        [  1] exit init 0
+              pull i for side (IfNotPresent)
+              remove init1
+              start side #0
+              pull i for a (IfNotPresent)
+              pull i for b (IfNotPresent)
+              start a #0
+              start b #0
+              = Running | init Completed=0 ready | side running ready | a running ready | b running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        [  1] status-written
+        [  6] exit a 42
+              event Normal Killing b "killing"
+              SIGTERM to b1
+              remove a1
+              = Running | init Completed=0 ready | side running ready | a Error=42 | b running ready | PodReadyToStartContainers,Initialized,AllContainersRestarting
+              wake at 8
+        [  7] exit b 143
+              event Normal Killing side "killing"
+              SIGTERM to side1
+              remove b1
+              = Running | init Completed=0 ready | side running ready | a Error=42 | b Error=143 | PodReadyToStartContainers,Initialized,AllContainersRestarting
+              wake at 9
+        [  8] exit side 143
+              pull i for init (IfNotPresent)
+              remove side1
+              start init #1
+              = Pending | init running x1 | side RestartingAllContainers x1 | a RestartingAllContainers x1 | b RestartingAllContainers x1 | PodReadyToStartContainers,Initialized
+        [  9] exit init 0
+              pull i for side (IfNotPresent)
+              remove init2
+              start side #1
+              pull i for a (IfNotPresent)
+              pull i for b (IfNotPresent)
+              start a #1
+              start b #1
+              = Running | init Completed=0 ready x1 | side running ready x1 | a running ready x1 | b running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+    "#]],
+    );
+}
+
+#[test]
+fn all_containers_are_not_restarted_more_than_once_a_second() {
+    let spec = r#"{"containers":[{"name":"a","image":"i","restartPolicy":"Never",
+        "restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]}]}"#;
+    check_pod(
+        spec,
+        "exit a 42\n+1",
+        expect![[r#"
+        [  0] bound
+              mount volumes
+              create sandbox 0
+              pull i for a (IfNotPresent)
+              start a #0
+              = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        [  0] exit a 42
+              remove a1
+              = Running | a Error=42 | PodReadyToStartContainers,Initialized,AllContainersRestarting
+              wake at 1
+        [  1] (time)
+              pull i for a (IfNotPresent)
+              start a #1
+              = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+    "#]],
+    );
+}

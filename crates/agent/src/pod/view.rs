@@ -12,6 +12,9 @@ static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
 /// `spec.terminationGracePeriodSeconds` if absent (`pkg/apis/core/v1/defaults.go`).
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
+/// The action of a restart rule that concerns the whole pod.
+const RESTART_ALL: &str = "RestartAllContainers";
+
 /// What part a container plays in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -145,7 +148,7 @@ pub fn grace_period(pod: &Pod, probe: Option<&Probe>) -> Duration {
 pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
     if let Some(policy) = container.restart_policy.as_deref() {
         let action = matching_rule(container, code).map(|r| r.action.as_str());
-        if matches!(action, Some("Restart" | "RestartAllContainers")) {
+        if matches!(action, Some("Restart" | RESTART_ALL)) {
             return true;
         }
         match policy {
@@ -160,6 +163,18 @@ pub fn restarts_after(pod: &Pod, container: &Container, code: i32) -> bool {
         "Never" => false,
         _ => true,
     }
+}
+
+/// Whether an exit of `container` with `code` starts all containers of its pod again.
+pub fn restarts_all(container: &Container, code: i32) -> bool {
+    matching_rule(container, code).is_some_and(|r| r.action == RESTART_ALL)
+}
+
+/// Whether there is a container that can have all containers started again (`podutil.AllContainersCouldRestart`).
+pub fn could_restart_all(pod: &Pod) -> bool {
+    let mut rules =
+        init_containers(pod).iter().chain(app_containers(pod)).flat_map(|c| &c.restart_policy_rules).flatten();
+    rules.any(|r| r.action == RESTART_ALL)
 }
 
 /// Whether a container that is killed while running is started again: rules need an exit code, so only policies count.

@@ -336,7 +336,10 @@ async fn shelve<K: Object>(
 ) {
     let mut written: Option<Vec<(String, String)>> = None;
     while revisions.changed().await.is_ok() {
-        tokio::time::sleep(shelf_pause(written.as_ref().map_or(0, Vec::len))).await;
+        // At once at first: what a new pod needs must be there if the power fails in its first seconds.
+        if let Some(written) = &written {
+            tokio::time::sleep(shelf_pause(written.len())).await;
+        }
         let Some(inner) = weak.upgrade() else { return };
         // What came from the shelf is there already.
         if inner.progress.lock().revision == Some(0) {
@@ -465,8 +468,11 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(60), other.synced()).await.is_err());
         offline.remember_only::<ConfigMap>([params()].into_iter());
         assert_eq!(files(), 1);
+        let half = path.join("configmaps-0.tmp");
+        std::fs::write(&half, "[").expect("written");
         offline.remember_only::<ConfigMap>(std::iter::empty());
         assert_eq!(files(), 0);
+        assert!(!half.exists(), "what a kill left half written");
     }
 
     #[test]
@@ -474,6 +480,21 @@ mod tests {
         assert_eq!(shelf_pause(0), SHELF_PAUSE);
         assert_eq!(shelf_pause(OBJECTS_PER_PAUSE), 2 * SHELF_PAUSE);
         assert_eq!(shelf_pause(1000), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_known_first_is_written_down_at_once() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let shelf = Shelf::open(dir.path().to_owned()).expect("made");
+        let begun = tokio::time::Instant::now();
+        let cache =
+            Client::new(Arc::new(Server(true)), "test").remembering(shelf).cache_of::<ConfigMap>(ListParams::all());
+        cache.synced().await;
+        let is_file = |f: std::fs::DirEntry| f.path().extension().is_some_and(|e| e == "json");
+        while !std::fs::read_dir(dir.path()).expect("there").flatten().any(is_file) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(begun.elapsed() < SHELF_PAUSE, "took {:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

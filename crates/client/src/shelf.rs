@@ -1,6 +1,6 @@
 //! [`Shelf`]: what caches knew last, on disk, for a program that has to go on while its server is away.
 //!
-//! One file per cache, written some seconds after a change and at most that often; whole or not there. Readable by root only: among
+//! One file per cache, written at once and then some seconds after a change, at most that often; whole or not there. Readable by root only: among
 //! the objects may be Secrets.
 
 use crate::ListParams;
@@ -68,8 +68,9 @@ impl Shelf {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let of_kind = name.starts_with(&prefix) && name.ends_with(".json");
-            if of_kind && !wanted.contains(&path) {
+            // What a kill left half written goes with its file.
+            let of_kind = name.starts_with(&prefix) && (name.ends_with(".json") || name.ends_with(".tmp"));
+            if of_kind && !wanted.contains(&path.with_extension("json")) {
                 fs::remove_file(path)?;
             }
         }

@@ -1,9 +1,11 @@
 //! PodGc: removes pods that nobody else will (`pkg/controller/podgc/gc_controller.go`).
 //!
-//! Watches   Pod, Node. Keys: a node's name for its pods, a pod for itself, [`ENDED`] for all that have ended.
+//! Watches   Pod, Node. Keys: a node's name for its pods, a pod for itself, [`ENDED`] for all that have ended, [`UNSCHEDULED`]
+//!           for all that terminate without a node.
 //! Writes    Pod/status (phase Failed), Pod delete without grace.
 //! Invariant pods of a missing node go only when the node has been missing for the quarantine and the API server confirms it.
-//! Differs   from upstream: by events and timers instead of every 20 seconds.
+//! Differs   from upstream: by events and timers instead of every 20 seconds. But terminating pods without node and finalizers
+//!           are looked for as upstream does: whoever deletes such a pod is about to remove it.
 
 use crate::plan::{Done, Key, Plan, Task, Write};
 use crate::pods;
@@ -25,6 +27,10 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 const MAX_ENDED: usize = 12_500;
 /// The key of all ended pods. No name begins with a slash.
 const ENDED: &str = "/ended";
+/// The key of all unscheduled pods that are terminating.
+const UNSCHEDULED: &str = "/unscheduled";
+/// How often these are looked for (`gcCheckPeriod`).
+const PERIOD: Duration = Duration::from_secs(20);
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 pub(crate) struct PodGc;
@@ -33,8 +39,8 @@ pub(crate) struct PodGc;
 type Missing = Mutex<BTreeMap<String, (Timestamp, bool)>>;
 
 pub(crate) enum View {
-    /// A terminating pod without a node.
-    Unscheduled(Arc<Pod>),
+    /// Terminating pods without a node.
+    Unscheduled(Vec<Arc<Pod>>),
     /// Terminating pods on a node that is out of service.
     OutOfService(Vec<Arc<Pod>>),
     /// Pods of a node that is not there.
@@ -57,18 +63,27 @@ impl Controller for PodGc {
             let wakes = new.is_none() || (out(new) && !out(old));
             if wakes { vec![Key::new("", change.latest().name())] } else { Vec::new() }
         });
-        watches.map::<Pod>(|ctx, change| change.new.as_ref().map(|pod| keys(ctx, pod)).unwrap_or_default());
+        watches.map::<Pod>(|ctx, change| change.new.as_ref().and_then(|pod| key(ctx, pod)).into_iter().collect());
+        watches.once(Key::new("", UNSCHEDULED));
     }
 
     fn view(key: &Key, ctx: &Context) -> Option<View> {
         let cache = ctx.cache::<Pod>();
         if !key.namespace.is_empty() {
-            return Some(View::Unscheduled(cache.get(&key.namespace, &key.name)?));
+            let pod = cache.get(&key.namespace, &key.name).filter(|p| is_unscheduled(p))?;
+            return Some(View::Unscheduled(vec![pod]));
         }
         let mut pods = cache.list();
-        if key.name == ENDED {
-            pods.retain(|p| pods::is_terminal(p));
-            return Some(View::Ended(pods));
+        match key.name.as_str() {
+            ENDED => {
+                pods.retain(|p| pods::is_terminal(p));
+                return Some(View::Ended(pods));
+            }
+            UNSCHEDULED => {
+                pods.retain(|p| is_unscheduled(p));
+                return Some(View::Unscheduled(pods));
+            }
+            _ => {}
         }
         pods.retain(|p| node_of(p) == key.name);
         match ctx.cache::<Node>().get("", &key.name) {
@@ -87,10 +102,10 @@ impl Controller for PodGc {
     fn plan(view: &View, now: Timestamp) -> Plan {
         let mut plan = Plan::done();
         match view {
-            View::Unscheduled(pod) if pod.is_deleting() && node_of(pod).is_empty() => {
-                fail_and_delete(pod, None, &mut plan)
+            View::Unscheduled(pods) => {
+                pods.iter().for_each(|p| fail_and_delete(p, None, &mut plan));
+                plan.again(PERIOD);
             }
-            View::Unscheduled(_) => {}
             View::OutOfService(pods) => pods.iter().for_each(|p| fail_and_delete(p, None, &mut plan)),
             View::Orphaned { node, pods, missing } => {
                 let known = missing.lock().get(node).copied();
@@ -202,24 +217,29 @@ impl Task for Note {
 
 // === helpers ===
 
-fn keys(ctx: &Context, pod: &Pod) -> Vec<Key> {
+fn key(ctx: &Context, pod: &Pod) -> Option<Key> {
     let node = node_of(pod);
     if pods::is_terminal(pod) && ctx.cache::<Pod>().len() > MAX_ENDED {
-        return vec![Key::new("", ENDED)];
+        return Some(Key::new("", ENDED));
     }
-    match (node, pod.is_deleting()) {
-        ("", true) => vec![Key::of(pod)],
-        ("", false) => Vec::new(),
-        (node, deleting) => match ctx.cache::<Node>().get("", node) {
-            None => vec![Key::new("", node)],
-            Some(found) if deleting && is_out_of_service(&found) => vec![Key::new("", node)],
-            Some(_) => Vec::new(),
-        },
+    if node.is_empty() {
+        let stays = is_unscheduled(pod) && pod.metadata.finalizers.as_ref().is_some_and(|f| !f.is_empty());
+        return stays.then(|| Key::of(pod));
     }
+    let concerned = match ctx.cache::<Node>().get("", node) {
+        None => true,
+        Some(found) => pod.is_deleting() && is_out_of_service(&found),
+    };
+    concerned.then(|| Key::new("", node))
 }
 
 fn node_of(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+/// Terminating without a node.
+fn is_unscheduled(pod: &Pod) -> bool {
+    pod.is_deleting() && node_of(pod).is_empty()
 }
 
 fn is_out_of_service(node: &Node) -> bool {
@@ -240,17 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn a_terminating_pod_without_node_goes_at_once() {
-        let waiting = pod("a", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    fn a_terminating_pod_without_node_is_removed_until_it_is_gone() {
+        let deleting = pod("a", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         check_plan(
-            &View::Unscheduled(waiting),
+            &View::Unscheduled(vec![deleting]),
             0,
             expect![[r#"
             patch Pod ns/a status {"metadata":{"uid":"uid-a"},"status":{"phase":"Failed"}}
             delete Pod ns/a
+            again in 20s
         "#]],
         );
-        check_plan(&View::Unscheduled(pod("a", json!({}))), 0, expect![[""]]);
     }
 
     #[test]

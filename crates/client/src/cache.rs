@@ -252,16 +252,15 @@ impl<K: Object> Inner<K> {
 
     /// Returns the revision to go on from.
     fn apply(&self, event: WatchEvent<K>) -> String {
-        let revision_of = |o: &K| o.meta().resource_version.clone().unwrap_or_default();
         let revision = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                let revision = revision_of(&object);
+                let revision = object.meta().resource_version.clone().unwrap_or_default();
                 self.set(Self::key(&object), Some(Arc::new(object)));
                 revision
             }
-            WatchEvent::Deleted(object) => {
-                self.set(Self::key(&object), None);
-                revision_of(&object)
+            WatchEvent::Deleted(last) => {
+                self.set((last.namespace.unwrap_or_default(), last.name.unwrap_or_default()), None);
+                last.resource_version.unwrap_or_default()
             }
             WatchEvent::Bookmark(revision) => revision,
         };

@@ -2,7 +2,7 @@
 //!
 //! Thin: builds a request, sends it through [`Client::send`], takes the answer apart. Decides nothing.
 
-use api::{Codec, ObjectMeta, Status};
+use api::{ObjectMeta, Status};
 use bytes::{Bytes, BytesMut};
 use client::{Body, Client, ClientError, TransportError, collect};
 use http::{Method, Request, Response, header};
@@ -142,7 +142,7 @@ struct PartialList<'a> {
     #[serde(default)]
     metadata: PartialListMeta,
     #[serde(borrow, default)]
-    items: Option<Vec<Partial<'a>>>,
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -152,12 +152,6 @@ struct PartialListMeta {
     resource_version: String,
     #[serde(default, rename = "continue")]
     next: String,
-}
-
-#[derive(Deserialize)]
-struct Partial<'a> {
-    #[serde(borrow)]
-    metadata: &'a RawValue,
 }
 
 /// The metadata of all objects (of a namespace, or `""` for all), and the revision of that state.
@@ -175,24 +169,15 @@ pub(crate) async fn list(
             path.extend(utf8_percent_encode(&next, SEGMENT));
         }
         let bytes = call(client, Method::GET, &path, PARTIAL_LIST, None).await?;
-        let list: PartialList<'_> = serde_json::from_slice(&bytes)
-            .map_err(|e| ClientError::Malformed(format!("metadata of {}: {e}", resource.plural)))?;
+        let malformed = |e| ClientError::Malformed(format!("metadata of {}: {e}", resource.plural));
+        let list: PartialList<'_> = serde_json::from_slice(&bytes).map_err(malformed)?;
         for item in list.items.unwrap_or_default() {
-            items.push(without_owners(item.metadata)?);
+            items.push(client::metadata_of(item.get().as_bytes()).map_err(malformed)?);
         }
         if list.metadata.next.is_empty() {
             return Ok((items, list.metadata.resource_version));
         }
         next = list.metadata.next;
-    }
-}
-
-/// Metadata but for `managedFields`, which are most of it and tell nothing here.
-fn without_owners(metadata: &RawValue) -> Result<ObjectMeta, api::DecodeError> {
-    let json = metadata.get().as_bytes();
-    match machinery::scan::cut(json, 0, b"managedFields") {
-        Some((rest, _)) => ObjectMeta::decode(&rest),
-        None => ObjectMeta::decode(json),
     }
 }
 
@@ -208,9 +193,9 @@ pub(crate) async fn find(
         Err(e) if e.is_not_found() => return Ok(None),
         Err(e) => return Err(e),
     };
-    let partial: Partial<'_> = serde_json::from_slice(&bytes)
+    let meta = client::metadata_of(&bytes)
         .map_err(|e| ClientError::Malformed(format!("metadata of {} {name}: {e}", resource.plural)))?;
-    Ok(Some(ObjectMeta::decode(partial.metadata.get().as_bytes())?))
+    Ok(Some(meta))
 }
 
 /// What a metadata watch tells.
@@ -263,24 +248,15 @@ impl MetaWatch {
     }
 }
 
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
 fn meta_event(line: &[u8]) -> Result<MetaEvent, ClientError> {
     let malformed = |e: serde_json::Error| ClientError::Malformed(format!("metadata watch: {e}"));
-    let line: Line<'_> = serde_json::from_slice(line).map_err(malformed)?;
-    if line.kind == "ERROR" {
-        let status: Status = serde_json::from_str(line.object.get()).map_err(malformed)?;
+    let (kind, object) = client::event_of(line).map_err(malformed)?;
+    if kind == "ERROR" {
+        let status: Status = serde_json::from_slice(object).map_err(malformed)?;
         return Err(ClientError::Status(Box::new(status)));
     }
-    let partial: Partial<'_> = serde_json::from_str(line.object.get()).map_err(malformed)?;
-    let meta = Box::new(without_owners(partial.metadata)?);
-    match line.kind {
+    let meta = Box::new(client::metadata_of(object).map_err(malformed)?);
+    match kind {
         "ADDED" | "MODIFIED" => Ok(MetaEvent::Present(meta)),
         "DELETED" => Ok(MetaEvent::Gone(meta)),
         "BOOKMARK" => Ok(MetaEvent::Bookmark(meta.resource_version.unwrap_or_default())),

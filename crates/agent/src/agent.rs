@@ -15,6 +15,7 @@ use crate::engine::{
 use crate::images::Images;
 use crate::memories::Memories;
 use crate::network::PodNetwork;
+use crate::orphans;
 use crate::pod::admission::{self, Rejection};
 use crate::pod::allocation::{Allocation, Demand, Ledger};
 use crate::pod::checkpoint;
@@ -186,6 +187,8 @@ impl Agent {
         self.context.devices.retain(|uid| known.contains(uid));
         self.context.cpus.retain(|uid| known.contains(uid));
         self.context.memories.retain(|uid| known.contains(uid));
+        let all = known.iter().cloned().chain(pods.iter().map(|p| p.uid().to_owned())).collect();
+        orphans::sweep(&self.context, &all).await;
         for (pod, seen) in kept {
             self.resume(pod, seen, pods, &snapshots);
         }

@@ -89,6 +89,10 @@ pub trait Engine: Send + Sync {
     async fn fault(&self) -> Option<String> {
         None
     }
+    /// What of their specs pods do not get on this node, and what to do about it.
+    fn lacks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Who runs the pods, in the statuses of node and containers.

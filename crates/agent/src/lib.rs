@@ -26,6 +26,7 @@ pub mod images;
 pub mod memories;
 pub mod network;
 pub mod node;
+mod orphans;
 pub mod plugins;
 pub mod pod;
 pub mod probes;

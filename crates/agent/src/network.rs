@@ -10,6 +10,15 @@ use thiserror::Error;
 #[error("{0}")]
 pub struct NetworkError(pub String);
 
+/// Why the node has no network for another pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoNetwork {
+    /// All addresses are in use.
+    Address(String),
+    /// The rules of the packet filter cannot be set, so pods would reach no Service.
+    Rules(String),
+}
+
 /// What the agent asks of the network.
 #[async_trait]
 pub trait PodNetwork: Send + Sync {
@@ -19,8 +28,8 @@ pub trait PodNetwork: Send + Sync {
     async fn detach(&self, sandbox: &str) -> Result<(), NetworkError>;
     /// Name of the node's end of a sandbox's link, if it has one.
     fn link(&self, sandbox: &str) -> Option<String>;
-    /// Why another pod would get no address now.
-    fn exhausted(&self) -> Option<String>;
+    /// Why another pod would get no network now.
+    fn fault(&self) -> Option<NoNetwork>;
     /// Takes back what belongs to none of these sandboxes. Called once, at start.
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError>;
 }

@@ -9,6 +9,7 @@ use crate::context::{Config, Context};
 use crate::engine::{Handlers, RuntimeInfo};
 use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
+use crate::network::NoNetwork;
 use crate::plugins::csi::NodeBook;
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
@@ -41,6 +42,9 @@ const STATUS_EVERY: SignedDuration = SignedDuration::from_secs(300);
 const IMAGES_MAX: usize = 50;
 /// What we are, to clients that look at versions.
 const KUBELET_VERSION: &str = "v1.36.2";
+
+/// Reason of an event about something that the kernel lacks, without which pods run, but not as they should.
+const MISSING_FEATURE: &str = "MissingKernelFeature";
 
 /// What the machine is and has left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,8 +85,8 @@ pub struct Machine {
     pub devices: BTreeMap<String, (usize, usize)>,
     /// Why the node is not ready. Not read with the rest.
     pub not_ready: Vec<String>,
-    /// Why another pod would get no address. Not read with the rest.
-    pub no_address: Option<String>,
+    /// Why another pod would get no network. Not read with the rest.
+    pub no_network: Option<NoNetwork>,
 }
 
 /// Names of the runtime in RuntimeClasses: there is one, and it is the default.
@@ -128,7 +132,7 @@ impl Machine {
             user_namespaces: runtime::can_map_users(disk),
             devices: BTreeMap::new(),
             not_ready: Vec::new(),
-            no_address: None,
+            no_network: None,
         })
     }
 }
@@ -354,16 +358,18 @@ fn ready(why_not: &[String]) -> Verdict {
 const NETWORK: &str = "NetworkUnavailable";
 /// The reasons that are ours; with others the condition is somebody else's.
 const NO_ADDRESS: &str = "NoFreeAddress";
-const ADDRESSES: &str = "FreeAddresses";
+const NO_RULES: &str = "NoPacketRules";
+const AVAILABLE: &str = "NetworkAvailable";
 
-/// Keeps pods away (by the taint that it leads to) that could get no address; those that are here go on. Differs: upstream leaves the
+/// Keeps pods away (by the taint that it leads to) that could get no address or reach no Service; those that are here go on. Differs: upstream leaves the
 /// condition to the network's own programs.
 fn network(machine: &Machine, before: &[NodeCondition]) -> Option<Verdict> {
     let was = before.iter().find(|c| c.type_ == NETWORK);
-    let ours = was.is_some_and(|c| c.reason.as_deref().is_some_and(|r| [NO_ADDRESS, ADDRESSES].contains(&r)));
-    let (bad, reason, message) = match &machine.no_address {
-        Some(why) => (true, NO_ADDRESS, why.clone().into()),
-        None if ours => (false, ADDRESSES, "there are addresses for more pods".into()),
+    let ours = was.is_some_and(|c| c.reason.as_deref().is_some_and(|r| [NO_ADDRESS, NO_RULES, AVAILABLE].contains(&r)));
+    let (bad, reason, message) = match &machine.no_network {
+        Some(NoNetwork::Address(why)) => (true, NO_ADDRESS, why.clone().into()),
+        Some(NoNetwork::Rules(why)) => (true, NO_RULES, why.clone().into()),
+        None if ours => (false, AVAILABLE, "there is a network for more pods".into()),
         None => return None,
     };
     Some(Verdict { type_: NETWORK, bad, reason, message })
@@ -454,6 +460,10 @@ impl NodeKeeper {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut going_down = self.context.shutdown.moves();
         self.event(false, "Starting", "Starting kubelet.");
+        for lack in self.context.engine.lacks() {
+            tracing::warn!("{lack}");
+            self.event(true, MISSING_FEATURE, &lack);
+        }
         let mut wait = Duration::from_millis(100);
         loop {
             match self.round().await {
@@ -484,7 +494,7 @@ impl NodeKeeper {
             Ok(machine) => Machine {
                 devices: self.context.devices.capacity(),
                 not_ready: self.context.not_ready().into_iter().chain(self.context.engine.fault().await).collect(),
-                no_address: self.context.network.exhausted(),
+                no_network: self.context.network.fault(),
                 ..machine
             },
             Err(error) => {
@@ -733,18 +743,24 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_free_address_says_so_until_there_is_one() {
-        let status = |no_address: Option<&str>, before: &NodeStatus, now| {
-            let machine = Machine { no_address: no_address.map(str::to_owned), ..machine() };
+    fn a_node_without_a_network_for_more_pods_says_so_until_there_is_one() {
+        let status = |no_network: Option<NoNetwork>, before: &NodeStatus, now| {
+            let machine = Machine { no_network, ..machine() };
             node_status(&config(), &machine, Pressure::default(), &[], before, at(now))
         };
         let before = status(None, &NodeStatus::default(), 100);
         assert!(!shown(&before).contains(NETWORK));
-        let full = status(Some("all are in use"), &before, 200);
+        let full = status(Some(NoNetwork::Address("all are in use".into())), &before, 200);
         assert!(shown(&full).ends_with("NetworkUnavailable=True NoFreeAddress since 200\n"), "{}", shown(&full));
         assert!(shown(&full).contains("Ready=True"));
-        let free = status(None, &full, 300);
-        assert!(shown(&free).ends_with("NetworkUnavailable=False FreeAddresses since 300\n"), "{}", shown(&free));
+        let ruleless = status(Some(NoNetwork::Rules("no nftables".into())), &full, 300);
+        assert!(
+            shown(&ruleless).ends_with("NetworkUnavailable=True NoPacketRules since 200\n"),
+            "{}",
+            shown(&ruleless)
+        );
+        let free = status(None, &ruleless, 400);
+        assert!(shown(&free).ends_with("NetworkUnavailable=False NetworkAvailable since 400\n"), "{}", shown(&free));
     }
 
     #[test]

@@ -360,7 +360,7 @@ impl PodNetwork for FakeNetwork {
     fn link(&self, _: &str) -> Option<String> {
         None
     }
-    fn exhausted(&self) -> Option<String> {
+    fn fault(&self) -> Option<crate::network::NoNetwork> {
         None
     }
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {

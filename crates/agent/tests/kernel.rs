@@ -104,7 +104,7 @@ impl PodNetwork for NoNetwork {
     fn link(&self, _: &str) -> Option<String> {
         None
     }
-    fn exhausted(&self) -> Option<String> {
+    fn fault(&self) -> Option<agent::network::NoNetwork> {
         None
     }
     async fn retain(&self, _: &[String]) -> Result<(), NetworkError> {

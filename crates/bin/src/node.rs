@@ -166,15 +166,11 @@ pub(crate) async fn start(
         node_name: config.node_name.clone(),
     };
     let (cluster, feed) = ApiCluster::start(options).await;
-    let host_ports = {
-        let proxy = proxy.clone();
-        Arc::new(move |ports| proxy.set_host_ports(ports))
-    };
     let Runs { engine, images, info } = runs(config, &store, pod_network.clone(), clock.clone()).await?;
     let parts = Parts {
         engine,
         images,
-        network: Arc::new(NodePodNetwork::new(pod_network, host_ports)),
+        network: Arc::new(NodePodNetwork::new(pod_network, proxy)),
         cluster,
         clock: clock.clone(),
         random,

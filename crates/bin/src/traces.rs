@@ -142,6 +142,8 @@ pub(crate) fn remove_all(place: &Place) -> Result<(), TraceError> {
     let files = place.files.iter().map(|path| (path, std::fs::remove_file(path)));
     for (path, removed) in dirs.chain(files) {
         match removed {
+            // A disk of its own is empty now.
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && is_empty(path) => {}
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(TraceError::Directory { path: path.clone(), source });
             }
@@ -149,6 +151,10 @@ pub(crate) fn remove_all(place: &Place) -> Result<(), TraceError> {
         }
     }
     Ok(())
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// In the kubelet's directory: dhow made it. One that somebody else made stays when dhow goes.
@@ -164,13 +170,10 @@ pub(crate) fn make_kubelet_dir(config: &Config) -> std::io::Result<()> {
     ["pods", "plugins"].iter().try_for_each(|name| std::fs::create_dir_all(config.kubelet_dir.join(name)))
 }
 
-/// Deepest first.
+/// Deepest first. What is mounted over the directory itself is the machine's.
 fn unmount_below(dir: &Path) -> Result<(), TraceError> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(TraceError::Mountinfo)?;
-    let mut points: Vec<PathBuf> =
-        table.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|p| p.starts_with(dir)).collect();
-    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
-    for path in points {
+    let own = |path: &PathBuf| dir.canonicalize().is_ok_and(|dir| dir == *path);
+    for path in sys::mount::mounted_below(dir).map_err(TraceError::Mountinfo)?.into_iter().filter(|p| !own(p)) {
         sys::mount::unmount_lazily(&path).map_err(|source| TraceError::Mount { path, source })?;
     }
     Ok(())

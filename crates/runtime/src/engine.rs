@@ -9,6 +9,7 @@ mod run;
 
 pub use run::Capture;
 
+use crate::features::{Features, Lack};
 use crate::keep::{Kept, KeptContainer, Parts};
 use crate::protocol::{
     self, ContainerRecord, ContainerState, Event, ExecSpec, Exit, Kind, PodSnapshot, Reason, Reply, Request, Started,
@@ -285,6 +286,11 @@ impl Engine {
     /// The hierarchies of this machine.
     pub fn cgroups(&self) -> &Cgroups {
         &self.inner.cgroups
+    }
+
+    /// What the kernel lacks of what containers need, as it is now.
+    pub fn lacks(&self) -> Vec<Lack> {
+        Features::read(&self.inner.cgroups).lacks()
     }
 
     fn run_dir(&self, pod: &str) -> PathBuf {

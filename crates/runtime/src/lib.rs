@@ -14,6 +14,8 @@ pub mod cdi;
 pub mod defaults;
 pub mod devices;
 mod engine;
+mod features;
+mod files;
 mod hierarchies;
 mod keep;
 mod launcher;
@@ -34,6 +36,8 @@ pub use engine::{
     Capture, Config, Engine, EngineError, EngineEvent, Events, ExecSession, Orphan, Pod, Recovered, StdioStreams,
     Terminal,
 };
+pub use features::Lack;
+pub use files::remove_tree;
 pub use hierarchies::Hierarchies;
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{

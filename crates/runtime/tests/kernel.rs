@@ -7,7 +7,7 @@ use runtime::{
     IdRange, Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
 };
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -856,4 +856,20 @@ async fn start_latency_is_milliseconds() {
     eprintln!("start p50 {:?} p90 {:?}; create_pod p50 {:?}; supervisor {private}", times[20], times[36], pods[5]);
     assert!(times[20] < Duration::from_millis(250), "{times:?}");
     f.finish(pod).await;
+}
+
+#[test]
+fn what_others_mounted_into_a_directory_is_not_removed_with_it() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let inside = ours.path().join("volume/a b");
+    std::fs::create_dir_all(&inside).unwrap();
+    std::fs::write(theirs.path().join("precious"), "").unwrap();
+    let mount = sys::mount::Detached::clone_path(theirs.path(), false).unwrap();
+    mount.attach(std::fs::File::open(&inside).unwrap().as_fd()).unwrap();
+    let refused = runtime::remove_tree(&ours.path().join("volume")).unwrap_err();
+    assert!(refused.to_string().contains(&inside.display().to_string()), "{refused}");
+    sys::mount::unmount_lazily(&inside).unwrap();
+    assert!(theirs.path().join("precious").exists());
+    runtime::remove_tree(&ours.path().join("volume")).unwrap();
+    assert!(!ours.path().join("volume").exists());
 }

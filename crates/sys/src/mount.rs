@@ -7,6 +7,7 @@ use crate::fd::{check, check_long, cstr, own, proc_path};
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 const AT_EMPTY_PATH: libc::c_uint = libc::AT_EMPTY_PATH as libc::c_uint;
@@ -341,6 +342,37 @@ pub fn unmount_lazily(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where something is mounted at or below `dir`, the deepest first.
+pub fn mounted_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    // The table shows no symlinks.
+    let dir = match dir.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    Ok(points_below(&std::fs::read("/proc/self/mountinfo")?, &dir))
+}
+
+fn points_below(mountinfo: &[u8], dir: &Path) -> Vec<PathBuf> {
+    let lines = mountinfo.split(|b| *b == b'\n');
+    let points = lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescaped);
+    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(dir)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    points
+}
+
+/// Spaces and the like are written as three octal digits (proc(5)).
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let digits = after.get(..3).filter(|d| *first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let byte = digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
 /// Makes the mount at `root` the root of this namespace and drops the old one.
 pub fn pivot_root(root: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: valid C strings and descriptors; the new root is stacked over the old one, which "." then means.
@@ -543,6 +575,15 @@ mod tests {
         assert_eq!(e.raw_os_error(), Some(libc::ELOOP));
         let e = open_below(root.as_fd(), Path::new("evil"), Resolve::Beneath).unwrap_err();
         assert_eq!(e.raw_os_error(), Some(libc::EXDEV));
+    }
+
+    #[test]
+    fn mounts_are_found_whatever_their_names_are() {
+        let table = b"21 1 0:5 / /proc rw - proc proc rw\n22 1 8:1 / /d/a\\040b rw - ext4 x rw\n23 22 8:1 / /d/a\\040b/c rw - ext4 x rw\n\
+            24 1 8:1 / /dd rw - ext4 x rw\n25 1 8:1 / /d/back\\134slash rw - ext4 x rw\n";
+        let want = ["/d/a b/c", "/d/a b", "/d/back\\slash"].map(PathBuf::from);
+        assert_eq!(points_below(table, Path::new("/d")), want);
+        assert!(points_below(table, Path::new("/nothing")).is_empty());
     }
 
     #[test]

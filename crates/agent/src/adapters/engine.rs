@@ -103,6 +103,15 @@ impl Engine for RuntimeEngine {
         Ok(out)
     }
 
+    async fn fault(&self) -> Option<String> {
+        let fatal: Vec<String> = self.engine.lacks().into_iter().filter(|l| l.fatal).map(|l| l.to_string()).collect();
+        (!fatal.is_empty()).then(|| format!("container runtime is not ready: {}", fatal.join("; ")))
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        self.engine.lacks().into_iter().filter(|l| !l.fatal).map(|l| l.to_string()).collect()
+    }
+
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<String, EngineError> {
         if !node::HANDLERS.contains(&&*spec.runtime_handler) {
             // containerd's words.

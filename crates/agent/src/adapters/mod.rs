@@ -16,4 +16,4 @@ pub(crate) use engine::runtime_user;
 #[cfg(test)]
 pub(crate) use engine::uid_of;
 pub use images::StoreImages;
-pub use network::{NodePodNetwork, OnHostPorts};
+pub use network::NodePodNetwork;

@@ -1,29 +1,26 @@
 //! [`PodNetwork`] over crate `net`. Its calls block for some milliseconds and run on blocking threads.
 
-use crate::network::{AttachRequest, HostPort, NetworkError, PodNetwork};
+use crate::network::{AttachRequest, HostPort, NetworkError, NoNetwork, PodNetwork};
 use async_trait::async_trait;
-use net::service::{HostPortMapping, Protocol};
+use net::service::{Protocol, ServiceProxy};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Called with all host ports of the node whenever they may have changed.
-pub type OnHostPorts = Arc<dyn Fn(Vec<HostPortMapping>) + Send + Sync>;
-
 /// The pod network of this node.
 pub struct NodePodNetwork {
     network: Arc<net::pod::PodNetwork>,
-    on_host_ports: OnHostPorts,
+    proxy: Arc<ServiceProxy>,
 }
 
 impl NodePodNetwork {
-    /// `network` has been set up. `on_host_ports` hands the ports to the service proxy.
-    pub fn new(network: Arc<net::pod::PodNetwork>, on_host_ports: OnHostPorts) -> Self {
-        NodePodNetwork { network, on_host_ports }
+    /// `network` has been set up. `proxy` is told the host ports.
+    pub fn new(network: Arc<net::pod::PodNetwork>, proxy: Arc<ServiceProxy>) -> Self {
+        NodePodNetwork { network, proxy }
     }
 
     fn tell_host_ports(&self) {
-        (self.on_host_ports)(self.network.host_ports());
+        self.proxy.set_host_ports(self.network.host_ports());
     }
 
     async fn blocking<T: Send + 'static>(
@@ -78,9 +75,13 @@ impl PodNetwork for NodePodNetwork {
         self.network.link(sandbox)
     }
 
-    fn exhausted(&self) -> Option<String> {
+    fn fault(&self) -> Option<NoNetwork> {
+        if let Some(why) = self.proxy.fault() {
+            return Some(NoNetwork::Rules(why));
+        }
         let network = self.network.exhausted()?;
-        Some(format!("no free address for another pod in {network}: all are in use by pods of this node"))
+        let why = format!("no free address for another pod in {network}: all are in use by pods of this node");
+        Some(NoNetwork::Address(why))
     }
 
     async fn retain(&self, sandboxes: &[String]) -> Result<(), NetworkError> {

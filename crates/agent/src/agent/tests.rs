@@ -251,6 +251,24 @@ async fn what_the_api_no_longer_has_is_stopped_and_removed_at_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn directories_of_pods_that_nobody_knows_are_removed_at_start() {
+    let world = World::new();
+    world.cluster.put(pod(WEB));
+    let agent = world.start();
+    until_phase(&world, "web", "Running").await;
+    agent.stop().await;
+    let known = world.left();
+    for dir in ["data/pods/gone/volumes/cache", "run/pods/gone/volumes/token", "log/default_old_gone/a"] {
+        std::fs::create_dir_all(world.dir.path().join(dir)).expect("made");
+    }
+    std::fs::write(world.dir.path().join("data/pods/gone/seen.tmp"), "{").expect("written");
+    let agent = world.start();
+    until_phase(&world, "web", "Running").await;
+    until("they are removed", || async { world.left() == known }).await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn volumes_wait_for_a_config_map_and_follow_its_changes() {
     let world = World::new();
     let agent = world.start();

@@ -164,7 +164,10 @@ impl Executor {
         *turn = Shown::Nothing;
         let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
         while let Err(error) = self.context.volumes.tear_down(self.uid()).await {
-            tracing::warn!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to take volumes down");
+            let error = base::chain(&error);
+            tracing::warn!(pod = view::describe(&self.pod), error, "failed to take volumes down");
+            let message = format!("error killing pod: failed to take volumes down: {error}");
+            self.events.record(&self.pod, None, true, "FailedKillPod", &message);
             tokio::time::sleep(backoff.fail()).await;
         }
         self.tell(Observation::VolumesUnmounted);

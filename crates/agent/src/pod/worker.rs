@@ -22,6 +22,7 @@ use super::view;
 use crate::cluster::ClusterError;
 use crate::context::Context;
 use crate::engine::EngineExit;
+use crate::orphans;
 use crate::static_pods;
 use api::Codec;
 use api::k8s::api::core::v1::{Pod, PodStatus};
@@ -328,14 +329,7 @@ impl Worker {
         context.volumes.forget(uid);
         let logs = context.pod_log_dir(self.pod.namespace(), self.pod.name(), uid);
         // The checkpoint goes last: until then a crash finds the rest again.
-        for dir in [logs, context.pod_run_dir(uid), context.pod_dir(uid)] {
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(dir = %dir.display(), %error, "failed to remove a pod's directory");
-                }
-                _ => {}
-            }
-        }
+        [logs, context.pod_run_dir(uid), context.pod_dir(uid)].iter().for_each(|dir| orphans::remove(dir));
     }
 
     // === status ===

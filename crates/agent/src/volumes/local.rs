@@ -33,7 +33,7 @@ pub async fn tidy(root: PathBuf, client: Client, shutdown: CancellationToken) {
                 Ok(None) => {
                     let path = root.join(&name);
                     tracing::info!(path = %path.display(), "removing the directory of a volume that is gone");
-                    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+                    let removed = tokio::task::spawn_blocking(move || runtime::remove_tree(&path)).await;
                     if let Ok(Err(error)) = removed {
                         tracing::warn!(%error, name, "failed to remove a local volume's directory; trying again later");
                     }

@@ -476,10 +476,7 @@ fn needs_place(volume: &Volume) -> bool {
 }
 
 fn remove_dir(dir: &Path) -> Result<(), VolumeError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(VolumeError::io("remove", dir, e)),
-        _ => Ok(()),
-    }
+    runtime::remove_tree(dir).map_err(|e| VolumeError::io("remove", dir, e))
 }
 
 /// `2026_11_20_13_00_00.123456789`: sorts, and does not repeat.

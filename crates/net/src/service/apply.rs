@@ -38,6 +38,19 @@ pub enum ServiceProxyError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl ServiceProxyError {
+    /// With a word on what to do if the kernel does not know what it was asked for.
+    fn with_remedy(&self) -> String {
+        let text = base::chain(self);
+        match self {
+            ServiceProxyError::Rules(e) if e.is_unknown() => format!("{text}; {REMEDY}"),
+            _ => text,
+        }
+    }
+}
+
+const REMEDY: &str = "the kernel may lack nftables: load it (modprobe nf_tables nft_chain_nat), or run a kernel with CONFIG_NF_TABLES and CONFIG_NFT_NAT";
+
 /// What a sync did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SyncReport {
@@ -68,6 +81,8 @@ pub struct ServiceProxy {
     /// Held for a whole sync: one at a time.
     applied: Mutex<BTreeMap<Family, Applied>>,
     fronts: Mutex<Option<UdpFronts>>,
+    /// Why the last sync failed.
+    fault: Mutex<Option<String>>,
     changed: Notify,
 }
 
@@ -80,6 +95,7 @@ impl ServiceProxy {
             state: Mutex::new(State { index, host_ports: Vec::new() }),
             applied: Mutex::default(),
             fronts: Mutex::default(),
+            fault: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -103,6 +119,11 @@ impl ServiceProxy {
         }
     }
 
+    /// Why the kernel is not as the index says, if the last attempt to make it so failed.
+    pub fn fault(&self) -> Option<String> {
+        self.fault.lock().clone()
+    }
+
     /// Syncs now and after every change, until cancelled. Start it when the first lists are in: it removes what the index lacks.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
@@ -113,10 +134,12 @@ impl ServiceProxy {
                 Ok(report) => {
                     tracing::debug!(?report, "packet rules are up to date");
                     backoff.reset();
+                    *self.fault.lock() = None;
                     None
                 }
                 Err(error) => {
                     tracing::error!(error = base::chain(&error), "packet rules are not up to date; trying again");
+                    *self.fault.lock() = Some(error.with_remedy());
                     Some(backoff.fail())
                 }
             };

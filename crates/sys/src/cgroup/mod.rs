@@ -302,6 +302,14 @@ impl Cgroups {
         self.v2.is_some()
     }
 
+    /// Names of the controllers that limit and count something here.
+    pub fn controllers(&self) -> BTreeSet<String> {
+        let v1 = self.v1.iter().flat_map(|(names, _)| names).filter(|n| !n.starts_with("name=")).cloned();
+        let v2 = self.v2.iter().filter_map(|root| std::fs::read_to_string(root.join("cgroup.controllers")).ok());
+        let v2: Vec<String> = v2.flat_map(|t| t.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+        v1.chain(v2).collect()
+    }
+
     /// The cgroup at `path` (`/dhow/pod1/main`), which need not exist.
     pub fn cgroup(&self, path: &str) -> Cgroup {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();

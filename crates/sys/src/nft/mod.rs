@@ -52,6 +52,12 @@ impl NftError {
             NftError::Netlink(e) => e.errno(),
         }
     }
+
+    /// Whether this is how a kernel refuses what is not built into it, or is a module that it cannot find.
+    pub fn is_unknown(&self) -> bool {
+        use Errno::{EAFNOSUPPORT, EINVAL, ENOENT, EOPNOTSUPP, EPROTONOSUPPORT};
+        self.errno().is_some_and(|e| [EAFNOSUPPORT, EINVAL, ENOENT, EOPNOTSUPP, EPROTONOSUPPORT].contains(&e))
+    }
 }
 
 fn parenthesis(text: &str) -> String {

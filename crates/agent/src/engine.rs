@@ -4,6 +4,7 @@
 //! A sandbox is a pod's namespaces and cgroup; it outlives the agent. The agent proposes ids, and an engine that gives its own
 //! answers with them. A start that broke off is found by [`Engine::recover`], so every call can be repeated.
 
+use api::k8s::api::core::v1::ContainerUser;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use url::Url;
 
 use crate::images::Image;
 use crate::network::HostPort;
+pub use runtime::apparmor::Wish as AppArmor;
 pub use streaming::{Session, SessionControl, StreamRequest};
 
 /// A refused or failed engine call. The text is shown to users in events and waiting messages.
@@ -148,12 +150,14 @@ pub enum Streams<'a> {
 }
 
 /// A container that was started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Started {
     /// The engine's id.
     pub id: String,
     /// When its first process began.
     pub at: Timestamp,
+    /// Whom it runs as, if the engine tells: the agent knows it of its own engine's images.
+    pub user: Option<ContainerUser>,
 }
 
 /// What to make.
@@ -294,6 +298,8 @@ pub struct ContainerSpec {
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Seccomp,
+    /// AppArmor profile, if anything was said about it.
+    pub app_armor: Option<AppArmor>,
     /// Do not mask anything in /proc.
     pub unmasked_proc: bool,
     /// The pod's cgroup; the container's is below.

@@ -189,7 +189,7 @@ impl Engine for FakeEngine {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         self.changed.notify_waiters();
-        Ok(Started { id: spec.id.clone(), at: started_at })
+        Ok(Started { id: spec.id.clone(), at: started_at, user: None })
     }
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {

@@ -11,6 +11,7 @@ use node_api::cri::{
     ContainerConfig, ContainerEventType, ContainerUser, CreateContainerRequest, ExecSyncResponse,
     LinuxContainerResources, LinuxContainerUser,
 };
+use runtime::apparmor::{self, Wish};
 use runtime::{Capture, ContainerSpec, cdi};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -113,6 +114,7 @@ impl Shared {
             })?),
             None => None,
         };
+        let apparmor = app_armor(config)?;
         make_sources(config)?;
         let dir = self.sandbox_dir(&sandbox.id);
         let hostname = self.hostname(&sandbox.config).map_err(|e| error::other(&e))?;
@@ -127,6 +129,7 @@ impl Shared {
             files: FILES.iter().map(|(name, target)| (dir.join(name), *target)).collect(),
             devices,
             seccomp_profile,
+            apparmor,
             hostname: &hostname,
             log_path: Some(PathBuf::from(&record.log_path)).filter(|p| !p.as_os_str().is_empty()),
             cgroup: &record.cgroup,
@@ -296,6 +299,21 @@ impl Shared {
 /// The container that a root file system or mounted image belongs to, if it is one of ours.
 pub(crate) fn owner(snapshot: &str) -> Option<&str> {
     snapshot.strip_prefix(SNAPSHOT_PREFIX)?.split('.').next()
+}
+
+/// The AppArmor profile that confines it. Refuses what nothing would enforce.
+fn app_armor(config: &ContainerConfig) -> Result<Option<String>, Status> {
+    let wish = container::app_armor(config)?;
+    match &wish {
+        Some(Wish::Default | Wish::Profile(_)) if !apparmor::is_enabled() => {
+            return Err(Status::invalid_argument("apparmor is not supported"));
+        }
+        Some(Wish::Profile(name)) if !apparmor::is_loaded(name) => {
+            return Err(Status::invalid_argument(format!("apparmor profile not found {name}")));
+        }
+        _ => {}
+    }
+    Ok(apparmor::profile(wish.as_ref(), container::is_privileged(config)))
 }
 
 /// What is bound and not there becomes a directory, as with containerd.

@@ -205,6 +205,9 @@ fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<(
             other => other.step(|| format!("failed to set oom_score_adj to {adj}"))?,
         }
     }
+    if let Some(profile) = &process.apparmor {
+        crate::apparmor::enter_on_exec(profile).step(|| format!("failed to apply the AppArmor profile {profile:?}"))?;
+    }
     for limit in &process.rlimits {
         let Some(number) = caps::rlimit(&limit.kind) else {
             return Err(Failure(format!("invalid rlimit type: {}", limit.kind)));

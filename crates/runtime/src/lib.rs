@@ -9,6 +9,7 @@
 //! zygote. Invariants: OCI's words only, no Kubernetes; the end of agent and zygote stops nothing; an exit is on disk before it is
 //! announced; a root file system is mounted in its container's mount namespace and nowhere else.
 
+pub mod apparmor;
 pub mod caps;
 pub mod cdi;
 pub mod defaults;

@@ -353,6 +353,8 @@ pub struct Process {
     pub no_new_privileges: bool,
     /// Which system calls are allowed.
     pub seccomp: Seccomp,
+    /// The AppArmor profile that confines it, which must be loaded.
+    pub apparmor: Option<String>,
     /// -1000 to 1000. Lowering it without CAP_SYS_RESOURCE is tolerated and has no effect.
     pub oom_score_adj: Option<i32>,
     /// Hard limits above what this machine lets us give are clamped.

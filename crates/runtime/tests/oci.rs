@@ -253,6 +253,32 @@ async fn namespaces_of_the_host_are_the_hosts() {
     f.finish(pod).await;
 }
 
+/// `tests/cgroup2` boots a kernel with AppArmor and loads `dhow-test`, which may not write to `/tmp/no`. Other machines refuse.
+#[tokio::test]
+async fn a_profile_of_apparmor_confines_or_is_refused() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    let confined = |id: &str, profile: &str, f: &Fixture| {
+        let mut spec =
+            f.spec("p", id, "cat /proc/self/attr/current; { echo > /tmp/no; } 2>&1; echo > /tmp/yes && echo ok");
+        spec.process.apparmor = Some(profile.into());
+        spec
+    };
+    assert_eq!(
+        refusal(f.engine.start_container(&pod, &confined("none", "dhow-none", &f)).await),
+        "failed to apply the AppArmor profile \"dhow-none\": no such file or directory"
+    );
+    if runtime::apparmor::is_loaded("dhow-test") {
+        for no_new_privileges in [false, true] {
+            let mut spec = confined(&format!("c{no_new_privileges}"), "dhow-test", &f);
+            spec.process.no_new_privileges = no_new_privileges;
+            let want = "dhow-test (enforce)\nsh: can't create /tmp/no: Permission denied\nok\n";
+            assert_eq!(f.run(&pod, spec).await.1, want, "{no_new_privileges}");
+        }
+    }
+    f.finish(pod).await;
+}
+
 #[tokio::test]
 async fn what_a_runtime_must_refuse_is_refused_by_name() {
     let f = Fixture::new();

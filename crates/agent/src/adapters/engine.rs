@@ -151,6 +151,11 @@ impl Engine for RuntimeEngine {
         if formed.process.args.is_empty() {
             return Err(EngineError::Failed("no command specified".into()));
         }
+        if let Some(AppArmor::Profile(name)) = &spec.app_armor
+            && !runtime::apparmor::is_loaded(name)
+        {
+            return Err(EngineError::Failed(format!("apparmor profile not found {name}")));
+        }
         if spec.privileged {
             let others = runtime::devices::all_but(&formed.devices)
                 .map_err(|e| EngineError::Failed(format!("failed to list the machine's devices: {e}")))?;
@@ -160,7 +165,7 @@ impl Engine for RuntimeEngine {
         if !started.missing_controllers.is_empty() {
             tracing::warn!(container = spec.id, missing = ?started.missing_controllers, "limits that this node cannot set");
         }
-        Ok(Started { id: spec.id.clone(), at: timestamp(started.started_at_ns) })
+        Ok(Started { id: spec.id.clone(), at: timestamp(started.started_at_ns), user: None })
     }
 
     async fn signal(&self, sandbox: &str, container: &str, signal: &str) -> Result<(), EngineError> {
@@ -393,6 +398,7 @@ fn process(spec: &ContainerSpec) -> runtime::Process {
             // Refused by the runtime as no profile, rather than taken for "none".
             Seccomp::Localhost(name) => runtime::Seccomp::Custom(name.clone()),
         },
+        apparmor: runtime::apparmor::profile(spec.app_armor.as_ref(), spec.privileged),
         oom_score_adj: Some(spec.oom_score_adj),
         tty: spec.tty,
         ..runtime::Process::default()

@@ -5,6 +5,7 @@
 
 use super::allocation::Shortage;
 use super::spec::resources::{self, Qos};
+use super::spec::security;
 use super::view;
 use crate::eviction::Pressure;
 use crate::static_pods;
@@ -60,6 +61,17 @@ pub fn admit(pod: &Pod) -> Result<(), Rejection> {
         });
     }
     sysctls(pod)
+}
+
+/// Whether the node's kernel confines the pod as it wants (`NewAppArmorAdmitHandler`).
+pub fn admit_confined(pod: &Pod, enabled: bool) -> Result<(), Rejection> {
+    if enabled || !security::requires_app_armor(pod) {
+        return Ok(());
+    }
+    Err(Rejection {
+        reason: "AppArmor".into(),
+        message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),
+    })
 }
 
 /// Whether the node needs the pod to work, or its user says so (`IsCriticalPod`).
@@ -119,6 +131,28 @@ mod tests {
     fn check(spec: &str, want: &str) {
         let got = admit(&pod(spec)).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
         assert_eq!(got, want, "{spec}");
+    }
+
+    #[test]
+    fn who_wants_app_armor_needs_a_kernel_with_it() {
+        let check = |spec: &str, enabled: bool, want: &str| {
+            let got = admit_confined(&pod(spec), enabled).err().map(|r| r.reason).unwrap_or_default();
+            assert_eq!(got, want, "{spec}");
+        };
+        let of_pod = r#"{"securityContext":{"appArmorProfile":{"type":"RuntimeDefault"}},"containers":[{"name":"a"}]}"#;
+        check(of_pod, false, "AppArmor");
+        check(of_pod, true, "");
+        check(
+            r#"{"containers":[{"name":"a","securityContext":{"appArmorProfile":{"type":"Localhost","localhostProfile":"x"}}}]}"#,
+            false,
+            "AppArmor",
+        );
+        check(
+            r#"{"containers":[{"name":"a","securityContext":{"appArmorProfile":{"type":"Unconfined"}}}]}"#,
+            false,
+            "",
+        );
+        check(r#"{"containers":[{"name":"a"}]}"#, false, "");
     }
 
     #[test]

@@ -434,6 +434,7 @@ impl Executor {
         self.events.normal(&self.pod, &name, "Started", "Container started");
         let id = started.id.clone();
         (running.id, running.started_at) = (started.id, started.at);
+        running.user = started.user.or(running.user);
         self.tell(Observation::Started { container: name.clone(), running: Box::new(running) });
         self.remove_old_logs(&name, restarts);
         self.post_start(&c, id).await;

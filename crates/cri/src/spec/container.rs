@@ -7,6 +7,7 @@ use node_api::cri::{
     self, ContainerConfig, IdMapping, LinuxContainerSecurityContext, MountPropagation, NamespaceMode, NamespaceOption,
     PodSandboxConfig, SecurityProfile, Signal, SupplementalGroupsPolicy,
 };
+use runtime::apparmor::Wish as AppArmor;
 use runtime::cdi::Needs;
 use runtime::{
     Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, PidMode, Process, Propagation,
@@ -31,6 +32,8 @@ pub(crate) struct Input<'a> {
     pub(crate) devices: Vec<Device>,
     /// The profile's text, if one is named.
     pub(crate) seccomp_profile: Option<String>,
+    /// The profile's name, if one confines it.
+    pub(crate) apparmor: Option<String>,
     pub(crate) hostname: &'a str,
     pub(crate) log_path: Option<PathBuf>,
     pub(crate) cgroup: &'a str,
@@ -70,7 +73,10 @@ pub(crate) fn spec(input: Input<'_>) -> Result<ContainerSpec, Status> {
         },
         readonly_rootfs: security.readonly_rootfs,
         mounts,
-        process: process(config, &security, input.image, input.hostname, input.seccomp_profile)?,
+        process: Process {
+            apparmor: input.apparmor,
+            ..process(config, &security, input.image, input.hostname, input.seccomp_profile)?
+        },
         pid: pid(&security),
         cgroup: Cgroup {
             path: input.cgroup.to_owned(),
@@ -188,16 +194,38 @@ pub(crate) fn seccomp_file(config: &ContainerConfig) -> Option<PathBuf> {
     Some(profile.localhost_ref.trim_start_matches("localhost/").into())
 }
 
-/// Refuses what nothing would enforce, and other users than those of its sandbox.
+/// What it asks of AppArmor. The older way to say it counts where the newer says nothing.
+pub(crate) fn app_armor(config: &ContainerConfig) -> Result<Option<AppArmor>, Status> {
+    let security = security(config);
+    if let Some(profile) = &security.apparmor {
+        return Ok(Some(match profile.profile_type() {
+            ProfileType::RuntimeDefault => AppArmor::Default,
+            ProfileType::Unconfined => AppArmor::Unconfined,
+            ProfileType::Localhost => {
+                let name = profile.localhost_ref.as_str();
+                AppArmor::Profile(name.strip_prefix("localhost/").unwrap_or(name).to_owned())
+            }
+        }));
+    }
+    #[expect(deprecated, reason = "clients may use it")]
+    match security.apparmor_profile.as_str() {
+        "" => Ok(None),
+        "runtime/default" => Ok(Some(AppArmor::Default)),
+        "unconfined" => Ok(Some(AppArmor::Unconfined)),
+        other => match other.strip_prefix("localhost/") {
+            Some(name) => Ok(Some(AppArmor::Profile(name.to_owned()))),
+            None => Err(Status::invalid_argument(format!("invalid apparmor profile {other:?}"))),
+        },
+    }
+}
+
+/// Refuses other users than those of its sandbox.
 pub(crate) fn check(config: &ContainerConfig, sandbox: &PodSandboxConfig) -> Result<(), Status> {
     let security = security(config);
     let users = |options: Option<&NamespaceOption>| options.map_or(Ok(None), super::sandbox::users);
     if users(security.namespace_options.as_ref())? != users(super::sandbox::namespaces(sandbox))? {
         let text = "user namespace config for sandbox is different from container";
         return Err(Status::invalid_argument(text));
-    }
-    if security.apparmor.is_some_and(|p| p.profile_type() == ProfileType::Localhost) {
-        return Err(unsupported("an AppArmor profile"));
     }
     Ok(())
 }
@@ -302,6 +330,7 @@ mod tests {
             files: vec![("/run/hosts".into(), "/etc/hosts"), ("/run/resolv.conf".into(), "/etc/resolv.conf")],
             devices: Vec::new(),
             seccomp_profile: None,
+            apparmor: None,
             hostname: "web-0",
             log_path: None,
             cgroup: "/p/id",
@@ -447,6 +476,31 @@ mod tests {
         assert_eq!(spec.process.env, ["HOSTNAME=web-0", "PATH=/gpu"]);
         assert_eq!(spec.mounts.last().map(|m| m.destination.clone()), Some("/gpu".into()));
         assert_eq!(spec.process.user.additional_gids, [44]);
+    }
+
+    #[test]
+    #[expect(deprecated, reason = "clients may use it")]
+    fn profiles_of_app_armor_are_said_in_two_ways() {
+        let new = |kind: ProfileType, name: &str| {
+            let profile = SecurityProfile { profile_type: kind.into(), localhost_ref: name.into() };
+            let security = LinuxContainerSecurityContext {
+                apparmor: Some(profile),
+                apparmor_profile: "localhost/old".into(),
+                ..Default::default()
+            };
+            app_armor(&with(security))
+        };
+        let old = |text: &str| {
+            let security = LinuxContainerSecurityContext { apparmor_profile: text.into(), ..Default::default() };
+            app_armor(&with(security)).map_err(|e| e.code())
+        };
+        assert_eq!(new(ProfileType::RuntimeDefault, "").expect("valid"), Some(AppArmor::Default));
+        assert_eq!(new(ProfileType::Unconfined, "").expect("valid"), Some(AppArmor::Unconfined));
+        let named = Some(AppArmor::Profile("x".into()));
+        assert_eq!(new(ProfileType::Localhost, "localhost/x").expect("valid"), named);
+        assert_eq!(new(ProfileType::Localhost, "x").expect("valid"), named);
+        assert_eq!((old(""), old("localhost/x")), (Ok(None), Ok(named)));
+        assert_eq!(old("x"), Err(tonic::Code::InvalidArgument));
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! What the agent must know of a sandbox or container after a restart travels as annotations, which the runtime keeps: the whole
 //! configuration of the sandbox, and the labels of the container's run.
 
-use crate::engine::{ContainerSpec, Device, Mount, Processes, Propagation, Resources, SandboxSpec, Seccomp, User};
+use crate::engine::{
+    AppArmor, ContainerSpec, Device, Mount, Processes, Propagation, Resources, SandboxSpec, Seccomp, User,
+};
+use api::k8s::api::core::v1::{ContainerUser, LinuxContainerUser};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use node_api::cri::security_profile::ProfileType;
@@ -14,7 +17,7 @@ use node_api::cri::{
     MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
     SecurityProfile, Signal, SupplementalGroupsPolicy, UserNamespace,
 };
-use node_api::cri::{Device as CriDevice, Mount as CriMount};
+use node_api::cri::{ContainerUser as CriUser, Device as CriDevice, Mount as CriMount};
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -207,6 +210,7 @@ fn security(spec: &ContainerSpec, sandbox: &PodSandboxConfig) -> LinuxContainerS
         masked_paths: paths(runtime::spec::masked_paths),
         readonly_paths: paths(runtime::spec::readonly_paths),
         seccomp: Some(profile(&spec.seccomp)),
+        apparmor: spec.app_armor.as_ref().map(app_armor),
         ..LinuxContainerSecurityContext::default()
     }
 }
@@ -238,6 +242,23 @@ fn profile(seccomp: &Seccomp) -> SecurityProfile {
         Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
         Seccomp::Localhost(name) => (ProfileType::Localhost, name.clone()),
         Seccomp::Profile { path, .. } => (ProfileType::Localhost, path.display().to_string()),
+    };
+    SecurityProfile { profile_type: profile_type.into(), localhost_ref }
+}
+
+/// Whom a container runs as, in the API's words.
+pub(super) fn user_of(user: CriUser) -> Option<ContainerUser> {
+    let linux = user.linux?;
+    let linux =
+        LinuxContainerUser { uid: linux.uid, gid: linux.gid, supplemental_groups: Some(linux.supplemental_groups) };
+    Some(ContainerUser { linux: Some(linux) })
+}
+
+fn app_armor(wish: &AppArmor) -> SecurityProfile {
+    let (profile_type, localhost_ref) = match wish {
+        AppArmor::Default => (ProfileType::RuntimeDefault, String::new()),
+        AppArmor::Unconfined => (ProfileType::Unconfined, String::new()),
+        AppArmor::Profile(name) => (ProfileType::Localhost, name.clone()),
     };
     SecurityProfile { profile_type: profile_type.into(), localhost_ref }
 }

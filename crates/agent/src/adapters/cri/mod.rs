@@ -228,7 +228,8 @@ impl CriRuntime {
         }
         let status = watch::status(&self.runtime, &id).await?;
         self.look.notify_one();
-        Ok(Started { id, at: watch::timestamp(status.started_at) })
+        let at = watch::timestamp(status.started_at);
+        Ok(Started { id, at, user: status.user.and_then(config::user_of) })
     }
 }
 

@@ -142,7 +142,6 @@ pub struct ContainerInput<'a> {
 /// A container.
 pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Result<ContainerSpec, SpecError> {
     let context = security::effective(pod, c);
-    security::check_app_armor(&context)?;
     let user = security::user(pod, c, &input.image.config.user)?;
     let env = env::environment(pod, c, input.sources, input.facts)?;
     let (command, args) = command(c, &env);
@@ -168,6 +167,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         stop_signal: stop_signal(c, &input.image.config),
         no_new_privileges: context.allow_privilege_escalation == Some(false),
         seccomp: security::seccomp(&context)?,
+        app_armor: security::app_armor(&context)?,
         unmasked_proc: privileged || context.proc_mount.as_deref() == Some("Unmasked"),
         resources: resources::container_cgroup(pod, c, input.swap),
         oom_score_adj: resources::oom_score_adj(pod, c, input.node_memory),

@@ -1,11 +1,11 @@
 //! Who a container runs as and what it may do (`pkg/securitycontext`, `kuberuntime/security_context*.go`).
 //!
-//! Differs: without a profile seccomp is `RuntimeDefault` (upstream: only with `--seccomp-default`); AppArmor and SELinux
-//! profiles other than the defaults are refused by name, because nothing here would enforce them.
+//! Differs: without a profile seccomp is `RuntimeDefault` (upstream: only with `--seccomp-default`); SELinux options have no effect, as
+//! upstream on a kernel without SELinux.
 
-use crate::engine::{Seccomp, User};
+use crate::engine::{AppArmor, Seccomp, User};
 use crate::pod::view;
-use api::k8s::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext};
+use api::k8s::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SecurityContext};
 use thiserror::Error;
 
 /// A security context that cannot be honoured.
@@ -45,9 +45,9 @@ pub enum SecurityError {
     /// `Localhost` without a name.
     #[error("localhostProfile must be set if seccompProfile type is Localhost.")]
     SeccompName,
-    /// Not built.
-    #[error("Cannot enforce AppArmor: AppArmor profile \"{0}\" is not supported by dhow")]
-    AppArmor(String),
+    /// `Localhost` without a name.
+    #[error("missing localhost apparmor profile name")]
+    AppArmorName,
 }
 
 /// The container's settings over the pod's (`DetermineEffectiveSecurityContext`).
@@ -94,14 +94,25 @@ pub fn seccomp(context: &SecurityContext) -> Result<Seccomp, SecurityError> {
     }
 }
 
-/// Refuses what nothing would enforce.
-pub fn check_app_armor(context: &SecurityContext) -> Result<(), SecurityError> {
-    match &context.app_armor_profile {
-        Some(p) if p.type_ == "Localhost" => {
-            Err(SecurityError::AppArmor(p.localhost_profile.clone().unwrap_or_default()))
+/// The AppArmor profile (`getAppArmorProfile`).
+pub fn app_armor(context: &SecurityContext) -> Result<Option<AppArmor>, SecurityError> {
+    let Some(profile) = &context.app_armor_profile else { return Ok(None) };
+    Ok(Some(match profile.type_.as_str() {
+        "Localhost" => {
+            let name = profile.localhost_profile.clone().filter(|n| !n.trim().is_empty());
+            AppArmor::Profile(name.ok_or(SecurityError::AppArmorName)?)
         }
-        _ => Ok(()),
-    }
+        "Unconfined" => AppArmor::Unconfined,
+        _ => AppArmor::Default,
+    }))
+}
+
+/// Whether a container of the pod is to be confined by AppArmor (`pkg/security/apparmor`, `isRequired`).
+pub fn requires_app_armor(pod: &Pod) -> bool {
+    let confines = |profile: &AppArmorProfile| profile.type_ != "Unconfined";
+    let of_container = |c: &Container| c.security_context.as_ref()?.app_armor_profile.as_ref().map(confines);
+    pod_context(pod).and_then(|c| c.app_armor_profile.as_ref()).is_some_and(confines)
+        || view::all_containers(pod).iter().any(|(_, c)| of_container(c) == Some(true))
 }
 
 /// Who the container runs as. Names are for the engine to look up.

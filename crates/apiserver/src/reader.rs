@@ -289,10 +289,10 @@ impl Reader {
 }
 
 /// Where objects of a built-in kind are stored: `KindInfo::storage`.
-pub fn storage_of<K: Object>() -> String {
+pub fn storage_of<K: Object>() -> Cow<'static, str> {
     match machinery::kinds::find(K::GROUP, K::VERSION, K::PLURAL) {
-        Some(kind) => kind.info().storage.to_string(),
-        None if K::GROUP.is_empty() => K::PLURAL.to_owned(),
-        None => format!("{}/{}", K::GROUP, K::PLURAL),
+        Some(kind) => Cow::Borrowed(&kind.info().storage),
+        None if K::GROUP.is_empty() => K::PLURAL.into(),
+        None => format!("{}/{}", K::GROUP, K::PLURAL).into(),
     }
 }

@@ -7,6 +7,7 @@ use crate::reader::storage_of;
 use crate::status;
 use api::{Object, Status};
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use store::Revision;
@@ -15,7 +16,7 @@ use super::Request;
 
 /// All objects of the kind `K`, each made into a `T`; a damaged one into the default, which does nothing.
 pub(super) struct Configured<K, T> {
-    storage: String,
+    storage: Cow<'static, str>,
     make: fn(K) -> T,
     /// By name; only what is stored now.
     made: Mutex<HashMap<String, (Revision, Arc<T>)>>,

@@ -285,17 +285,17 @@ impl Wakes {
     async fn open(server: &ApiServer, remote: bool) -> Result<Self, StoreError> {
         let store = server.reader().store();
         let after = store.revision();
-        let open = async |storage: String| store.watch(&Range::all(format!("/{storage}/")), after).await;
+        let open = async |storage: &str| store.watch(&Range::all(format!("/{storage}/")), after).await;
         let mut wakes = Wakes {
             always: vec![
-                open(storage_of::<APIService>()).await?,
-                open(storage_of::<CustomResourceDefinition>()).await?,
-                open(format!("{}/{}", storage_of::<ConfigMap>(), published::NAMESPACE)).await?,
+                open(&storage_of::<APIService>()).await?,
+                open(&storage_of::<CustomResourceDefinition>()).await?,
+                open(&format!("{}/{}", storage_of::<ConfigMap>(), published::NAMESPACE)).await?,
             ],
             remote: Vec::new(),
         };
         if remote {
-            wakes.remote = vec![open(storage_of::<Service>()).await?, open(storage_of::<EndpointSlice>()).await?];
+            wakes.remote = vec![open(&storage_of::<Service>()).await?, open(&storage_of::<EndpointSlice>()).await?];
         }
         Ok(wakes)
     }

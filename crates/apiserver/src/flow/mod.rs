@@ -370,8 +370,8 @@ async fn follow(server: &ApiServer) {
     let store = server.reader().store();
     loop {
         let after = store.revision();
-        let open = async |storage: String| store.watch(&Range::all(format!("/{storage}/")), after).await;
-        let opened = (open(storage_of::<FlowSchema>()).await, open(storage_of::<PriorityLevelConfiguration>()).await);
+        let open = async |storage: &str| store.watch(&Range::all(format!("/{storage}/")), after).await;
+        let opened = (open(&storage_of::<FlowSchema>()).await, open(&storage_of::<PriorityLevelConfiguration>()).await);
         let (mut schemas, mut levels) = match opened {
             (Ok(schemas), Ok(levels)) => (schemas, levels),
             (Err(StoreError::Closed), _) | (_, Err(StoreError::Closed)) => return,

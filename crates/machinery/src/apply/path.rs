@@ -28,7 +28,7 @@ impl PathElement {
     /// As a key of FieldsV1.
     pub fn to_key(&self) -> String {
         match self {
-            PathElement::Field(name) => format!("f:{name}"),
+            PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(fields) => {
                 let object: serde_json::Map<String, Value> = fields.iter().cloned().collect();
                 format!("k:{}", Value::Object(object))

@@ -56,6 +56,7 @@ use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// The table: one line per kind. Everything that is derived from kinds walks it.
@@ -146,10 +147,12 @@ pub fn all() -> &'static [&'static dyn Kind] {
 
 /// The built-in kind served at this group, version and plural.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static dyn Kind> {
-    all().iter().copied().find(|k| {
-        let info = k.info();
-        info.group == group && info.version == version && info.plural == plural
-    })
+    static BY_PLURAL: LazyLock<HashMap<&str, Vec<&dyn Kind>>> = LazyLock::new(|| {
+        let mut index: HashMap<&str, Vec<&dyn Kind>> = HashMap::new();
+        all().iter().for_each(|kind| index.entry(&kind.info().plural).or_default().push(*kind));
+        index
+    });
+    BY_PLURAL.get(plural)?.iter().copied().find(|k| k.info().group == group && k.info().version == version)
 }
 
 /// Identity and shape of a served resource. Facts only; strategies never depend on them.

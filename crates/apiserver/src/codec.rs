@@ -169,10 +169,7 @@ pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Box<dyn AnyObject>, 
     // Go reads null into nothing.
     let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
     let is_blank = check_identity(json, expected)?;
-    let refuse = |error: BodyError| match error {
-        BodyError::Type(why) => cannot_be_handled(expected, &why),
-        other => status::bad_request(unrecognized(expected.kind, &format!("json parse error: {other}"), json)),
-    };
+    let refuse = |error: BodyError| refused(expected, error, json);
     let verdict = kind.check(json).map_err(refuse)?;
     let shown = match kind.schema().filter(|_| verdict.adjusted || is_blank) {
         Some(schema) => {
@@ -197,13 +194,48 @@ pub(crate) fn decode(
     warnings: &mut Vec<String>,
 ) -> Result<Box<dyn AnyObject>, Status> {
     let (object, problems) = read(kind, json)?;
-    if !problems.is_empty() && validation == FieldValidation::Strict {
-        return Err(cannot_be_handled(Expected::of(kind), &strict_error(&problems)));
-    }
-    if validation == FieldValidation::Warn {
-        warnings.extend(problems);
-    }
+    complain(Expected::of(kind), problems, validation, warnings)?;
     Ok(object)
+}
+
+/// [`decode`] for what is no stored kind, like a Scale: its JSON as Go reads it.
+pub(crate) fn decode_value(
+    expected: Expected<'_>,
+    json: &[u8],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, Status> {
+    check_identity(json, expected)?;
+    let builtin = machinery::schema::builtin();
+    let ty = builtin.by_kind(expected.group, expected.version, expected.kind);
+    let ty = ty.ok_or_else(|| status::internal(format!("{} has no schema", expected.kind)))?;
+    let checked = check_json(&builtin.schema, ty, json).map_err(|error| refused(expected, error, json))?;
+    complain(expected, checked.problems, validation, warnings)?;
+    Ok(checked.value)
+}
+
+/// Unknown and duplicate fields, treated as asked.
+fn complain(
+    expected: Expected<'_>,
+    problems: Vec<String>,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => {
+            return Err(cannot_be_handled(expected, &strict_error(&problems)));
+        }
+        FieldValidation::Warn => warnings.extend(problems),
+        FieldValidation::Strict | FieldValidation::Ignore => {}
+    }
+    Ok(())
+}
+
+fn refused(expected: Expected<'_>, error: BodyError, json: &[u8]) -> Status {
+    match error {
+        BodyError::Type(why) => cannot_be_handled(expected, &why),
+        other => status::bad_request(unrecognized(expected.kind, &format!("json parse error: {other}"), json)),
+    }
 }
 
 /// JSON in another encoding, with its Content-Type.

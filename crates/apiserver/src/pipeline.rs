@@ -160,7 +160,18 @@ pub(crate) async fn update(
 
 /// The body's name and namespace must be the URL's (`handlers/rest.go`, `checkName`).
 pub(crate) fn check_names(object: &dyn AnyObject, namespace: &str, url: &str) -> Result<(), Status> {
-    let name = object.meta().name.as_deref().unwrap_or_default();
+    check_name(object.meta().name.as_deref().unwrap_or_default(), url)?;
+    let given = object.meta().namespace.as_deref().unwrap_or_default();
+    if !given.is_empty() && !namespace.is_empty() && given != namespace {
+        return Err(status::bad_request(format!(
+            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+        )));
+    }
+    Ok(())
+}
+
+/// The body's name must be the URL's.
+pub(crate) fn check_name(name: &str, url: &str) -> Result<(), Status> {
     if name.is_empty() {
         return Err(status::bad_request(format!(
             "the name of the object ({url} based on URL) was undeterminable: name must be provided"
@@ -169,12 +180,6 @@ pub(crate) fn check_names(object: &dyn AnyObject, namespace: &str, url: &str) ->
     if name != url {
         return Err(status::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({url})"
-        )));
-    }
-    let given = object.meta().namespace.as_deref().unwrap_or_default();
-    if !given.is_empty() && !namespace.is_empty() && given != namespace {
-        return Err(status::bad_request(format!(
-            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
         )));
     }
     Ok(())

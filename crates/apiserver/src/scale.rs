@@ -44,14 +44,26 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         Asked::Patch(How::parse(negotiate::media_type(&call.head.headers), &body, &write, by)?)
     } else {
         let json = codec::to_json(negotiate::input(&call.head.headers)?, body, SCALE)?;
-        codec::check_identity(&json, SCALE)?;
-        Asked::Put(serde_json::from_slice(&json).map_err(|e| status::bad_request(e.to_string()))?)
+        let mut warnings = Vec::new();
+        let scale = codec::decode_value(SCALE, &json, options.field_validation, &mut warnings)?;
+        call.warnings.add(warnings);
+        check_names(&scale, &call.info.namespace, &call.info.name)?;
+        Asked::Put(scale)
     };
     let change =
         ScaleChange { asked, kind: kind.clone(), name: call.info.name.clone(), manager: by.name.into(), now: by.now };
     let written = server.modify_object(&write, &change).await?;
     let object: Value = serde_json::from_slice(written.bytes()).map_err(status::internal)?;
     shown_to_clients(&object, kind)
+}
+
+fn check_names(scale: &Value, namespace: &str, url: &str) -> Result<(), Status> {
+    let given = scale["metadata"]["namespace"].as_str().unwrap_or_default();
+    if !given.is_empty() && given != namespace {
+        let why = "the namespace of the provided object does not match the namespace sent on the request";
+        return Err(status::bad_request(why));
+    }
+    pipeline::check_name(scale["metadata"]["name"].as_str().unwrap_or_default(), url)
 }
 
 /// Owners of a Scale's fields count while it is changed, but are not shown.

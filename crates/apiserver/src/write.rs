@@ -366,7 +366,9 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(status::invalid(info.error_group(), &info.kind, w.name, &errors));
         }
-        w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
+        if subresource.is_none() {
+            w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
+        }
         let owners = managed::unless_only_times(owners, &mut *object, &old_owners, &*old, &bare)?;
         let before = Some((&*old, &old_owners));
         let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;

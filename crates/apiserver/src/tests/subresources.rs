@@ -111,6 +111,12 @@ async fn scale_is_a_view_of_replicas() {
             {{"metadata":{{"name":"w"}},"spec":{{"replicas":-1}}}}
 
             PUT {d}/w/scale
+            {{"metadata":{{"name":"w"}},"spec":{{"replicas":99999999999}}}}
+
+            PUT {d}/w/scale
+            {{"metadata":{{"name":"v"}},"spec":{{"replicas":1}}}}
+
+            PUT {d}/w/scale
             {{"metadata":{{"name":"w","resourceVersion":"1"}},"spec":{{"replicas":1}}}}
 
             GET {d}/x/scale"#
@@ -119,6 +125,8 @@ async fn scale_is_a_view_of_replicas() {
             201 Deployment w@2 spec={"progressDeadlineSeconds":600,"replicas":2,"revisionHistoryLimit":10,"selector":{"matchLabels":{"a":"b"}},"strategy":{"rollingUpdate":{"maxSurge":"25%","maxUnavailable":"25%"},"type":"RollingUpdate"},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"image":"i","imagePullPolicy":"Always","name":"c","resources":{},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],"dnsPolicy":"ClusterFirst","restartPolicy":"Always","schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30}}}
             200 Scale w@3 spec={"replicas":5}
             422 Invalid: Scale.autoscaling "w" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0
+            400 BadRequest: Scale in version "v1" cannot be handled as a Scale: json: cannot unmarshal number 99999999999 into Go struct field ScaleSpec.spec.replicas of type int32
+            400 BadRequest: the name of the object (v) does not match the name on the URL (w)
             409 Conflict: Operation cannot be fulfilled on deployments.apps "w": the object has been modified; please apply your changes to the latest version and try again
             404 NotFound: deployments.apps "x" not found
         "#]],

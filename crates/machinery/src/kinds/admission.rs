@@ -8,7 +8,7 @@ use crate::cel::policy::{self, Sees};
 use crate::cel::{Env, Type};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    Messages, WebhookService, invalid_each, is_c_identifier, is_dns1035_label, is_dns1123_subdomain,
+    Messages, WebhookService, invalid_each, is_c_identifier, is_dns1035_label, is_dns1123_subdomain, is_label_key,
     is_path_segment_name, one_of, required, required_one_of, unique, validate_label_selector, validate_review_versions,
     validate_webhook_client,
 };
@@ -19,6 +19,7 @@ use api::k8s::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, ValidatingWebhookConfiguration, Variable,
     WebhookClientConfig,
 };
+use api::prelude::MetaExt;
 use serde_json::{Value, json};
 
 // === shared defaults ===
@@ -442,6 +443,7 @@ impl Strategy for ValidatingAdmissionPolicyKind {
         }
         for (i, annotation) in annotations.iter().enumerate() {
             let path = path.child("auditAnnotations").index(i);
+            errors.extend(validate_annotation_key(policy.name(), &annotation.key, &path.child("key")));
             let (at, expression) = (path.child("valueExpression"), annotation.value_expression.trim());
             match expression.len() {
                 0 => errors.push(FieldError::required(&at, "valueExpression is not specified")),
@@ -870,6 +872,15 @@ fn validate_param_ref(param: &ParamRef, path: &Path) -> Errors {
         one_of(&mut errors, &at, action, &["Deny", "Allow"]);
     }
     errors
+}
+
+/// The key of an annotation in the audit log, which begins with the policy's name.
+fn validate_annotation_key(policy: &str, key: &str, path: &Path) -> Errors {
+    if policy.is_empty() {
+        return vec![FieldError::invalid(path, key, "requires metadata.name be non-empty")];
+    }
+    let whole = format!("{policy}/{key}");
+    invalid_each(path, &whole, is_label_key(&whole))
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! HorizontalPodAutoscaler v2, and v1 as a narrower view of it (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`).
 //!
 //! Stored is v2. The v1 view shows CPU utilization only; upstream carries the other metrics in annotations of the v1
-//! object, here they are not seen, and lost when the object is written through v1. Of metric sources only the type is
-//! checked, not each source's fields.
+//! object, here they are not seen, and lost when the object is written through v1.
 
 use super::common::{age, age_column, column, name, name_column, set};
 use super::workload::validate_counts;
-use super::{Column, Strategy};
+use super::{Column, Strategy, resources};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of};
 use api::k8s::api::autoscaling::v1::{
@@ -61,7 +60,15 @@ impl Strategy for AutoscalerKind {
     }
 
     fn validate_create(autoscaler: &HorizontalPodAutoscaler) -> Errors {
-        validate_group(&autoscaler.spec.scale_target_ref, &Path::new("spec").child("scaleTargetRef"))
+        validate_group(&autoscaler.spec.scale_target_ref)
+    }
+
+    fn validate_update(new: &HorizontalPodAutoscaler, old: &HorizontalPodAutoscaler) -> Errors {
+        let [now, before] = [new, old].map(|a| &a.spec.scale_target_ref);
+        if now.kind == before.kind && now.api_version == before.api_version {
+            return Vec::new();
+        }
+        validate_group(now)
     }
 
     fn validate_status_update(new: &HorizontalPodAutoscaler, _old: &HorizontalPodAutoscaler) -> Errors {
@@ -107,6 +114,12 @@ impl Strategy for AutoscalerKind {
                 target.value.iter_mut().chain(&mut target.average_value).for_each(&mut *visit);
             }
         }
+        let rules = autoscaler.spec.behavior.iter_mut().flat_map(|b| b.scale_up.iter_mut().chain(&mut b.scale_down));
+        rules.filter_map(|rules| rules.tolerance.as_mut()).for_each(&mut *visit);
+        let metrics = autoscaler.status.iter_mut().flat_map(|s| s.current_metrics.iter_mut().flatten());
+        for current in metrics.flat_map(currents) {
+            current.value.iter_mut().chain(&mut current.average_value).for_each(&mut *visit);
+        }
     }
 }
 
@@ -116,6 +129,15 @@ fn targets(metric: &mut MetricSpec) -> impl Iterator<Item = &mut MetricTarget> {
     let pods = metric.pods.iter_mut().map(|m| &mut m.target);
     let object = metric.object.iter_mut().map(|m| &mut m.target);
     let external = metric.external.iter_mut().map(|m| &mut m.target);
+    resource.chain(container).chain(pods).chain(object).chain(external)
+}
+
+fn currents(metric: &mut MetricStatus) -> impl Iterator<Item = &mut MetricValueStatus> {
+    let resource = metric.resource.iter_mut().map(|m| &mut m.current);
+    let container = metric.container_resource.iter_mut().map(|m| &mut m.current);
+    let pods = metric.pods.iter_mut().map(|m| &mut m.current);
+    let object = metric.object.iter_mut().map(|m| &mut m.current);
+    let external = metric.external.iter_mut().map(|m| &mut m.current);
     resource.chain(container).chain(pods).chain(object).chain(external)
 }
 
@@ -196,10 +218,12 @@ fn validate_reference(reference: &CrossVersionObjectReference, path: &Path) -> E
     errors
 }
 
-/// A new autoscaler names the group of what it scales (`ValidateAPIVersion`).
-fn validate_group(reference: &CrossVersionObjectReference, path: &Path) -> Errors {
+/// An autoscaler names the group of what it scales (`ValidateAPIVersion`); replication controllers have none.
+fn validate_group(reference: &CrossVersionObjectReference) -> Errors {
+    let path = Path::new("spec").child("scaleTargetRef");
     let version = reference.api_version.as_deref().unwrap_or_default();
     let why = match version.split('/').collect::<Vec<_>>().as_slice() {
+        [_] | ["", _] if reference.kind == "ReplicationController" => return Vec::new(),
         [_] | ["", _] => "apiVersion must specify API group".to_owned(),
         [_, _] => return Vec::new(),
         _ => format!("unexpected GroupVersion string: {version}"),
@@ -295,8 +319,11 @@ fn validate_metric_source(source: &str, metric: &MetricSpec, path: &Path) -> Err
             errors.extend(validate_amount_or_share(&m.target, &at));
         }
         ("containerResource", MetricSpec { container_resource: Some(m), .. }) => {
+            let name = path.child("name");
             if m.name.is_empty() {
-                errors.push(FieldError::required(&path.child("name"), "must specify a resource name"));
+                errors.push(FieldError::required(&name, "must specify a resource name"));
+            } else {
+                errors.extend(resources::validate_container_name(&m.name, &name));
             }
             let container = path.child("container");
             if m.container.is_empty() {
@@ -359,6 +386,7 @@ fn validate_amount_or_share(target: &MetricTarget, path: &Path) -> Option<FieldE
 
 fn validate_rules(rules: &HPAScalingRules, path: &Path) -> Errors {
     let mut errors = Vec::new();
+    let tolerance_path = path.child("tolerance");
     if let Some(window) = rules.stabilization_window_seconds {
         let path = path.child("stabilizationWindowSeconds");
         if window < 0 {
@@ -388,6 +416,9 @@ fn validate_rules(rules: &HPAScalingRules, path: &Path) -> Errors {
             let detail = "must be less than or equal to 1800";
             errors.push(FieldError::invalid(&path.child("periodSeconds"), policy.period_seconds, detail));
         }
+    }
+    if let Some(tolerance) = &rules.tolerance {
+        errors.extend(resources::validate_quantity("", tolerance, &tolerance_path));
     }
     errors
 }
@@ -479,6 +510,14 @@ impl Strategy for OldAutoscalerKind {
         AutoscalerKind::validate_create(&to_new(autoscaler))
     }
 
+    fn validate_update(new: &OldAutoscaler, old: &OldAutoscaler) -> Errors {
+        AutoscalerKind::validate_update(&to_new(new), &to_new(old))
+    }
+
+    fn validate_status_update(new: &OldAutoscaler, old: &OldAutoscaler) -> Errors {
+        AutoscalerKind::validate_status_update(&to_new(new), &to_new(old))
+    }
+
     fn columns() -> Vec<Column> {
         AutoscalerKind::columns()
     }
@@ -560,7 +599,7 @@ fn to_old(new: &HorizontalPodAutoscaler) -> OldAutoscaler {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_row, read};
+    use crate::kinds::testing::{check_create, check_row, check_update, read};
     use expect_test::expect;
 
     const OLD: &str = "
@@ -593,6 +632,29 @@ spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind
             spec.behavior.scaleUp.policies[0].value: Invalid value: 0: must be greater than zero
             spec.behavior.scaleUp.policies[0].periodSeconds: Invalid value: 9999: must be less than or equal to 1800
             spec.scaleTargetRef.apiVersion: Invalid value: "": apiVersion must specify API group"#]],
+        );
+    }
+
+    #[test]
+    fn what_is_scaled_is_named_with_its_group() {
+        let of = |kind: &str, version: &str| OLD.replace("kind: Deployment", kind).replace("apps/v1", version);
+        check_create(&of("kind: ReplicationController", "v1"), expect![""]);
+        check_create(
+            &of("kind: Deployment", "v1"),
+            expect![[r#"spec.scaleTargetRef.apiVersion: Invalid value: "v1": apiVersion must specify API group"#]],
+        );
+        check_update(
+            OLD,
+            &of("kind: Other", "v1"),
+            None,
+            expect![[r#"spec.scaleTargetRef.apiVersion: Invalid value: "v1": apiVersion must specify API group"#]],
+        );
+        check_create(
+            "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {maxReplicas: 2, scaleTargetRef: {kind: A, name: a, apiVersion: a/v1}, metrics: [{type: ContainerResource, containerResource: {name: a.b, container: c, target: {type: Utilization, averageUtilization: 5}}}], behavior: {scaleUp: {tolerance: '-1'}}}}",
+            expect![[r#"
+                spec.metrics[0].containerResource.name: Invalid value: "a.b": must be a standard resource type or fully qualified
+                spec.metrics[0].containerResource.name: Invalid value: "a.b": must be a standard resource for containers
+                spec.behavior.scaleUp.tolerance: Invalid value: "-1": must be greater than or equal to 0"#]],
         );
     }
 }

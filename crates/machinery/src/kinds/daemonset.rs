@@ -8,13 +8,13 @@ use super::common::{
 };
 use super::pod::defaults;
 use super::workload::{
-    int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells, validate_at_most_100_percent,
-    validate_collisions, validate_counts, validate_immutable, validate_int_or_percent, validate_lasting_template,
-    validate_selector,
+    go_int_or_string, int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells,
+    validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable, validate_int_or_percent,
+    validate_lasting_template,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_non_negative};
+use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_label_selector, validate_non_negative};
 use api::k8s::api::apps::v1::{DaemonSetStatus, DaemonSetUpdateStrategy};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
@@ -80,7 +80,7 @@ impl Strategy for DaemonSetKind {
     fn validate(set: &DaemonSet) -> Errors {
         let spec = set.spec.clone().unwrap_or_default();
         let path = Path::new("spec");
-        let mut errors = validate_selector(&spec.selector, None, &path);
+        let mut errors = validate_label_selector(Some(&spec.selector), &path.child("selector"));
         errors.extend(validate_lasting_template(&spec.selector, &spec.template, "DaemonSet", &path));
         errors.extend(validate_counts([("minReadySeconds", spec.min_ready_seconds)], &path));
         let strategy = spec.update_strategy.unwrap_or_default();
@@ -164,7 +164,15 @@ fn validate_strategy(strategy: &DaemonSetUpdateStrategy, path: &Path) -> Errors 
         ("RollingUpdate", Some(rolling)) => rolling,
         ("RollingUpdate", None) => return vec![FieldError::required(&path.child("rollingUpdate"), "")],
         (other, _) => {
-            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":null}}"#));
+            // Upstream prints the internal struct.
+            let rolling = strategy.rolling_update.as_ref().map_or_else(
+                || "null".to_owned(),
+                |r| {
+                    let [most, surge] = [&r.max_unavailable, &r.max_surge].map(go_int_or_string);
+                    format!(r#"{{"MaxUnavailable":{most},"MaxSurge":{surge}}}"#)
+                },
+            );
+            let value = Raw(format!(r#"{{"Type":{other:?},"RollingUpdate":{rolling}}}"#));
             return vec![FieldError::not_supported(path, value, &["RollingUpdate", "OnDelete"])];
         }
     };

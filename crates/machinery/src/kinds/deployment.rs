@@ -99,8 +99,8 @@ impl Strategy for DeploymentKind {
         errors
     }
 
-    fn warnings(deployment: &Deployment) -> Vec<String> {
-        name_warning(deployment.name())
+    fn warnings(deployment: &Deployment, old: Option<&Deployment>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { name_warning(deployment.name()) }
     }
 
     fn columns() -> Vec<Column> {

@@ -122,7 +122,7 @@ impl Strategy for CustomResourceDefinitionKind {
         validate_accepted(new)
     }
 
-    fn warnings(crd: &CustomResourceDefinition) -> Vec<String> {
+    fn warnings(crd: &CustomResourceDefinition, _old: Option<&CustomResourceDefinition>) -> Vec<String> {
         let formats = check::unknown_formats(&crd.spec);
         formats.iter().map(|format| format!("unrecognized format {format:?}")).collect()
     }

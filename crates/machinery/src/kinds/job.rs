@@ -1,12 +1,13 @@
 //! Job and CronJob (`pkg/registry/batch/{job,cronjob}/strategy.go`, `pkg/apis/batch/validation/validation.go`).
 //!
 //! A job's selector is made from its UID, so name and UID are set before `prepare_create`, as upstream's generic
-//! registry does. Not checked: overlaps of completed and failed indexes in status, success policy indexes.
+//! registry does.
 
 use super::common::{
     age, age_column, bump_if_spec_changed, column, human_duration, name, name_column, set, since, str_of, text,
     typed_column, wide,
 };
+use super::job_status::{count_indexes, validate_status};
 use super::pod::defaults;
 use super::pod::validate::validate_template;
 use super::workload::{
@@ -19,7 +20,8 @@ use crate::validation::{
     validate_domain_prefixed_path, validate_label_selector, validate_non_negative,
 };
 use api::k8s::api::batch::v1::{
-    CronJobSpec, CronJobStatus, JobSpec, JobStatus, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
+    CronJobSpec, CronJobStatus, JobSpec, JobStatus, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement,
+    PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule, SuccessPolicy, SuccessPolicyRule,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::{CronJob, Job, MetaExt, PodSpec, PodTemplateSpec};
@@ -180,7 +182,8 @@ fn generate_selector(job: &mut Job) {
     selector.entry(UID_LABELS[1].to_owned()).or_insert(uid);
 }
 
-fn condition(job: &Job, ty: &str) -> bool {
+/// Whether a job has a condition.
+pub(super) fn condition(job: &Job, ty: &str) -> bool {
     let conditions = job.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     conditions.iter().find(|c| c.type_ == ty).is_some_and(|c| c.status == "True")
 }
@@ -351,12 +354,9 @@ fn validate_policies(spec: &JobSpec, path: &Path) -> Errors {
     if let Some(policy) = &spec.success_policy {
         let path = path.child("successPolicy");
         if str_of(&spec.completion_mode) != "Indexed" {
-            errors.push(FieldError::invalid(&path, &Value::Null, "requires indexed completion mode"));
-        } else if policy.rules.is_empty() {
-            let detail = "at least one rules must be specified when the successPolicy is specified";
-            errors.push(FieldError::required(&path.child("rules"), detail));
-        } else if policy.rules.len() > 20 {
-            errors.push(FieldError::too_many(&path.child("rules"), policy.rules.len(), 20));
+            errors.push(FieldError::invalid(&path, success_value(policy), "requires indexed completion mode"));
+        } else {
+            errors.extend(validate_success(policy, spec.completions, &path.child("rules")));
         }
     }
     if let Some(policy) = &spec.pod_replacement_policy {
@@ -367,8 +367,99 @@ fn validate_policies(spec: &JobSpec, path: &Path) -> Errors {
     errors
 }
 
+fn validate_success(policy: &SuccessPolicy, completions: Option<i32>, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if policy.rules.is_empty() {
+        let detail = "at least one rules must be specified when the successPolicy is specified";
+        errors.push(FieldError::required(path, detail));
+    }
+    if policy.rules.len() > 20 {
+        errors.push(FieldError::too_many(path, policy.rules.len(), 20));
+    }
+    for (i, rule) in policy.rules.iter().enumerate() {
+        // Upstream's server fails on an indexed job without completions; here that is an error of the completions alone.
+        if let Some(completions) = completions {
+            errors.extend(validate_success_rule(rule, completions, &path.index(i)));
+        }
+    }
+    errors
+}
+
+fn validate_success_rule(rule: &SuccessPolicyRule, completions: i32, path: &Path) -> Errors {
+    const LONGEST: usize = 64 * 1024;
+    let mut errors = Vec::new();
+    if rule.succeeded_count.is_none() && rule.succeeded_indexes.is_none() {
+        let detail = "at least one of succeededCount or succeededIndexes must be specified";
+        errors.push(FieldError::required(path, detail));
+    }
+    let mut total = None;
+    if let Some(indexes) = &rule.succeeded_indexes {
+        let path = path.child("succeededIndexes");
+        if indexes.len() > LONGEST {
+            errors.push(FieldError::too_long(&path, LONGEST));
+        }
+        total = Some(count_indexes(indexes, completions).unwrap_or_else(|why| {
+            errors.push(FieldError::invalid(&path, indexes, &format!("error parsing succeededIndexes: {why}")));
+            0
+        }));
+    }
+    if let Some(count) = rule.succeeded_count {
+        let path = path.child("succeededCount");
+        errors.extend(validate_non_negative(i64::from(count), &path));
+        let limits = [
+            (Some(completions), "the number of specified completions"),
+            (total, "the number of indexes in the specified succeededIndexes field"),
+        ];
+        for (most, what) in limits {
+            if let Some(most) = most.filter(|most| count > *most) {
+                errors.push(FieldError::invalid(
+                    &path,
+                    count,
+                    &format!("must be less than or equal to {most} ({what})"),
+                ));
+            }
+        }
+    }
+    errors
+}
+
+/// A list as Go shows one that is empty: as null.
+fn or_null<T>(items: &[T], show: impl Fn(&T) -> String) -> String {
+    if items.is_empty() {
+        return "null".to_owned();
+    }
+    format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(","))
+}
+
+/// A success policy as messages show it: upstream's internal struct.
+fn success_value(policy: &SuccessPolicy) -> Raw {
+    let rule = |rule: &SuccessPolicyRule| {
+        let (indexes, count) = (json!(rule.succeeded_indexes), json!(rule.succeeded_count));
+        format!(r#"{{"SucceededIndexes":{indexes},"SucceededCount":{count}}}"#)
+    };
+    Raw(format!(r#"{{"Rules":{}}}"#, or_null(&policy.rules, rule)))
+}
+
+/// A failure policy as messages show it: upstream's internal struct.
+fn failure_value(policy: &PodFailurePolicy) -> Raw {
+    let codes = |codes: &PodFailurePolicyOnExitCodesRequirement| {
+        let (container, operator) = (json!(codes.container_name), json!(codes.operator));
+        let values = or_null(&codes.values, i32::to_string);
+        format!(r#"{{"ContainerName":{container},"Operator":{operator},"Values":{values}}}"#)
+    };
+    let pattern = |pattern: &PodFailurePolicyOnPodConditionsPattern| {
+        format!(r#"{{"Type":{},"Status":{}}}"#, json!(pattern.type_), json!(str_of(&pattern.status)))
+    };
+    let rule = |rule: &PodFailurePolicyRule| {
+        let codes = rule.on_exit_codes.as_ref().map_or_else(|| "null".to_owned(), codes);
+        let patterns = or_null(rule.on_pod_conditions.as_deref().unwrap_or_default(), pattern);
+        format!(r#"{{"Action":{},"OnExitCodes":{codes},"OnPodConditions":{patterns}}}"#, json!(rule.action))
+    };
+    Raw(format!(r#"{{"Rules":{}}}"#, or_null(&policy.rules, rule)))
+}
+
 /// `Invalid value: detail` without the value.
-fn invalid_without_value(path: &Path, detail: &str) -> FieldError {
+pub(super) fn invalid_without_value(path: &Path, detail: &str) -> FieldError {
     FieldError { kind: ErrorType::Invalid, path: path.clone(), body: format!("Invalid value: {detail}") }
 }
 
@@ -426,7 +517,7 @@ fn validate_exit_codes(spec: &JobSpec, codes: &PodFailurePolicyOnExitCodesRequir
     let path = path.child("values");
     let values = &codes.values;
     if values.is_empty() {
-        errors.push(FieldError::invalid(&path, &json!(values), "at least one value is required"));
+        errors.push(FieldError::invalid(&path, &Value::Null, "at least one value is required"));
     } else if values.len() > 255 {
         errors.push(FieldError::too_many(&path, values.len(), 255));
     }
@@ -458,6 +549,10 @@ fn validate_restart(spec: &JobSpec, path: &Path) -> Errors {
     }
 }
 
+fn shown_or_null<T>(value: Option<&T>, show: impl FnOnce(&T) -> Raw) -> Raw {
+    value.map_or_else(|| Raw("null".to_owned()), show)
+}
+
 fn validate_change(new: &JobSpec, old: &JobSpec, old_job: &Job, path: &Path) -> Errors {
     let mut errors = Vec::new();
     let count = |value: Option<i32>| json!(value);
@@ -470,20 +565,22 @@ fn validate_change(new: &JobSpec, old: &JobSpec, old_job: &Job, path: &Path) -> 
         let detail = "can only be modified in tandem with spec.parallelism";
         errors.push(FieldError::invalid(&completions, wanted, detail));
     }
-    let selector = || new.selector.as_ref().map_or_else(|| Raw("null".to_owned()), selector_value);
+    let selector = || shown_or_null(new.selector.as_ref(), selector_value);
     errors.extend(validate_immutable(&new.selector, &old.selector, selector, &path.child("selector")));
     errors.extend(validate_template_change(new, old, old_job, &path.child("template")));
     let mode = || json!(new.completion_mode);
     errors.extend(validate_immutable(&new.completion_mode, &old.completion_mode, mode, &path.child("completionMode")));
     let policy = path.child("podFailurePolicy");
-    errors.extend(validate_immutable(&new.pod_failure_policy, &old.pod_failure_policy, Value::default, &policy));
+    let failure = || shown_or_null(new.pod_failure_policy.as_ref(), failure_value);
+    errors.extend(validate_immutable(&new.pod_failure_policy, &old.pod_failure_policy, failure, &policy));
     let limit = path.child("backoffLimitPerIndex");
     let value = || count(new.backoff_limit_per_index);
     errors.extend(validate_immutable(&new.backoff_limit_per_index, &old.backoff_limit_per_index, value, &limit));
     let manager = || json!(new.managed_by);
     errors.extend(validate_immutable(&new.managed_by, &old.managed_by, manager, &path.child("managedBy")));
-    let success = path.child("successPolicy");
-    errors.extend(validate_immutable(&new.success_policy, &old.success_policy, Value::default, &success));
+    let path = path.child("successPolicy");
+    let success = || shown_or_null(new.success_policy.as_ref(), success_value);
+    errors.extend(validate_immutable(&new.success_policy, &old.success_policy, success, &path));
     errors
 }
 
@@ -522,47 +619,6 @@ fn allow_scheduling(expected: &mut PodSpec, new: &PodSpec) {
             expected.resources = new.resources.clone();
         }
     }
-}
-
-fn validate_status(new: &Job, old: &Job, path: &Path) -> Errors {
-    let status = new.status.clone().unwrap_or_default();
-    let before = old.status.clone().unwrap_or_default();
-    let counts = [
-        ("active", status.active),
-        ("succeeded", status.succeeded),
-        ("failed", status.failed),
-        ("ready", status.ready),
-        ("terminating", status.terminating),
-    ];
-    let mut errors = validate_counts(counts, path);
-    if status.ready.unwrap_or(0) > status.active.unwrap_or(0) {
-        let detail = "cannot set more ready pods than active";
-        errors.push(FieldError::invalid(&path.child("ready"), status.ready.unwrap_or(0), detail));
-    }
-    let conditions = path.child("conditions");
-    let both = [("Complete", "Failed"), ("SuccessCriteriaMet", "Failed"), ("SuccessCriteriaMet", "FailureTarget")];
-    for (a, b) in both.iter().filter(|(a, b)| condition(new, a) && condition(new, b)) {
-        let detail = if *a == "Complete" {
-            "cannot set Complete=True and Failed=true conditions".to_owned()
-        } else {
-            format!("cannot set {a}=True and {b}=true conditions")
-        };
-        errors.push(invalid_without_value(&conditions, &detail));
-    }
-    for ty in ["Failed", "Complete", "FailureTarget"] {
-        if condition(old, ty) && !condition(new, ty) {
-            let detail = format!("cannot disable the terminal {ty}=True condition");
-            errors.push(invalid_without_value(&conditions, &detail));
-        }
-    }
-    let falling = [("failed", status.failed, before.failed), ("succeeded", status.succeeded, before.succeeded)];
-    for (field, now, before) in falling {
-        if now.unwrap_or(0) < before.unwrap_or(0) {
-            let detail = format!("cannot decrease the {field} counter");
-            errors.push(FieldError::invalid(&path.child(field), now.unwrap_or(0), &detail));
-        }
-    }
-    errors
 }
 
 /// What is particular about a CronJob: its schedule.
@@ -791,6 +847,47 @@ spec:
             &suspended.replace("restartPolicy", "nodeSelector: {a: b}, restartPolicy"),
             None,
             expect!["generation 2"],
+        );
+    }
+
+    #[test]
+    fn success_policies_name_indexes_that_there_are() {
+        let with = |rules: &str| {
+            let text =
+                format!("completionMode: Indexed\n  completions: 3\n  successPolicy: {{rules: [{rules}]}}\n  template");
+            JOB.replace("template", &text)
+        };
+        check_create(&with("{succeededIndexes: '0-1', succeededCount: 2}"), expect![""]);
+        check_create(
+            &with("{}, {succeededIndexes: '2-5'}, {succeededIndexes: '0', succeededCount: 4}"),
+            expect![[r#"
+            spec.successPolicy.rules[0]: Required value: at least one of succeededCount or succeededIndexes must be specified
+            spec.successPolicy.rules[1].succeededIndexes: Invalid value: "2-5": error parsing succeededIndexes: too large index: "5"
+            spec.successPolicy.rules[2].succeededCount: Invalid value: 4: must be less than or equal to 3 (the number of specified completions)
+            spec.successPolicy.rules[2].succeededCount: Invalid value: 4: must be less than or equal to 1 (the number of indexes in the specified succeededIndexes field)"#]],
+        );
+        check_create(
+            &with("{succeededCount: 1}").replace("completionMode: Indexed\n  ", ""),
+            expect![[
+                r#"spec.successPolicy: Invalid value: {"Rules":[{"SucceededIndexes":null,"SucceededCount":1}]}: requires indexed completion mode"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_status_keeps_its_word() {
+        let status = |fields: &str| format!("{JOB}\nstatus: {{{fields}}}");
+        let done = "startTime: '2024-01-01T00:00:00Z', completionTime: '2024-01-01T00:01:00Z', conditions: [{type: SuccessCriteriaMet, status: 'True'}, {type: Complete, status: 'True'}]";
+        check_update(JOB, &status(done), Some("status"), expect!["generation 1"]);
+        check_update(
+            JOB,
+            &status("active: 1, conditions: [{type: Complete, status: 'True'}]"),
+            Some("status"),
+            expect![[r#"
+            status.completionTime: Required value: completionTime is required for Complete jobs
+            status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition
+            status.active: Invalid value: 1: active>0 is invalid for finished job
+            status.startTime: Required value: startTime is required for finished job"#]],
         );
     }
 

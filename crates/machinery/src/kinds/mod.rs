@@ -18,6 +18,7 @@ mod event;
 mod extension;
 mod flowcontrol;
 mod job;
+mod job_status;
 pub mod metadata;
 mod namespace;
 mod networking;
@@ -384,7 +385,7 @@ pub trait Strategy: Send + Sync + 'static {
     /// What is wrong with a name of this kind; messages as upstream (`NameIsDNSSubdomain`, …).
     fn validate_name(name: &str) -> Vec<String>;
     /// See [`Kind::warnings`].
-    fn warnings(_object: &Self::Object) -> Vec<String> {
+    fn warnings(_object: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
     /// See [`Kind::allow_create_on_update`].

@@ -386,7 +386,18 @@ impl Strategy for PersistentVolumeKind {
         if let Some(before) = &old_spec.node_affinity
             && new_spec.node_affinity.as_ref() != Some(before)
         {
-            errors.push(FieldError::invalid(&Path::new("nodeAffinity"), &Value::Null, IMMUTABLE));
+            let detail = format!("{IMMUTABLE}, except for updating from beta label to GA");
+            errors.push(FieldError::invalid(&Path::new("nodeAffinity"), &Value::Null, &detail));
+        }
+        if old_spec.volume_attributes_class_name.is_some() && new_spec.volume_attributes_class_name.is_none() {
+            let path = Path::new("spec").child("volumeAttributesClassName");
+            errors.push(FieldError::forbidden(&path, "update from non-nil value to nil is forbidden"));
+        }
+        if let (Some(csi), Some(before)) = (&mut new_spec.csi, &old_spec.csi)
+            && before.controller_expand_secret_ref.is_none()
+        {
+            // It may be added.
+            csi.controller_expand_secret_ref = None;
         }
         // All but the source may change from here on.
         new_spec.access_modes = old_spec.access_modes.clone();
@@ -544,7 +555,11 @@ fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
         errors.push(FieldError::not_supported(path, &value, &["storage"]));
     }
     for (name, size) in &capacity {
-        errors.extend(validate_positive(size, &path.key(name)));
+        let path = path.key(name);
+        if let Some(value) = crate::quantity::Quantity::parse(&size.0).ok().map(|q| q.value()).filter(|v| *v < 0) {
+            errors.push(FieldError::invalid(&path, &json!(value), "must be a valid resource quantity"));
+        }
+        errors.extend(validate_positive(size, &path));
     }
     errors
 }

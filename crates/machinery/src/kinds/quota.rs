@@ -6,8 +6,11 @@ use super::resources::{self, ResourceList, validate_container_name, validate_qua
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
-use crate::validation::{IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, is_label_key};
-use api::k8s::api::core::v1::{LimitRange, LimitRangeItem, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus};
+use crate::validation::{IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key};
+use api::k8s::api::core::v1::{
+    LimitRange, LimitRangeItem, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus,
+    ScopedResourceSelectorRequirement,
+};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -247,6 +250,66 @@ fn validate_hard(hard: Option<&ResourceList>, path: &Path) -> Errors {
     errors
 }
 
+/// Resources of a quota that a scope does not apply to.
+fn misfits<'a>(spec: &'a ResourceQuotaSpec, scope: &str) -> impl Iterator<Item = &'a str> {
+    const COMPUTE: &[&str] =
+        &["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
+    let fitting: Option<&[&str]> = match scope {
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            Some(COMPUTE)
+        }
+        "BestEffort" => Some(&["pods"]),
+        "VolumeAttributesClass" => Some(&["persistentvolumeclaims", "requests.storage"]),
+        _ => None,
+    };
+    let names = spec.hard.iter().flatten().map(|(name, _)| name.as_str()).filter(|name| !name.contains('/'));
+    names.filter(move |name| fitting.is_some_and(|fitting| !fitting.contains(name)))
+}
+
+/// `validateScopedResourceSelectorRequirement`: it names no indexes.
+fn validate_scope_selector(spec: &ResourceQuotaSpec, scopes: &[&str], path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let requirements = spec.scope_selector.as_ref().and_then(|s| s.match_expressions.as_deref()).unwrap_or_default();
+    for requirement in requirements {
+        let (scope, operator) = (requirement.scope_name.as_str(), requirement.operator.as_str());
+        if !scopes.contains(&scope) {
+            errors.push(FieldError::invalid(&path.child("scopeName"), scope, "unsupported scope"));
+        }
+        let detail = "unsupported scope applied to resource";
+        errors.extend(misfits(spec, scope).map(|_| FieldError::invalid(path, selector_value(requirements), detail)));
+        let by_value = ["PriorityClass", "VolumeAttributesClass"].contains(&scope) || !scopes.contains(&scope);
+        if !by_value && operator != "Exists" {
+            let detail = "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+            errors.push(FieldError::invalid(&path.child("operator"), operator, detail));
+        }
+        let values = requirement.values.as_deref().unwrap_or_default();
+        match operator {
+            "In" | "NotIn" if values.is_empty() => {
+                let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                errors.push(FieldError::required(&path.child("values"), detail));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                errors.push(FieldError::invalid(&path.child("values"), &json!(values), detail));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => {
+                errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"));
+            }
+        }
+    }
+    errors
+}
+
+/// A scope selector as messages show it: upstream's internal struct.
+fn selector_value(requirements: &[ScopedResourceSelectorRequirement]) -> Raw {
+    let shown = requirements.iter().map(|r| {
+        let (scope, operator, values) = (json!(r.scope_name), json!(r.operator), json!(r.values));
+        format!(r#"{{"ScopeName":{scope},"Operator":{operator},"Values":{values}}}"#)
+    });
+    Raw(format!(r#"{{"MatchExpressions":[{}]}}"#, shown.collect::<Vec<_>>().join(",")))
+}
+
 fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
     const SCOPES: &[&str] = &[
         "Terminating",
@@ -257,8 +320,6 @@ fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
         "CrossNamespacePodAffinity",
         "VolumeAttributesClass",
     ];
-    const COMPUTE: &[&str] =
-        &["pods", "cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
     let scopes = spec.scopes.as_deref().unwrap_or_default();
     let value = json!(scopes);
     let path_of_scopes = path.child("scopes");
@@ -268,41 +329,30 @@ fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
         if !SCOPES.contains(&scope.as_str()) {
             errors.push(FieldError::invalid(&path_of_scopes, &value, "unsupported scope"));
         }
-        for resource in spec.hard.iter().flatten().map(|(name, _)| name.as_str()) {
-            let fits = match scope.as_str() {
-                "BestEffort" => resource == "pods",
-                "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
-                _ => COMPUTE.contains(&resource),
-            };
-            if !fits && !resource.contains('/') {
-                let detail = "unsupported scope applied to resource";
-                errors.push(FieldError::invalid(&path_of_scopes, &value, detail));
-            }
-        }
+        let detail = "unsupported scope applied to resource";
+        errors.extend(misfits(spec, scope).map(|_| FieldError::invalid(&path_of_scopes, &value, detail)));
     }
     if (has("BestEffort") && has("NotBestEffort")) || (has("Terminating") && has("NotTerminating")) {
         errors.push(FieldError::invalid(&path_of_scopes, &value, "conflicting scopes"));
     }
-    for (i, requirement) in spec.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten()).enumerate() {
-        let path = path.child("scopeSelector").child("matchExpressions").index(i);
-        if !SCOPES.contains(&requirement.scope_name.as_str()) {
-            errors.push(FieldError::invalid(&path.child("scopeName"), &requirement.scope_name, "unsupported scope"));
-        }
-        let values = requirement.values.as_deref().unwrap_or_default();
-        match requirement.operator.as_str() {
-            "In" | "NotIn" if values.is_empty() => {
-                let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
-                errors.push(FieldError::required(&path.child("values"), detail));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                let detail = "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector";
-                errors.push(FieldError::invalid(&path.child("values"), &json!(values), detail));
-            }
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => {
-                errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"));
-            }
-        }
-    }
+    errors.extend(validate_scope_selector(spec, SCOPES, &path.child("scopeSelector").child("matchExpressions")));
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_create;
+    use expect_test::expect;
+
+    #[test]
+    fn scopes_by_selector() {
+        check_create(
+            "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 1, requests.storage: 1}, scopeSelector: {matchExpressions: [{scopeName: PriorityClass, operator: In}, {scopeName: Terminating, operator: DoesNotExist}]}}}",
+            expect![[r#"
+                spec.scopeSelector.matchExpressions: Invalid value: {"MatchExpressions":[{"ScopeName":"PriorityClass","Operator":"In","Values":null},{"ScopeName":"Terminating","Operator":"DoesNotExist","Values":null}]}: unsupported scope applied to resource
+                spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector
+                spec.scopeSelector.matchExpressions: Invalid value: {"MatchExpressions":[{"ScopeName":"PriorityClass","Operator":"In","Values":null},{"ScopeName":"Terminating","Operator":"DoesNotExist","Values":null}]}: unsupported scope applied to resource
+                spec.scopeSelector.matchExpressions.operator: Invalid value: "DoesNotExist": must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"#]],
+        );
+    }
 }

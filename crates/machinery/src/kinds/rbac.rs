@@ -4,6 +4,7 @@
 use super::common::{age, age_column, column, name, name_column, str_of, wide};
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::selector::from_label_selector;
 use crate::validation::{
     Messages, Raw, invalid_each, is_dns1123_subdomain, is_path_segment_name, one_of, required, validate_label_selector,
 };
@@ -50,7 +51,12 @@ impl Strategy for ClusterRoleKind {
                 errors.push(FieldError::required(&path, detail));
             }
             for (i, selector) in selectors.iter().enumerate() {
-                errors.extend(validate_label_selector(Some(selector), &path.index(i)));
+                let path = path.index(i);
+                errors.extend(validate_label_selector(Some(selector), &path));
+                if from_label_selector(selector).is_err() {
+                    // Upstream shows what did not come of the selector.
+                    errors.push(FieldError::invalid(&path, &Value::Null, "invalid label selector."));
+                }
             }
         }
         errors

@@ -70,13 +70,14 @@ impl Strategy for ReplicaSetKind {
             labeled: status.fully_labeled_replicas,
             ready: status.ready_replicas,
             available: status.available_replicas,
+            terminating: status.terminating_replicas,
             generation: status.observed_generation,
         };
         counts.validate(&Path::new("status"))
     }
 
-    fn warnings(set: &ReplicaSet) -> Vec<String> {
-        name_warning(set.name())
+    fn warnings(set: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { name_warning(set.name()) }
     }
 
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];
@@ -175,13 +176,14 @@ impl Strategy for ReplicationControllerKind {
             labeled: status.fully_labeled_replicas,
             ready: status.ready_replicas,
             available: status.available_replicas,
+            terminating: None,
             generation: status.observed_generation,
         };
         counts.validate(&Path::new("status"))
     }
 
-    fn warnings(controller: &ReplicationController) -> Vec<String> {
-        name_warning(controller.name())
+    fn warnings(controller: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { name_warning(controller.name()) }
     }
 
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];
@@ -254,6 +256,7 @@ struct Counts {
     labeled: Option<i32>,
     ready: Option<i32>,
     available: Option<i32>,
+    terminating: Option<i32>,
     generation: Option<i64>,
 }
 
@@ -264,6 +267,7 @@ impl Counts {
             ("fullyLabeledReplicas", self.labeled),
             ("readyReplicas", self.ready),
             ("availableReplicas", self.available),
+            ("terminatingReplicas", self.terminating),
         ];
         let mut errors = validate_counts(counts, path);
         errors.extend(validate_non_negative(self.generation.unwrap_or(0), &path.child("observedGeneration")));

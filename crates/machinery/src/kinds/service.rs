@@ -78,7 +78,7 @@ impl Strategy for ServiceKind {
         new.spec = old.spec.clone();
     }
 
-    fn warnings(service: &Service) -> Vec<String> {
+    fn warnings(service: &Service, _old: Option<&Service>) -> Vec<String> {
         service.spec.as_ref().map(warnings_of).unwrap_or_default()
     }
 

@@ -195,7 +195,11 @@ impl Strategy for PriorityClassKind {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(class: &PriorityClass) -> Errors {
+    fn validate(_class: &PriorityClass) -> Errors {
+        Vec::new()
+    }
+
+    fn validate_create(class: &PriorityClass) -> Errors {
         let mut errors = Vec::new();
         let (name, value) = (class.name(), class.value.unwrap_or(0));
         if name.starts_with("system-") {

@@ -7,12 +7,13 @@ use super::common::{
 use super::pod::defaults;
 use super::pod::validate::validate_template;
 use super::workload::{
-    int_or_percent, int_or_string_value, labels_value, matches_template, template_cells, validate_at_most,
+    int_or_percent, int_or_string_value, is_empty, labels_value, matches_template, template_cells, validate_at_most,
     validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent, validate_lasting,
     validate_selector,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::selector::from_label_selector;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, validate_non_negative,
 };
@@ -72,6 +73,8 @@ impl Strategy for StatefulSetKind {
 
     fn prepare_status_update(new: &mut StatefulSet, old: &StatefulSet) {
         new.spec = old.spec.clone();
+        // Go has no absent number here.
+        set(&mut new.status.get_or_insert_default().available_replicas, 0);
     }
 
     fn validate_name(name: &str) -> Messages {
@@ -84,11 +87,18 @@ impl Strategy for StatefulSetKind {
     }
 
     fn validate_create(set: &StatefulSet) -> Errors {
-        let service = set.spec.as_ref().map(|s| str_of(&s.service_name)).unwrap_or_default();
-        if service.is_empty() {
-            return Vec::new();
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let mut errors = Vec::new();
+        for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            let path = path.child("volumeClaimTemplates").index(i).child("spec");
+            errors.extend(super::persistentvolumeclaim::validate_spec(&claim.spec.clone().unwrap_or_default(), &path));
         }
-        invalid_each(&Path::new("spec").child("serviceName"), service, is_dns1123_label(service))
+        let service = str_of(&spec.service_name);
+        if !service.is_empty() {
+            errors.extend(invalid_each(&path.child("serviceName"), service, is_dns1123_label(service)));
+        }
+        errors
     }
 
     fn validate_update(new: &StatefulSet, old: &StatefulSet) -> Errors {
@@ -139,6 +149,13 @@ impl Strategy for StatefulSetKind {
         let before = old.status.as_ref().and_then(|s| s.collision_count);
         errors.extend(validate_collisions(status.collision_count, before, &path));
         errors
+    }
+
+    fn warnings(set: &StatefulSet, _old: Option<&StatefulSet>) -> Vec<String> {
+        let limit = set.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(0);
+        let text =
+            "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
+        if limit < 0 { vec![text.to_owned()] } else { Vec::new() }
     }
 
     fn columns() -> Vec<Column> {
@@ -197,10 +214,6 @@ fn validate_spec(spec: &StatefulSetSpec, path: &Path) -> Errors {
             one_of(&mut errors, &path.child(field), str_of(value), &["Retain", "Delete"]);
         }
     }
-    for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
-        let path = path.child("volumeClaimTemplates").index(i).child("spec");
-        errors.extend(super::persistentvolumeclaim::validate_spec(&claim.spec.clone().unwrap_or_default(), &path));
-    }
     let counts = [
         ("replicas", spec.replicas),
         ("minReadySeconds", spec.min_ready_seconds),
@@ -250,7 +263,10 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path) -> Error
 fn validate_pods(spec: &StatefulSetSpec, path: &Path) -> Errors {
     let path = path.child("template");
     let mut errors = Vec::new();
-    if !matches_template(&spec.selector, &spec.template) {
+    if from_label_selector(&spec.selector).is_err() {
+        return errors;
+    }
+    if is_empty(&spec.selector) || !matches_template(&spec.selector, &spec.template) {
         let detail = "`selector` does not match template `labels`";
         let value = labels_value(&spec.template);
         errors.push(FieldError::invalid(&path.child("metadata").child("labels"), &value, detail));
@@ -259,7 +275,13 @@ fn validate_pods(spec: &StatefulSetSpec, path: &Path) -> Errors {
     if let Some(pod) = &mut template.spec {
         pod.subdomain = None;
         pod.hostname = None;
-        let claims: Vec<&str> = spec.volume_claim_templates.iter().flatten().map(MetaExt::name).collect();
+        let mut claims: Vec<&str> = Vec::new();
+        for claim in spec.volume_claim_templates.iter().flatten().map(MetaExt::name) {
+            // One of a name replaces the other.
+            if !claims.contains(&claim) {
+                claims.push(claim);
+            }
+        }
         let mut volumes: Vec<Volume> = claims
             .iter()
             .map(|claim| Volume {

@@ -4,12 +4,14 @@ use super::common::{age, age_column, bump_if, column, name, name_column, set, st
 use super::metadata::reset_for_status;
 use super::persistentvolumeclaim::{default_source, validate_inline_volume};
 use super::pod::validate::validate_driver_name;
+use super::resources::validate_quantity;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     IMMUTABLE, Messages, Raw, inclusive_range_error, invalid_each, is_dns1123_subdomain, is_label_key, one_of,
     required, unique, validate_label_selector, validate_non_negative,
 };
+use api::k8s::api::core::v1::TopologySelectorTerm;
 use api::k8s::api::storage::v1::{
     CSIDriver, CSINode, CSINodeDriver, CSIStorageCapacity, StorageClass, VolumeAttachment, VolumeAttachmentStatus,
     VolumeAttributesClass,
@@ -17,7 +19,7 @@ use api::k8s::api::storage::v1::{
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::MetaExt;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The longest name by which a driver may know a node.
 const MAX_NODE_ID: usize = 256;
@@ -51,6 +53,7 @@ impl Strategy for StorageClassKind {
                 one_of(&mut errors, &Path::new("volumeBindingMode"), mode, &supported);
             }
         }
+        errors.extend(validate_topologies(class.allowed_topologies.as_deref().unwrap_or_default()));
         errors
     }
 
@@ -96,6 +99,33 @@ impl Strategy for StorageClassKind {
             age(class, now),
         ]
     }
+}
+
+/// Where volumes may be: every term names keys once, with values, and no two terms say the same.
+fn validate_topologies(terms: &[TopologySelectorTerm]) -> Errors {
+    let mut errors = Vec::new();
+    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    for (i, term) in terms.iter().enumerate() {
+        let path = Path::new("allowedTopologies").index(i).child("matchLabelExpressions");
+        let mut keys = BTreeMap::new();
+        for (k, requirement) in term.match_label_expressions.iter().flatten().enumerate() {
+            let path = path.index(k);
+            let (key, key_path) = (requirement.key.as_str(), path.child("key"));
+            required(&mut errors, &path.child("values"), requirement.values.first().map_or("", |_| "some"));
+            let at = |v: usize| path.child("values").index(v);
+            let values =
+                unique(&mut errors, requirement.values.iter().enumerate().map(|(v, value)| (at(v), value.as_str())));
+            errors.extend(invalid_each(&key_path, key, is_label_key(key)));
+            if keys.insert(key, values.into_iter().collect()).is_some() {
+                errors.push(FieldError::duplicate(&key_path, key));
+            }
+        }
+        if seen.contains(&keys) {
+            errors.push(FieldError::duplicate(&path, ""));
+        }
+        seen.push(keys);
+    }
+    errors
 }
 
 fn validate_provisioner(provisioner: &str, path: &Path) -> Errors {
@@ -148,10 +178,10 @@ impl Strategy for VolumeAttributesClassKind {
     fn validate_update(new: &VolumeAttributesClass, old: &VolumeAttributesClass) -> Errors {
         let mut errors = Vec::new();
         if new.driver_name != old.driver_name {
-            errors.push(FieldError::invalid(&Path::new("driverName"), &new.driver_name, IMMUTABLE));
+            errors.push(FieldError::forbidden(&Path::new("driverName"), "updates to driverName are forbidden."));
         }
         if new.parameters != old.parameters {
-            errors.push(FieldError::invalid(&Path::new("parameters"), &json!(new.parameters), IMMUTABLE));
+            errors.push(FieldError::forbidden(&Path::new("parameters"), "updates to parameters are forbidden."));
         }
         errors
     }
@@ -250,6 +280,17 @@ impl Strategy for CSIDriverKind {
             errors.push(FieldError::invalid(&path.child("volumeLifecycleModes"), &value, IMMUTABLE));
         }
         errors
+    }
+
+    fn warnings(driver: &CSIDriver, old: Option<&CSIDriver>) -> Vec<String> {
+        let requests = |driver: &CSIDriver| driver.spec.token_requests.clone().unwrap_or_default();
+        let asked = requests(driver);
+        let is_new = old.is_none_or(|old| requests(old) != asked);
+        if asked.is_empty() || !is_new || driver.spec.service_account_token_in_secrets.is_some() {
+            return Vec::new();
+        }
+        let text = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+        vec![text.to_owned()]
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
@@ -363,6 +404,9 @@ impl Strategy for CSIStorageCapacityKind {
         let mut errors = validate_label_selector(capacity.node_topology.as_ref(), &Path::new("nodeTopology"));
         let class = capacity.storage_class_name.as_str();
         errors.extend(invalid_each(&Path::new("storageClassName"), class, is_dns1123_subdomain(class)));
+        for (field, size) in [("capacity", &capacity.capacity), ("maximumVolumeSize", &capacity.maximum_volume_size)] {
+            errors.extend(size.iter().flat_map(|size| validate_quantity("", size, &Path::new(field))));
+        }
         errors
     }
 
@@ -540,6 +584,16 @@ provisioner: disk.example.com
             expect![[r#"
             parameters: Invalid value: "": field can not be empty.
             reclaimPolicy: Unsupported value: "Keep": supported values: "Delete", "Retain""#]],
+        );
+        check_create(
+            &format!(
+                "{CLASS}allowedTopologies: [{{matchLabelExpressions: [{{key: z, values: [a, a]}}, {{key: z, values: []}}]}}, {{}}, {{}}]"
+            ),
+            expect![[r#"
+                allowedTopologies[0].matchLabelExpressions[0].values[1]: Duplicate value: "a"
+                allowedTopologies[0].matchLabelExpressions[1].values: Required value
+                allowedTopologies[0].matchLabelExpressions[1].key: Duplicate value: "z"
+                allowedTopologies[2].matchLabelExpressions: Duplicate value: """#]],
         );
         check_create(
             &CLASS.replace("disk.example.com", "a/b/c"),

@@ -122,8 +122,8 @@ impl<S: Strategy> Kind for Typed<S> {
         errors
     }
 
-    fn warnings(&self, object: &dyn AnyObject, _old: Option<&dyn AnyObject>) -> Vec<String> {
-        S::warnings(typed(object))
+    fn warnings(&self, object: &dyn AnyObject, old: Option<&dyn AnyObject>) -> Vec<String> {
+        S::warnings(typed(object), old.map(typed))
     }
 
     fn allow_create_on_update(&self) -> bool {

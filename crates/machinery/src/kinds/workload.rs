@@ -35,7 +35,8 @@ fn requirement_text(requirement: &LabelSelectorRequirement) -> String {
     format!(r#"{{"key":{key},"operator":{operator}{}}}"#, values.unwrap_or_default())
 }
 
-fn is_empty(selector: &LabelSelector) -> bool {
+/// Whether a selector asks for nothing.
+pub(super) fn is_empty(selector: &LabelSelector) -> bool {
     selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
         && selector.match_expressions.as_ref().is_none_or(|e| e.is_empty())
 }
@@ -75,7 +76,7 @@ pub(super) fn validate_lasting_template(
 ) -> Errors {
     let path = path.child("template");
     let mut errors = Vec::new();
-    if is_empty(selector) || !matches_template(selector, template) {
+    if is_empty(selector) || from_label_selector(selector).is_ok_and(|_| !matches_template(selector, template)) {
         let detail = "`selector` does not match template `labels`";
         let value = labels_value(template);
         errors.push(FieldError::invalid(&path.child("metadata").child("labels"), &value, detail));

@@ -246,7 +246,7 @@ impl Strategy for ResourceSliceKind {
         changed.map(|(path, new, _)| FieldError::invalid(&path, new, IMMUTABLE)).collect()
     }
 
-    fn warnings(slice: &ResourceSlice) -> Vec<String> {
+    fn warnings(slice: &ResourceSlice, _old: Option<&ResourceSlice>) -> Vec<String> {
         let driver = slice.spec.driver.as_str();
         if driver == driver.to_lowercase() {
             return Vec::new();

@@ -108,7 +108,7 @@ impl Strategy for PodKind {
         errors
     }
 
-    fn warnings(pod: &Pod) -> Vec<String> {
+    fn warnings(pod: &Pod, _old: Option<&Pod>) -> Vec<String> {
         let messages = is_dns1123_label(pod.name());
         if messages.is_empty() {
             return Vec::new();

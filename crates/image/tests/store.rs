@@ -280,6 +280,61 @@ async fn wait_for_release(store: image::ImageStore, root: &Path) {
     tokio::task::spawn_blocking(move || lock.lock()).await.unwrap().unwrap();
 }
 
+/// Two layers that take a while to unpack.
+fn large_layers() -> support::Layout {
+    let files = |from: usize| -> Vec<(String, String)> {
+        (from..from + 400).map(|n| (format!("f{n}"), n.to_string().repeat(500))).collect()
+    };
+    let layer_of = |files: &[(String, String)]| {
+        let borrowed: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        layer(&borrowed)
+    };
+    layout(&[("+gzip", layer_of(&files(0))), ("", layer_of(&files(400)))])
+}
+
+#[tokio::test]
+#[ignore = "is the process that `a_store_is_whole_whenever_its_process_is_killed` kills"]
+async fn imports_in_the_current_directory() {
+    // Run by hand it has nothing to do.
+    if Path::new("layout").exists() {
+        store(Path::new("store")).import(Path::new("layout")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_store_is_whole_whenever_its_process_is_killed() {
+    type Moment = fn(&str) -> bool;
+    let moments: [Moment; 4] = [
+        |name| name == "LOCK",
+        |name| name.ends_with(".tmp"),
+        |name| name.ends_with("/f300"),
+        // The first layer is whole.
+        |name| name.ends_with("/layer.json"),
+    ];
+    for reached in moments {
+        let dir = TempDir::new().unwrap();
+        large_layers().write(&dir.path().join("layout"), "example.com/large:1");
+        let root = dir.path().join("store");
+        let mut other = support::this_test("imports_in_the_current_directory", dir.path());
+        while !support::paths_below(&root).iter().any(|path| reached(path)) {
+            // Too fast for us.
+            let Some(status) = other.try_wait().unwrap() else { continue };
+            assert!(status.success());
+            break;
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+        let store = store(&root);
+        assert!(!support::paths_below(&root).iter().any(|path| path.ends_with(".tmp")), "half a layer is left");
+        let image = store.import(&dir.path().join("layout")).await.unwrap().remove(0);
+        let mount = store.prepare("c", &image).await.unwrap();
+        for n in [0, 399, 400, 799] {
+            assert_eq!(file_in(&mount.lower, &format!("f{n}")), Some(n.to_string().repeat(500)));
+        }
+        assert_eq!(mount.lower.len(), 2);
+    }
+}
+
 #[tokio::test]
 async fn layers_that_a_power_cut_may_have_emptied_are_made_again() {
     let dir = TempDir::new().unwrap();

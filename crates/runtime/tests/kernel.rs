@@ -609,6 +609,29 @@ async fn a_supervisor_without_an_agent_that_dies_leaves_what_can_be_swept() {
     f.finish(pod).await;
 }
 
+#[tokio::test]
+async fn a_pod_goes_also_when_its_supervisor_dies_over_it() {
+    let f = Fixture::new();
+    for i in 0..6 {
+        let pod = f.pod("p").await;
+        let spec = f.spec("p", "c", "trap '' TERM; while true; do sleep 1000; done");
+        f.engine.start_container(&pod, &spec).await.unwrap();
+        let supervisor = f.engine.snapshot(&pod).await.unwrap().supervisor_pid;
+        let killer = async {
+            tokio::time::sleep(Duration::from_micros(300 * i)).await;
+            // It may have done its work and ended.
+            sys::process::kill(supervisor, libc::SIGKILL).ok();
+        };
+        let (removed, ()) = tokio::join!(timeout(f.engine.remove_pod(&pod)), killer);
+        removed.unwrap();
+        let cgroup = f.engine.cgroups().cgroup(&spec.cgroup.path);
+        until(|| !cgroup.exists(f.engine.cgroups())).await;
+        assert!(f.engine.orphans().unwrap().is_empty());
+    }
+    let pod = f.pod("p").await;
+    f.finish(pod).await;
+}
+
 impl Fixture {
     /// Kills the supervisor and waits until another one has taken its place. Exits that are told meanwhile are returned.
     async fn replace_supervisor(&mut self, pod: &Pod) -> Vec<(String, Exit)> {

@@ -164,3 +164,29 @@ impl Drop for Registry {
         self.child.wait().unwrap();
     }
 }
+
+/// The named test of this program as a process of its own, in `dir`.
+#[expect(clippy::disallowed_methods, reason = "a test may start and kill itself")]
+pub(crate) fn this_test(name: &str, dir: &Path) -> Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored"])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Files and directories, relative; what vanishes meanwhile is left out.
+pub(crate) fn paths_below(root: &Path) -> Vec<String> {
+    let mut open = vec![root.to_owned()];
+    let mut out = Vec::new();
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            out.push(entry.path().strip_prefix(root).unwrap().display().to_string());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    out
+}

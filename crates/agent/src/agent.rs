@@ -6,6 +6,7 @@
 
 use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
+use crate::counters::{self, Counters};
 use crate::cpus::Cpus;
 use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
@@ -127,6 +128,7 @@ impl Agent {
             shutdown: Shutdown::default(),
             pods_changed: Notify::new(),
             users: Ranges::default(),
+            counters: Counters::default(),
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
     }
@@ -259,6 +261,7 @@ impl Agent {
         let devices = self.context.devices.health(pod.uid());
         let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), devices, ..Seen::default() };
         if let Err(Rejection { reason, message }) = admitted {
+            self.context.counters.count(&counters::ADMISSION_REJECTIONS, &[counters::rejection(&reason)]);
             let event =
                 ClusterEvent { pod: Some(&pod), field_path: None, warning: true, reason: &reason, message: &message };
             self.context.cluster.event(event);

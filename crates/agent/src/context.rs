@@ -1,6 +1,7 @@
 //! [`Context`]: what every pod worker shares. No state of pods in it.
 
 use crate::cluster::Cluster;
+use crate::counters::Counters;
 use crate::cpus::{self, Cpus};
 use crate::credential_providers::CredentialProviders;
 use crate::devices::Devices;
@@ -114,6 +115,8 @@ pub struct Context {
     pub pods_changed: Notify,
     /// Which of its users they have.
     pub users: Ranges,
+    /// What has happened, for `/metrics`.
+    pub counters: Counters,
 }
 
 impl Context {

@@ -64,7 +64,7 @@ impl Resource {
     }
 
     /// The kubelet's eviction signal; `imagefs` means the same file system as `nodefs` here.
-    fn signal(self) -> &'static str {
+    pub(crate) fn signal(self) -> &'static str {
         match self {
             Resource::Memory => "memory.available",
             Resource::Disk => "nodefs.available",

@@ -7,6 +7,7 @@
 use crate::agent::AgentHandle;
 use crate::cluster::ClusterEvent;
 use crate::context::Context;
+use crate::counters;
 use crate::eviction::{Need, Resource, Tracker};
 use crate::image_gc::{self, Records};
 use crate::images::Image;
@@ -113,8 +114,30 @@ pub fn message(candidate: &Candidate, resource: Resource, threshold: i64, availa
     out
 }
 
+/// Whose limit of disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// A volume's.
+    EmptyDir,
+    /// The pod's.
+    Pod,
+    /// A container's.
+    Container,
+}
+
+impl Limit {
+    /// The eviction signal of one that is passed.
+    fn signal(self) -> &'static str {
+        match self {
+            Limit::EmptyDir => "emptydirfs.limit",
+            Limit::Pod => "ephemeralpodfs.limit",
+            Limit::Container => "ephemeralcontainerfs.limit",
+        }
+    }
+}
+
 /// Why a pod has more on disk than it may (`localStorageEviction`).
-pub fn over_limit(candidate: &Candidate) -> Option<String> {
+pub fn over_limit(candidate: &Candidate) -> Option<(Limit, String)> {
     let (pod, sample) = (&candidate.pod, &candidate.sample);
     let more = |used: DiskUse, limit: &str| {
         Quantity::parse(limit).is_ok_and(|q| q.value() > 0 && i128::from(used.bytes) > i128::from(q.value()))
@@ -122,13 +145,14 @@ pub fn over_limit(candidate: &Candidate) -> Option<String> {
     for volume in view::spec(pod).volumes.iter().flatten() {
         let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
         if sample.volumes.iter().any(|v| v.name == volume.name && more(v.used, &limit.0)) {
-            return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
+            let text = format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0);
+            return Some((Limit::EmptyDir, text));
         }
     }
     let limit = resources::storage_limit(pod);
     if limit > 0 && sample.ephemeral().bytes > limit.unsigned_abs() {
         let text = "Pod ephemeral local storage usage exceeds the total limit of containers";
-        return Some(format!("{text} {}. ", binary(limit)));
+        return Some((Limit::Pod, format!("{text} {}. ", binary(limit))));
     }
     for c in view::app_containers(pod) {
         let limits = c.resources.as_ref().and_then(|r| r.limits.as_ref());
@@ -136,7 +160,8 @@ pub fn over_limit(candidate: &Candidate) -> Option<String> {
         let found = sample.containers.iter().find(|s| s.name == c.name);
         let used = found.map(|s| s.rootfs.unwrap_or_default().plus(s.logs.unwrap_or_default())).unwrap_or_default();
         if more(used, &limit.0) {
-            return Some(format!("Container {} exceeded its local ephemeral storage limit {:?}. ", c.name, limit.0));
+            let text = format!("Container {} exceeded its local ephemeral storage limit {:?}. ", c.name, limit.0);
+            return Some((Limit::Container, text));
         }
     }
     None
@@ -241,7 +266,8 @@ impl Evictor {
         tokio::task::spawn_blocking(measure).await.unwrap_or_default()
     }
 
-    fn evict(&self, victim: &Candidate, message: String, grace: Duration) {
+    fn evict(&self, victim: &Candidate, signal: &str, message: String, grace: Duration) {
+        self.context.counters.count(&counters::EVICTIONS, &[signal]);
         tracing::warn!(pod = view::describe(&victim.pod), message, "evicting a pod");
         let pod = Some(&*victim.pod);
         let event = ClusterEvent { pod, field_path: None, warning: true, reason: REASON, message: &message };
@@ -257,8 +283,8 @@ impl Evictor {
         }
         let mut any = false;
         for candidate in self.candidates(views, true).await {
-            if let Some(message) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
-                self.evict(&candidate, message, IMMEDIATELY);
+            if let Some((limit, message)) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
+                self.evict(&candidate, limit.signal(), message, IMMEDIATELY);
                 any = true;
             }
         }
@@ -278,7 +304,9 @@ impl Evictor {
         let candidates = self.candidates(self.active(), disks).await;
         let grace = if soft { self.context.config.eviction.max_pod_grace } else { IMMEDIATELY };
         match next_victim(&candidates, resource) {
-            Some(victim) => self.evict(victim, message(victim, resource, threshold, available), grace),
+            Some(victim) => {
+                self.evict(victim, resource.signal(), message(victim, resource, threshold, available), grace);
+            }
             None => {
                 tracing::warn!(resource = resource.name(), "the node is low on a resource, and no pod can be evicted")
             }
@@ -339,6 +367,8 @@ impl Evictor {
             match self.context.images.remove(&id).await {
                 Ok(bytes) => {
                     tracing::info!(image = id, bytes, "removed an unused image");
+                    // None is removed for its age.
+                    self.context.counters.count(&counters::IMAGES_REMOVED, &["space"]);
                     freed += bytes;
                 }
                 Err(error) => tracing::warn!(image = id, error = %base::chain(&error), "failed to remove an image"),
@@ -418,7 +448,7 @@ mod tests {
             c.sample.containers[0].rootfs = Some(used);
             let space = crate::stats::disk::Space::default();
             c.sample.volumes = vec![VolumeSample { name: "v".into(), claim: None, used, space, ephemeral: true }];
-            over_limit(&c).unwrap_or_default()
+            over_limit(&c).map(|(_, text)| text).unwrap_or_default()
         };
         let limit = |n: &str| format!(r#"{{"limits":{{"ephemeral-storage":"{n}"}}}}"#);
         assert_eq!(

@@ -14,6 +14,7 @@ pub mod adapters;
 mod agent;
 pub mod cluster;
 mod context;
+pub mod counters;
 pub mod cpus;
 pub mod credential_providers;
 pub mod devices;

@@ -189,6 +189,9 @@ async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
     let log = agent.handle.log("default", "web", None, "a", true).expect("the previous log");
     assert!(log.path.ends_with("default_web_1-2-3/a/0.log"), "{}", log.path.display());
     assert_eq!(world.images.roots(), 1, "the ended run's root is released");
+    let count = |counter| agent.handle.context.counters.of(counter);
+    assert_eq!(count(&counters::CONTAINERS_STARTED), [(vec!["container".into()], 2)]);
+    assert_eq!(count(&counters::CONTAINERS_ENDED), [(["container", "3", "Error"].map(String::from).into(), 1)]);
     agent.stop().await;
 }
 

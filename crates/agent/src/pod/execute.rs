@@ -14,6 +14,7 @@ use super::view::{self, Role};
 use crate::adapters::runtime_user;
 use crate::cluster::ClusterError;
 use crate::context::Context;
+use crate::counters::{self, Counter};
 use crate::engine::{ContainerSpec, EngineError, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, Seccomp, User};
 use crate::images::{Credential, Image, ImageError};
 use crate::network::{AttachRequest, HostPort};
@@ -177,9 +178,19 @@ impl Executor {
 
     async fn create_sandbox(&self, attempt: u32) {
         let mut id = format!("{}-{attempt}", self.uid());
+        let counters = &self.context.counters;
+        let own_users = view::spec(&self.pod).host_users == Some(false);
+        counters.count(&counters::PODS_STARTED, &[]);
+        if own_users {
+            counters.count(&counters::USER_PODS_STARTED, &[]);
+        }
         match self.try_create_sandbox(&mut id, attempt).await {
             Ok(ips) => self.tell(Observation::SandboxCreated { id, ips }),
             Err(error) => {
+                counters.count(&counters::PODS_FAILED, &[]);
+                if own_users {
+                    counters.count(&counters::USER_PODS_FAILED, &[]);
+                }
                 self.take_down(&id).await;
                 let message = format!("Failed to create pod sandbox: {error}");
                 self.events.record(&self.pod, None, true, "FailedCreatePodSandBox", &message);
@@ -294,6 +305,8 @@ impl Executor {
                 self.tell(Observation::ImagePulled { container, image });
             }
             Err((reason, message)) => {
+                self.count_start(&container);
+                self.count_failed_start(&container, reason);
                 self.events.warning(&self.pod, &container, "Failed", &format!("Error: {reason}"));
                 self.tell(Observation::PullFailed { container, reason: reason.to_owned(), message });
             }
@@ -413,7 +426,27 @@ impl Executor {
 
     // === containers ===
 
+    fn count_start(&self, container: &str) {
+        if let Some((role, _)) = view::find_container(&self.pod, container) {
+            self.context.counters.count(&counters::CONTAINERS_STARTED, &[counters::container_type(role)]);
+        }
+    }
+
+    fn count_failed_start(&self, container: &str, code: &str) {
+        if let Some((role, _)) = view::find_container(&self.pod, container) {
+            self.context.counters.count(&counters::CONTAINERS_FAILED, &[counters::container_type(role), code]);
+        }
+    }
+
+    /// Images that are volumes are counted by what became of the start that needed them (`incrementImageVolumeMetrics`).
+    fn count_image_volumes(&self, image: &PulledImage, became: &Counter) {
+        for counter in image.volumes.values().flat_map(|_| [&counters::IMAGE_VOLUMES_REQUESTED, became]) {
+            self.context.counters.count(counter, &[]);
+        }
+    }
+
     async fn start(&self, name: String, restarts: u32, image: PulledImage) {
+        self.count_start(&name);
         let Some((role, c)) = view::find_container(&self.pod, &name) else {
             // The spec lost an ephemeral container, which the API does not allow.
             let message = format!("container {name} is not in the pod");
@@ -422,14 +455,19 @@ impl Executor {
         let (spec, mut running) = match self.prepare(&c, role, restarts, &image).await {
             Ok(prepared) => prepared,
             Err(message) => {
+                self.count_failed_start(&name, StartFailure::Config.reason());
                 self.events.warning(&self.pod, &name, "Failed", &format!("Error: {message}"));
                 return self.tell(Observation::StartFailed { container: name, failure: StartFailure::Config, message });
             }
         };
         let started = match self.context.engine.start(&spec).await {
             Ok(started) => started,
-            Err(error) => return self.start_failed(name, &spec.id, &error).await,
+            Err(error) => {
+                self.count_image_volumes(&image, &counters::IMAGE_VOLUMES_FAILED);
+                return self.start_failed(name, &spec.id, &error).await;
+            }
         };
+        self.count_image_volumes(&image, &counters::IMAGE_VOLUMES_MOUNTED);
         self.events.normal(&self.pod, &name, "Created", "Container created");
         self.events.normal(&self.pod, &name, "Started", "Container started");
         let id = started.id.clone();
@@ -446,6 +484,7 @@ impl Executor {
             EngineError::NotStarted(_) => StartFailure::Run,
             _ => StartFailure::Create,
         };
+        self.count_failed_start(&name, failure.reason());
         if failure == StartFailure::Run {
             self.events.normal(&self.pod, &name, "Created", "Container created");
         }

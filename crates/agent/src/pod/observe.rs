@@ -161,6 +161,17 @@ pub enum StartFailure {
     Run,
 }
 
+impl StartFailure {
+    /// The reason to wait that it is.
+    pub fn reason(self) -> &'static str {
+        match self {
+            StartFailure::Config => "CreateContainerConfigError",
+            StartFailure::Create => "CreateContainerError",
+            StartFailure::Run => "RunContainerError",
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ExitFacts {
@@ -387,12 +398,7 @@ fn start_failed(seen: &mut Seen, container: String, failure: StartFailure, messa
     let c = seen.containers.entry(container).or_default();
     c.doing = Doing::Nothing;
     c.image = None;
-    let reason = match failure {
-        StartFailure::Config => "CreateContainerConfigError",
-        StartFailure::Create => "CreateContainerError",
-        StartFailure::Run => "RunContainerError",
-    };
-    c.waiting = Some(Waiting { reason: reason.into(), message: message.clone() });
+    c.waiting = Some(Waiting { reason: failure.reason().into(), message: message.clone() });
     if failure != StartFailure::Run {
         c.retry_at = Some(now + signed(START_RETRY));
         return;

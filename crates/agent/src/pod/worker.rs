@@ -21,6 +21,7 @@ use super::termination;
 use super::view;
 use crate::cluster::ClusterError;
 use crate::context::Context;
+use crate::counters;
 use crate::engine::EngineExit;
 use crate::orphans;
 use crate::static_pods;
@@ -203,8 +204,9 @@ impl Worker {
             Message::MirrorLost => self.mirror_lost = true,
             Message::Exited { id, exit } => {
                 let message = self.last_words(&id, &exit);
-                let happened = Observation::Exited { id, how: exit_facts(&exit, message) };
+                let happened = Observation::Exited { id: id.clone(), how: exit_facts(&exit, message) };
                 observe(&self.pod, &mut self.seen, happened, now);
+                self.count_end(&id);
             }
             Message::StatusWritten(result) => self.status_written(*result, now),
             Message::Observed(happened) => {
@@ -223,6 +225,15 @@ impl Worker {
             }
         }
         false
+    }
+
+    fn count_end(&self, id: &str) {
+        let ended = self.seen.containers.iter().find_map(|(name, c)| Some((name, c.exited().filter(|e| e.id == id)?)));
+        let Some((name, exit)) = ended else { return };
+        if let Some((role, _)) = view::find_container(&self.pod, name) {
+            let labels = [counters::container_type(role), &exit.code.to_string(), exit.reason.as_str()];
+            self.context.counters.count(&counters::CONTAINERS_ENDED, &labels);
+        }
     }
 
     fn take_pod(&mut self, pod: Arc<Pod>) {

@@ -19,6 +19,7 @@ mod agent_pods;
 mod auth;
 mod client_auth;
 mod edge;
+mod log_query;
 mod logs;
 mod node_logs;
 mod numbers;

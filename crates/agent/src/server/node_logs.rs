@@ -1,7 +1,9 @@
-//! `/logs/…`: files of the node's log directory, and lists of them, as Go's file server shows them.
+//! `/logs/…`: files of the node's log directory, and lists of them, as Go's file server shows them; logs of services among them.
 
+use super::log_query;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -22,11 +24,40 @@ pub(super) async fn answer(dir: &Path, path: &str) -> Result<Response<Body>, Ref
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         return Ok(response);
     }
+    Ok(plain(stream(file)))
+}
+
+/// The logs of services, one after the other; of one that has none, a line that says so.
+pub(super) async fn of_services(dir: &Path, services: &[String]) -> Result<Response<Body>, Refusal> {
+    let mut pieces = Vec::new();
+    for service in services {
+        let file = log_query::places(service).iter().find_map(|place| open(dir, place).ok().filter(is_file));
+        pieces.push(match file {
+            Some(file) => stream(file),
+            None => {
+                let line = Frame::data(Bytes::from(format!("\nlog not found for {service}\n")));
+                futures_util::stream::iter([Ok(line)]).boxed()
+            }
+        });
+    }
+    Ok(plain(futures_util::stream::iter(pieces).flatten().boxed()))
+}
+
+fn is_file(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.is_file())
+}
+
+type Frames = BoxStream<'static, Result<Frame<Bytes>, streaming::answer::BoxError>>;
+
+fn stream(file: File) -> Frames {
     let stream = ReaderStream::new(tokio::fs::File::from_std(file));
-    let frames = stream.map(|piece: std::io::Result<Bytes>| piece.map(Frame::data).map_err(Into::into));
+    stream.map(|piece: std::io::Result<Bytes>| piece.map(Frame::data).map_err(Into::into)).boxed()
+}
+
+fn plain(frames: Frames) -> Response<Body> {
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    Ok(response)
+    response
 }
 
 fn open(dir: &Path, path: &str) -> std::io::Result<File> {
@@ -76,5 +107,9 @@ mod tests {
         check(root, "dhow.log", "line\n").await;
         check(root, "pods/out", "404").await;
         check(root, "../x", "404").await;
+        let services = ["kubelet".to_owned(), "pods".to_owned()];
+        let body = of_services(root, &services).await.unwrap_or_else(Refusal::response).into_body();
+        let body = body.collect().await.expect("readable").to_bytes();
+        assert_eq!(String::from_utf8_lossy(&body), "line\n\nlog not found for pods\n");
     }
 }

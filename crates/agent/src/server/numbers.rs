@@ -3,6 +3,8 @@
 use super::seams::Numbers;
 use crate::agent::AgentHandle;
 use crate::context::Config;
+use crate::pod::view;
+use crate::shutdown::times::Times;
 use crate::stats::{self, Collector, NodeSample, prometheus};
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -27,14 +29,20 @@ impl Numbers for AgentNumbers {
         self.collector.collect(disks).await
     }
 
-    fn own(&self) -> String {
+    async fn own(&self) -> String {
         let views = self.agent.views();
+        let context = self.collector.context();
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let (cpu_ns, resident) = process(&stat);
         prometheus::own(&prometheus::Own {
-            node: &self.collector.context().config.node_name,
+            node: &context.config.node_name,
             pods: views.iter().filter(|v| v.seen.may_run()).count(),
             containers: stats::count_containers(&views),
+            by_source: stats::count_pods(&views),
+            ephemeral_containers: views.iter().map(|v| view::ephemeral_containers(&v.pod).len()).sum(),
+            claims: self.collector.claims(&views).await,
+            shutdown: Times::load(&context.config.data_dir),
+            counters: Some(&context.counters),
             resident,
             cpu_ns,
         })
@@ -74,6 +82,8 @@ fn settings(config: &Config) -> Value {
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": true,
         "resolvConf": config.resolv_conf,
+        "enableSystemLogHandler": true,
+        "enableSystemLogQuery": true,
         "containerLogMaxSize": "10Mi",
         "containerLogMaxFiles": 5,
         "evictionHard": config.eviction.hard.shown(),

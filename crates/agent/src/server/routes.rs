@@ -4,6 +4,7 @@
 
 use super::NodeApi;
 use super::auth::{self, User};
+use super::log_query::{self, LogWanted};
 use super::logs::{self, LogOptions};
 use super::node_logs;
 use super::relay::{self, Asked};
@@ -136,7 +137,7 @@ pub(super) async fn answer(
         Route::Summary => call.summary().await,
         Route::Metrics(which) => call.metrics(which).await,
         Route::Configz => Ok(json(&server.numbers.settings())),
-        Route::NodeLogs(path) => node_logs::answer(&server.numbers.log_dir(), &path).await,
+        Route::NodeLogs(path) => call.node_logs(&path).await,
         Route::Unsupported(what) => Ok(text(501, format!("{what} is not supported by dhow\n"))),
         Route::MethodNotAllowed => Ok(text(405, "405: Method Not Allowed")),
         Route::NotFound => Ok(text(404, "404 page not found\n")),
@@ -177,7 +178,7 @@ impl Call<'_> {
     async fn metrics(&self, which: Metrics) -> Result<Response<Body>, Refusal> {
         let numbers = &self.server.numbers;
         let body = match which {
-            Metrics::Own => numbers.own(),
+            Metrics::Own => numbers.own().await,
             Metrics::Resource => prometheus::resource(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
             Metrics::Cadvisor => prometheus::cadvisor(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
         };
@@ -185,6 +186,16 @@ impl Call<'_> {
         let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, format);
         Ok(response)
+    }
+
+    async fn node_logs(&self, path: &str) -> Result<Response<Body>, Refusal> {
+        let dir = self.server.numbers.log_dir();
+        match log_query::resolve(&self.query, path)? {
+            LogWanted::Path => node_logs::answer(&dir, path).await,
+            LogWanted::File(file) => node_logs::answer(&dir, &file).await,
+            LogWanted::Services(services) => node_logs::of_services(&dir, &services).await,
+            LogWanted::NoOptions(answer) => Ok(text(200, answer)),
+        }
     }
 
     async fn logs(&self, at: &At) -> Result<Response<Body>, Refusal> {

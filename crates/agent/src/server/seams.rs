@@ -17,7 +17,7 @@ pub trait Numbers: Send + Sync {
     /// All of it; `disks` walks through directories, too.
     async fn collect(&self, disks: bool) -> std::io::Result<NodeSample>;
     /// What the agent tells of itself (`/metrics`).
-    fn own(&self) -> String;
+    async fn own(&self) -> String;
     /// How the agent is set up (`/configz`).
     fn settings(&self) -> serde_json::Value;
     /// The directory whose files `/logs` shows.

@@ -37,7 +37,7 @@ impl Numbers for NoNumbers {
     async fn collect(&self, _: bool) -> std::io::Result<crate::stats::NodeSample> {
         Ok(crate::stats::NodeSample::default())
     }
-    fn own(&self) -> String {
+    async fn own(&self) -> String {
         String::new()
     }
     fn settings(&self) -> serde_json::Value {

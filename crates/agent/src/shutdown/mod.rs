@@ -8,6 +8,7 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod logind;
+pub mod times;
 
 use crate::agent::AgentHandle;
 use crate::cluster::ClusterEvent;
@@ -22,6 +23,7 @@ use logind::Logind;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use times::Times;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -216,7 +218,12 @@ pub(crate) async fn watch_over(
         context.cluster.event(event);
         context.shutdown.0.send_replace(begins);
         if begins {
+            let data_dir = &context.config.data_dir;
+            let mut times = Times { start_time: Some(context.clock.now()), end_time: None };
+            times.save(data_dir);
             end_all(agent, context).await;
+            times.end_time = Some(context.clock.now());
+            times.save(data_dir);
             // The machine goes on with its shutdown.
             drop(lock.take());
         } else {

@@ -18,6 +18,7 @@ use crate::pod::seen::Run;
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
+use crate::static_pods;
 use api::k8s::api::core::v1::Volume;
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
@@ -212,6 +213,31 @@ impl Collector {
         Ok(sample)
     }
 
+    /// What is in the volumes of claims that pods use: each once, with the claim's namespace.
+    pub async fn claims(&self, views: &[PodView]) -> Vec<(String, VolumeSample)> {
+        let mut out: Vec<(String, VolumeSample)> = Vec::new();
+        for view in views.iter().filter(|v| v.seen.may_run()) {
+            let volumes = view::spec(&view.pod).volumes.iter().flatten();
+            let claimed = |v: &Volume| crate::volumes::persistent::claim_of(&view.pod, v).is_some();
+            let volumes: Vec<Volume> = volumes.filter(|v| claimed(v)).cloned().collect();
+            if volumes.is_empty() {
+                continue;
+            }
+            let (context, of) = (self.context.clone(), view.clone());
+            let measure = move || volumes.iter().filter_map(|v| volume_sample(&context, &of, v)).collect();
+            let volumes = tokio::task::spawn_blocking(measure).await.unwrap_or_default();
+            let mut sample = PodSample { volumes, ..PodSample::default() };
+            ask_drivers(&self.context, &mut sample, view).await;
+            let namespace = view.pod.namespace();
+            for volume in sample.volumes {
+                if !out.iter().any(|(n, known)| n == namespace && known.claim == volume.claim) {
+                    out.push((namespace.to_owned(), volume));
+                }
+            }
+        }
+        out
+    }
+
     /// Takes a reading of every counter; the rates, if all are known.
     fn read(&self, views: &[PodView]) -> Option<BTreeMap<String, u64>> {
         let now = self.context.clock.now();
@@ -340,6 +366,17 @@ pub fn count_containers(views: &[PodView]) -> BTreeMap<&'static str, usize> {
             Run::None => continue,
         };
         *out.entry(state).or_insert(0) += 1;
+    }
+    out
+}
+
+/// Pods of the node, and those that go on, by whether they are static; for `/metrics`.
+pub fn count_pods(views: &[PodView]) -> BTreeMap<bool, (usize, usize)> {
+    let mut out = BTreeMap::from([(false, (0, 0)), (true, (0, 0))]);
+    for view in views {
+        let (all, active) = out.entry(static_pods::is_static(&view.pod)).or_default();
+        *all += 1;
+        *active += usize::from(view.seen.ending.is_none());
     }
     out
 }

@@ -2,7 +2,10 @@
 //! (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
 //! cAdvisor's `metrics/prometheus.go`).
 
-use super::{ContainerSample, NodeSample, PodSample};
+use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
+use crate::counters::{self, Counters};
+use crate::shutdown::times::Times;
+use jiff::Timestamp;
 use net::traffic::Traffic;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -242,6 +245,16 @@ pub struct Own<'a> {
     pub pods: usize,
     /// Runs by state.
     pub containers: BTreeMap<&'static str, usize>,
+    /// Pods, and those of them that go on, by whether they are static.
+    pub by_source: BTreeMap<bool, (usize, usize)>,
+    /// Of all pods.
+    pub ephemeral_containers: usize,
+    /// Volumes of claims, with the namespace.
+    pub claims: Vec<(String, VolumeSample)>,
+    /// The last shutdown of the machine.
+    pub shutdown: Times,
+    /// What has happened.
+    pub counters: Option<&'a Counters>,
     /// Bytes of this process.
     pub resident: u64,
     /// CPU time of this process, ns.
@@ -252,32 +265,78 @@ pub struct Own<'a> {
 pub fn own(own: &Own<'_>) -> String {
     let mut text = String::new();
     let out = &mut text;
-    Family::new(out, "kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.").value(
-        &[("node", own.node)],
-        1,
-        None,
-    );
-    Family::new(out, "kubelet_running_pods", "gauge", "[BETA] Number of pods that have a running pod sandbox").value(
-        &[],
-        own.pods,
-        None,
-    );
+    gauge(out, "kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", &[("node", own.node)], 1);
+    gauge(out, "kubelet_running_pods", "[ALPHA] Number of pods that have a running pod sandbox", &[], own.pods);
     let mut family =
-        Family::new(out, "kubelet_running_containers", "gauge", "[BETA] Number of containers currently running");
+        Family::new(out, "kubelet_running_containers", "gauge", "[ALPHA] Number of containers currently running");
     for (state, count) in &own.containers {
         family.value(&[("container_state", state)], count, None);
     }
-    Family::new(out, "process_cpu_seconds_total", "counter", "Total user and system CPU time spent in seconds.").value(
-        &[],
-        seconds(own.cpu_ns),
-        None,
-    );
-    Family::new(out, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.").value(
-        &[],
-        own.resident,
-        None,
-    );
+    pods(out, own);
+    claims(out, own);
+    let seconds_of = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_second);
+    let help = "[ALPHA] Last graceful shutdown start time since unix epoch in seconds";
+    gauge(out, "kubelet_graceful_shutdown_start_time_seconds", help, &[], seconds_of(own.shutdown.start_time));
+    let help = "[ALPHA] Last graceful shutdown end time since unix epoch in seconds";
+    gauge(out, "kubelet_graceful_shutdown_end_time_seconds", help, &[], seconds_of(own.shutdown.end_time));
+    for (counters, counter) in own.counters.iter().flat_map(|c| counters::ALL.iter().map(move |counter| (c, counter))) {
+        let mut family = Family::new(out, counter.name, "counter", counter.help);
+        for (values, count) in counters.of(counter) {
+            let labels: Vec<(&str, &str)> =
+                counter.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+            family.value(&labels, count, None);
+        }
+    }
+    let help = "Total user and system CPU time spent in seconds.";
+    Family::new(out, "process_cpu_seconds_total", "counter", help).value(&[], seconds(own.cpu_ns), None);
+    gauge(out, "process_resident_memory_bytes", "Resident memory size in bytes.", &[], own.resident);
     text
+}
+
+fn gauge(out: &mut String, name: &'static str, help: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    Family::new(out, name, "gauge", help).value(labels, value, None);
+}
+
+fn pods(out: &mut String, own: &Own<'_>) {
+    let from = |is_static: bool| if is_static { "true" } else { "" };
+    let help = "[ALPHA] The number of pods the kubelet considers active and which are being considered when admitting new pods. static \
+                is true if the pod is not from the apiserver.";
+    let mut family = Family::new(out, "kubelet_active_pods", "gauge", help);
+    for (is_static, (_, active)) in &own.by_source {
+        family.value(&[("static", from(*is_static))], active, None);
+    }
+    let help = "[ALPHA] The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver.";
+    let mut family = Family::new(out, "kubelet_desired_pods", "gauge", help);
+    for (is_static, (all, _)) in &own.by_source {
+        family.value(&[("static", from(*is_static))], all, None);
+    }
+    let mirrors = own.by_source.get(&true).map_or(0, |(all, _)| *all);
+    let help = "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+    gauge(out, "kubelet_mirror_pods", help, &[], mirrors);
+    let help = "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
+    gauge(out, "kubelet_managed_ephemeral_containers", help, &[], own.ephemeral_containers);
+}
+
+/// `collectors/volume_stats.go`
+fn claims(out: &mut String, own: &Own<'_>) {
+    type Pick = fn(&VolumeSample) -> u64;
+    let families: [(&'static str, &str, Pick); 6] = [
+        ("kubelet_volume_stats_available_bytes", "[ALPHA] Number of available bytes in the volume", |v| {
+            v.space.available
+        }),
+        ("kubelet_volume_stats_capacity_bytes", "[ALPHA] Capacity in bytes of the volume", |v| v.space.capacity),
+        ("kubelet_volume_stats_inodes", "[ALPHA] Maximum number of inodes in the volume", |v| v.space.inodes),
+        ("kubelet_volume_stats_inodes_free", "[ALPHA] Number of free inodes in the volume", |v| v.space.inodes_free),
+        ("kubelet_volume_stats_inodes_used", "[ALPHA] Number of used inodes in the volume", |v| v.used.inodes),
+        ("kubelet_volume_stats_used_bytes", "[ALPHA] Number of used bytes in the volume", |v| v.used.bytes),
+    ];
+    for (name, help, pick) in families {
+        let mut family = Family::new(out, name, "gauge", help);
+        for (namespace, volume) in &own.claims {
+            let claim = volume.claim.as_deref().unwrap_or_default();
+            family.value(&[("namespace", namespace), ("persistentvolumeclaim", claim)], pick(volume), None);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -330,6 +389,43 @@ mod tests {
             container_network_receive_bytes_total{container="",id="u",image="",interface="eth0",name="",namespace="ns",pod="p"} 60 100000
             machine_cpu_cores 2 100000
             machine_memory_bytes 1000 100000"#]].assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn what_the_agent_tells_of_itself() {
+        let counters = Counters::default();
+        counters.count(&counters::CONTAINERS_STARTED, &["container"]);
+        counters.count(&counters::CONTAINERS_STARTED, &["container"]);
+        counters.count(&counters::CONTAINERS_ENDED, &["init_container", "1", "Error"]);
+        let space = crate::stats::disk::Space { capacity: 9, available: 7, ..Default::default() };
+        let claim = VolumeSample { claim: Some("data".into()), space, ..VolumeSample::default() };
+        let start_time = Some(Timestamp::from_second(50).expect("small"));
+        let text = own(&Own {
+            node: "n1",
+            by_source: BTreeMap::from([(false, (3, 2)), (true, (1, 1))]),
+            claims: vec![("ns".into(), claim)],
+            shutdown: Times { start_time, end_time: None },
+            counters: Some(&counters),
+            ..Own::default()
+        });
+        let wanted = ["containers_total{", "_pods{", "pods_total", "capacity_bytes{", "shutdown"];
+        let lines: Vec<&str> =
+            text.lines().filter(|l| !l.starts_with('#') && wanted.iter().any(|w| l.contains(w))).collect();
+        expect![[r#"
+            kubelet_active_pods{static=""} 2
+            kubelet_active_pods{static="true"} 1
+            kubelet_desired_pods{static=""} 3
+            kubelet_desired_pods{static="true"} 1
+            kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 9
+            kubelet_graceful_shutdown_start_time_seconds 50
+            kubelet_graceful_shutdown_end_time_seconds 0
+            kubelet_started_containers_total{container_type="container"} 2
+            kubelet_started_pods_total 0
+            kubelet_started_user_namespaced_pods_total 0
+            kubelet_terminated_containers_total{container_type="init_container",exit_code="1",reason="Error"} 1"#]]
+        .assert_eq(&lines.join("\n"));
+        let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        assert!(counters::ALL.iter().all(|c| names.contains(&format!("{} counter", c.name).as_str())), "{names:?}");
     }
 
     #[test]

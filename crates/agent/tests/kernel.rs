@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const APPLETS: &[&str] =
-    &["sh", "cat", "echo", "sleep", "id", "ls", "touch", "true", "false", "hostname", "env", "df", "kill"];
+    &["sh", "cat", "echo", "sleep", "id", "ls", "touch", "true", "false", "hostname", "env", "df", "kill", "sync"];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -571,6 +571,66 @@ async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
         world.assert_nothing_left(&agent).await;
         assert_eq!(std::fs::read_to_string(made.join("sub/file")).expect("kept"), "kept\n");
+        agent.stop().await;
+    })
+    .await;
+}
+
+/// A file as a block device, until it is dropped.
+struct Loop(String);
+
+impl Loop {
+    fn new(file: &Path) -> Self {
+        std::fs::write(file, vec![0; 64 << 10]).expect("written");
+        let made = losetup(&["--find", "--show", &file.display().to_string()]);
+        Loop(made.trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        losetup(&["--detach", &self.0]);
+    }
+}
+
+fn losetup(args: &[&str]) -> String {
+    #[expect(clippy::disallowed_methods, reason = "a test may run programs of the host")]
+    let done = std::process::Command::new("losetup").args(args).output().expect("Debian's mount has it");
+    assert!(done.status.success(), "losetup {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_is_a_block_device_that_is_written_only_where_it_may_be() {
+    in_world(|world| async move {
+        // The kernel knows devices by their numbers, so one that is not to be written is another one.
+        let files = ["disk", "source"].map(|name| world.path(name));
+        let disks = files.each_ref().map(|file| Loop::new(file));
+        for (name, disk) in ["disk", "source"].into_iter().zip(&disks) {
+            let claim = bound(name, &json!({"volumeMode": "Block", "local": {"path": disk.0}}));
+            world.cluster.claims.lock().insert(name.into(), claim);
+        }
+        let agent = world.start();
+        let script = "[ -b /dev/disk ] && echo block; echo written > /dev/disk; sync; read line < /dev/disk; echo $line; \
+            cat /dev/source > /dev/null && echo read; (echo more > /dev/source) 2>/dev/null || echo read-only";
+        world.cluster.put(pod(&json!({
+            "restartPolicy": "Never",
+            "volumes": [
+                {"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}},
+                {"name": "source", "persistentVolumeClaim": {"claimName": "source", "readOnly": true}}],
+            "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script], "volumeDevices": [
+                {"name": "disk", "devicePath": "/dev/disk"}, {"name": "source", "devicePath": "/dev/source"}]}],
+        })));
+        until(&world, "it is over", || matches!(world.phase().as_str(), "Succeeded" | "Failed")).await;
+        let log = world.log("main", 0);
+        let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+        assert_eq!(lines, ["block", "written", "read", "read-only"], "{log}");
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        drop(disks);
+        let kept = std::fs::read(&files[0]).expect("the disk outlives the pod");
+        assert!(kept.starts_with(b"written\n"));
         agent.stop().await;
     })
     .await;

@@ -6,7 +6,9 @@
 
 use api::k8s::api::core::v1::ContainerUser;
 use async_trait::async_trait;
+use image::DiskUse;
 use jiff::Timestamp;
+use net::traffic::Traffic;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -61,6 +63,10 @@ pub trait Engine: Send + Sync {
     async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError>;
     /// What the kernel has counted in a cgroup; zeros if there is none.
     fn usage(&self, cgroup: &str) -> Usage;
+    /// What only the engine itself knows of what is used: nothing, if the agent finds all of it on the node.
+    async fn told_use(&self) -> ToldUse {
+        ToldUse::default()
+    }
     /// Runs a command in a container to its end and returns the beginning of what it wrote.
     async fn exec(
         &self,
@@ -158,6 +164,15 @@ pub struct Started {
     pub at: Timestamp,
     /// Whom it runs as, if the engine tells: the agent knows it of its own engine's images.
     pub user: Option<ContainerUser>,
+}
+
+/// What an engine tells of what is used, by the ids of containers and sandboxes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ToldUse {
+    /// What containers wrote to their roots.
+    pub roots: BTreeMap<String, DiskUse>,
+    /// What went through the links of sandboxes, as they see it.
+    pub links: BTreeMap<String, Traffic>,
 }
 
 /// What to make.

@@ -8,6 +8,7 @@ use crate::agent::AgentHandle;
 use crate::cluster::ClusterEvent;
 use crate::context::Context;
 use crate::counters;
+use crate::engine::ToldUse;
 use crate::eviction::{Need, Resource, Tracker};
 use crate::image_gc::{self, Records};
 use crate::images::Image;
@@ -253,10 +254,12 @@ impl Evictor {
     /// With what they use; their directories are walked through if `disks`.
     async fn candidates(&self, views: Vec<PodView>, disks: bool) -> Vec<Candidate> {
         let context = self.context.clone();
+        let told = if disks { context.engine.told_use().await } else { ToldUse::default() };
         let measure = move || {
             let one = |view: &PodView| {
                 let mut sample = stats::pod_sample(&*context.engine, view);
                 if disks {
+                    stats::add_told(&mut sample, view, &told);
                     stats::measure(&context, &mut sample, view);
                 }
                 Candidate { pod: view.pod.clone(), sample }

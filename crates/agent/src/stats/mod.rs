@@ -12,7 +12,7 @@ pub mod summary;
 
 use crate::agent::AgentHandle;
 use crate::context::Context;
-use crate::engine::{Engine, Usage};
+use crate::engine::{Engine, ToldUse, Usage};
 use crate::node::Machine;
 use crate::pod::seen::Run;
 use crate::pod::spec::resources;
@@ -194,6 +194,10 @@ impl Collector {
                 c.cpu_rate = rate(&format!("{path}/{}", c.id));
             }
         }
+        let told = self.context.engine.told_use().await;
+        for (pod, view) in sample.pods.iter_mut().zip(views.iter().filter(|v| v.seen.may_run())) {
+            add_told(pod, view, &told);
+        }
         let images = self.context.images.list().await.unwrap_or_default();
         sample.images = images.iter().map(|i| i.size).sum();
         if disks {
@@ -313,11 +317,22 @@ pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
     }
 }
 
+/// What the engine alone knows.
+pub fn add_told(sample: &mut PodSample, view: &PodView, told: &ToldUse) {
+    let link = view.seen.sandbox.ready().and_then(|id| told.links.get(id));
+    sample.link = link.cloned().or(sample.link.take());
+    for c in &mut sample.containers {
+        c.rootfs = told.roots.get(&c.id).copied();
+    }
+}
+
 /// Walks through what a pod has on disk.
 pub fn measure(context: &Context, sample: &mut PodSample, view: &PodView) {
     let pod = &view.pod;
     for c in &mut sample.containers {
-        c.rootfs = context.images.upper(&c.id).map(|dir| DiskUse::of(&dir));
+        if let Some(dir) = context.images.upper(&c.id) {
+            c.rootfs = Some(DiskUse::of(&dir));
+        }
         let logs = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid()).join(&c.name);
         c.logs = Some(DiskUse::of(&logs));
     }

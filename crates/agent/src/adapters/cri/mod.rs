@@ -9,6 +9,7 @@
 mod config;
 mod images;
 mod logs;
+mod stats;
 mod sub_paths;
 mod watch;
 
@@ -22,10 +23,10 @@ use node_api::cri::image_service_client::ImageServiceClient;
 use node_api::cri::runtime_service_client::RuntimeServiceClient;
 use node_api::cri::{
     AttachRequest, CgroupDriver, ContainerState, CreateContainerRequest, ExecRequest, ExecSyncRequest,
-    PodSandboxConfig, PodSandboxState, PodSandboxStatus, PodSandboxStatusRequest, PortForwardRequest,
-    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfigRequest, StartContainerRequest,
-    StatusRequest, StatusResponse, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
-    VersionRequest,
+    ListContainerStatsRequest, ListPodSandboxStatsRequest, PodSandboxConfig, PodSandboxState, PodSandboxStatus,
+    PodSandboxStatusRequest, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
+    RuntimeConfigRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
+    StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
 };
 use parking_lot::RwLock;
 use runtime::Hierarchies;
@@ -425,6 +426,17 @@ impl Engine for CriRuntime {
         let path = self.cgroup(cgroup);
         let inside = pod_and_container(&path).and_then(|(pod, container)| self.hierarchies.find(pod, container));
         usage(&self.hierarchies.stats(&inside.unwrap_or(path)))
+    }
+
+    async fn told_use(&self) -> ToldUse {
+        let mut runtime = self.runtime.clone();
+        let containers = call(runtime.list_container_stats(ListContainerStatsRequest::default())).await;
+        let sandboxes = call(runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default())).await;
+        // Older runtimes do not tell all of it, and who looks at statistics can live without.
+        ToldUse {
+            roots: containers.map(|told| stats::roots(told.stats)).unwrap_or_default(),
+            links: sandboxes.map(|told| stats::links(told.stats)).unwrap_or_default(),
+        }
     }
 
     async fn exec(

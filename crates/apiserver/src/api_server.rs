@@ -288,8 +288,8 @@ impl ApiServer {
         let Some((class, flow)) = self.inner.flow.classify(call) else { return Ok(()) };
         let metrics = &self.inner.metrics.flow;
         let begun = Instant::now();
-        let seats = self.inner.flow.width(self, call, &class).await;
-        let result = self.inner.flow.seat(&class, flow, seats, metrics).await;
+        let cost = self.inner.flow.cost(self, call, &class).await;
+        let result = self.inner.flow.seat(&class, flow, cost, metrics).await;
         metrics.seated(&class, result.as_ref().err().copied(), begun.elapsed());
         call.class = Some(class);
         call.seat = Some(result.map_err(|_| flow::refusal())?);

@@ -2,8 +2,8 @@
 //! `apiserver/pkg/server/healthz.go`).
 //!
 //! The hooks have the names of upstream's parts that do the same work, since monitors ask for them; several names may stand for one
-//! part here. Differs from upstream: parts that this server does not have are not listed. `log` always passes, since a line of the
-//! log that cannot be written is lost and blocks nobody.
+//! part here. Differs from upstream: parts that this server does not have are not listed. `log` asks whoever writes the log
+//! ([`ApiServer::check_log`]), and passes where nobody does.
 
 use crate::api_server::{ApiServer, Call};
 use crate::reader::key_of;
@@ -12,17 +12,23 @@ use crate::status;
 use api::Status;
 use http::{HeaderValue, Response};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::At;
 
 /// The store answers within this time, or is not healthy (`DefaultHealthcheckTimeout`, `DefaultReadinessTimeout`).
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Begun parts of the start, in order.
+/// Says what is wrong with the log.
+pub type LogCheck = fn() -> Result<(), String>;
+
+/// Begun parts of the start, in order; and whom to ask about the log.
 #[derive(Default)]
-pub(crate) struct Hooks(Mutex<Vec<(&'static str, Arc<AtomicBool>)>>);
+pub(crate) struct Hooks {
+    begun: Mutex<Vec<(&'static str, Arc<AtomicBool>)>>,
+    log: OnceLock<LogCheck>,
+}
 
 /// A part of the start that has begun. Health checks fail until it is done.
 #[must_use]
@@ -37,7 +43,7 @@ impl StartHook {
 
 impl Hooks {
     fn begin(&self, name: &'static str) -> StartHook {
-        let mut list = self.0.lock();
+        let mut list = self.begun.lock();
         if let Some((_, done)) = list.iter().find(|(known, _)| *known == name) {
             return StartHook(done.clone());
         }
@@ -51,7 +57,11 @@ impl Hooks {
             true => Ok(()),
             false => Err("not finished".to_owned()),
         };
-        self.0.lock().iter().map(|(name, done)| (*name, result(done))).collect()
+        self.begun.lock().iter().map(|(name, done)| (*name, result(done))).collect()
+    }
+
+    fn log(&self) -> Result<(), String> {
+        self.log.get().map_or(Ok(()), |check| check())
     }
 }
 
@@ -64,6 +74,11 @@ impl ApiServer {
     /// The same for a part that has several names.
     pub(crate) fn begin_starts(&self, names: &[&'static str]) -> Vec<StartHook> {
         names.iter().map(|name| self.begin_start(name)).collect()
+    }
+
+    /// From now on `log` asks this. The first one stays.
+    pub fn check_log(&self, check: LogCheck) {
+        self.inner.hooks.log.set(check).ok();
     }
 }
 
@@ -116,7 +131,7 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &s
 async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {
     let store = store(server).await;
     let hooks = server.inner.hooks.results();
-    let mut checks = vec![("ping", Ok(())), ("log", Ok(())), ("etcd", store.clone())];
+    let mut checks = vec![("ping", Ok(())), ("log", server.inner.hooks.log()), ("etcd", store.clone())];
     if group == "readyz" {
         checks.push(("etcd-readiness", store.clone()));
         let waiting = hooks.iter().any(|(_, result)| result.is_err());

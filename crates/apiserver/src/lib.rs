@@ -60,7 +60,7 @@ mod write;
 
 pub use aggregate::{FRONT_PROXY, FrontProxy};
 pub use api_server::{ApiServer, Deps};
-pub use health::StartHook;
+pub use health::{LogCheck, StartHook};
 pub use managed::Owners;
 pub use metrics::AdmissionMetrics;
 pub use reader::{Header, KindRef, ReadError, Reader, Stored};

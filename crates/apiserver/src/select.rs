@@ -37,6 +37,11 @@ impl Selection {
         Ok(Selection { labels, fields })
     }
 
+    /// The one value of a field that is asked for.
+    pub(crate) fn wanted(&self, field: &str) -> Option<&str> {
+        self.fields.requirements().iter().find(|r| r.equal && r.field == field).map(|r| r.value.as_str())
+    }
+
     /// Everything matches.
     pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()

@@ -23,6 +23,7 @@ mod lists;
 mod metrics;
 mod quotas;
 mod services;
+mod starts;
 mod subresources;
 mod watches;
 mod writes;

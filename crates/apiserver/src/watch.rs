@@ -7,6 +7,7 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::custom::view;
+use crate::flow::Watching;
 use crate::list;
 use crate::metrics::WatchMetrics;
 use crate::negotiate::{self, Encoding, Form, MetaVersion};
@@ -96,6 +97,7 @@ struct Watch {
     shutdown: CancellationToken,
     /// For conversions.
     server: ApiServer,
+    _counted: Option<Watching>,
 }
 
 /// Events with their objects as the watched kind shows them.
@@ -162,6 +164,7 @@ impl Watch {
             Ok(cursor) => (Some(cursor), None),
             Err(error) => (None, Some(gone(error, after))),
         };
+        let counted = server.inner.flow.watchers().begin(&call.info, selection.wanted("spec.nodeName"));
         let now = Instant::now();
         let life = match options.timeout_seconds {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
@@ -180,6 +183,7 @@ impl Watch {
             end: now.checked_add(life).unwrap_or(now + MIN_LIFE * 2),
             shutdown: server.inner.shutdown.clone(),
             server: server.clone(),
+            _counted: counted,
         })
     }
 

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tracing_subscriber::EnvFilter;
 
 /// A log is full at this size.
@@ -22,6 +23,24 @@ pub(crate) fn start(file: Option<PathBuf>) {
     let writer = move || log.clone();
     // A second start (tests) keeps the first logger.
     drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).try_init());
+}
+
+/// Whether the last line could be written.
+static WRITTEN: AtomicBool = AtomicBool::new(true);
+
+/// What is wrong with the log: the last line of it was lost.
+pub(crate) fn check() -> Result<(), String> {
+    if WRITTEN.load(Ordering::Relaxed) {
+        Ok(())
+    } else {
+        Err("the last line of the log could not be written".to_owned())
+    }
+}
+
+/// Notes whether a line was written.
+fn noted(result: io::Result<usize>) -> io::Result<usize> {
+    WRITTEN.store(result.is_ok(), Ordering::Relaxed);
+    result
 }
 
 /// Standard error, with its file if that is bounded.
@@ -50,7 +69,7 @@ impl Bounded {
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let Some(bounded) = &self.0 else { return io::stderr().write(line) };
+        let Some(bounded) = &self.0 else { return noted(io::stderr().write(line)) };
         let mut bounded = bounded.lock();
         if bounded.written >= FULL
             && let Err(error) = bounded.turn()
@@ -59,7 +78,7 @@ impl Write for Log {
             drop(writeln!(io::stderr(), "failed to begin a new log file: {error}"));
         }
         bounded.written += line.len() as u64;
-        io::stderr().write(line)
+        noted(io::stderr().write(line))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -93,6 +112,15 @@ pub(crate) fn shift(path: &Path, kept: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lost_line_fails_the_check_until_one_is_written() {
+        assert_eq!(check(), Ok(()));
+        drop(noted(Err(io::ErrorKind::StorageFull.into())));
+        assert!(check().is_err());
+        drop(noted(Ok(1)));
+        assert_eq!(check(), Ok(()));
+    }
 
     #[test]
     fn old_logs_move_up_and_the_oldest_goes() {

@@ -210,6 +210,7 @@ pub(crate) async fn start(
     let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
     metrics.collectors().into_iter().for_each(|collector| api.register_metrics(collector));
     let started = STARTS.map(|name| api.begin_start(name));
+    api.check_log(crate::logging::check);
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(|source| ServerError::Listen { address: config.listen, source })?;

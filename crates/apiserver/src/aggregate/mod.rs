@@ -342,10 +342,13 @@ async fn follow(server: &ApiServer) {
             }
         };
         loop {
-            let all_well = reconcile(server, first).await;
-            // A server elsewhere that is away is no reason to wait.
-            started.iter().for_each(StartHook::done);
-            first = false;
+            let outcome = reconcile(server, first).await;
+            // A server elsewhere that is away is no reason to wait; what could not be read is.
+            if outcome != Outcome::Unread {
+                started.iter().for_each(StartHook::done);
+                first = false;
+            }
+            let all_well = outcome == Outcome::Well;
             failures = if all_well { 0 } else { failures.saturating_add(1) };
             let has_remotes = !server.inner.aggregation.table.load().remote.is_empty();
             if has_remotes != had_remotes {
@@ -363,21 +366,33 @@ async fn follow(server: &ApiServer) {
     }
 }
 
-/// Brings everything up to date; false if something is to be tried again soon.
-async fn reconcile(server: &ApiServer, first: bool) -> bool {
+/// How a [`reconcile`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// There is nothing to do until something changes.
+    Well,
+    /// Something is to be tried again soon.
+    Again,
+    /// Not even the APIServices could be read.
+    Unread,
+}
+
+/// Brings everything up to date.
+async fn reconcile(server: &ApiServer, first: bool) -> Outcome {
     let aggregation = &server.inner.aggregation;
     let mut well = published::ensure(server, aggregation.identity.load_full().as_deref()).await;
-    let Ok(mut services) = list::<APIService>(server).await else { return false };
-    let Ok(crds) = list::<CustomResourceDefinition>(server).await else { return false };
+    let Ok(mut services) = list::<APIService>(server).await else { return Outcome::Unread };
+    let Ok(crds) = list::<CustomResourceDefinition>(server).await else { return Outcome::Unread };
     let wanted = register::wanted(&server.inner.kinds.load(), &crds);
     let changes = register::plan(&wanted, &services, first);
     if !changes.is_empty() {
         well &= apply(server, changes).await;
-        let Ok(again) = list::<APIService>(server).await else { return false };
+        let Ok(again) = list::<APIService>(server).await else { return Outcome::Unread };
         services = again;
     }
     aggregation.rebuild(&services);
-    well & available::update_all(server, &services).await
+    well &= available::update_all(server, &services).await;
+    if well { Outcome::Well } else { Outcome::Again }
 }
 
 async fn list<K: Object>(server: &ApiServer) -> Result<Vec<K>, ()> {

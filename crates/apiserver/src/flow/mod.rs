@@ -13,6 +13,7 @@
 mod book;
 mod classify;
 mod defaults;
+mod watchers;
 mod width;
 
 use crate::admission::Cluster;
@@ -40,6 +41,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use width::{Counts, Stats};
 
+pub(crate) use watchers::{Watchers, Watching};
+
 /// Seats of the server (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
 const SEATS: u32 = 600;
 /// A request waits no longer than this in its queue (a quarter of `--request-timeout`).
@@ -55,6 +58,7 @@ pub(crate) struct Flow {
     config: ArcSwapOption<Config>,
     book: Mutex<Book<oneshot::Sender<()>>>,
     counts: Counts,
+    watchers: Arc<Watchers>,
 }
 
 struct Config {
@@ -84,14 +88,36 @@ pub(crate) struct LevelLimits {
 pub(crate) struct Seat {
     flow: Arc<Flow>,
     level: Arc<str>,
-    seats: u32,
+    cost: Cost,
     _executing: Executing,
+}
+
+/// What a request takes: seats, which it keeps for a while after it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cost {
+    seats: u32,
+    linger: Duration,
+}
+
+impl Cost {
+    const ONE: Cost = Cost::of(1);
+
+    const fn of(seats: u32) -> Self {
+        Cost { seats, linger: Duration::ZERO }
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let woken = self.flow.book.lock().leave(&self.level, self.seats);
-        wake(woken);
+        let (flow, level, Cost { seats, linger }) = (self.flow.clone(), self.level.clone(), self.cost);
+        if linger.is_zero() {
+            flow.give_back(&level, seats);
+        } else {
+            base::tasks::detach("flow-linger", async move {
+                tokio::time::sleep(linger).await;
+                flow.give_back(&level, seats);
+            });
+        }
     }
 }
 
@@ -125,7 +151,12 @@ impl Drop for Waiting {
 
 impl Default for Flow {
     fn default() -> Self {
-        Flow { config: ArcSwapOption::empty(), book: Mutex::new(Book::new(SEATS)), counts: Counts::default() }
+        Flow {
+            config: ArcSwapOption::empty(),
+            book: Mutex::new(Book::new(SEATS)),
+            counts: Counts::default(),
+            watchers: Arc::default(),
+        }
     }
 }
 
@@ -147,14 +178,14 @@ impl Flow {
         self: &Arc<Self>,
         class: &Class,
         flow: u64,
-        seats: u32,
+        cost: Cost,
         metrics: &FlowMetrics,
     ) -> Result<Seat, &'static str> {
         let (sender, receiver) = oneshot::channel();
-        let level = &class.level;
+        let (level, seats) = (&class.level, cost.seats);
         let entry = self.book.lock().enter(level, flow, seats, sender);
         let seat =
-            || Seat { flow: self.clone(), level: level.clone(), seats, _executing: metrics.executes(class, seats) };
+            || Seat { flow: self.clone(), level: level.clone(), cost, _executing: metrics.executes(class, seats) };
         match entry {
             Entry::Runs => Ok(seat()),
             Entry::Refused(why) => Err(why),
@@ -172,8 +203,27 @@ impl Flow {
         }
     }
 
-    /// How many seats a request takes: lists and watches that begin with one more than others.
-    pub(crate) async fn width(&self, server: &ApiServer, call: &Call, class: &Class) -> u32 {
+    fn give_back(&self, level: &str, seats: u32) {
+        let woken = self.book.lock().leave(level, seats);
+        wake(woken);
+    }
+
+    /// Who watches.
+    pub(crate) fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    /// What a request costs: lists and watches that begin with one take more seats than others, and so do writes that many watch.
+    pub(crate) async fn cost(&self, server: &ApiServer, call: &Call, class: &Class) -> Cost {
+        let most = || self.book.lock().limits_of(&class.level).map_or(1, Limits::widest);
+        match call.info.verb.as_ref() {
+            "create" | "update" | "patch" | "delete" => self.watchers.cost_of_write(&call.info, most()),
+            "list" | "watch" => Cost::of(self.width(server, call, most()).await),
+            _ => Cost::ONE,
+        }
+    }
+
+    async fn width(&self, server: &ApiServer, call: &Call, most: u32) -> u32 {
         let info = &call.info;
         let query = |name: &str| call.query.get(name).unwrap_or_default();
         let lists = match info.verb.as_ref() {
@@ -199,7 +249,6 @@ impl Flow {
                 stats
             }
         };
-        let most = self.book.lock().limits_of(&class.level).map_or(1, Limits::widest);
         width::seats(stats, query("limit").parse().unwrap_or_default(), most)
     }
 

@@ -45,12 +45,12 @@ async fn whoever_stops_waiting_leaves_no_seat_behind() {
     flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
     let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
     let metrics = &crate::metrics::Metrics::new().flow;
-    let seat = flow.seat(&class, 1, 1, metrics).await.expect("free");
-    assert_eq!(flow.seat(&class, 1, 1, metrics).await.err(), Some("time-out"));
+    let seat = flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free");
+    assert_eq!(flow.seat(&class, 1, Cost::ONE, metrics).await.err(), Some("time-out"));
     // A seat that comes to one that is dropped goes on to the next.
-    let mut first = Box::pin(flow.seat(&class, 1, 1, metrics));
+    let mut first = Box::pin(flow.seat(&class, 1, Cost::ONE, metrics));
     assert!(futures_util::poll!(first.as_mut()).is_pending());
-    let mut second = Box::pin(flow.seat(&class, 1, 1, metrics));
+    let mut second = Box::pin(flow.seat(&class, 1, Cost::ONE, metrics));
     assert!(futures_util::poll!(second.as_mut()).is_pending());
     drop(seat);
     drop(first);
@@ -69,13 +69,29 @@ async fn a_list_that_nobody_reads_gives_its_seat_back_in_time() {
     let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
     let metrics = &crate::metrics::Metrics::new().flow;
     let held = |seat| hold_until_written(crate::response::body_from("[]"), seat);
-    let unread = held(flow.seat(&class, 1, 1, metrics).await.expect("free"));
+    let unread = held(flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free"));
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 1, 0)]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
-    let read = held(flow.seat(&class, 1, 1, metrics).await.expect("free"));
+    let read = held(flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free"));
     drop((unread, read));
     tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_many_watch_keeps_its_seats_for_a_while() {
+    let flow = Arc::new(Flow::default());
+    let queues = Some(Queues { count: 1, hand: 1, length: 9 });
+    let limits = Limits { exempt: false, nominal: 4, lendable: 0, most: 4, queues };
+    flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
+    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
+    let metrics = &crate::metrics::Metrics::new().flow;
+    let cost = Cost { seats: 3, linger: Duration::from_millis(5) };
+    drop(flow.seat(&class, 1, cost, metrics).await.expect("free"));
+    tokio::time::sleep(Duration::from_millis(4)).await;
+    assert_eq!(flow.counts(), [("a".to_owned(), 3, 0)]);
+    tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
 }

@@ -133,7 +133,11 @@ impl Strategy for ResourceClaimKind {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(claim: &ResourceClaim) -> Errors {
+    fn validate(_claim: &ResourceClaim) -> Errors {
+        Vec::new()
+    }
+
+    fn validate_create(claim: &ResourceClaim) -> Errors {
         validate_claim(&claim.spec, &Path::new("spec"))
     }
 
@@ -184,7 +188,11 @@ impl Strategy for ResourceClaimTemplateKind {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(template: &ResourceClaimTemplate) -> Errors {
+    fn validate(_template: &ResourceClaimTemplate) -> Errors {
+        Vec::new()
+    }
+
+    fn validate_create(template: &ResourceClaimTemplate) -> Errors {
         let path = Path::new("spec");
         let meta = template.spec.metadata.as_ref();
         let mut errors = meta.map(|meta| validate_template_meta(meta, &path.child("metadata"))).unwrap_or_default();

@@ -71,6 +71,7 @@ impl Strategy for DaemonSetKind {
 
     fn prepare_status_update(new: &mut DaemonSet, old: &DaemonSet) {
         new.spec = old.spec.clone();
+        set_template_generation(new, template_generation(old));
     }
 
     fn validate_name(name: &str) -> Messages {

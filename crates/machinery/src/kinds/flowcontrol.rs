@@ -41,6 +41,11 @@ impl Strategy for FlowSchemaKind {
         reset_for_status(&mut new.metadata, &old.metadata);
     }
 
+    fn validate_status_update(new: &FlowSchema, _old: &FlowSchema) -> Errors {
+        let conditions = new.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        validate_conditions(conditions.map(|c| str_of(&c.type_)))
+    }
+
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
     }
@@ -259,6 +264,22 @@ fn validate_verbs(verbs: &[String], path: &Path) -> Errors {
     vec![FieldError::not_supported(path, &json!(verbs), &VERBS)]
 }
 
+/// Errors of the types of a status' conditions: each is named, and there once.
+fn validate_conditions<'a>(types: impl Iterator<Item = &'a str>) -> Errors {
+    let path = Path::new("status").child("conditions");
+    let mut errors = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, ty) in types.enumerate() {
+        let path = path.index(i).child("type");
+        if seen.contains(&ty) {
+            errors.push(FieldError::duplicate(&path, ty));
+        }
+        required(&mut errors, &path, ty);
+        seen.push(ty);
+    }
+    errors
+}
+
 /// What is particular about a PriorityLevelConfiguration.
 pub(super) struct PriorityLevelConfigurationKind;
 
@@ -296,6 +317,11 @@ impl Strategy for PriorityLevelConfigurationKind {
     fn prepare_status_update(new: &mut PriorityLevelConfiguration, old: &PriorityLevelConfiguration) {
         new.spec = old.spec.clone();
         reset_for_status(&mut new.metadata, &old.metadata);
+    }
+
+    fn validate_status_update(new: &PriorityLevelConfiguration, _old: &PriorityLevelConfiguration) -> Errors {
+        let conditions = new.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        validate_conditions(conditions.map(|c| str_of(&c.type_)))
     }
 
     fn validate_name(name: &str) -> Messages {
@@ -448,7 +474,7 @@ fn entropy_bits(deck: i32, hand: i32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_defaults, check_row};
+    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
     use expect_test::expect;
 
     const LEVEL: &str = "
@@ -457,6 +483,19 @@ kind: PriorityLevelConfiguration
 metadata: {name: a, creationTimestamp: 2024-01-01T00:00:00Z}
 spec: {type: Limited, limited: {limitResponse: {type: Queue, queuing: {}}}}
 ";
+
+    #[test]
+    fn conditions_are_named_and_there_once() {
+        let with = |conditions: &str| format!("{LEVEL}status: {{conditions: [{conditions}]}}");
+        check_update(
+            LEVEL,
+            &with("{type: A}, {type: A}, {}"),
+            Some("status"),
+            expect![[r#"
+            status.conditions[1].type: Duplicate value: "A"
+            status.conditions[2].type: Required value"#]],
+        );
+    }
 
     #[test]
     fn levels() {

@@ -11,7 +11,8 @@ use super::job_status::{count_indexes, validate_status};
 use super::pod::defaults;
 use super::pod::validate::validate_template;
 use super::workload::{
-    labels_value, matches_template, selector_cell, selector_value, template_cells, validate_counts, validate_immutable,
+    labels_value, matches_template, name_warning, selector_cell, selector_value, template_cells, validate_counts,
+    validate_immutable,
 };
 use super::{Column, Strategy};
 use crate::field::{ErrorType, Errors, FieldError, Path};
@@ -103,6 +104,18 @@ impl Strategy for JobKind {
 
     fn validate_status_update(new: &Job, old: &Job) -> Errors {
         validate_status(new, old, &Path::new("status"))
+    }
+
+    fn warnings(job: &Job, old: Option<&Job>) -> Vec<String> {
+        let mut warnings = if old.is_some() { Vec::new() } else { name_warning(job.name()) };
+        let no_spec = JobSpec::default();
+        let spec = job.spec.as_ref().unwrap_or(&no_spec);
+        let is_indexed = str_of(&spec.completion_mode) == "Indexed";
+        if is_indexed && spec.completions.unwrap_or(0) > 100_000 && spec.parallelism.unwrap_or(0) > 10_000 {
+            let text = "spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     const SELECTABLE: &'static [&'static str] = &["status.successful"];

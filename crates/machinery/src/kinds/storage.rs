@@ -404,9 +404,8 @@ impl Strategy for CSIStorageCapacityKind {
         let mut errors = validate_label_selector(capacity.node_topology.as_ref(), &Path::new("nodeTopology"));
         let class = capacity.storage_class_name.as_str();
         errors.extend(invalid_each(&Path::new("storageClassName"), class, is_dns1123_subdomain(class)));
-        for (field, size) in [("capacity", &capacity.capacity), ("maximumVolumeSize", &capacity.maximum_volume_size)] {
-            errors.extend(size.iter().flat_map(|size| validate_quantity("", size, &Path::new(field))));
-        }
+        // Upstream does not look at the largest volume.
+        errors.extend(capacity.capacity.iter().flat_map(|size| validate_quantity("", size, &Path::new("capacity"))));
         errors
     }
 

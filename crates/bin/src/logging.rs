@@ -38,9 +38,8 @@ pub(crate) fn check() -> Result<(), String> {
 }
 
 /// Notes whether a line was written.
-fn noted(result: io::Result<usize>) -> io::Result<usize> {
-    WRITTEN.store(result.is_ok(), Ordering::Relaxed);
-    result
+fn note(written: &io::Result<()>) {
+    WRITTEN.store(written.is_ok(), Ordering::Relaxed);
 }
 
 /// Standard error, with its file if that is bounded.
@@ -50,12 +49,31 @@ struct Log(Option<Arc<Mutex<Bounded>>>);
 struct Bounded {
     path: PathBuf,
     written: u64,
+    /// Lines that could not be written, as on a full disk.
+    lost: u64,
 }
 
 impl Bounded {
     fn of(path: PathBuf) -> Self {
         let written = std::fs::metadata(&path).map_or(0, |found| found.len());
-        Bounded { path, written }
+        Bounded { path, written, lost: 0 }
+    }
+
+    /// Writes a line to standard error, which is the file; the first one after some that were lost says so.
+    fn put(&mut self, line: &[u8], stderr: &mut dyn Write) -> io::Result<()> {
+        if self.written >= FULL
+            && let Err(error) = self.turn()
+        {
+            // Nobody to tell but the log itself; it is tried again after as much again.
+            drop(writeln!(stderr, "failed to begin a new log file: {error}"));
+        }
+        self.written += line.len() as u64;
+        if self.lost > 0 && writeln!(stderr, "{} lines of the log could not be written", self.lost).is_ok() {
+            self.lost = 0;
+        }
+        let written = stderr.write_all(line);
+        self.lost += u64::from(written.is_err());
+        written
     }
 
     /// Begins a new file. Containers' supervisors, which have the old one open, go on writing there.
@@ -67,22 +85,19 @@ impl Bounded {
     }
 }
 
+/// Never fails: tracing would complain on standard error, and panic if that is what cannot be written.
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let Some(bounded) = &self.0 else { return noted(io::stderr().write(line)) };
-        let mut bounded = bounded.lock();
-        if bounded.written >= FULL
-            && let Err(error) = bounded.turn()
-        {
-            // Nobody to tell but the log itself; it is tried again after as much again.
-            drop(writeln!(io::stderr(), "failed to begin a new log file: {error}"));
-        }
-        bounded.written += line.len() as u64;
-        noted(io::stderr().write(line))
+        let written = match &self.0 {
+            Some(bounded) => bounded.lock().put(line, &mut io::stderr()),
+            None => io::stderr().write_all(line),
+        };
+        note(&written);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -113,12 +128,44 @@ pub(crate) fn shift(path: &Path, kept: usize) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Takes lines while it has room for them.
+    struct Disk {
+        room: usize,
+        text: String,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let taken = line.len().min(self.room);
+            if taken == 0 && !line.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.text += &String::from_utf8_lossy(&line[..taken]);
+            Ok(taken)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_the_log_says_so() {
+        let mut log = Bounded::of("/nonexistent".into());
+        let mut disk = Disk { room: 2, text: String::new() };
+        for (line, room) in [("a\n", None), ("b\n", None), ("c\n", None), ("d\n", Some(1000)), ("e\n", None)] {
+            disk.room = room.unwrap_or(disk.room);
+            drop(log.put(line.as_bytes(), &mut disk));
+        }
+        assert_eq!(disk.text, "a\n2 lines of the log could not be written\nd\ne\n");
+    }
+
     #[test]
     fn a_lost_line_fails_the_check_until_one_is_written() {
         assert_eq!(check(), Ok(()));
-        drop(noted(Err(io::ErrorKind::StorageFull.into())));
+        note(&Err(io::ErrorKind::StorageFull.into()));
         assert!(check().is_err());
-        drop(noted(Ok(1)));
+        note(&Ok(()));
         assert_eq!(check(), Ok(()));
     }
 

@@ -10,6 +10,13 @@
 //! announced; a root file system is mounted in its container's mount namespace and nowhere else.
 
 pub mod apparmor;
+/// A line on standard error, for processes whose log that is. Unlike `eprintln` it goes on if that is a file on a full disk.
+macro_rules! say {
+    ($($text:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))))
+    };
+}
+
 pub mod caps;
 pub mod cdi;
 pub mod defaults;

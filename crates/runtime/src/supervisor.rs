@@ -185,7 +185,7 @@ pub(crate) fn main(
             match supervisor.run() {
                 Ok(()) => 0,
                 Err(e) => {
-                    eprintln!("shim-{id}: {e}");
+                    say!("shim-{id}: {e}");
                     1
                 }
             }
@@ -194,7 +194,7 @@ pub(crate) fn main(
             let sent = protocol::encode(Kind::Reply, 0, &Reply::Failed { reason, message: message.clone() })
                 .and_then(|m| m.send(client.as_fd(), &[], true));
             if sent.is_err() {
-                eprintln!("shim-{id}: {message}");
+                say!("shim-{id}: {message}");
             }
             1
         }
@@ -391,9 +391,9 @@ impl Supervisor {
         match sys::socket::accept(self.listener.as_fd()) {
             Ok(socket) => match sys::socket::peer(socket.as_fd()) {
                 Ok(peer) if peer.uid == 0 => self.add_client(socket),
-                other => eprintln!("shim-{}: refused a client: {other:?}", self.spec.id),
+                other => say!("shim-{}: refused a client: {other:?}", self.spec.id),
             },
-            Err(e) => eprintln!("shim-{}: failed to accept: {e}", self.spec.id),
+            Err(e) => say!("shim-{}: failed to accept: {e}", self.spec.id),
         }
     }
 
@@ -1046,7 +1046,7 @@ impl Supervisor {
         if !c.record.own_pid_namespace
             && let Err(e) = c.cgroup.kill()
         {
-            eprintln!("shim-{}: {}", self.spec.id, base::chain(&e));
+            say!("shim-{}: {}", self.spec.id, base::chain(&e));
         }
         for stream in 0..2 {
             self.drain(number, stream);
@@ -1065,7 +1065,7 @@ impl Supervisor {
         let path = c.cgroup.path().to_owned();
         self.bury(self.cgroups.cgroup(&path));
         if let Err(e) = self.record(&id, &exit) {
-            eprintln!("shim-{}: failed to record the exit of {id}: {e}", self.spec.id);
+            say!("shim-{}: failed to record the exit of {id}: {e}", self.spec.id);
         }
         self.announce(&Event::Exited { container: id, exit });
     }
@@ -1145,7 +1145,7 @@ impl Supervisor {
         self.removing = Some((client, request));
         for c in self.containers.values().filter(|c| !c.exited()) {
             if let Err(e) = c.cgroup.kill() {
-                eprintln!("shim-{}: {}", self.spec.id, base::chain(&e));
+                say!("shim-{}: {}", self.spec.id, base::chain(&e));
             }
             // A launcher that has not joined its cgroup yet.
             c.task.iter().for_each(|t| drop(sys::process::pidfd_kill(t.pidfd.as_fd(), libc::SIGKILL)));

@@ -22,7 +22,7 @@ pub fn main(args: &[String]) -> i32 {
     match serve(args) {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("zygote: {e}");
+            say!("zygote: {e}");
             1
         }
     }
@@ -44,7 +44,7 @@ fn serve(args: &[String]) -> std::io::Result<()> {
     if let Some(path) = args.first().filter(|p| p.as_str() != "-")
         && let Err(e) = join_cgroup(path)
     {
-        eprintln!("zygote: supervisors stay in the cgroup of the agent: {}", base::chain(&e));
+        say!("zygote: supervisors stay in the cgroup of the agent: {}", base::chain(&e));
     }
     if let Some(soft) = args.get(1).and_then(|n| n.parse().ok()) {
         // The agent raised its own.
@@ -121,7 +121,7 @@ impl Zygote {
             }
             (Ok(_), Some(client)) => refuse(&client, Reason::Unsupported, "not a request to the zygote".into()),
             (Err(e), Some(client)) => refuse(&client, Reason::Unsupported, e.to_string()),
-            (_, None) => eprintln!("zygote: a request without its socket was ignored"),
+            (_, None) => say!("zygote: a request without its socket was ignored"),
         }
         self
     }
@@ -161,7 +161,7 @@ impl Zygote {
                 wait_for_pod(single, cgroups, socket);
             }
             Err(e) => {
-                eprintln!("zygote: failed to fork a supervisor in advance: {e}");
+                say!("zygote: failed to fork a supervisor in advance: {e}");
                 self.refill = false;
             }
         }
@@ -237,6 +237,6 @@ fn refuse(client: &OwnedFd, reason: Reason, message: String) {
     let sent = protocol::encode(Kind::Reply, 0, &Reply::Failed { reason, message })
         .and_then(|m| m.send(client.as_fd(), &[], true));
     if let Err(e) = sent {
-        eprintln!("zygote: failed to answer: {e}");
+        say!("zygote: failed to answer: {e}");
     }
 }

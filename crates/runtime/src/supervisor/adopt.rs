@@ -142,7 +142,7 @@ impl Supervisor {
         };
         let spools = [parts.take(Part::StdoutSpool), parts.take(Part::StderrSpool)];
         if let Err(e) = container.adopt_spools(spools, self.now()) {
-            eprintln!("shim-{}: output of {} may be lost: {e}", self.spec.id, container.record.id);
+            say!("shim-{}: output of {} may be lost: {e}", self.spec.id, container.record.id);
         }
         container
     }

@@ -911,3 +911,64 @@ fn all_containers_are_not_restarted_more_than_once_a_second() {
     "#]],
     );
 }
+
+#[test]
+fn a_sidecars_rule_restarts_all_containers_even_those_that_do_not_heed_term() {
+    let spec = r#"{"restartPolicy":"Never","initContainers":[{"name":"init","image":"i"},{"name":"side","image":"i","restartPolicy":"Always"},
+        {"name":"source","image":"i","restartPolicy":"Always","restartPolicyRules":[{"action":"RestartAllContainers",
+        "exitCodes":{"operator":"In","values":[42]}}]}],"containers":[{"name":"a","image":"i"}]}"#;
+    check_pod(
+        spec,
+        "+1 exit init 0\nstatus-written\n+30 exit source 42\n+2\nexit a 137\n+2\n+1 exit side 137\n+1 exit init 0",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull i for init (IfNotPresent)
+                  start init #0
+                  = Pending | init running | side PodInitializing | source PodInitializing | a PodInitializing | PodReadyToStartContainers
+            [  1] exit init 0
+                  pull i for side (IfNotPresent)
+                  remove init1
+                  start side #0
+                  pull i for source (IfNotPresent)
+                  start source #0
+                  pull i for a (IfNotPresent)
+                  start a #0
+                  = Running | init Completed=0 ready | side running ready | source running ready | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [  1] status-written
+            [ 31] exit source 42
+                  event Normal Killing a "killing"
+                  SIGTERM to a1
+                  remove source1
+                  = Running | init Completed=0 ready | side running ready | source Error=42 | a running ready | PodReadyToStartContainers,Initialized,AllContainersRestarting
+                  wake at 33
+            [ 33] (time)
+                  SIGKILL to a1
+                  wake at 43
+            [ 33] exit a 137
+                  event Normal Killing side "killing"
+                  SIGTERM to side1
+                  remove a1
+                  = Running | init Completed=0 ready | side running ready | source Error=42 | a Error=137 | PodReadyToStartContainers,Initialized,AllContainersRestarting
+                  wake at 35
+            [ 35] (time)
+                  SIGKILL to side1
+                  wake at 45
+            [ 36] exit side 137
+                  pull i for init (IfNotPresent)
+                  remove side1
+                  start init #1
+                  = Pending | init running x1 | side RestartingAllContainers x1 | source RestartingAllContainers x1 | a RestartingAllContainers x1 | PodReadyToStartContainers,Initialized
+            [ 37] exit init 0
+                  pull i for side (IfNotPresent)
+                  remove init2
+                  start side #1
+                  pull i for source (IfNotPresent)
+                  start source #1
+                  pull i for a (IfNotPresent)
+                  start a #1
+                  = Running | init Completed=0 ready x1 | side running ready x1 | source running ready x1 | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        "#]],
+    );
+}

@@ -1,6 +1,9 @@
 //! Pods as users write them, and what comes back.
 
+use super::validate;
 use crate::kinds::testing::{check_create, check_defaults, check_update};
+use api::Codec;
+use api::k8s::api::core::v1::Pod;
 use expect_test::expect;
 
 const MINIMAL: &str = "
@@ -161,4 +164,32 @@ fn only_a_few_fields_of_a_pod_may_change() {
         expect!["spec.containers: Forbidden: pod updates may not add or remove containers"],
     );
     check_update(MINIMAL, &MINIMAL.replace("spec: {", "spec: {hostname: x, "), Some("status"), expect!["generation 1"]);
+}
+
+#[test]
+fn containers_that_ended_stay_ended_unless_they_may_restart() {
+    let refused = |spec: &str, list: &str, code: i32| {
+        let pod = |state: &str| {
+            let text = format!(r#"{{"spec":{spec},"status":{{"{list}":[{{"name":"a","state":{state}}}]}}}}"#);
+            Pod::decode(text.as_bytes()).expect("a pod")
+        };
+        let ended = format!(r#"{{"terminated":{{"exitCode":{code}}}}}"#);
+        let errors = validate::validate_status_update(&pod(r#"{"running":{}}"#), &pod(&ended));
+        errors.iter().map(ToString::to_string).collect::<String>()
+    };
+    let app = r#"{"restartPolicy":"OnFailure","containers":[{"name":"a"}]}"#;
+    assert_eq!(refused(app, "containerStatuses", 1), "");
+    let stays =
+        |list: &str| format!("status.{list}[0].state: Forbidden: may not be transitioned to non-terminated state");
+    assert_eq!(refused(app, "containerStatuses", 0), stays("containerStatuses"));
+    let init = r#"{"restartPolicy":"Never","initContainers":[{"name":"a"}],"containers":[{"name":"b"}]}"#;
+    assert_eq!(refused(init, "initContainerStatuses", 1), stays("initContainerStatuses"));
+    let sidecar = init.replace(r#"{"name":"a"}"#, r#"{"name":"a","restartPolicy":"Always"}"#);
+    assert_eq!(refused(&sidecar, "initContainerStatuses", 1), "");
+    assert_eq!(refused(app, "ephemeralContainerStatuses", 1), stays("ephemeralContainerStatuses"));
+    // A rule of any container counts for all.
+    let rule = r#"{"name":"b","restartPolicy":"Never","restartPolicyRules":[{"action":"RestartAllContainers"}]}"#;
+    assert_eq!(refused(&init.replace(r#"{"name":"b"}"#, rule), "initContainerStatuses", 0), "");
+    let of_sidecar = format!(r#"{{"restartPolicy":"Never","initContainers":[{rule}],"containers":[{{"name":"a"}}]}}"#);
+    assert_eq!(refused(&of_sidecar, "containerStatuses", 137), "");
 }

@@ -184,11 +184,7 @@ pub(in crate::kinds::pod) fn validate_status_update(new: &Pod, old: &Pod) -> Err
         errors.push(FieldError::invalid(&path.child("qosClass"), str_of(&new_status.qos_class), IMMUTABLE));
     }
     if let Some(spec) = &old.spec {
-        let states =
-            [("containerStatuses", &spec.containers, &new_status.container_statuses, &old_status.container_statuses)];
-        for (field, containers, new, old) in states {
-            errors.extend(validate_transitions(spec, containers, new, old, &path.child(field)));
-        }
+        errors.extend(validate_transitions(spec, new_status, old_status, &path));
     }
     errors.extend(validate_ips(new_status, &path));
     errors
@@ -209,27 +205,44 @@ fn validate_conditions(conditions: &[PodCondition], path: &Path) -> Errors {
     errors
 }
 
-/// A container that ended stays ended, unless it may restart (`ContainerShouldRestart`).
-fn validate_transitions(
-    spec: &PodSpec,
-    containers: &[Container],
+/// Containers that ended stay ended, unless they may restart (`ValidateContainerStateTransition` and its siblings). Ephemeral ones never do.
+fn validate_transitions(spec: &PodSpec, new: &PodStatus, old: &PodStatus, path: &Path) -> Errors {
+    let (app, init) = (&spec.containers, spec.init_containers.as_deref().unwrap_or_default());
+    let rules = init.iter().chain(app).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    let all_may = rules.into_iter().any(|r| r.action == "RestartAllContainers");
+    let may = |containers: &[Container], name: &str, code| {
+        all_may || containers.iter().find(|c| c.name == name).is_some_and(|c| may_restart(c, spec, code))
+    };
+    let mut errors =
+        stay_ended(&new.container_statuses, &old.container_statuses, &path.child("containerStatuses"), |name, code| {
+            may(app, name, code)
+        });
+    let path_of_init = path.child("initContainerStatuses");
+    errors.extend(stay_ended(
+        &new.init_container_statuses,
+        &old.init_container_statuses,
+        &path_of_init,
+        |name, code| may(init, name, code),
+    ));
+    let path = path.child("ephemeralContainerStatuses");
+    errors
+        .extend(stay_ended(&new.ephemeral_container_statuses, &old.ephemeral_container_statuses, &path, |_, _| false));
+    errors
+}
+
+fn stay_ended(
     new: &Option<Vec<ContainerStatus>>,
     old: &Option<Vec<ContainerStatus>>,
     path: &Path,
+    may_restart: impl Fn(&str, i32) -> bool,
 ) -> Errors {
     let mut errors = Vec::new();
     let ended =
         |status: &ContainerStatus| status.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
-    let any_restarts_all = containers.iter().flat_map(|c| c.restart_policy_rules.iter().flatten());
-    if any_restarts_all.into_iter().any(|r| r.action == "RestartAllContainers") {
-        return errors;
-    }
     for (i, before) in old.iter().flatten().enumerate() {
         let Some(code) = ended(before) else { continue };
-        let now = new.iter().flatten().find(|s| s.name == before.name);
-        let Some(now) = now.filter(|s| ended(s).is_none()) else { continue };
-        let container = containers.iter().find(|c| c.name == now.name);
-        if !container.is_some_and(|c| may_restart(c, spec, code)) {
+        let goes_on = new.iter().flatten().any(|s| s.name == before.name && ended(s).is_none());
+        if goes_on && !may_restart(&before.name, code) {
             let detail = "may not be transitioned to non-terminated state";
             errors.push(FieldError::forbidden(&path.index(i).child("state"), detail));
         }

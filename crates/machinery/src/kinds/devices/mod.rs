@@ -133,6 +133,7 @@ impl Strategy for ResourceClaimKind {
         is_dns1123_subdomain(name)
     }
 
+    // A changed spec is refused as such, whatever is in it; that of a template is looked at as well.
     fn validate(_claim: &ResourceClaim) -> Errors {
         Vec::new()
     }
@@ -188,11 +189,7 @@ impl Strategy for ResourceClaimTemplateKind {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(_template: &ResourceClaimTemplate) -> Errors {
-        Vec::new()
-    }
-
-    fn validate_create(template: &ResourceClaimTemplate) -> Errors {
+    fn validate(template: &ResourceClaimTemplate) -> Errors {
         let path = Path::new("spec");
         let meta = template.spec.metadata.as_ref();
         let mut errors = meta.map(|meta| validate_template_meta(meta, &path.child("metadata"))).unwrap_or_default();

@@ -3,6 +3,9 @@
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
+/// More warnings than fit into an answer are not kept.
+const MOST: usize = 4096;
+
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Remarks {
@@ -17,7 +20,7 @@ impl Remarks {
     pub fn add(&self, texts: impl IntoIterator<Item = String>) {
         let mut list = self.warnings.lock();
         for text in texts {
-            if !list.contains(&text) {
+            if list.len() < MOST && !list.contains(&text) {
                 list.push(text);
             }
         }

@@ -74,9 +74,31 @@ pub(crate) fn without_body(response: Response<Body>) -> Response<Body> {
     Response::from_parts(head, body_from(Bytes::new()))
 }
 
+/// The texts of warnings as an answer has them: whole if all of them are 4096 characters at most; else the first 256
+/// characters of each, until there are so many (`recorder` in `staging/src/k8s.io/apiserver/pkg/endpoints/filters/warning.go`).
+fn fitting(warnings: &[String]) -> Vec<&str> {
+    const ALL: usize = 4096;
+    const EACH: usize = 256;
+    let length = |text: &str| text.chars().count();
+    if warnings.iter().map(|text| length(text)).sum::<usize>() <= ALL {
+        return warnings.iter().map(String::as_str).collect();
+    }
+    let short = |text| -> &str { str::char_indices(text).nth(EACH).map_or(text, |(end, _)| &text[..end]) };
+    let mut written = 0;
+    let mut texts = Vec::new();
+    for text in warnings.iter().map(|text| short(text)) {
+        if written >= ALL {
+            break;
+        }
+        written += length(text);
+        texts.push(text);
+    }
+    texts
+}
+
 /// Adds `Warning:` headers (`299 - "text"`).
 pub(crate) fn with_warnings(mut response: Response<Body>, warnings: &[String]) -> Response<Body> {
-    for text in warnings {
+    for text in fitting(warnings) {
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
@@ -124,6 +146,14 @@ fn encoded(code: u16, json: Bytes, output: Output) -> Result<Response<Body>, Sta
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_that_are_too_much_for_headers_are_cut() {
+        let long = vec!["é".repeat(300); 20];
+        let cut = fitting(&long);
+        assert_eq!((cut.len(), cut[0].chars().count()), (16, 256));
+        assert_eq!(fitting(&long[..13])[0].chars().count(), 300);
+    }
 
     #[tokio::test]
     async fn the_answer_to_head_says_how_long_the_body_would_be() {

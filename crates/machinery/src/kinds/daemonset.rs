@@ -7,6 +7,7 @@ use super::common::{
     wide,
 };
 use super::pod::defaults;
+use super::pod::warnings::of_template;
 use super::workload::{
     go_int_or_string, int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells,
     validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable, validate_int_or_percent,
@@ -114,6 +115,14 @@ impl Strategy for DaemonSetKind {
         let before = old.status.as_ref().and_then(|s| s.collision_count);
         errors.extend(validate_collisions(status.collision_count, before, &path));
         errors
+    }
+
+    fn warnings(set: &DaemonSet, old: Option<&DaemonSet>) -> Vec<String> {
+        if old.is_some_and(|old| template_generation(old) == template_generation(set)) {
+            return Vec::new();
+        }
+        let template = set.spec.as_ref().map(|s| of_template(&s.template, &Path::new("spec").child("template")));
+        template.unwrap_or_default()
     }
 
     fn columns() -> Vec<Column> {

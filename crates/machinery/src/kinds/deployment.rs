@@ -3,9 +3,9 @@
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, text, wide};
 use super::pod::defaults;
 use super::workload::{
-    go_int_or_string, int_or_percent, int_or_string_value, name_warning, selector_cell, selector_value, template_cells,
+    go_int_or_string, int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells,
     validate_at_most, validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable,
-    validate_int_or_percent, validate_selector_and_template,
+    validate_int_or_percent, validate_selector_and_template, workload_warnings,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -13,7 +13,7 @@ use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_non_negati
 use api::k8s::api::apps::v1::{DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
-use api::prelude::{Deployment, MetaExt};
+use api::prelude::Deployment;
 use serde_json::Value;
 
 /// What is particular about a Deployment: a change of its annotations counts as one of its spec.
@@ -100,7 +100,7 @@ impl Strategy for DeploymentKind {
     }
 
     fn warnings(deployment: &Deployment, old: Option<&Deployment>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { name_warning(deployment.name()) }
+        workload_warnings(deployment, old, deployment.spec.as_ref().map(|s| &s.template))
     }
 
     fn columns() -> Vec<Column> {

@@ -10,9 +10,10 @@ use super::common::{
 use super::job_status::{count_indexes, validate_status};
 use super::pod::defaults;
 use super::pod::validate::validate_template;
+use super::pod::warnings::of_template;
 use super::workload::{
-    labels_value, matches_template, name_warning, selector_cell, selector_value, template_cells, validate_counts,
-    validate_immutable,
+    is_new_generation, labels_value, matches_template, name_warning, selector_cell, selector_value, template_cells,
+    validate_counts, validate_immutable,
 };
 use super::{Column, Strategy};
 use crate::field::{ErrorType, Errors, FieldError, Path};
@@ -108,12 +109,8 @@ impl Strategy for JobKind {
 
     fn warnings(job: &Job, old: Option<&Job>) -> Vec<String> {
         let mut warnings = if old.is_some() { Vec::new() } else { name_warning(job.name()) };
-        let no_spec = JobSpec::default();
-        let spec = job.spec.as_ref().unwrap_or(&no_spec);
-        let is_indexed = str_of(&spec.completion_mode) == "Indexed";
-        if is_indexed && spec.completions.unwrap_or(0) > 100_000 && spec.parallelism.unwrap_or(0) > 10_000 {
-            let text = "spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail";
-            warnings.push(text.to_owned());
+        if is_new_generation(job, old) {
+            warnings.extend(job.spec.iter().flat_map(|spec| spec_warnings(spec, &Path::new("spec"))));
         }
         warnings
     }
@@ -169,6 +166,17 @@ impl Strategy for JobKind {
             defaults::quantities(spec, visit);
         }
     }
+}
+
+/// The warnings about a job spec at `path` (`WarningsForJobSpec`).
+fn spec_warnings(spec: &JobSpec, path: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let is_indexed = str_of(&spec.completion_mode) == "Indexed";
+    if is_indexed && spec.completions.unwrap_or(0) > 100_000 && spec.parallelism.unwrap_or(0) > 10_000 {
+        warnings.push(format!("{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
+    }
+    warnings.extend(of_template(&spec.template, &path.child("template")));
+    warnings
 }
 
 /// Defaults of a job spec wherever it stands, also in a CronJob.
@@ -679,6 +687,20 @@ impl Strategy for CronJobKind {
         }
         let path = Path::new("metadata").child("name");
         vec![FieldError::invalid(&path, job.name(), "must be no more than 52 characters")]
+    }
+
+    fn warnings(job: &CronJob, old: Option<&CronJob>) -> Vec<String> {
+        let mut warnings = if old.is_some() { Vec::new() } else { name_warning(job.name()) };
+        if is_new_generation(job, old) {
+            let path = Path::new("spec").child("jobTemplate").child("spec");
+            warnings.extend(job.spec.job_template.spec.iter().flat_map(|spec| spec_warnings(spec, &path)));
+        }
+        // Validation takes it only from a job that had it before. The path is upstream's.
+        if old.is_some() && job.spec.schedule.contains("TZ") {
+            let text = "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     fn columns() -> Vec<Column> {

@@ -4,6 +4,7 @@
 use super::common::{age, age_column, column, name, name_column, set, spec_changed, str_of, text, visit_list, wide};
 use super::pod::defaults::round_up;
 use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
+use super::pod::warnings::fractional;
 use super::resources::validate_quantity;
 use super::{Column, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
@@ -23,6 +24,14 @@ use serde_json::{Value, json};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+
+/// The warnings about a claim's spec at `path` (`GetWarningsForPersistentVolumeClaimSpec`).
+pub(super) fn spec_warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Vec<String> {
+    let Some(resources) = &spec.resources else { return Vec::new() };
+    let lists = [("requests", &resources.requests), ("limits", &resources.limits)];
+    let path = |field| path.child("resources").child(field);
+    lists.iter().filter_map(|(field, list)| fractional(list.as_ref(), "storage", || path(field))).collect()
+}
 
 /// What is particular about a PersistentVolumeClaim: once made it only grows.
 pub(super) struct PersistentVolumeClaimKind;
@@ -65,6 +74,16 @@ impl Strategy for PersistentVolumeClaimKind {
 
     fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> Errors {
         validate_change(new, old)
+    }
+
+    fn warnings(claim: &PersistentVolumeClaim, _old: Option<&PersistentVolumeClaim>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if claim.annotation(BETA_CLASS).is_some() {
+            let path = Path::new("metadata").child("annotations").key(BETA_CLASS);
+            warnings.push(format!("{path}: deprecated since v1.8; use \"storageClassName\" attribute instead"));
+        }
+        warnings.extend(claim.spec.iter().flat_map(|spec| spec_warnings(spec, &Path::new("spec"))));
+        warnings
     }
 
     fn columns() -> Vec<Column> {

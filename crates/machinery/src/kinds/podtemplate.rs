@@ -1,8 +1,8 @@
 //! PodTemplate (`pkg/registry/core/podtemplate/strategy.go`).
 
 use super::common::{bump_if, column, format_labels, name, name_column};
-use super::pod::{defaults, validate};
-use super::workload::template_cells;
+use super::pod::{defaults, validate, warnings};
+use super::workload::{is_new_generation, template_cells};
 use super::{Column, Strategy};
 use crate::field::{Errors, Path};
 use crate::validation::{Messages, is_dns1123_subdomain};
@@ -35,6 +35,11 @@ impl Strategy for PodTemplateKind {
 
     fn validate(template: &PodTemplate) -> Errors {
         validate::validate_template(&template.template.clone().unwrap_or_default(), &Path::new("template"))
+    }
+
+    fn warnings(template: &PodTemplate, old: Option<&PodTemplate>) -> Vec<String> {
+        let pods = template.template.as_ref().filter(|_| is_new_generation(template, old));
+        pods.map(|pods| warnings::of_template(pods, &Path::new("template"))).unwrap_or_default()
     }
 
     fn columns() -> Vec<Column> {

@@ -4,8 +4,8 @@
 use super::common::{age, age_column, bump_if_spec_changed, format_labels, name, name_column, set, typed_column, wide};
 use super::pod::defaults;
 use super::workload::{
-    labels_value, name_warning, selector_cell, selector_value, template_cells, validate_at_most, validate_counts,
-    validate_immutable, validate_lasting, validate_selector_and_template,
+    labels_value, selector_cell, selector_value, template_cells, validate_at_most, validate_counts, validate_immutable,
+    validate_lasting, validate_selector_and_template, workload_warnings,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -13,7 +13,7 @@ use crate::validation::{Messages, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::ReplicaSetStatus;
 use api::k8s::api::core::v1::{ReplicationControllerSpec, ReplicationControllerStatus};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
-use api::prelude::{MetaExt, PodTemplateSpec, ReplicaSet, ReplicationController};
+use api::prelude::{PodTemplateSpec, ReplicaSet, ReplicationController};
 use serde_json::Value;
 
 /// What is particular about a ReplicaSet.
@@ -77,7 +77,7 @@ impl Strategy for ReplicaSetKind {
     }
 
     fn warnings(set: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { name_warning(set.name()) }
+        workload_warnings(set, old, set.spec.as_ref().and_then(|s| s.template.as_ref()))
     }
 
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];
@@ -183,7 +183,9 @@ impl Strategy for ReplicationControllerKind {
     }
 
     fn warnings(controller: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
-        if old.is_some() { Vec::new() } else { name_warning(controller.name()) }
+        // On a change upstream looks at the template as it was.
+        let spec = old.unwrap_or(controller).spec.as_ref();
+        workload_warnings(controller, old, spec.and_then(|s| s.template.as_ref()))
     }
 
     const SELECTABLE: &'static [&'static str] = &["status.replicas"];

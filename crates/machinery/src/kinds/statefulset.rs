@@ -4,12 +4,14 @@
 use super::common::{
     age, age_column, bump_if_spec_changed, column, name, name_column, set, spec_changed, str_of, text, wide,
 };
+use super::persistentvolumeclaim::spec_warnings;
 use super::pod::defaults;
 use super::pod::validate::validate_template;
+use super::pod::warnings::of_template;
 use super::workload::{
-    int_or_percent, int_or_string_value, is_empty, labels_value, matches_template, template_cells, validate_at_most,
-    validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent, validate_lasting,
-    validate_selector,
+    int_or_percent, int_or_string_value, is_empty, is_new_generation, labels_value, matches_template, template_cells,
+    validate_at_most, validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent,
+    validate_lasting, validate_selector,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -151,11 +153,24 @@ impl Strategy for StatefulSetKind {
         errors
     }
 
-    fn warnings(set: &StatefulSet, _old: Option<&StatefulSet>) -> Vec<String> {
-        let limit = set.spec.as_ref().and_then(|s| s.revision_history_limit).unwrap_or(0);
-        let text =
-            "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
-        if limit < 0 { vec![text.to_owned()] } else { Vec::new() }
+    fn warnings(set: &StatefulSet, old: Option<&StatefulSet>) -> Vec<String> {
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let mut warnings = Vec::new();
+        if is_new_generation(set, old) {
+            warnings.extend(of_template(&spec.template, &path.child("template")));
+        }
+        for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            let path = path.child("volumeClaimTemplates").index(i);
+            // Upstream's paths.
+            let path = if old.is_some() { path.child("Spec") } else { path };
+            warnings.extend(claim.spec.iter().flat_map(|spec| spec_warnings(spec, &path)));
+        }
+        if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
+            let text = "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended";
+            warnings.push(text.to_owned());
+        }
+        warnings
     }
 
     fn columns() -> Vec<Column> {

@@ -95,6 +95,25 @@ pub(super) fn check_update(old: &str, new: &str, subresource: Option<&str>, expe
     expected.assert_eq(&lines.join("\n"));
 }
 
+/// What is warned of in a new object, or in a change of `old`.
+pub(super) fn warnings(new: &str, old: Option<&str>) -> Vec<String> {
+    let Some(old) = old else {
+        let (kind, object, errors) = created(new);
+        assert_eq!(errors, "", "the object is valid");
+        return kind.warnings(&*object, None);
+    };
+    let (kind, old, _) = created(old);
+    let (_, mut new) = read(new);
+    kind.default(&mut *new);
+    kind.prepare_update(&mut *new, &*old, None);
+    kind.warnings(&*new, Some(&*old))
+}
+
+/// What is warned of in a new object, or in a change of `old`, a line each.
+pub(super) fn check_warnings(new: &str, old: Option<&str>, expected: Expect) {
+    expected.assert_eq(&warnings(new, old).join("\n"));
+}
+
 /// The row of `kubectl get -o wide`, header first.
 pub(super) fn check_row(yaml: &str, expected: Expect) {
     let (kind, object) = read(yaml);

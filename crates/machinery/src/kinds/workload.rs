@@ -2,6 +2,7 @@
 
 use super::common::{container_cells, format_selector, str_of};
 use super::pod::validate::validate_template;
+use super::pod::warnings::of_template;
 use crate::field::{Errors, FieldError, Path};
 use crate::selector::from_label_selector;
 use crate::validation::{
@@ -10,7 +11,7 @@ use crate::validation::{
 use api::LabelSelector;
 use api::k8s::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
-use api::prelude::{PodSpec, PodTemplateSpec};
+use api::prelude::{MetaExt, PodSpec, PodTemplateSpec};
 use serde_json::{Value, json};
 
 /// A template's labels as JSON, as messages show them.
@@ -204,6 +205,24 @@ pub(super) fn name_warning(name: &str) -> Vec<String> {
         "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
         messages.join(" ")
     )]
+}
+
+/// Whether an object is new or its spec changed, which is when the spec is warned of.
+pub(super) fn is_new_generation<K: MetaExt>(new: &K, old: Option<&K>) -> bool {
+    old.is_none_or(|old| old.metadata().generation != new.metadata().generation)
+}
+
+/// The warnings about a workload: about its name when it is new, about its template when its spec is.
+pub(super) fn workload_warnings<K: MetaExt>(
+    new: &K,
+    old: Option<&K>,
+    template: Option<&PodTemplateSpec>,
+) -> Vec<String> {
+    let mut warnings = if old.is_some() { Vec::new() } else { name_warning(new.name()) };
+    if let Some(template) = template.filter(|_| is_new_generation(new, old)) {
+        warnings.extend(of_template(template, &Path::new("spec").child("template")));
+    }
+    warnings
 }
 
 /// The cells Containers and Images.

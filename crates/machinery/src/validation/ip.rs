@@ -4,7 +4,7 @@
 //! the default of 1.36, those are refused by name. Newer fields want the canonical spelling.
 
 use super::Messages;
-use crate::field::{Errors, FieldError, Path};
+use crate::field::{Errors, FieldError, Path, quote};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `IPv4` or `IPv6`.
@@ -132,6 +132,22 @@ fn errors_of<T>(path: &Path, value: &str, result: Result<T, Messages>) -> Errors
 /// `IsValidIPForLegacyField` with strict validation; values in `old` pass unseen.
 pub fn is_valid_ip_legacy(path: &Path, value: &str, old: &[String]) -> Errors {
     if old.iter().any(|o| o == value) { Vec::new() } else { errors_of(path, value, ip_messages(value)) }
+}
+
+/// The warning about an address that a legacy field took though it is not how it should be written
+/// (`GetWarningsForIP`).
+pub fn ip_warning(value: &str, path: impl FnOnce() -> Path) -> Option<String> {
+    let ip = parse_ip_sloppy(value)?;
+    let canonical = canonical_ip(ip);
+    if canonical == value {
+        return None;
+    }
+    let (path, shown, canonical) = (path(), quote(value), quote(&canonical));
+    Some(if Family::of(ip) == Family::V4 || value.parse::<IpAddr>().is_err() {
+        format!("{path}: non-standard IP address {shown} is invalid: use {canonical}")
+    } else {
+        format!("{path}: IPv6 address {shown} should be in RFC 5952 canonical format ({canonical})")
+    })
 }
 
 /// `IsValidIP`: strict and canonical.

@@ -15,8 +15,8 @@ mod webhook;
 pub use conditions::validate_conditions;
 pub use cron::cron_error;
 pub use ip::{
-    Family, canonical_ip, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip, is_valid_ip_legacy, parse_cidr_sloppy,
-    parse_ip_sloppy, validate_interface_address,
+    Family, canonical_ip, ip_warning, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip, is_valid_ip_legacy,
+    parse_cidr_sloppy, parse_ip_sloppy, validate_interface_address,
 };
 pub use labels::{
     is_label_key, is_label_value, validate_annotations, validate_label_key, validate_label_selector, validate_labels,

@@ -29,6 +29,10 @@ pub(super) fn pod(pod: &mut Pod) {
         host_ports(spec.init_containers.as_deref_mut().unwrap_or_default());
     }
     pod_spec(spec);
+    // Templates keep what they say, and are warned (`pkg/apis/core/v1/conversion.go`).
+    if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
+        spec.termination_grace_period_seconds = Some(1);
+    }
     if let Some(status) = &mut pod.status {
         even_out_ips(&mut status.pod_ip, &mut status.pod_ips);
     }
@@ -45,9 +49,6 @@ pub(in crate::kinds) fn pod_spec(spec: &mut PodSpec) {
     text(&mut spec.restart_policy, "Always");
     set(&mut spec.security_context, Default::default());
     set(&mut spec.termination_grace_period_seconds, 30);
-    if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
-        spec.termination_grace_period_seconds = Some(1);
-    }
     text(&mut spec.scheduler_name, "default-scheduler");
     service_account_alias(spec);
     spec.volumes.iter_mut().flatten().for_each(volume);

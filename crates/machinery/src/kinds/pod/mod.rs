@@ -6,23 +6,24 @@
 //! * `status`: spec and owners as they were; `ephemeralcontainers` and `resize`: only their part of the spec;
 //! * delete: with the grace period, unless the pod is on no node or done.
 //!
-//! Differs from upstream: annotations of AppArmor and seccomp that predate the fields are not read.
+//! Differs from upstream: annotations of AppArmor and seccomp that predate the fields are only warned of.
 
 mod columns;
 pub(super) mod defaults;
 pub(super) mod qos;
 mod update;
 pub(super) mod validate;
+pub(super) mod warnings;
 
 use super::common::{bump_if_spec_changed, str_of};
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
 use crate::field::Errors;
-use crate::validation::{Messages, is_dns1123_label, is_dns1123_subdomain};
+use crate::validation::{Messages, is_dns1123_subdomain};
 use api::k8s::api::core::v1::{Affinity, Container, PodAffinityTerm, PodCondition, PodStatus};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
-use api::prelude::{MetaExt, Pod};
+use api::prelude::Pod;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -108,15 +109,8 @@ impl Strategy for PodKind {
         errors
     }
 
-    fn warnings(pod: &Pod, _old: Option<&Pod>) -> Vec<String> {
-        let messages = is_dns1123_label(pod.name());
-        if messages.is_empty() {
-            return Vec::new();
-        }
-        vec![format!(
-            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [{}]",
-            messages.join(" ")
-        )]
+    fn warnings(pod: &Pod, old: Option<&Pod>) -> Vec<String> {
+        if old.is_some() { Vec::new() } else { warnings::of_pod(pod) }
     }
 
     fn graceful_period(pod: &Pod, asked: Option<i64>) -> Option<i64> {

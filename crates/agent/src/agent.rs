@@ -7,14 +7,13 @@
 use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
 use crate::counters::{self, Counters};
-use crate::cpus::Cpus;
 use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
 use crate::engine::{
     Engine, EngineError, EngineEvent, EngineExit, SandboxNetwork, SandboxSnapshot, Session, StreamRequest, Streams,
 };
 use crate::images::Images;
-use crate::memories::Memories;
+use crate::managers::Managers;
 use crate::network::PodNetwork;
 use crate::orphans;
 use crate::pod::admission::{self, Rejection};
@@ -65,10 +64,8 @@ pub struct Parts {
     pub memory: i64,
     /// Programs that know logins for registries.
     pub credential_providers: CredentialProviders,
-    /// The machine's processors.
-    pub cpus: Cpus,
-    /// The machine's memory.
-    pub memories: Memories,
+    /// The machine's processors and memory.
+    pub managers: Managers,
 }
 
 /// Pods of this node: all that are there, then every change.
@@ -101,8 +98,7 @@ pub struct Agent {
 impl Agent {
     /// Assembles; touches nothing.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, cpus, memories } =
-            parts;
+        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, managers } = parts;
         let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone());
         let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
         let swap = Swap::read(config.swap, memory);
@@ -120,8 +116,7 @@ impl Agent {
             memory,
             swap,
             credential_providers,
-            cpus,
-            memories,
+            managers,
             pressure: RwLock::default(),
             ledger: Ledger::default(),
             host_ports: HostPorts::default(),
@@ -187,8 +182,7 @@ impl Agent {
         let known: BTreeSet<String> = kept.iter().map(|(pod, _)| pod.uid().to_owned()).collect();
         self.remove_strangers(&snapshots, &kept).await;
         self.context.devices.retain(|uid| known.contains(uid));
-        self.context.cpus.retain(|uid| known.contains(uid));
-        self.context.memories.retain(|uid| known.contains(uid));
+        self.context.managers.retain(|uid| known.contains(uid));
         let all = known.iter().cloned().chain(pods.iter().map(|p| p.uid().to_owned())).collect();
         orphans::sweep(&self.context, &all).await;
         for (pod, seen) in kept {
@@ -278,17 +272,10 @@ impl Agent {
         self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
         let taken = self.context.host_ports.take(pod, pod.uid());
         let allocated = match taken {
-            Ok(()) => self.allocate(pod).await.map_err(Rejection::unexpected),
+            Ok(()) => self.context.managers.allocate(pod, &self.context.devices).await,
             Err(rejection) => Err(rejection),
         };
         allocated.inspect_err(|_| self.context.give_back(pod.uid()))
-    }
-
-    /// What is given to containers alone.
-    async fn allocate(&self, pod: &Pod) -> Result<(), String> {
-        self.context.cpus.allocate(pod)?;
-        self.context.memories.allocate(pod)?;
-        self.context.devices.allocate(pod).await
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {

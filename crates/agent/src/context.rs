@@ -2,13 +2,12 @@
 
 use crate::cluster::Cluster;
 use crate::counters::Counters;
-use crate::cpus::{self, Cpus};
 use crate::credential_providers::CredentialProviders;
 use crate::devices::Devices;
 use crate::engine::{Engine, RuntimeInfo};
 use crate::eviction::Pressure;
 use crate::images::Images;
-use crate::memories::Memories;
+use crate::managers::{self, Managers};
 use crate::network::PodNetwork;
 use crate::pod::allocation::Ledger;
 use crate::pod::host_ports::HostPorts;
@@ -59,8 +58,8 @@ pub struct Config {
     pub pod_cidrs: Vec<ipnet::IpNet>,
     /// When the node has too little left.
     pub eviction: crate::eviction::Policy,
-    /// Who gets processors alone.
-    pub cpus: cpus::Settings,
+    /// Who gets processors and memory alone.
+    pub managers: managers::Settings,
     /// Who may swap.
     pub swap: swap::Behavior,
     /// How long pods have when the machine shuts down.
@@ -103,10 +102,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Which of its ports they have.
     pub host_ports: HostPorts,
-    /// Which of its processors they have for themselves.
-    pub cpus: Cpus,
-    /// Which of its memory they have for themselves.
-    pub memories: Memories,
+    /// Which of its processors and memory they have for themselves.
+    pub managers: Managers,
     /// Which of its devices they have.
     pub devices: Arc<Devices>,
     /// Whether the machine shuts down.
@@ -125,8 +122,7 @@ impl Context {
         self.ledger.release(uid);
         self.host_ports.release(uid);
         self.devices.release(uid);
-        self.cpus.retain(|pod| pod != uid);
-        self.memories.retain(|pod| pod != uid);
+        self.managers.retain(|pod| pod != uid);
         self.pods_changed.notify_one();
     }
 

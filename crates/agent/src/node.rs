@@ -209,7 +209,7 @@ pub fn node_status(
 ) -> NodeStatus {
     let mut capacity = capacity(config, machine);
     let mut allocatable = allocatable(&config.eviction.hard, machine, &capacity);
-    let promised = machine.cpus.saturating_sub(config.cpus.reserved.0.len() as u64);
+    let promised = machine.cpus.saturating_sub(config.managers.reserved_cpus.0.len() as u64);
     allocatable.insert("cpu".into(), Quantity(promised.to_string()));
     for (resource, (all, healthy)) in &machine.devices {
         capacity.insert(resource.clone(), Quantity(all.to_string()));
@@ -657,7 +657,7 @@ mod tests {
             max_pods: 110,
             pod_cidrs: vec!["10.42.0.0/24".parse().expect("literal")],
             eviction: Policy::default(),
-            cpus: Default::default(),
+            managers: Default::default(),
             swap: Default::default(),
             shutdown: Default::default(),
             labels: BTreeMap::new(),

@@ -298,8 +298,7 @@ impl World {
             random: Arc::new(SystemRandom),
             memory: 8 << 30,
             credential_providers: Default::default(),
-            cpus: Default::default(),
-            memories: Default::default(),
+            managers: Default::default(),
         };
         let config = Config {
             node_name: "n1".into(),
@@ -317,7 +316,7 @@ impl World {
             max_pods: 110,
             pod_cidrs: Vec::new(),
             eviction: agent::eviction::Policy::default(),
-            cpus: Default::default(),
+            managers: Default::default(),
             swap: Default::default(),
             shutdown: Default::default(),
             labels: BTreeMap::new(),

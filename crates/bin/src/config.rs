@@ -2,9 +2,8 @@
 //!
 //! Two steps, as ripgrep does: [`Settings`] is what was said (flags win over the file), [`Config`] what it means.
 
-use agent::cpus;
 use agent::eviction::{Policy, PolicyTexts};
-use agent::memories;
+use agent::managers;
 use agent::shutdown;
 use agent::swap;
 use clap::Args;
@@ -137,6 +136,16 @@ pub(crate) struct Settings {
     /// Which memory is not promised to pods, by NUMA node: 0:memory=100Mi; in all what eviction-hard keeps free
     #[arg(long, global = true, value_name = "NODE:memory=BYTES,…")]
     pub(crate) reserved_memory: Option<String>,
+    /// What becomes of pods that cannot have processors, memory and devices of the same NUMA nodes: none (nobody asks), best-effort (they
+    /// run), restricted (they are rejected) or single-numa-node (they are rejected unless it is one) [default: none]
+    #[arg(long, global = true, value_name = "POLICY")]
+    pub(crate) topology_manager_policy: Option<String>,
+    /// What is to be on the same NUMA nodes: container, or pod (all containers of a pod) [default: container]
+    #[arg(long, global = true, value_name = "SCOPE")]
+    pub(crate) topology_manager_scope: Option<String>,
+    /// prefer-closest-numa-nodes=true, max-allowable-numa-nodes=8 to 16
+    #[arg(long, global = true, value_name = "OPTION=VALUE,…")]
+    pub(crate) topology_manager_policy_options: Option<String>,
     /// Who may use the machine's swap: NoSwap (nobody), or LimitedSwap (containers of Burstable pods, as much of it as they ask for of
     /// the memory) [default: NoSwap]
     #[arg(long, global = true, value_name = "BEHAVIOR")]
@@ -241,8 +250,7 @@ pub(crate) struct Config {
     pub(crate) foreign_runtime: Option<(String, String)>,
     pub(crate) registries: PathBuf,
     pub(crate) eviction: Policy,
-    pub(crate) cpus: cpus::Settings,
-    pub(crate) memories: memories::Settings,
+    pub(crate) managers: managers::Settings,
     pub(crate) swap: swap::Behavior,
     pub(crate) shutdown: shutdown::Settings,
     /// Configuration and directory of the programs.
@@ -381,6 +389,11 @@ impl Settings {
             reserved_cpus: self.reserved_cpus.or(file.reserved_cpus),
             memory_manager_policy: self.memory_manager_policy.or(file.memory_manager_policy),
             reserved_memory: self.reserved_memory.or(file.reserved_memory),
+            topology_manager_policy: self.topology_manager_policy.or(file.topology_manager_policy),
+            topology_manager_scope: self.topology_manager_scope.or(file.topology_manager_scope),
+            topology_manager_policy_options: self
+                .topology_manager_policy_options
+                .or(file.topology_manager_policy_options),
             memory_swap_behavior: self.memory_swap_behavior.or(file.memory_swap_behavior),
             shutdown_grace_period: self.shutdown_grace_period.or(file.shutdown_grace_period),
             shutdown_grace_period_critical_pods: self
@@ -436,14 +449,9 @@ impl Settings {
                 None
             }
         };
-        let cpus = self.cpus().unwrap_or_else(|error| {
-            mistakes.push(error);
-            cpus::Settings::default()
-        });
-        let memories = memories::Settings::read(self.memory_manager_policy.as_deref(), self.reserved_memory.as_deref());
-        let memories = memories.unwrap_or_else(|error| {
-            mistakes.push(error);
-            memories::Settings::default()
+        let managers = managers::Settings::read(&self.managers()).unwrap_or_else(|errors| {
+            mistakes.extend(errors);
+            managers::Settings::default()
         });
         let swap = self.swap().unwrap_or_else(|error| {
             mistakes.push(error);
@@ -525,8 +533,7 @@ impl Settings {
                     foreign_runtime: runtime.map(|runtime| (runtime.clone(), images.unwrap_or(runtime))),
                     registries: self.registries.unwrap_or_else(|| "/etc/dhow/registries.yaml".into()),
                     eviction,
-                    cpus,
-                    memories,
+                    managers,
                     swap,
                     shutdown,
                     credential_providers,
@@ -545,15 +552,16 @@ impl Settings {
 }
 
 impl Settings {
-    fn cpus(&self) -> Result<cpus::Settings, String> {
-        let policy = match self.cpu_manager_policy.as_deref() {
-            None | Some("none") => cpus::Policy::None,
-            Some("static") => cpus::Policy::Static,
-            Some(other) => return Err(format!("cpu-manager-policy {other:?} is not none or static")),
-        };
-        let reserved = self.reserved_cpus.as_deref().unwrap_or_default().parse();
-        let reserved = reserved.map_err(|e| format!("reserved-cpus: {e}"))?;
-        Ok(cpus::Settings { policy, reserved })
+    fn managers(&self) -> managers::Written<'_> {
+        managers::Written {
+            cpu_policy: self.cpu_manager_policy.as_deref(),
+            reserved_cpus: self.reserved_cpus.as_deref(),
+            memory_policy: self.memory_manager_policy.as_deref(),
+            reserved_memory: self.reserved_memory.as_deref(),
+            topology_policy: self.topology_manager_policy.as_deref(),
+            topology_scope: self.topology_manager_scope.as_deref(),
+            topology_options: self.topology_manager_policy_options.as_deref(),
+        }
     }
 
     fn swap(&self) -> Result<swap::Behavior, String> {

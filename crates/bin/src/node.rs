@@ -5,12 +5,11 @@ use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use crate::traces;
 use agent::adapters::{ApiCluster, ClusterOptions, CriRuntime, Endpoints, NodePodNetwork, RuntimeEngine, StoreImages};
-use agent::cpus::Cpus;
 use agent::credential_providers::CredentialProviders;
 use agent::engine::{Handlers, RuntimeInfo};
 use agent::eviction::Pressure;
 use agent::evictor::Evictor;
-use agent::memories::Memories;
+use agent::managers::Managers;
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::plugins::csi::{self, CsiPlugins};
 use agent::plugins::{Handlers as PluginHandlers, PluginHandler, Registrar};
@@ -175,8 +174,7 @@ pub(crate) async fn start(
         clock: clock.clone(),
         random,
         memory: total_memory()?,
-        cpus: Cpus::load(config.cpus.clone(), &config.data_dir)?,
-        memories: Memories::load(&config.memories, |all| config.eviction.memory_kept_free(all), &config.data_dir)?,
+        managers: Managers::load(&config.managers, |all| config.eviction.memory_kept_free(all), &config.data_dir)?,
         credential_providers: match &config.credential_providers {
             Some((file, programs)) => CredentialProviders::load(file, programs.clone())?,
             None => CredentialProviders::default(),
@@ -198,7 +196,10 @@ pub(crate) async fn start(
     tasks.push(base::tasks::spawn("plugins", registrar.run(shutdown.clone())));
     let evictor = Evictor::new(handle.clone(), context.clone());
     tasks.push(base::tasks::spawn("evictor", evictor.run(shutdown.clone())));
-    tasks.push(base::tasks::spawn("cpus", agent::cpus::run(handle.clone(), context.clone(), shutdown.clone())));
+    tasks.push(base::tasks::spawn(
+        "cpus",
+        agent::managers::cpus::run(handle.clone(), context.clone(), shutdown.clone()),
+    ));
     tasks.push(base::tasks::spawn("qos", agent::qos::run(handle.clone(), context.clone(), shutdown.clone())));
     let machine_shutdown = agent::shutdown::run(handle.clone(), context.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("machine-shutdown", machine_shutdown));
@@ -324,7 +325,7 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         max_pods: MAX_PODS,
         pod_cidrs: pod_cidrs.to_vec(),
         eviction: config.eviction.clone(),
-        cpus: config.cpus.clone(),
+        managers: config.managers.clone(),
         swap: config.swap,
         shutdown: config.shutdown.clone(),
         labels: BTreeMap::new(),

@@ -54,7 +54,7 @@ impl World {
             max_pods: 110,
             pod_cidrs: Vec::new(),
             eviction: crate::eviction::Policy::default(),
-            cpus: Default::default(),
+            managers: Default::default(),
             swap: Default::default(),
             shutdown: crate::shutdown::Settings::new(Duration::from_secs(30), Duration::from_secs(10), None)
                 .expect("valid"),
@@ -73,8 +73,7 @@ impl World {
             random: Arc::new(SeededRandom::new(1)),
             memory: 8 << 30,
             credential_providers: Default::default(),
-            cpus: Default::default(),
-            memories: Default::default(),
+            managers: Default::default(),
         };
         let agent = Agent::new(self.config(), parts);
         let handle = agent.handle();

@@ -8,8 +8,8 @@
 //!   a pod comes ─▶ Allocate ─▶ checkpoint.rs ─▶ a container starts: PreStartContainer, Grant (grant.rs)
 //! ```
 //!
-//! Always holds: a device is held by one container at a time, and what is held is on disk before the pod is taken. Differs: one NUMA
-//! node, so no affinity; a plugin that does not answer in time fails the pod instead of holding up the node.
+//! Always holds: a device is held by one container at a time, and what is held is on disk before the pod is taken. Differs: a plugin
+//! that does not answer in time fails the pod instead of holding up the node.
 
 pub mod checkpoint;
 pub mod grant;
@@ -17,7 +17,11 @@ pub mod pod_resources;
 pub mod registry;
 mod server;
 
+use crate::managers::hints::{Hint, Hints};
+use crate::managers::topology::Nodes;
 use crate::plugins::{rpc_error, within};
+use crate::pod::spec::resources::pod_sum;
+use crate::pod::view;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
 use base::Clock;
@@ -30,7 +34,7 @@ use node_api::device_plugin::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
-use registry::{Health, Held, Holder, Need, Registry, Reusable};
+use registry::{Health, Held, Holder, Need, Registry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -127,15 +131,37 @@ impl Devices {
 
     // === pods ===
 
-    /// Gets a pod all devices that its containers want, or tells why not. One caller at a time.
-    pub async fn allocate(&self, pod: &Pod) -> Result<(), String> {
-        let mut reusable = Reusable::default();
-        for container in crate::pod::view::init_containers(pod).iter().chain(crate::pod::view::app_containers(pod)) {
-            let wanted = self.state.lock().registry.wanted(container);
-            for (resource, count) in &wanted {
-                self.allocate_one(pod, container, resource, *count, &reusable.of(resource)).await?;
-            }
-            reusable.after(&self.state.lock().registry, pod, container);
+    /// Where the devices could come from that a container wants: a list for each resource whose devices have a place
+    /// (`GetTopologyHints`).
+    pub fn hints(&self, pod: &Pod, container: &Container, nodes: Nodes) -> Hints {
+        let registry = &self.state.lock().registry;
+        let of = |(resource, count): (String, usize)| {
+            let held = registry.ids_of(pod.uid(), Some(&container.name), &resource);
+            registry.hints(nodes, &resource, count, &held, &registry.reusable(pod, container, &resource))
+        };
+        registry.wanted(container).into_iter().filter_map(of).collect()
+    }
+
+    /// The same for all containers of a pod (`GetPodTopologyHints`).
+    pub fn pod_hints(&self, pod: &Pod, nodes: Nodes) -> Hints {
+        let registry = &self.state.lock().registry;
+        let wanted = |c: &Container, resource: &str| registry.wanted(c).into_iter().find(|(name, _)| name == resource);
+        let of = |resource: String| {
+            let count = |c: &Container| wanted(c, &resource).map_or(0, |(_, n)| i64::try_from(n).unwrap_or(i64::MAX));
+            let sum = usize::try_from(pod_sum(pod, count)).unwrap_or(usize::MAX);
+            let held = registry.ids_of(pod.uid(), None, &resource);
+            registry.hints(nodes, &resource, sum, &held, &BTreeSet::new())
+        };
+        let resources: BTreeSet<String> =
+            view::containers_in_order(pod).flat_map(|c| registry.wanted(c)).map(|(name, _)| name).collect();
+        resources.into_iter().filter_map(of).collect()
+    }
+
+    /// Gets a container all devices that it wants, of these NUMA nodes if that is possible, or tells why not. One caller at a time.
+    pub async fn allocate(&self, pod: &Pod, container: &Container, affinity: Hint) -> Result<(), String> {
+        let wanted = self.state.lock().registry.wanted(container);
+        for (resource, count) in &wanted {
+            self.allocate_one(pod, container, resource, *count, affinity).await?;
         }
         Ok(())
     }
@@ -146,14 +172,18 @@ impl Devices {
         container: &Container,
         resource: &str,
         count: usize,
-        reusable: &BTreeSet<String>,
+        affinity: Hint,
     ) -> Result<(), String> {
         let holder =
             Holder { pod: pod.uid().to_owned(), container: container.name.clone(), resource: resource.to_owned() };
-        let need = self.state.lock().registry.need(&holder, count, reusable)?;
-        let Need::Devices { available, must, count } = need else { return Ok(()) };
+        let need = self.with_registry(|registry| {
+            registry.need(&holder, count, &registry.reusable(pod, container, resource), affinity.nodes)
+        })?;
+        if need == Need::Nothing {
+            return Ok(());
+        }
         let mut plugin = self.plugin(resource)?;
-        let chosen = choose(&mut plugin, available, must, count).await?;
+        let chosen = choose(&mut plugin, need).await?;
         let ids: Vec<String> = chosen.iter().cloned().collect();
         let request = AllocateRequest { container_requests: vec![ContainerAllocateRequest { devices_ids: ids }] };
         let answer = within(ALLOCATE, plugin.client.allocate(request)).await.map_err(|e| rpc_error(&e))?;
@@ -186,18 +216,22 @@ impl Devices {
     }
 }
 
-/// Those that the plugin prefers, if it has an opinion; then any (`GetPreferredAllocation`).
-async fn choose(
-    plugin: &mut Plugin,
-    available: BTreeSet<String>,
-    must: BTreeSet<String>,
-    count: usize,
-) -> Result<BTreeSet<String>, String> {
-    let mut chosen = must.clone();
-    if plugin.options.get_preferred_allocation_available && chosen.len() < count && count < available.len() {
+/// Those that the plugin prefers, if it has an opinion; then any. Near ones first: of others only what is missing
+/// (`devicesToAllocate`).
+async fn choose(plugin: &mut Plugin, need: Need) -> Result<BTreeSet<String>, String> {
+    let Need::Devices { must, near, far, count } = need else { return Ok(BTreeSet::new()) };
+    let mut chosen = must;
+    let pool = if count - chosen.len() <= near.len() {
+        near
+    } else {
+        chosen.extend(near);
+        far
+    };
+    let room = chosen.len() < count && count < chosen.len() + pool.len();
+    if plugin.options.get_preferred_allocation_available && room {
         let request = ContainerPreferredAllocationRequest {
-            available_device_i_ds: available.iter().cloned().collect(),
-            must_include_device_i_ds: must.into_iter().collect(),
+            available_device_i_ds: chosen.iter().chain(&pool).cloned().collect(),
+            must_include_device_i_ds: chosen.iter().cloned().collect(),
             allocation_size: i32::try_from(count).unwrap_or(i32::MAX),
         };
         let request = PreferredAllocationRequest { container_requests: vec![request] };
@@ -205,9 +239,9 @@ async fn choose(
             .await
             .map_err(|e| format!("device plugin GetPreferredAllocation rpc failed with err: {}", rpc_error(&e)))?;
         let preferred = answer.container_responses.into_iter().take(1).flat_map(|r| r.device_i_ds);
-        fill(&mut chosen, preferred.filter(|id| available.contains(id)), count);
+        fill(&mut chosen, preferred.filter(|id| pool.contains(id)), count);
     }
-    fill(&mut chosen, available.iter().cloned(), count);
+    fill(&mut chosen, pool.into_iter(), count);
     Ok(chosen)
 }
 

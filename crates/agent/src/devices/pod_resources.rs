@@ -4,7 +4,7 @@
 use super::registry::Held;
 use crate::agent::AgentHandle;
 use crate::context::Context;
-use crate::memories::Block;
+use crate::managers::memories::Block;
 use crate::pod::view;
 use crate::pod::worker::PodView;
 use api::k8s::api::core::v1::Pod;
@@ -71,8 +71,8 @@ impl Lister {
             devices: self.context.devices.with_registry(|registry| {
                 registry.held(pod.uid(), name).flat_map(|(resource, held)| devices_of(resource, held)).collect()
             }),
-            cpu_ids: self.context.cpus.alone(pod.uid(), name),
-            memory: self.context.memories.of(pod.uid(), name).into_iter().map(memory).collect(),
+            cpu_ids: self.context.managers.cpus.alone(pod.uid(), name),
+            memory: self.context.managers.memories.of(pod.uid(), name).into_iter().map(memory).collect(),
             ..ContainerResources::default()
         };
         PodResources {
@@ -84,7 +84,7 @@ impl Lister {
 }
 
 fn memory(block: Block) -> ContainerMemory {
-    let nodes = block.nodes.into_iter().map(|id| NumaNode { id: id.into() }).collect();
+    let nodes = block.nodes.iter().map(|id| NumaNode { id: id.into() }).collect();
     ContainerMemory { memory_type: block.kind, size: block.size, topology: Some(TopologyInfo { nodes }) }
 }
 
@@ -119,11 +119,11 @@ impl PodResourcesLister for Lister {
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         let all = self.context.devices.with_registry(|registry| registry.healthy());
         let devices = all.into_iter().map(|(resource, id, nodes)| entry(&resource, id, nodes)).collect();
-        let cpu_ids = self.context.cpus.allocatable();
+        let cpu_ids = self.context.managers.cpus.allocatable();
         Ok(Response::new(AllocatableResourcesResponse {
             devices,
             cpu_ids,
-            memory: self.context.memories.allocatable().into_iter().map(memory).collect(),
+            memory: self.context.managers.memories.allocatable().into_iter().map(memory).collect(),
         }))
     }
 

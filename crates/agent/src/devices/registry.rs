@@ -1,6 +1,8 @@
 //! [`Registry`]: which devices there are, and which container holds which. Pure (`pkg/kubelet/cm/devicemanager/{manager,pod_devices}.go`).
 
 use super::checkpoint::{Checkpoint, Entry};
+use crate::managers::hints::{Hint, candidates};
+use crate::managers::topology::Nodes;
 use crate::pod::view;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
@@ -20,6 +22,29 @@ pub struct Device {
     pub healthy: bool,
     /// Its NUMA nodes.
     pub nodes: Vec<i64>,
+}
+
+impl Resource {
+    fn healthy(&self) -> BTreeSet<String> {
+        self.devices.iter().filter(|(_, d)| d.healthy).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn nodes_of(&self, id: &str) -> Nodes {
+        let numbers = self.devices.get(id).into_iter().flat_map(|d| &d.nodes);
+        Nodes::of(numbers.filter_map(|n| u32::try_from(*n).ok()))
+    }
+
+    /// The groups of nodes that have so many of these (`generateDeviceTopologyHints`).
+    fn places(&self, nodes: Nodes, count: usize, free: &BTreeSet<String>, reusable: &BTreeSet<String>) -> Vec<Hint> {
+        let inside = |id: &str, group: Nodes| !self.nodes_of(id).and(group).is_empty();
+        let could = |group| self.devices.keys().filter(|id| inside(id, group)).count() >= count;
+        let can = |group| {
+            let mut placed = reusable.iter().filter(|id| !self.nodes_of(id).is_empty());
+            let kept = placed.clone().count();
+            placed.all(|id| inside(id, group)) && kept + free.iter().filter(|id| inside(id, group)).count() >= count
+        };
+        candidates(nodes, could, can)
+    }
 }
 
 /// Whose devices.
@@ -61,12 +86,14 @@ struct Resource {
 pub enum Need {
     /// It has it already.
     Nothing,
-    /// So many, of those that are free; `must` of them are its pod's already.
+    /// So many of these.
     Devices {
-        /// Free ones, `must` included.
-        available: BTreeSet<String>,
         /// Devices of ended init containers of the pod, which are taken first.
         must: BTreeSet<String>,
+        /// Free ones of the NUMA nodes where it is to be, which are taken next.
+        near: Vec<String>,
+        /// Other free ones, last those without a place.
+        far: Vec<String>,
         /// How many in all.
         count: usize,
     },
@@ -167,7 +194,13 @@ impl Registry {
     }
 
     /// What is to be allocated so that a container has `count` devices (`devicesToAllocate`).
-    pub fn need(&self, holder: &Holder, count: usize, reusable: &BTreeSet<String>) -> Result<Need, String> {
+    pub fn need(
+        &self,
+        holder: &Holder,
+        count: usize,
+        reusable: &BTreeSet<String>,
+        affinity: Option<Nodes>,
+    ) -> Result<Need, String> {
         let Holder { pod, container, resource } = holder;
         let held = self.held.get(holder).map(Held::ids);
         if let Some(had) = held.as_ref().map(BTreeSet::len).filter(|had| *had != count) {
@@ -178,8 +211,7 @@ impl Registry {
         let Some(known) = self.resources.get(resource) else {
             return Err(format!("cannot allocate unregistered device {resource}"));
         };
-        let healthy: BTreeSet<String> =
-            known.devices.iter().filter(|(_, d)| d.healthy).map(|(id, _)| id.clone()).collect();
+        let healthy = known.healthy();
         if healthy.is_empty() {
             return Err(format!("no healthy devices present; cannot allocate unhealthy devices {resource}"));
         }
@@ -193,9 +225,7 @@ impl Registry {
             };
         }
         let must: BTreeSet<String> = reusable.iter().take(count).cloned().collect();
-        let in_use: BTreeSet<String> =
-            self.held.iter().filter(|(h, _)| h.resource == *resource).flat_map(|(_, held)| held.ids()).collect();
-        let free: BTreeSet<String> = healthy.difference(&in_use).cloned().collect();
+        let free = self.free(resource);
         if free.len() + must.len() < count {
             return Err(format!(
                 "requested number of devices unavailable for {resource}. Requested: {}, Available: {}",
@@ -203,7 +233,64 @@ impl Registry {
                 free.len()
             ));
         }
-        Ok(Need::Devices { available: free.union(&must).cloned().collect(), must, count })
+        // `filterByAffinity`
+        let is_near = |id: &String| affinity.is_some_and(|nodes| !known.nodes_of(id).and(nodes).is_empty());
+        let (near, mut far): (Vec<String>, Vec<String>) = free.into_iter().partition(is_near);
+        far.sort_by_key(|id| known.nodes_of(id).is_empty());
+        Ok(Need::Devices { must, near, far, count })
+    }
+
+    /// Healthy devices that nobody holds.
+    fn free(&self, resource: &str) -> BTreeSet<String> {
+        let in_use: BTreeSet<String> =
+            self.held.iter().filter(|(h, _)| h.resource == resource).flat_map(|(_, held)| held.ids()).collect();
+        let healthy = self.resources.get(resource).map(Resource::healthy).unwrap_or_default();
+        healthy.difference(&in_use).cloned().collect()
+    }
+
+    /// From which of the machine's NUMA nodes a container could have so many devices, or has them; `None` if they have no place
+    /// (`GetTopologyHints`).
+    pub fn hints(
+        &self,
+        nodes: Nodes,
+        resource: &str,
+        count: usize,
+        held: &BTreeSet<String>,
+        reusable: &BTreeSet<String>,
+    ) -> Option<Vec<Hint>> {
+        let known = self.resources.get(resource)?;
+        let theirs = Nodes::of(known.devices.keys().flat_map(|id| known.nodes_of(id).iter()));
+        if theirs.is_empty() {
+            return None;
+        }
+        let nodes = if theirs.and(nodes).is_empty() { nodes } else { theirs.and(nodes) };
+        let free = self.free(resource);
+        Some(match held.len() {
+            0 if free.union(reusable).count() < count => vec![Hint::IMPOSSIBLE],
+            0 => known.places(nodes, count, &free, reusable),
+            had if had != count => vec![Hint::IMPOSSIBLE],
+            _ => known.places(nodes, count, held, &BTreeSet::new()),
+        })
+    }
+
+    /// What the init containers before a container hold and nobody else needs any more.
+    pub fn reusable(&self, pod: &Pod, container: &Container, resource: &str) -> BTreeSet<String> {
+        let mut left = BTreeSet::new();
+        for other in view::containers_in_order(pod).take_while(|c| c.name != container.name) {
+            let ids = self.ids_of(pod.uid(), Some(&other.name), resource);
+            if view::hands_on(pod, other) {
+                left.extend(ids);
+            } else {
+                left.retain(|id| !ids.contains(id));
+            }
+        }
+        left
+    }
+
+    /// What a container has of a resource, or all of a pod.
+    pub fn ids_of(&self, pod: &str, container: Option<&str>, resource: &str) -> BTreeSet<String> {
+        let its = |h: &Holder| h.pod == pod && h.resource == resource && container.is_none_or(|c| h.container == c);
+        self.held.iter().filter(|(h, _)| its(h)).flat_map(|(_, held)| held.ids()).collect()
     }
 
     /// A container has these now.
@@ -246,30 +333,6 @@ impl Registry {
     }
 }
 
-/// Devices that containers of a pod hand on to later ones: those of init containers that end.
-#[derive(Debug, Default)]
-pub struct Reusable(BTreeMap<String, BTreeSet<String>>);
-
-impl Reusable {
-    /// Of one resource.
-    pub fn of(&self, resource: &str) -> BTreeSet<String> {
-        self.0.get(resource).cloned().unwrap_or_default()
-    }
-
-    /// After a container has got its devices.
-    pub fn after(&mut self, registry: &Registry, pod: &Pod, container: &Container) {
-        let hands_on = view::init_containers(pod).iter().any(|c| c.name == container.name && !view::is_sidecar(c));
-        for (resource, held) in registry.held(pod.uid(), &container.name) {
-            let ids = self.0.entry(resource.to_owned()).or_default();
-            if hands_on {
-                ids.extend(held.ids());
-            } else {
-                ids.retain(|id| !held.ids().contains(id));
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,10 +359,11 @@ mod tests {
 
     fn check(registry: &Registry, holder: &Holder, count: usize, reusable: &str, want: &str) {
         let shown = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join(",");
-        let got = match registry.need(holder, count, &ids(reusable)) {
+        let got = match registry.need(holder, count, &ids(reusable), None) {
             Ok(Need::Nothing) => "nothing".to_owned(),
-            Ok(Need::Devices { available, must, count }) => {
-                format!("{count} of {} with {}", shown(available), shown(must))
+            Ok(Need::Devices { must, near, far, count }) => {
+                let all = must.iter().chain(&near).chain(&far).cloned().collect();
+                format!("{count} of {} with {}", shown(all), shown(must))
             }
             Err(error) => error,
         };
@@ -360,15 +424,43 @@ mod tests {
         ));
         let mut registry = Registry::default();
         registry.update("e.com/gpu", devices("g1 g2"));
-        let mut reusable = Reusable::default();
         let [i, s] = [0, 1].map(|n| &view::init_containers(&pod)[n]);
         assert_eq!(registry.wanted(i), [("e.com/gpu".to_owned(), 1)]);
         registry.hold(holder(pod.uid(), "i"), &ids("g1"), Vec::new());
-        reusable.after(&registry, &pod, i);
-        assert_eq!(reusable.of("e.com/gpu"), ids("g1"));
+        assert_eq!(registry.reusable(&pod, s, "e.com/gpu"), ids("g1"));
         registry.hold(holder(pod.uid(), "s"), &ids("g1"), Vec::new());
-        reusable.after(&registry, &pod, s);
-        assert_eq!(reusable.of("e.com/gpu"), ids(""));
+        assert_eq!(registry.reusable(&pod, &view::app_containers(&pod)[0], "e.com/gpu"), ids(""));
         check(&registry, &holder(pod.uid(), "a"), 1, "", "1 of g2 with ");
+    }
+
+    #[test]
+    fn devices_come_from_the_nodes_that_are_best_for_all() {
+        let on = |nodes: &[i64]| Device { healthy: true, nodes: nodes.to_vec() };
+        let mut registry = Registry::default();
+        let all = [("a", on(&[0])), ("b", on(&[0])), ("c", on(&[1])), ("d", on(&[]))];
+        registry.update("e.com/gpu", all.map(|(id, device)| (id.to_owned(), device)).into());
+        registry.update("e.com/nic", devices("n1"));
+        let machine = Nodes::of(0..4);
+        let hints = |registry: &Registry, count: usize, held: &str, reusable: &str| {
+            let list = registry.hints(machine, "e.com/gpu", count, &ids(held), &ids(reusable)).expect("it matters");
+            let one = |h: Hint| {
+                let nodes = h.nodes.map_or("none".into(), |nodes| nodes.to_string());
+                format!("{nodes}{}", if h.preferred { "" } else { "!" })
+            };
+            list.into_iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(registry.hints(machine, "e.com/nic", 1, &ids(""), &ids("")), None);
+        assert_eq!(hints(&registry, 1, "", ""), "0 1 0-1!", "no nodes that have no devices");
+        assert_eq!(hints(&registry, 2, "", ""), "0 0-1!");
+        assert_eq!(hints(&registry, 3, "", ""), "0-1");
+        assert_eq!(hints(&registry, 5, "", ""), "none!");
+        assert_eq!(hints(&registry, 1, "c", ""), "1 0-1!", "where it is");
+        assert_eq!(hints(&registry, 2, "c", ""), "none!", "it had one");
+        registry.hold(holder("p", "i"), &ids("a"), Vec::new());
+        assert_eq!(hints(&registry, 2, "", ""), "0-1!", "a is taken");
+        assert_eq!(hints(&registry, 1, "", "a"), "0 0-1!", "a is the pod's own");
+        let need = registry.need(&holder("p", "x"), 2, &ids("a"), Some(Nodes::of([1])));
+        let list = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        assert_eq!(need, Ok(Need::Devices { must: ids("a"), near: list("c"), far: list("b d"), count: 2 }));
     }
 }

@@ -132,6 +132,10 @@ fn wants(count: u32, uid: &str) -> Pod {
     pod
 }
 
+async fn allocate(devices: &Devices, pod: &Pod) -> Result<(), String> {
+    devices.allocate(pod, &view::app_containers(pod)[0], Hint::default()).await
+}
+
 #[tokio::test]
 async fn a_plugin_registers_and_its_devices_reach_containers() {
     let root = tempfile::tempdir().expect("a temporary directory");
@@ -151,12 +155,12 @@ async fn a_plugin_registers_and_its_devices_reach_containers() {
     register(&dir, "v1beta1", RESOURCE).await.expect("registered");
     until(|| devices.capacity().get(RESOURCE) == Some(&(3, 2))).await;
 
-    devices.allocate(&wants(1, "p")).await.expect("there are two");
+    allocate(&devices, &wants(1, "p")).await.expect("there are two");
     assert_eq!(hears.recv().await.as_deref(), Some("allocate g2"), "as the plugin prefers");
     let grant = devices.ready("p", "a").await.expect("the plugin makes it ready");
     assert_eq!(hears.recv().await.as_deref(), Some("prepare g2"));
     assert_eq!(grant.env, BTreeMap::from([("GPU".to_owned(), "g2".to_owned())]));
-    let short = devices.allocate(&wants(2, "q")).await;
+    let short = allocate(&devices, &wants(2, "q")).await;
     let want = "requested number of devices unavailable for example.com/gpu. Requested: 2, Available: 1";
     assert_eq!(short, Err(want.to_owned()));
 
@@ -166,7 +170,7 @@ async fn a_plugin_registers_and_its_devices_reach_containers() {
     assert!(!devices.health("p")["a"][RESOURCE]["g2"]);
     say.send("bad".into()).expect("the plugin listens");
     until(|| devices.capacity().get(RESOURCE) == Some(&(1, 1))).await;
-    let burnt = devices.allocate(&wants(1, "r")).await;
+    let burnt = allocate(&devices, &wants(1, "r")).await;
     assert_eq!(burnt, Err("rpc error: code = Internal desc = burnt".to_owned()));
     assert_eq!(Devices::new(dir.clone(), clock).health("p")["a"][RESOURCE].keys().collect::<Vec<_>>(), ["g2"]);
     devices.release("p");

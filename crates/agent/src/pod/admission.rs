@@ -21,6 +21,14 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// What the pod wants is there, but not near enough to each other (`TopologyAffinityError`).
+    pub fn topology() -> Self {
+        Rejection {
+            reason: "TopologyAffinityError".into(),
+            message: "Resources cannot be allocated with Topology locality".into(),
+        }
+    }
+
     /// A manager of the node's resources could not give what it should (`cm/admission/errors.go`).
     pub fn unexpected(why: String) -> Self {
         Rejection {

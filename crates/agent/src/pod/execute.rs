@@ -555,8 +555,8 @@ impl Executor {
             let json = json.map_err(|e| format!("failed to load seccomp profile {}: {e}", path.display()))?;
             spec.seccomp = Seccomp::Profile { path, json };
         }
-        spec.resources.cpuset = context.cpus.of(pod.uid(), &c.name);
-        spec.resources.memory_nodes = context.memories.nodes(pod.uid(), &c.name);
+        spec.resources.cpuset = context.managers.cpus.of(pod.uid(), &c.name);
+        spec.resources.memory_nodes = context.managers.memories.nodes(pod.uid(), &c.name);
         context.devices.ready(pod.uid(), &c.name).await?.apply(&mut spec);
         // Last, so that nothing is left behind by a spec that cannot be formed.
         for mount in c.volume_mounts.iter().flatten() {

@@ -43,6 +43,16 @@ pub fn app_containers(pod: &Pod) -> &[Container] {
     &spec(pod).containers
 }
 
+/// The containers of the spec in the order in which they begin.
+pub fn containers_in_order(pod: &Pod) -> impl Iterator<Item = &Container> {
+    init_containers(pod).iter().chain(app_containers(pod))
+}
+
+/// Whether a container ends before others begin, and leaves what it has to them.
+pub fn hands_on(pod: &Pod, container: &Container) -> bool {
+    init_containers(pod).iter().any(|c| c.name == container.name && !is_sidecar(c))
+}
+
 /// The volume called `name`.
 pub fn volume<'a>(pod: &'a Pod, name: &str) -> Option<&'a Volume> {
     spec(pod).volumes.iter().flatten().find(|v| v.name == name)

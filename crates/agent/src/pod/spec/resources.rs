@@ -134,6 +134,11 @@ fn total(pod: &Pod, of: impl Fn(&Container) -> Amounts) -> Amounts {
     sum.max(init_max)
 }
 
+/// The pod's sum of anything that adds up as memory does.
+pub fn pod_sum(pod: &Pod, of: impl Fn(&Container) -> i64) -> i64 {
+    total(pod, |c| Amounts { cpu_milli: 0, memory: of(c) }).memory
+}
+
 /// The pod's own amounts win over the sum of its containers'.
 fn over(sum: Amounts, own: Amounts) -> Amounts {
     Amounts {
@@ -151,16 +156,13 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
 
 /// The pod's request of `ephemeral-storage`, in bytes.
 pub fn storage_request(pod: &Pod) -> i64 {
-    // Stands in the place of memory, which adds up in the same way.
-    let of = |c: &Container| Amounts { cpu_milli: 0, memory: amount(requests(c), "ephemeral-storage", false) };
     let overhead = amount(view::spec(pod).overhead.as_ref(), "ephemeral-storage", false);
-    total(pod, of).memory.saturating_add(overhead)
+    pod_sum(pod, |c| amount(requests(c), "ephemeral-storage", false)).saturating_add(overhead)
 }
 
 /// The pod's limit of `ephemeral-storage`, in bytes; 0 if no container has one (`PodLimits`).
 pub fn storage_limit(pod: &Pod) -> i64 {
-    // As above.
-    total(pod, |c| Amounts { cpu_milli: 0, memory: amount(limits(c), "ephemeral-storage", false) }).memory
+    pod_sum(pod, |c| amount(limits(c), "ephemeral-storage", false))
 }
 
 /// `ResourceConfigForPod`: the pod's own cgroup.

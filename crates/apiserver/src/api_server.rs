@@ -32,13 +32,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Request, Response};
+use machinery::kinds::KindInfo;
 use machinery::schema::parse_go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use store::Store;
+use store::{Entry, Revision, Store, StoreError, Txn};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -98,6 +99,10 @@ pub(crate) struct Call {
     /// What is noted of it. Not in the call alone, so that it outlives a panic.
     record: RecordSlot,
 }
+
+/// How long a request waited for others, beside its answer.
+#[derive(Clone, Copy)]
+struct Waited(Duration);
 
 type RecordSlot = Arc<Mutex<Option<Box<Record>>>>;
 
@@ -189,8 +194,9 @@ impl ApiServer {
                 response::failure(&failure)
             }
         };
-        self.inner.metrics.requests.observe(&labels, response.status(), started.elapsed());
-        response
+        let mut response = response;
+        let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(time)| time);
+        self.inner.metrics.requests.observe(&labels, response, started.elapsed(), waited)
     }
 
     /// Within the time that the URL allows (`apiserver/pkg/endpoints/filters/request_deadline.go`), if that is less than the
@@ -221,11 +227,14 @@ impl ApiServer {
             self.begin_record(&call, None, &peer).await;
         }
         let failure = self.note_answer(&call, &result);
-        let warnings = call.warnings.take();
+        let (warnings, waited) = (call.warnings.take(), call.warnings.waiting());
         let mut response = match result {
             Ok(answer) => response::write(self, &call, answer, &warnings),
             Err(failure) => response::with_warnings(response::failure(&failure), &warnings),
         };
+        if !waited.is_zero() {
+            response.extensions_mut().insert(Waited(waited));
+        }
         if let Some(class) = &call.class {
             class.mark(response.headers_mut());
         }
@@ -290,7 +299,9 @@ impl ApiServer {
         let begun = Instant::now();
         let cost = self.inner.flow.cost(self, call, &class).await;
         let result = self.inner.flow.seat(&class, flow, cost, metrics).await;
-        metrics.seated(&class, result.as_ref().err().copied(), begun.elapsed());
+        let waited = begun.elapsed();
+        metrics.seated(&class, result.as_ref().err().copied(), waited);
+        call.warnings.waited(waited);
         call.class = Some(class);
         call.seat = Some(result.map_err(|_| flow::refusal())?);
         Ok(())
@@ -461,6 +472,18 @@ impl ApiServer {
 
     pub(crate) fn find_kind(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
         self.inner.kinds.load().find(group, version, plural).cloned()
+    }
+
+    /// Commits a write of an object of this kind; counted.
+    pub(crate) async fn commit(
+        &self,
+        info: &KindInfo,
+        txn: Txn,
+    ) -> Result<(Revision, Vec<Option<Arc<Entry>>>), StoreError> {
+        let counted = self.inner.metrics.commits.begin(info, &txn);
+        let result = self.inner.deps.store.commit(txn).await;
+        counted.end(&result);
+        result
     }
 
     pub(crate) fn clock_now(&self) -> jiff::Timestamp {

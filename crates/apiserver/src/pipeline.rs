@@ -46,6 +46,9 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
         KindRef::BuiltIn(kind) => kind.info().deprecation(),
         KindRef::Custom(custom) => custom.kind.deprecation(),
     };
+    if deprecation.is_some() && matches!(kind, KindRef::BuiltIn(_)) {
+        server.inner.metrics.requests.deprecated(kind.info(), &info.subresource);
+    }
     call.warnings.add(deprecation.map(str::to_owned));
     if !info.subresource.is_empty() {
         return subresources::dispatch(server, call, &kind, body).await;
@@ -101,12 +104,19 @@ pub(crate) async fn read(mut body: Body) -> Result<Bytes, Status> {
     Ok(all.freeze())
 }
 
+/// The body of a write of an object, which is counted.
+async fn read_counted(server: &ApiServer, call: &Call, body: Body) -> Result<Bytes, Status> {
+    let body = read(body).await?;
+    server.inner.metrics.requests.body(call, body.len());
+    Ok(body)
+}
+
 /// POST to a collection.
 async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     negotiate::output(&call.head.headers, &call.query, false)?;
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let json = codec::to_json(encoding, read(body).await?, Expected::of(&**kind))?;
+    let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
     let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
@@ -147,7 +157,7 @@ pub(crate) async fn update(
     negotiate::output(&call.head.headers, &call.query, false)?;
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
-    let json = codec::to_json(encoding, read(body).await?, Expected::of(&**kind))?;
+    let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
     let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
@@ -197,7 +207,7 @@ pub(crate) async fn patch(
     let media = negotiate::media_type(&call.head.headers).to_owned();
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
-    let body = read(body).await?;
+    let body = read_counted(server, call, body).await?;
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
     let change = PatchChange::parse(&media, &body, &write, write.manager_at(server))?;
     let written = server.modify_object(&write, &change).await?;
@@ -208,15 +218,15 @@ pub(crate) async fn patch(
 /// DELETE of one object.
 async fn delete(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     negotiate::output(&call.head.headers, &call.query, false)?;
-    let options = delete_options(call, body).await?;
+    let options = delete_options(server, call, body).await?;
     call.warnings.add(delete_plan::warning(kind.info(), &options));
     let deleted = delete_one(server, call, kind, &call.info.name, &options).await?;
     Ok(deleted.answer(kind, &options))
 }
 
-async fn delete_options(call: &Call, body: Body) -> Result<DeleteOptions, Status> {
+async fn delete_options(server: &ApiServer, call: &Call, body: Body) -> Result<DeleteOptions, Status> {
     let encoding = negotiate::input(&call.head.headers)?;
-    let body = read(body).await?;
+    let body = read_counted(server, call, body).await?;
     let expected = Expected { group: "", version: "v1", kind: "DeleteOptions" };
     let json = if body.is_empty() { body } else { codec::to_json(encoding, body, expected)? };
     DeleteOptions::parse(&call.query, &json)
@@ -384,7 +394,7 @@ async fn delete_once(
         let value = view::to_stored(server, kind, &mut *object, &owners).await?;
         if !encode::is_same(&value, current.bytes()) {
             let op = Op::Update { key: current.entry.key.clone(), expected: current.revision(), value };
-            let Some(written) = commit(server, op).await? else { return Ok(Tried::Raced { marked }) };
+            let Some(written) = commit(server, kind, op).await? else { return Ok(Tried::Raced { marked }) };
             let seen = view::stored(server, kind, written.clone()).await?;
             marked = Some(deleted(seen.bytes().clone(), true));
             current = written;
@@ -399,7 +409,7 @@ async fn delete_once(
     let mut last = encode::without_revision(current.bytes())?;
     last.derived = Some(Arc::new(Header::of(&*object, &**kind)));
     let op = Op::Delete { key: current.entry.key.clone(), expected: current.revision(), last };
-    match commit(server, op).await? {
+    match commit(server, kind, op).await? {
         None => Ok(Tried::Raced { marked }),
         Some(tombstone) => {
             server.inner.allocator.release(&*object);
@@ -408,8 +418,8 @@ async fn delete_once(
     }
 }
 
-async fn commit(server: &ApiServer, op: Op) -> Result<Option<Stored>, Status> {
-    match server.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+async fn commit(server: &ApiServer, kind: &KindRef, op: Op) -> Result<Option<Stored>, Status> {
+    match server.commit(kind.info(), Txn { ops: vec![op] }).await {
         Ok((_, entries)) => match entries.into_iter().next().flatten() {
             Some(entry) => Ok(Some(Stored { entry })),
             None => Err(status::internal("the store returned no entry for a write")),
@@ -423,7 +433,7 @@ async fn commit(server: &ApiServer, op: Op) -> Result<Option<Stored>, Status> {
 async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     negotiate::output(&call.head.headers, &call.query, false)?;
     let list_options = ListOptions::parse(&call.query, false)?;
-    let options = delete_options(call, body).await?;
+    let options = delete_options(server, call, body).await?;
     let selection = Selection::parse(&list_options, &**kind, &call.info)?;
     let info = kind.info();
     call.warnings.add(delete_plan::warning(info, &options));

@@ -1,7 +1,9 @@
-//! What a request leaves beside its answer: texts for `Warning:` headers, and annotations for the audit log.
+//! What a request leaves beside its answer: texts for `Warning:` headers, annotations for the audit log, and how long it waited for
+//! others.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// More warnings than fit into an answer are not kept.
 const MOST: usize = 4096;
@@ -13,6 +15,7 @@ pub struct Remarks {
     annotations: Mutex<BTreeMap<String, String>>,
     /// Those that say as much as a request's body.
     of_bodies: Mutex<BTreeMap<String, String>>,
+    waited: Mutex<Duration>,
 }
 
 impl Remarks {
@@ -34,6 +37,16 @@ impl Remarks {
     /// As [`Self::annotate`], where the audit log is told the bodies of requests (`AddAnnotationWithLevel`).
     pub fn annotate_body(&self, prefix: &str, key: &str, value: String) {
         self.of_bodies.lock().entry(format!("{prefix}{key}")).or_insert(value);
+    }
+
+    /// The request waited for a webhook, or for its turn: time that is not this server's.
+    pub(crate) fn waited(&self, time: Duration) {
+        *self.waited.lock() += time;
+    }
+
+    /// How long it waited in all.
+    pub(crate) fn waiting(&self) -> Duration {
+        *self.waited.lock()
     }
 
     /// What was noted, with what tells of bodies if `bodies`.

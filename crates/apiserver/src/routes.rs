@@ -5,7 +5,7 @@ use crate::response::{Answer, plain};
 use crate::{Body, discovery, health, metrics, openapi, status};
 use api::Status;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The version this server is compatible with.
 const GIT_VERSION: &str = "v1.36.2+dhow";
@@ -20,7 +20,7 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
     match first {
         "" => Ok(Answer::json(json!({"paths": paths(server)}).to_string())),
         "healthz" | "livez" | "readyz" => health::answer(server, call, first, rest).await,
-        "version" if rest.is_empty() => Ok(Answer::json(version())),
+        "version" if rest.is_empty() => Ok(Answer::json(version().to_string())),
         "metrics" if rest.is_empty() => {
             Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", metrics::text(server).await.into())))
         }
@@ -59,14 +59,14 @@ fn paths(server: &ApiServer) -> Vec<String> {
     paths
 }
 
-fn version() -> String {
+/// What `/version` says.
+pub(crate) fn version() -> Value {
     json!({
         "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36",
         "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
         "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none", "compiler": "rustc", "platform": format!("linux/{}", platform()),
     })
-    .to_string()
 }
 
 /// Go's name of this machine's architecture.

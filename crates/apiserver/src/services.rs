@@ -47,6 +47,13 @@ struct Taken {
     ports: BTreeSet<u16>,
 }
 
+/// How much of a range is in use.
+pub(crate) struct RangeUse {
+    pub(crate) cidr: String,
+    pub(crate) taken: u128,
+    pub(crate) free: u128,
+}
+
 /// Gives out addresses and ports.
 pub(crate) struct Allocator {
     network: ServiceNetwork,
@@ -146,6 +153,24 @@ impl Allocator {
     ) -> Result<Self, Status> {
         let taken = Arc::new(Mutex::new(taken(reader).await?));
         Ok(Allocator { network, random, taken, known_at: Arc::default() })
+    }
+
+    /// How many addresses of each range are taken and free, without those that are no hosts.
+    pub(crate) fn uses(&self) -> Vec<RangeUse> {
+        let taken = self.taken.lock();
+        let range_use = |cidr: &IpNet| {
+            let held = taken.addresses.iter().filter(|address| cidr.contains(*address)).count() as u128;
+            let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
+            let hosts = 1u128.checked_shl(bits).unwrap_or(u128::MAX).saturating_sub(2);
+            RangeUse { cidr: cidr.to_string(), taken: held, free: hosts.saturating_sub(held) }
+        };
+        self.network.cidrs.iter().map(range_use).collect()
+    }
+
+    /// How many node ports are taken and free.
+    pub(crate) fn port_uses(&self) -> (usize, usize) {
+        let taken = self.taken.lock().ports.len();
+        (taken, self.network.node_ports.len().saturating_sub(taken))
     }
 
     /// Whether others may give out what this object takes.

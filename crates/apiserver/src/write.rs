@@ -277,7 +277,7 @@ impl ApiServer {
             let mut ops = vec![Op::Create { key: key.clone(), value }];
             ops.extend(together.ops()?);
             ops.extend(guard.as_ref().map(|guard| guard.op()));
-            match self.inner.deps.store.commit(Txn { ops }).await {
+            match self.commit(info, Txn { ops }).await {
                 Ok((revision, entries)) => {
                     if let Some(guard) = &mut guard {
                         guard.committed(revision);
@@ -401,7 +401,7 @@ impl ApiServer {
             }
             value.derived = Some(Arc::new(Header::of(&*object, &**kind)));
             let op = Op::Update { key: stored.entry.key.clone(), expected: stored.revision(), value };
-            match self.inner.deps.store.commit(Txn { ops: vec![op] }).await {
+            match self.commit(info, Txn { ops: vec![op] }).await {
                 Ok((_, entries)) => return first(entries),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(status::from_store(error)),
@@ -442,7 +442,7 @@ impl ApiServer {
         let mut ops = vec![op];
         ops.extend(together.ops()?);
         ops.extend(guard.as_ref().map(|guard| guard.op()));
-        let committed = self.inner.deps.store.commit(Txn { ops }).await;
+        let committed = self.commit(w.kind.info(), Txn { ops }).await;
         if let (Ok((revision, _)), Some(guard)) = (&committed, guard) {
             guard.committed(*revision);
         }

@@ -3,7 +3,7 @@
 
 use crate::config::{Access, Oidc, TokenWebhook};
 use apiserver::Reader;
-use apiserver::auth::jwt::{self, Configuration, JwtTokens};
+use apiserver::auth::jwt::{self, Configuration, JwtMetrics, JwtTokens};
 use apiserver::auth::webhook::{
     AuthorizationConfiguration, AuthorizationMetrics, AuthorizerKind, WebhookAuthorizer, WebhookTokens, kubeconfig,
 };
@@ -18,7 +18,14 @@ use tokio_util::sync::CancellationToken;
 /// How often the files are looked at (upstream's `PollInterval`).
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Authenticators of tokens that the cluster does not issue itself, in the order in which they are asked. `own` is the cluster's
+/// Who knows tokens that the cluster does not issue itself.
+pub(crate) struct ForeignTokens {
+    /// In the order in which they are asked.
+    pub(crate) authenticators: Vec<Arc<dyn Authenticator>>,
+    pub(crate) metrics: JwtMetrics,
+}
+
+/// Authenticators of tokens that the cluster does not issue itself. `own` is the cluster's
 /// issuer.
 pub(crate) fn foreign_tokens(
     access: &Access,
@@ -26,7 +33,7 @@ pub(crate) fn foreign_tokens(
     clock: &Arc<dyn Clock>,
     own: &str,
     shutdown: &CancellationToken,
-) -> Result<Vec<Arc<dyn Authenticator>>, String> {
+) -> Result<ForeignTokens, String> {
     let jwt = JwtTokens::new(WebhookClient::new(reader.clone()), clock.clone(), own);
     if let Some(oidc) = &access.oidc {
         jwt.configure(&of_flags(oidc)?, &oidc.signing_algs).map_err(|why| format!("oidc: {why}"))?;
@@ -36,6 +43,7 @@ pub(crate) fn foreign_tokens(
         let apply = move |text: &str| configured.configure(&Configuration::parse(text)?, &[]);
         follow("authentication-config", path, apply, shutdown)?;
     }
+    let metrics = jwt.metrics().clone();
     let mut all: Vec<Arc<dyn Authenticator>> = vec![jwt];
     if let Some(TokenWebhook { kubeconfig, ttl, version }) = &access.token_webhook {
         let wrong = |why: String| format!("authentication-token-webhook-config-file {}: {why}", kubeconfig.display());
@@ -44,7 +52,7 @@ pub(crate) fn foreign_tokens(
         let webhook = WebhookTokens::new(client, config, version, *ttl, vec![own.to_owned()]).map_err(wrong)?;
         all.push(Arc::new(webhook));
     }
-    Ok(all)
+    Ok(ForeignTokens { authenticators: all, metrics })
 }
 
 /// The flags of old as a configuration (`pkg/kubeapiserver/options/authentication.go`, `ToAuthenticationConfig`).

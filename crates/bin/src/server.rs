@@ -187,7 +187,7 @@ pub(crate) async fn start(
         tokens.clone(),
         Arc::new(BootstrapTokens::new(reader.clone(), clock.clone())),
     ];
-    authenticators.extend(foreign);
+    authenticators.extend(foreign.authenticators);
     let own = OwnAuthorizers { node: Arc::new(NodeAuthorizer::new(reader.clone())), rbac };
     let metrics = AuthorizationMetrics::default();
     let authorizer = access::authorizer(&config.access, own, &reader, &metrics, &shutdown).map_err(ServerError::Api)?;
@@ -208,7 +208,8 @@ pub(crate) async fn start(
         random: random.clone(),
     };
     let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
-    metrics.collectors().into_iter().for_each(|collector| api.register_metrics(collector));
+    let collectors = [metrics.collectors(), foreign.metrics.collectors(), tokens.collectors()];
+    collectors.into_iter().flatten().for_each(|collector| api.register_metrics(collector));
     let started = STARTS.map(|name| api.begin_start(name));
     api.check_log(crate::logging::check);
     let listener = TcpListener::bind(config.listen)

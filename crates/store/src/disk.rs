@@ -270,6 +270,10 @@ impl Store for DiskStore {
     fn revision(&self) -> Revision {
         self.mvcc.revision()
     }
+
+    async fn size(&self) -> Option<u64> {
+        sqlite::size(&self.dir)
+    }
 }
 
 // === impl Writer ===

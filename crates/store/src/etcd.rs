@@ -623,6 +623,10 @@ impl Store for EtcdStore {
     fn revision(&self) -> Revision {
         self.shared.mvcc.revision()
     }
+
+    async fn size(&self) -> Option<u64> {
+        self.shared.etcd.status().await.ok().and_then(|status| u64::try_from(status.db_size).ok())
+    }
 }
 
 #[cfg(test)]

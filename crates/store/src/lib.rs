@@ -340,4 +340,9 @@ pub trait Store: Send + Sync {
 
     /// The newest revision.
     fn revision(&self) -> Revision;
+
+    /// How many bytes it takes where it is kept; `None` if it is kept nowhere or that cannot be found out now.
+    async fn size(&self) -> Option<u64> {
+        None
+    }
 }

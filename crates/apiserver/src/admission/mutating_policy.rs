@@ -5,7 +5,7 @@ use super::configured::Configured;
 use super::expressions::{Evaluation, Expression, Verdict};
 use super::matching::{is_exempt, namespace_of};
 use super::mutating_webhook::replace;
-use super::policy::{Binding, Fields, Policy};
+use super::policy::{Binding, Fields, Policy, error_type};
 use super::review::objects_of;
 use super::{Admission, Operation, Request};
 use crate::reader::KindRef;
@@ -19,6 +19,7 @@ use machinery::cel::{self, Budget, Type, Value};
 use machinery::kinds::KindInfo;
 use machinery::patch::{Patch, PatchError, PatchType};
 use serde_json::{Map, Value as Json};
+use tokio::time::Instant;
 
 const NAME: &str = "MutatingAdmissionPolicy";
 
@@ -159,7 +160,11 @@ impl Mutator {
                 }
             };
             for params in &params {
-                if let Err(why) = self.mutate_with(request, &kind, binding, params).await? {
+                let begun = Instant::now();
+                let result = self.mutate_with(request, &kind, binding, params).await?;
+                let error = result.as_ref().err().map_or("no_error", |why| error_type(why));
+                request.cluster.metrics().mutation(name, &binding.name, error, begun.elapsed());
+                if let Err(why) = result {
                     problems.push(of_binding(&why, "Invalid"));
                 }
             }

@@ -69,6 +69,7 @@ impl Admission for MutatingWebhooks {
             let place = format!("round_{}_index_{i}", request.reinvocation.round());
             let result = self.ask(hook, request, &kind, &place).await;
             hook.count(request, Phase::Admit, begun, &result);
+            request.remarks.waited(begun.elapsed());
             let mutated = matches!(result, Ok(true));
             request.remarks.annotate(MUTATION, &place, &Mutation { mutated, ..Mutation::of(hook) }.to_json());
             if mutated {

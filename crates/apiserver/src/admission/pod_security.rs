@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// Of a namespace whose level gets stricter, no more pods are looked at (`defaultNamespaceMaxPodsToCheck`).
 const MAX_PODS: usize = 3000;
+/// Versions of policies after this one do not exist yet.
+const MINOR: u32 = 36;
 /// Parts of pods that say nothing about security (`ignoredPodSubresources`).
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
 
@@ -94,11 +96,11 @@ impl Admission for PodSecurity {
         }
         let exempt = |list: &[String], name: &str| !name.is_empty() && list.iter().any(|e| e == name);
         if exempt(&self.exemptions.namespaces, request.namespace) {
-            request.remarks.annotate(PREFIX, "exempt", "namespace");
+            exempt_by(request, "namespace");
             return Ok(());
         }
         if exempt(&self.exemptions.usernames, &request.user.name) {
-            request.remarks.annotate(PREFIX, "exempt", "user");
+            exempt_by(request, "user");
             return Ok(());
         }
         let Some(namespace) = request.reader().shared::<Namespace>("", request.namespace).await? else {
@@ -114,6 +116,7 @@ impl Admission for PodSecurity {
             if pods {
                 request.remarks.annotate(PREFIX, "enforce-policy", "privileged:latest");
             }
+            count(request, true, &policy.enforce, "enforce");
             return Ok(());
         }
         if let (Some(new), Some(old)) = (request.object_as::<Pod>(), request.old_object_as::<Pod>())
@@ -123,7 +126,7 @@ impl Admission for PodSecurity {
         }
         let Some((meta, spec)) = template(request) else { return Ok(()) };
         if exempt(&self.exemptions.runtime_classes, spec.runtime_class_name.as_deref().unwrap_or_default()) {
-            request.remarks.annotate(PREFIX, "exempt", "runtimeClass");
+            exempt_by(request, "runtimeClass");
             return Ok(());
         }
         if !errors.is_empty() {
@@ -146,11 +149,13 @@ fn evaluate(
     let refused = enforce.then(|| violations(&policy.enforce)).filter(|v| !v.is_empty());
     if enforce {
         request.remarks.annotate(PREFIX, "enforce-policy", &policy.enforce.to_string());
+        count(request, refused.is_none(), &policy.enforce, "enforce");
     }
     let noted = violations(&policy.audit);
     if !noted.is_empty() {
         let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, noted.details());
         request.remarks.annotate(PREFIX, "audit-violations", &text);
+        count(request, false, &policy.audit, "audit");
     }
     if let Some(refused) = refused {
         let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, refused.details());
@@ -161,8 +166,26 @@ fn evaluate(
     if !warned.is_empty() {
         let text = format!("would violate PodSecurity \"{}\": {}", policy.warn, warned.details());
         request.remarks.add([text]);
+        count(request, false, &policy.warn, "warn");
     }
     Ok(())
+}
+
+fn exempt_by(request: &Request<'_>, what: &str) {
+    request.remarks.annotate(PREFIX, "exempt", what);
+    request.cluster.metrics().pod_security.exempted(request);
+}
+
+fn count(request: &Request<'_>, allowed: bool, by: &LevelVersion, mode: &str) {
+    let version = match by.version {
+        Version::Minor(minor) if by.level != Level::Privileged => match minor > MINOR {
+            true => "future".to_owned(),
+            false => format!("v1.{minor}"),
+        },
+        // Privileged is the same in all versions.
+        _ => "latest".to_owned(),
+    };
+    request.cluster.metrics().pod_security.evaluated(request, allowed, (by.level.as_str(), &version), mode);
 }
 
 /// The pod, or the one that a workload makes.

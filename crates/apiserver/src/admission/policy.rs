@@ -172,3 +172,12 @@ impl Binding {
         }
     }
 }
+
+/// What metrics call a failure of an expression with this text (`ErrorType`).
+pub(super) fn error_type(why: &str) -> &'static str {
+    match why {
+        why if why.starts_with("compilation") => "compile_error",
+        why if why.starts_with("validation failed due to running out of cost budget") => "out_of_budget",
+        _ => "invalid_error",
+    }
+}

@@ -4,7 +4,7 @@
 use super::configured::Configured;
 use super::expressions::{Evaluation, Expression, Failure, Verdict};
 use super::matching::{is_exempt, namespace_of};
-use super::policy::{Binding, Fields, Policy};
+use super::policy::{Binding, Fields, Policy, error_type};
 use super::{Admission, Operation, Request};
 use crate::metrics::PolicyCheck;
 use api::Status;
@@ -115,15 +115,6 @@ impl Denial {
     fn error(message: impl Into<String>, took: Duration) -> Self {
         Denial { message: message.into(), reason: String::new(), took }
     }
-
-    /// `ErrorType`
-    fn error_type(&self) -> &'static str {
-        match self.message.as_str() {
-            text if text.starts_with("compilation") => "compile_error",
-            text if text.starts_with("validation failed due to running out of cost budget") => "out_of_budget",
-            _ => "invalid_error",
-        }
-    }
 }
 
 /// What a policy says of a request.
@@ -220,7 +211,7 @@ impl Judge {
                 let evaluation = evaluation.in_namespace(object).with_policy(params, &policy.variables);
                 let judgement = self.judge(&evaluation).await;
                 let count = |denial: &Denial, action| {
-                    let (error, took) = (denial.error_type(), denial.took);
+                    let (error, took) = (error_type(&denial.message), denial.took);
                     let check = PolicyCheck { policy: name, binding: &binding.name, error, action, took };
                     request.cluster.metrics().policy(&check);
                 };

@@ -65,7 +65,9 @@ impl Admission for ValidatingWebhooks {
             let (_, (object, old)) = versions.iter().find(|(known, _)| is_same(known, kind))?;
             Some(self.ask(i, hook, request, kind, (object, old)))
         });
+        let begun = Instant::now();
         let results: Vec<Result<(), Status>> = futures_util::future::join_all(calls).await;
+        request.remarks.waited(begun.elapsed());
         results.into_iter().collect()
     }
 }

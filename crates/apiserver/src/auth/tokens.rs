@@ -20,6 +20,8 @@ use base::{Clock, Random};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use machinery::field::{FieldError, Path};
 use parking_lot::Mutex;
+use prometheus::IntCounter;
+use prometheus::core::Collector;
 use ring::signature::{self, ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -106,6 +108,34 @@ pub struct Tokens {
     random: Arc<dyn Random>,
     signing: ring::rand::SystemRandom,
     uses: LegacyUses,
+    counted: Counted,
+}
+
+/// How often tokens were good (`pkg/serviceaccount/metrics.go`). There are no stale ones: none lives longer than it says.
+struct Counted {
+    bound: IntCounter,
+    legacy: IntCounter,
+    refused_legacy: IntCounter,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("the name is well-formed");
+        Counted {
+            bound: counter(
+                "serviceaccount_valid_tokens_total",
+                "[ALPHA] Cumulative valid projected service account tokens used",
+            ),
+            legacy: counter(
+                "serviceaccount_legacy_tokens_total",
+                "[ALPHA] Cumulative legacy service account tokens used",
+            ),
+            refused_legacy: counter(
+                "serviceaccount_invalid_legacy_auto_token_uses_total",
+                "[ALPHA] Cumulative invalid auto-generated legacy tokens used",
+            ),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -177,8 +207,14 @@ impl Tokens {
             .map_err(|e| KeyError(e.to_string()))?;
         let key_id = B64.encode(Sha256::digest(key.public_key().as_ref()));
         let (issuer, audiences) = (issuer.to_owned(), vec![issuer.to_owned()]);
-        let uses = LegacyUses::default();
-        Ok(Arc::new(Tokens { key, key_id, issuer, audiences, reader, clock, random, signing, uses }))
+        let (uses, counted) = (LegacyUses::default(), Counted::default());
+        Ok(Arc::new(Tokens { key, key_id, issuer, audiences, reader, clock, random, signing, uses, counted }))
+    }
+
+    /// What is counted, for whoever shows it.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let Counted { bound, legacy, refused_legacy } = &self.counted;
+        vec![Box::new(bound.clone()), Box::new(legacy.clone()), Box::new(refused_legacy.clone())]
     }
 
     /// Who used tokens of Secrets.
@@ -278,6 +314,7 @@ impl Tokens {
             )));
         }
         self.is_alive(&claims.kubernetes).await?;
+        self.counted.bound.inc();
         Ok(Some((user_of(&claims), shared)))
     }
 }
@@ -319,10 +356,12 @@ impl Tokens {
         }
         self.uses.note(&secret, self.clock.now());
         if secret.label(INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            self.counted.refused_legacy.inc();
             return refuse(format!(
                 "the token in secret {namespace}/{name} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
             ));
         }
+        self.counted.legacy.inc();
         Ok(Some((account_user(namespace, account, uid), shared)))
     }
 }

@@ -23,12 +23,20 @@ pub(crate) struct Access {
     authentication_seconds: HistogramVec,
     authorizations: IntCounterVec,
     authorization_seconds: HistogramVec,
+    authenticating: Histogram,
+    authorizing: Histogram,
     certificates: Histogram,
 }
 
 impl Access {
     pub(super) fn new(family: &Family<'_>) -> Self {
         let seconds = exponential(0.001, 2.0, 15);
+        let filters = family.histogram(
+            "apiserver_request_filter_duration_seconds",
+            "[ALPHA] Request filter latency distribution in seconds, for each filter type",
+            &["filter"],
+            &[0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0, 10.0, 15.0, 30.0],
+        );
         let certificates = family.histogram(
             "apiserver_client_certificate_expiration_seconds",
             "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.",
@@ -78,6 +86,8 @@ impl Access {
                 &["result"],
                 &seconds,
             ),
+            authenticating: filters.with_label_values(&["authentication"]),
+            authorizing: filters.with_label_values(&["authorization"]),
             certificates: certificates.with_label_values::<&str>(&[]),
         }
     }
@@ -93,6 +103,7 @@ impl Access {
         };
         self.authentications.with_label_values(&[label]).inc();
         self.authentication_seconds.with_label_values(&[label]).observe(took.as_secs_f64());
+        self.authenticating.observe(took.as_secs_f64());
     }
 
     pub(crate) fn authorized(&self, decision: &Decision, took: Duration) {
@@ -103,6 +114,7 @@ impl Access {
         };
         self.authorizations.with_label_values(&[label]).inc();
         self.authorization_seconds.with_label_values(&[label]).observe(took.as_secs_f64());
+        self.authorizing.observe(took.as_secs_f64());
     }
 
     /// A request came with a client certificate that is good for so long.

@@ -1,7 +1,7 @@
 //! Admission: its steps, plugins, webhooks and policies (`apiserver/pkg/admission/metrics/metrics.go`,
 //! `…/plugin/policy/{validating,mutating}/metrics`, `apiserver/pkg/cel/metrics`).
 
-use super::Family;
+use super::{Family, PodSecurityMetrics};
 use crate::admission::Operation;
 use prometheus::{Histogram, HistogramVec, IntCounterVec};
 use std::sync::OnceLock;
@@ -108,6 +108,9 @@ pub struct AdmissionMetrics {
     webhooks_open: IntCounterVec,
     policies: IntCounterVec,
     policy_seconds: HistogramVec,
+    mutations: IntCounterVec,
+    mutation_seconds: HistogramVec,
+    pub(crate) pod_security: PodSecurityMetrics,
     cel: Histogram,
 }
 
@@ -115,6 +118,7 @@ impl AdmissionMetrics {
     pub(super) fn new(family: &Family<'_>) -> Self {
         let name = |rest: &str| format!("apiserver_admission_{rest}");
         let policy = ["policy", "policy_binding", "error_type", "enforcement_action"];
+        let mutation = &policy[..3];
         let steps = family.histogram(
             &name("step_admission_duration_seconds"),
             "[STABLE] Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
@@ -168,6 +172,18 @@ impl AdmissionMetrics {
                 &policy,
                 &POLICY_SECONDS,
             ),
+            mutations: family.counter(
+                "apiserver_mutating_admission_policy_check_total",
+                "[ALPHA] Mutation admission policy check total, labeled by policy and further identified by binding.",
+                mutation,
+            ),
+            mutation_seconds: family.histogram(
+                "apiserver_mutating_admission_policy_check_duration_seconds",
+                "[ALPHA] Mutation admission latency for individual mutation expressions in seconds, labeled by policy and binding.",
+                mutation,
+                &POLICY_SECONDS,
+            ),
+            pod_security: PodSecurityMetrics::new(family),
             cel: cel.with_label_values::<&str>(&[]),
         }
     }
@@ -217,6 +233,13 @@ impl AdmissionMetrics {
         let labels = [check.policy, check.binding, check.error, check.action];
         self.policies.with_label_values(&labels).inc();
         self.policy_seconds.with_label_values(&labels).observe(check.took.as_secs_f64());
+    }
+
+    /// A mutating policy was applied, or failed in this way.
+    pub(crate) fn mutation(&self, policy: &str, binding: &str, error: &str, took: Duration) {
+        let labels = [policy, binding, error];
+        self.mutations.with_label_values(&labels).inc();
+        self.mutation_seconds.with_label_values(&labels).observe(took.as_secs_f64());
     }
 
     /// An expression was evaluated.

@@ -5,6 +5,8 @@ use crate::flow::{Class, Flow};
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
 use std::time::Duration;
 
+/// Requests of this level never wait.
+const EXEMPT: &str = "exempt";
 const SECONDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
 
 /// See the file's head.
@@ -15,6 +17,7 @@ pub(crate) struct FlowMetrics {
     executing_seats: IntGaugeVec,
     waiting: IntGaugeVec,
     waited: HistogramVec,
+    estimated: HistogramVec,
     nominal: IntGaugeVec,
     lower: IntGaugeVec,
     upper: IntGaugeVec,
@@ -56,6 +59,12 @@ impl FlowMetrics {
                 &["priority_level", "flow_schema", "execute"],
                 &SECONDS,
             ),
+            estimated: family.histogram(
+                &name("work_estimated_seats"),
+                "[ALPHA] Number of estimated seats (maximum of initial and final seats) associated with requests in API Priority and Fairness",
+                &flow,
+                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 100.0],
+            ),
             nominal: family.gauge(
                 &name("nominal_limit_seats"),
                 "[BETA] Nominal number of execution seats configured for each priority level",
@@ -86,6 +95,9 @@ impl FlowMetrics {
             None => self.dispatched.with_label_values(&[level, schema]).inc(),
             Some(reason) => self.rejected.with_label_values(&[level, schema, reason]).inc(),
         }
+        if level == EXEMPT {
+            return;
+        }
         let execute = if refused.is_none() { "true" } else { "false" };
         self.waited.with_label_values(&[level, schema, execute]).observe(waited.as_secs_f64());
     }
@@ -93,6 +105,7 @@ impl FlowMetrics {
     /// A request runs on so many seats.
     pub(crate) fn executes(&self, class: &Class, seats: u32) -> Executing {
         let labels = class.labels();
+        self.estimated.with_label_values(&labels).observe(seats.into());
         let held = self.executing_seats.with_label_values(&labels);
         held.add(seats.into());
         Executing { _request: super::Held::new(self.executing.with_label_values(&labels)), held, seats }

@@ -5,8 +5,10 @@
 mod access;
 mod admission;
 mod aggregator;
+mod facts;
 mod flow;
 mod health;
+mod pod_security;
 mod requests;
 mod storage;
 
@@ -16,8 +18,9 @@ pub(crate) use admission::{Phase, PolicyCheck, Rejection, WebhookCall};
 pub(crate) use aggregator::AggregatorMetrics;
 pub(crate) use flow::{Executing, FlowMetrics};
 pub(crate) use health::Health;
+pub(crate) use pod_security::PodSecurityMetrics;
 pub(crate) use requests::{Labels, Requests, WatchMetrics, labels};
-pub(crate) use storage::Lists;
+pub(crate) use storage::{Commits, Lists};
 
 use crate::api_server::ApiServer;
 use prometheus::core::Collector;
@@ -34,6 +37,7 @@ pub(crate) struct Metrics {
     pub(crate) admission: AdmissionMetrics,
     pub(crate) flow: FlowMetrics,
     pub(crate) lists: Lists,
+    pub(crate) commits: Commits,
     pub(crate) aggregator: AggregatorMetrics,
     pub(crate) health: Health,
     /// TLS handshakes that failed.
@@ -54,6 +58,7 @@ impl Metrics {
             admission: AdmissionMetrics::new(&family),
             flow: FlowMetrics::new(&family),
             lists: Lists::new(&family),
+            commits: Commits::new(&family),
             aggregator: AggregatorMetrics::new(&family),
             health: Health::new(),
             tls_errors: tls_errors.with_label_values::<&str>(&[]),
@@ -75,6 +80,9 @@ pub(crate) async fn text(server: &ApiServer) -> Vec<u8> {
     metrics.flow.read(&server.inner.flow);
     let mut families: Vec<MetricFamily> = metrics.registry.gather();
     families.extend(storage::objects(server).await);
+    families.extend(storage::size(server).await);
+    families.extend(facts::services(server));
+    families.extend(facts::build());
     families.extend(aggregator::unavailable(server));
     encode(families)
 }
@@ -134,6 +142,11 @@ impl Family<'_> {
         self.register(histogram.clone());
         histogram
     }
+}
+
+/// `count` buckets, each `width` above the one before.
+fn linear(start: f64, width: f64, count: i32) -> Vec<f64> {
+    (0..count).map(|i| start + width * f64::from(i)).collect()
 }
 
 /// `count` buckets, each `factor` times the one before.

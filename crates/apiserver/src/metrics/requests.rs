@@ -1,18 +1,29 @@
 //! Requests, watches and lists (`apiserver/pkg/endpoints/metrics/metrics.go`).
 
-use super::{Family, Held, exponential};
+use super::{Family, Held, exponential, linear};
+use crate::Body;
 use crate::api_server::Call;
 use crate::reader::KindRef;
-use http::StatusCode;
+use bytes::Bytes;
+use http::Response;
 use http::header::CONTENT_TYPE;
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt;
 use machinery::kinds::KindInfo;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use std::time::Duration;
 
-const DURATIONS: [f64; 23] = [
+pub(super) const DURATIONS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
+
+/// Buckets of durations without what others took.
+const OWN_DURATIONS: [f64; 21] =
+    [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
+/// Programs of the control plane; their requests are told apart.
+const SYSTEM_CLIENTS: [&str; 4] =
+    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "cluster-policy-controller"];
 
 /// Subresources that are told apart: others come from clients and would grow the tables without bound.
 const SUBRESOURCES: [&str; 15] = [
@@ -39,6 +50,10 @@ const CONNECTIONS: [&str; 5] = ["log", "exec", "portforward", "attach", "proxy"]
 pub(crate) struct Requests {
     total: IntCounterVec,
     durations: HistogramVec,
+    own_durations: HistogramVec,
+    response_sizes: HistogramVec,
+    body_sizes: HistogramVec,
+    deprecated: IntGaugeVec,
     reading: IntGauge,
     mutating: IntGauge,
     long_running: IntGaugeVec,
@@ -57,6 +72,7 @@ pub(crate) struct Labels {
     scope: &'static str,
     reads: bool,
     streams: bool,
+    system_client: &'static str,
 }
 
 /// What a watcher counts.
@@ -86,13 +102,47 @@ impl Requests {
             total: family.counter(
                 "apiserver_request_total",
                 "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
-                &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"],
+                &[
+                    "verb",
+                    "dry_run",
+                    "group",
+                    "version",
+                    "resource",
+                    "subresource",
+                    "scope",
+                    "component",
+                    "code",
+                    "system_client",
+                ],
             ),
             durations: family.histogram(
                 "apiserver_request_duration_seconds",
                 "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
                 &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"],
                 &DURATIONS,
+            ),
+            own_durations: family.histogram(
+                "apiserver_request_sli_duration_seconds",
+                "[ALPHA] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+                &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+                &OWN_DURATIONS,
+            ),
+            response_sizes: family.histogram(
+                "apiserver_response_sizes",
+                "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+                &["verb", "group", "version", "resource", "subresource", "scope", "component"],
+                &exponential(1000.0, 10.0, 7),
+            ),
+            body_sizes: family.histogram(
+                "apiserver_request_body_size_bytes",
+                "[ALPHA] Apiserver request body size in bytes broken out by resource and verb.",
+                &["group", "resource", "verb"],
+                &linear(50_000.0, 100_000.0, 31),
+            ),
+            deprecated: family.gauge(
+                "apiserver_requested_deprecated_apis",
+                "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+                &["group", "version", "resource", "subresource", "removed_release"],
             ),
             reading: in_flight.with_label_values(&["readOnly"]),
             mutating: in_flight.with_label_values(&["mutating"]),
@@ -134,8 +184,28 @@ impl Requests {
         }
     }
 
-    /// A request is answered.
-    pub(crate) fn observe(&self, labels: &Labels, code: StatusCode, took: Duration) {
+    /// A request came with a body of this size (`apiserver/pkg/endpoints/handlers/metrics/metrics.go`).
+    pub(crate) fn body(&self, call: &Call, size: usize) {
+        let info = &call.info;
+        let labels = [&*info.group, &*info.resource, &*info.verb];
+        self.body_sizes.with_label_values(&labels).observe(size as f64);
+    }
+
+    /// A built-in API that is deprecated was asked for.
+    pub(crate) fn deprecated(&self, kind: &KindInfo, subresource: &str) {
+        let subresource = SUBRESOURCES.iter().find(|known| **known == subresource).copied().unwrap_or_default();
+        self.deprecated.with_label_values(&[&kind.group, &kind.version, &kind.plural, subresource, ""]).set(1);
+    }
+
+    /// A request is answered. Some of the time it `waited` for webhooks and its turn. Sizes are those before compression.
+    pub(crate) fn observe(
+        &self,
+        labels: &Labels,
+        response: Response<Body>,
+        took: Duration,
+        waited: Duration,
+    ) -> Response<Body> {
+        let code = response.status();
         let info = labels.kind.as_ref().map(|kind| kind.info());
         let text = |field: fn(&KindInfo) -> &str| info.map(field).unwrap_or_default();
         let all = [
@@ -148,11 +218,54 @@ impl Requests {
             labels.scope,
             "apiserver",
             code.as_str(),
+            labels.system_client,
         ];
+        self.total.with_label_values(&all).inc();
+        // These do not tell dry runs apart.
+        let shared = [all[0], all[2], all[3], all[4], all[5], all[6], all[7]];
         if !labels.streams {
             self.durations.with_label_values(&all[..8]).observe(took.as_secs_f64());
+            if labels.dry_run.is_empty() {
+                self.own_durations.with_label_values(&shared).observe(took.saturating_sub(waited).as_secs_f64());
+            }
         }
-        self.total.with_label_values(&all).inc();
+        if matches!(labels.verb, "GET" | "LIST") && !labels.streams {
+            let sizes = self.response_sizes.with_label_values(&shared);
+            return response.map(|body| measured(body, sizes));
+        }
+        response
+    }
+}
+
+/// Observes the size of a body; of one that is written piece by piece, when it is written.
+fn measured(body: Body, sizes: Histogram) -> Body {
+    if let Some(size) = body.size_hint().exact() {
+        sizes.observe(size as f64);
+        return body;
+    }
+    let mut written = Written { size: 0, sizes };
+    let counted = body.map_frame(move |frame| {
+        written.add(&frame);
+        frame
+    });
+    counted.boxed_unsync()
+}
+
+/// Observes what was written when dropped.
+struct Written {
+    size: usize,
+    sizes: Histogram,
+}
+
+impl Written {
+    fn add(&mut self, frame: &Frame<Bytes>) {
+        self.size += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.sizes.observe(self.size as f64);
     }
 }
 
@@ -195,6 +308,8 @@ pub(crate) fn labels(call: &Call, kind: Option<KindRef>) -> Labels {
         scope: scope(call),
         reads: matches!(info.verb.as_ref(), "get" | "list" | "watch"),
         streams: verb == WATCH || connects,
+        system_client: listed(&SYSTEM_CLIENTS, call.user_agent().split_once('/').map_or("", |(name, _)| name))
+            .unwrap_or_default(),
     }
 }
 

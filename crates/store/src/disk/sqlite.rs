@@ -490,6 +490,13 @@ impl Drop for Checkpointer {
     }
 }
 
+/// Bytes of the database and of its log; `None` if they cannot be seen.
+pub(super) fn size(dir: &Path) -> Option<u64> {
+    let path = dir.join(DATABASE);
+    let of = |path: &Path| std::fs::metadata(path).ok().map(|found| found.len());
+    Some(of(&path)? + of(&sibling(&path, "-wal")).unwrap_or_default())
+}
+
 /// Copies the database in `from` into the new directory `to`.
 pub(super) fn backup(from: &Path, to: &Path) -> Result<(), BackupError> {
     let path = to.to_owned();

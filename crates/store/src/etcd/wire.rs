@@ -135,6 +135,15 @@ pub(super) struct CompactionRequest {
 pub(super) struct CompactionResponse {}
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusRequest {}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StatusResponse {
+    #[prost(int64, tag = "3")]
+    pub(super) db_size: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct WatchRequest {
     #[prost(message, optional, tag = "1")]
     pub(super) create: Option<WatchCreateRequest>,
@@ -183,6 +192,11 @@ impl Etcd {
 
     pub(super) async fn compact(&self, revision: i64) -> Result<CompactionResponse, Status> {
         self.call("/etcdserverpb.KV/Compact", CompactionRequest { revision }).await
+    }
+
+    /// What the member that answers says of itself.
+    pub(super) async fn status(&self) -> Result<StatusResponse, Status> {
+        self.call("/etcdserverpb.Maintenance/Status", StatusRequest {}).await
     }
 
     /// All events of all keys from `start` on. A member without a leader ends the stream instead of staying silent.

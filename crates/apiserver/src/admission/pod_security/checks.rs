@@ -23,6 +23,14 @@ impl Level {
             _ => None,
         }
     }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Level::Privileged => "privileged",
+            Level::Baseline => "baseline",
+            Level::Restricted => "restricted",
+        }
+    }
 }
 
 /// As of which Kubernetes.
@@ -55,11 +63,7 @@ pub(in crate::admission) struct LevelVersion {
 
 impl fmt::Display for LevelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let level = match self.level {
-            Level::Privileged => "privileged",
-            Level::Baseline => "baseline",
-            Level::Restricted => "restricted",
-        };
+        let level = self.level.as_str();
         match self.version {
             Version::Minor(minor) => write!(f, "{level}:v1.{minor}"),
             Version::Latest => write!(f, "{level}:latest"),

@@ -12,12 +12,14 @@
 mod claims;
 mod config;
 mod keys;
+mod metrics;
 
 pub use config::{
     Anonymous, Authenticator as JwtIssuer, ClaimRule, Condition, Configuration, ExtraMapping, Issuer, Mapping,
     Mappings, UserRule,
 };
 pub(crate) use keys::ALGORITHMS;
+pub use metrics::JwtMetrics;
 
 use super::{AuthError, Authenticator, Peer, UserInfo, tokens};
 use crate::webhook_client::{ClientConfig, Target, WebhookClient};
@@ -44,6 +46,7 @@ pub struct JwtTokens {
     clock: Arc<dyn Clock>,
     /// The issuer of the cluster's own tokens, which nobody else may be.
     own: String,
+    metrics: JwtMetrics,
 }
 
 /// A configuration in force.
@@ -58,6 +61,8 @@ struct Provider {
     issuer: Issuer,
     rules: Rules,
     algorithms: Vec<String>,
+    /// As which metrics know it.
+    hash: String,
     keys: ArcSwapOption<Keys>,
     /// Held by who asks the issuer; where its keys are, and when it was asked last.
     asking: Mutex<Asked>,
@@ -72,7 +77,13 @@ struct Asked {
 impl JwtTokens {
     /// Nobody else's tokens, until a configuration says otherwise. `own` is the issuer of the cluster's own tokens.
     pub fn new(client: WebhookClient, clock: Arc<dyn Clock>, own: &str) -> Arc<Self> {
-        Arc::new(JwtTokens { state: ArcSwap::default(), client, clock, own: own.to_owned() })
+        let metrics = JwtMetrics::default();
+        Arc::new(JwtTokens { state: ArcSwap::default(), client, clock, own: own.to_owned(), metrics })
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &JwtMetrics {
+        &self.metrics
     }
 
     /// From now on, `configuration`. On an error the old one stays. `algorithms` empty: all that are known.
@@ -89,10 +100,14 @@ impl JwtTokens {
             issuer: one.issuer.clone(),
             rules,
             algorithms: algorithms.clone(),
+            hash: metrics::hash(&one.issuer.url),
             keys: ArcSwapOption::empty(),
             asking: Mutex::default(),
         };
-        let providers = configuration.jwt.iter().zip(rules).map(provider).collect();
+        let providers: Vec<Provider> = configuration.jwt.iter().zip(rules).map(provider).collect();
+        for gone in self.state.load().providers.iter().filter(|old| !providers.iter().any(|p| p.hash == old.hash)) {
+            self.metrics.forget(&gone.hash);
+        }
         self.state.store(Arc::new(State { providers, anonymous: configuration.anonymous.clone() }));
         Ok(())
     }
@@ -102,25 +117,32 @@ impl JwtTokens {
         let Some(token) = Token::parse(text) else { return Ok(None) };
         let state = self.state.load_full();
         let Some(provider) = state.providers.iter().find(|p| p.issuer.url == token.issuer()) else { return Ok(None) };
-        let verified = async {
-            token.check(&provider.issuer.audiences, &provider.algorithms, self.clock.now().as_second())?;
-            provider.verify(&self.client, &token).await
-        };
-        verified.await.map_err(|why| AuthError(format!("oidc: verify token: {why}")))?;
-        let user = claims::user_of(&provider.rules, &token.claims).map_err(AuthError)?;
+        let begun = Instant::now();
+        let user = self.user_of(provider, &token).await;
+        self.metrics.authenticated(&provider.hash, user.is_ok(), begun.elapsed());
+        let user = user?;
         let own = token.audiences();
         let shared = provider.issuer.audiences.iter().filter(|a| own.contains(&a.as_str())).cloned().collect();
         Ok(Some((user, shared)))
     }
+
+    async fn user_of(&self, provider: &Provider, token: &Token<'_>) -> Result<UserInfo, AuthError> {
+        let verified = async {
+            token.check(&provider.issuer.audiences, &provider.algorithms, self.clock.now().as_second())?;
+            provider.verify(self, token).await
+        };
+        verified.await.map_err(|why| AuthError(format!("oidc: verify token: {why}")))?;
+        claims::user_of(&provider.rules, &token.claims).map_err(AuthError)
+    }
 }
 
 impl Provider {
-    async fn verify(&self, client: &WebhookClient, token: &Token<'_>) -> Result<(), String> {
+    async fn verify(&self, of: &JwtTokens, token: &Token<'_>) -> Result<(), String> {
         let known = self.keys.load_full();
         if known.as_ref().is_some_and(|keys| keys.verify(token)) {
             return Ok(());
         }
-        let fresh = self.fetch(client, known).await?;
+        let fresh = self.fetch(of, known).await?;
         match fresh.verify(token) {
             true => Ok(()),
             false => Err("failed to verify signature: failed to verify id token signature".into()),
@@ -128,7 +150,7 @@ impl Provider {
     }
 
     /// The issuer's keys, newer than `seen`. Who comes while somebody asks gets what that one gets.
-    async fn fetch(&self, client: &WebhookClient, seen: Option<Arc<Keys>>) -> Result<Arc<Keys>, String> {
+    async fn fetch(&self, of: &JwtTokens, seen: Option<Arc<Keys>>) -> Result<Arc<Keys>, String> {
         let mut asked = self.asking.lock().await;
         let known = self.keys.load_full();
         let is_newer = match (&known, &seen) {
@@ -144,7 +166,8 @@ impl Provider {
             return Err("oidc: authenticator not initialized".into());
         }
         asked.last = Some(Instant::now());
-        let fetched = self.ask(client, &mut asked).await;
+        let fetched = self.ask(&of.client, &mut asked).await;
+        of.metrics.fetched(&self.hash, fetched.is_ok(), of.clock.now());
         let keys = Arc::new(fetched.inspect_err(
             |why| tracing::warn!(issuer = %self.issuer.url, %why, "an issuer of tokens cannot be asked"),
         )?);

@@ -255,18 +255,18 @@ impl Default for AuthorizationMetrics {
         };
         let durations = HistogramOpts::new(
             "apiserver_authorization_webhook_duration_seconds",
-            "[BETA] Request latency in seconds.",
+            "[ALPHA] Request latency in seconds.",
         );
         AuthorizationMetrics {
             evaluations: counter(
                 "webhook_evaluations_total",
-                "[BETA] Round-trips to authorization webhooks.",
+                "[ALPHA] Round-trips to authorization webhooks.",
                 &["name", "result"],
             ),
             durations: HistogramVec::new(durations, &["name", "result"]).expect("the name is well-formed"),
             fail_open: counter(
                 "webhook_evaluations_fail_open_total",
-                "[BETA] NoOpinion results due to webhook timeout or error.",
+                "[ALPHA] NoOpinion results due to webhook timeout or error.",
                 &["name", "result"],
             ),
             exclusions: counter(

@@ -99,8 +99,10 @@ impl Agent {
     /// Assembles; touches nothing.
     pub fn new(config: Config, parts: Parts) -> Self {
         let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, managers } = parts;
-        let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone());
-        let devices = Arc::new(Devices::new(devices::dir(&config.kubelet_dir), clock.clone()));
+        let counters = Arc::<Counters>::default();
+        let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone(), counters.clone());
+        let devices = Devices::new(devices::dir(&config.kubelet_dir), clock.clone(), counters.clone());
+        let devices = Arc::new(devices);
         let swap = Swap::read(config.swap, memory);
         let context = Context {
             config,
@@ -123,7 +125,7 @@ impl Agent {
             shutdown: Shutdown::default(),
             pods_changed: Notify::new(),
             users: Ranges::default(),
-            counters: Counters::default(),
+            counters,
         };
         Agent { context: Arc::new(context), workers: Workers::default() }
     }
@@ -272,7 +274,7 @@ impl Agent {
         self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
         let taken = self.context.host_ports.take(pod, pod.uid());
         let allocated = match taken {
-            Ok(()) => self.context.managers.allocate(pod, &self.context.devices).await,
+            Ok(()) => self.context.managers.allocate(pod, &self.context.devices, &self.context.counters).await,
             Err(rejection) => Err(rejection),
         };
         allocated.inspect_err(|_| self.context.give_back(pod.uid()))

@@ -113,7 +113,7 @@ pub struct Context {
     /// Which of its users they have.
     pub users: Ranges,
     /// What has happened, for `/metrics`.
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
 }
 
 impl Context {

@@ -191,6 +191,13 @@ async fn a_crashing_container_is_restarted_and_its_last_words_are_kept() {
     let count = |counter| agent.handle.context.counters.of(counter);
     assert_eq!(count(&counters::CONTAINERS_STARTED), [(vec!["container".into()], 2)]);
     assert_eq!(count(&counters::CONTAINERS_ENDED), [(["container", "3", "Error"].map(String::from).into(), 1)]);
+    let operations = count(&counters::OPERATIONS);
+    assert!(operations.contains(&(vec!["start_container".into()], 2)), "{operations:?}");
+    let took = |histogram| agent.handle.context.counters.spreads_of(histogram);
+    assert_eq!(took(&counters::POD_START)[0].1.count, 1, "it began to run once");
+    let turns: Vec<_> = took(&counters::POD_WORKER).into_iter().map(|(labels, _)| labels.concat()).collect();
+    assert!(turns.contains(&"create".to_owned()) && turns.contains(&"sync".to_owned()), "{turns:?}");
+    assert!(took(&counters::POD_STATUS)[0].1.count > 0);
     agent.stop().await;
 }
 

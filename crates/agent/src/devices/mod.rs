@@ -17,6 +17,7 @@ pub mod pod_resources;
 pub mod registry;
 mod server;
 
+use crate::counters::{self, Counters};
 use crate::managers::hints::{Hint, Hints};
 use crate::managers::topology::Nodes;
 use crate::plugins::{rpc_error, within};
@@ -38,7 +39,7 @@ use registry::{Health, Held, Holder, Need, Registry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
@@ -69,20 +70,21 @@ struct State {
 pub struct Devices {
     dir: PathBuf,
     clock: Arc<dyn Clock>,
+    counters: Arc<Counters>,
     state: Mutex<State>,
     changed: Notify,
 }
 
 impl Devices {
     /// Reads what an earlier run left. `dir` is where plugins expect `kubelet.sock`.
-    pub fn new(dir: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(dir: PathBuf, clock: Arc<dyn Clock>, counters: Arc<Counters>) -> Self {
         let checkpoint = Checkpoint::load(&dir).unwrap_or_else(|error| {
             let path = dir.join(checkpoint::FILE);
             tracing::error!(path = %path.display(), %error, "failed to read which devices are in use");
             Checkpoint::default()
         });
         let state = State { registry: Registry::restored(checkpoint, clock.now()), ..State::default() };
-        Devices { dir, clock, state: Mutex::new(state), changed: Notify::new() }
+        Devices { dir, clock, counters, state: Mutex::new(state), changed: Notify::new() }
     }
 
     fn with_registry<T>(&self, ask: impl FnOnce(&Registry) -> T) -> T {
@@ -186,7 +188,10 @@ impl Devices {
         let chosen = choose(&mut plugin, need).await?;
         let ids: Vec<String> = chosen.iter().cloned().collect();
         let request = AllocateRequest { container_requests: vec![ContainerAllocateRequest { devices_ids: ids }] };
-        let answer = within(ALLOCATE, plugin.client.allocate(request)).await.map_err(|e| rpc_error(&e))?;
+        let begun = Instant::now();
+        let answer = within(ALLOCATE, plugin.client.allocate(request)).await.map_err(|e| rpc_error(&e));
+        self.counters.observe(&counters::DEVICE_ALLOCATION, &[resource], begun.elapsed().as_secs_f64());
+        let answer = answer?;
         let answer = answer.container_responses.first().ok_or("no containers return in allocation response")?;
         let mut state = self.state.lock();
         state.registry.hold(holder, &chosen, answer.encode_to_vec());

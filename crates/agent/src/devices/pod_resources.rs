@@ -4,6 +4,7 @@
 use super::registry::Held;
 use crate::agent::AgentHandle;
 use crate::context::Context;
+use crate::counters::{self, Counter};
 use crate::managers::memories::Block;
 use crate::pod::view;
 use crate::pod::worker::PodView;
@@ -60,6 +61,11 @@ struct Lister {
 }
 
 impl Lister {
+    fn count(&self, what: &Counter) {
+        self.context.counters.count(&counters::POD_RESOURCES, &["v1"]);
+        self.context.counters.count(what, &["v1"]);
+    }
+
     fn active(&self) -> Vec<PodView> {
         self.agent.views().into_iter().filter(|v| v.seen.may_run() || v.seen.ending.is_none()).collect()
     }
@@ -109,6 +115,7 @@ fn entry(resource: &str, id: String, nodes: Vec<i64>) -> ContainerDevices {
 #[tonic::async_trait]
 impl PodResourcesLister for Lister {
     async fn list(&self, _: Request<ListPodResourcesRequest>) -> Result<Response<ListPodResourcesResponse>, Status> {
+        self.count(&counters::POD_RESOURCES_LIST);
         let pod_resources = self.active().iter().map(|v| self.resources(&v.pod)).collect();
         Ok(Response::new(ListPodResourcesResponse { pod_resources }))
     }
@@ -117,6 +124,7 @@ impl PodResourcesLister for Lister {
         &self,
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        self.count(&counters::POD_RESOURCES_GET_ALLOCATABLE);
         let all = self.context.devices.with_registry(|registry| registry.healthy());
         let devices = all.into_iter().map(|(resource, id, nodes)| entry(&resource, id, nodes)).collect();
         let cpu_ids = self.context.managers.cpus.allocatable();
@@ -130,6 +138,10 @@ impl PodResourcesLister for Lister {
     async fn get(&self, request: Request<GetPodResourcesRequest>) -> Result<Response<GetPodResourcesResponse>, Status> {
         let GetPodResourcesRequest { pod_name, pod_namespace } = request.into_inner();
         let found = self.active().into_iter().find(|v| v.pod.name() == pod_name && v.pod.namespace() == pod_namespace);
+        self.count(&counters::POD_RESOURCES_GET);
+        if found.is_none() {
+            self.context.counters.count(&counters::POD_RESOURCES_GET_FAILED, &["v1"]);
+        }
         let found =
             found.ok_or_else(|| Status::unknown(format!("pod {pod_name} in namespace {pod_namespace} not found")))?;
         Ok(Response::new(GetPodResourcesResponse { pod_resources: Some(self.resources(&found.pod)) }))

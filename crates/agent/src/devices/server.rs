@@ -2,6 +2,7 @@
 
 use super::registry::Device;
 use super::{Devices, Plugin};
+use crate::counters;
 use crate::plugins::{connect, rpc_error};
 use futures_util::stream::unfold;
 use machinery::kinds::is_extended_resource;
@@ -145,6 +146,7 @@ impl Registrations {
         state.connections += 1;
         let plugin = Plugin { client, options, number: state.connections };
         state.plugins.insert(resource.to_owned(), plugin.clone());
+        self.devices.counters.count(&counters::DEVICE_PLUGINS_REGISTERED, &[resource]);
         Ok(plugin)
     }
 }

@@ -141,7 +141,7 @@ async fn a_plugin_registers_and_its_devices_reach_containers() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = root.path().to_owned();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let devices = Arc::new(Devices::new(dir.clone(), clock.clone()));
+    let devices = Arc::new(Devices::new(dir.clone(), clock.clone(), Arc::default()));
     let shutdown = CancellationToken::new();
     let served = base::tasks::spawn("devices", devices.clone().serve(shutdown.clone()));
     let version = register(&dir, "v1alpha1", RESOURCE).await;
@@ -157,6 +157,8 @@ async fn a_plugin_registers_and_its_devices_reach_containers() {
 
     allocate(&devices, &wants(1, "p")).await.expect("there are two");
     assert_eq!(hears.recv().await.as_deref(), Some("allocate g2"), "as the plugin prefers");
+    assert_eq!(devices.counters.of(&counters::DEVICE_PLUGINS_REGISTERED), [(vec![RESOURCE.to_owned()], 1)]);
+    assert_eq!(devices.counters.spreads_of(&counters::DEVICE_ALLOCATION)[0].1.count, 1);
     let grant = devices.ready("p", "a").await.expect("the plugin makes it ready");
     assert_eq!(hears.recv().await.as_deref(), Some("prepare g2"));
     assert_eq!(grant.env, BTreeMap::from([("GPU".to_owned(), "g2".to_owned())]));
@@ -172,7 +174,10 @@ async fn a_plugin_registers_and_its_devices_reach_containers() {
     until(|| devices.capacity().get(RESOURCE) == Some(&(1, 1))).await;
     let burnt = allocate(&devices, &wants(1, "r")).await;
     assert_eq!(burnt, Err("rpc error: code = Internal desc = burnt".to_owned()));
-    assert_eq!(Devices::new(dir.clone(), clock).health("p")["a"][RESOURCE].keys().collect::<Vec<_>>(), ["g2"]);
+    assert_eq!(
+        Devices::new(dir.clone(), clock, Arc::default()).health("p")["a"][RESOURCE].keys().collect::<Vec<_>>(),
+        ["g2"]
+    );
     devices.release("p");
     assert!(devices.health("p").is_empty());
 

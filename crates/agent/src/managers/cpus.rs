@@ -6,9 +6,10 @@
 use super::book::Book;
 use super::hints::{Hint, candidates};
 use super::topology::{CpuSet, Nodes, Place, Topology};
-use super::{Policy, for_itself, requests};
+use super::{Policy, count_allocation, for_itself, requests};
 use crate::agent::AgentHandle;
 use crate::context::Context;
+use crate::counters::{self, Counters};
 use crate::engine::{Engine, Resources};
 use crate::pod::spec::resources::{amount, pod_cgroup_path, pod_sum};
 use crate::pod::view;
@@ -77,6 +78,15 @@ fn ordered(topology: &Topology, left: &CpuSet, groups: &[Group]) -> Vec<((u32, u
 fn exclusive(pod: &Pod, container: &Container) -> usize {
     let milli = amount(requests(container), "cpu", true);
     if for_itself(pod) && milli % 1000 == 0 { usize::try_from(milli / 1000).unwrap_or(0) } else { 0 }
+}
+
+/// How many processors are whose.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// All containers share these.
+    pub free: usize,
+    /// Single containers have these, by NUMA node.
+    pub by_node: BTreeMap<u32, usize>,
 }
 
 /// The processors of this node.
@@ -161,14 +171,22 @@ impl Cpus {
 
     /// Gives a container the processors that it is to have for itself, near each other and of these NUMA nodes if that is possible,
     /// or tells why not.
-    pub fn allocate(&self, pod: &Pod, c: &Container, affinity: Hint) -> Result<(), String> {
+    pub fn allocate(&self, pod: &Pod, c: &Container, affinity: Hint, counters: &Counters) -> Result<(), String> {
         let count = exclusive(pod, c);
         if self.policy == Policy::None || count == 0 {
             return Ok(());
         }
+        counters.count(&counters::CPU_PINNINGS, &[]);
+        let given = self.give(pod, c, count, affinity);
+        count_allocation(counters, "cpu", &counters::CPU_PINNINGS_FAILED, &given);
+        given.map(drop)
+    }
+
+    /// Whether it has them only now.
+    fn give(&self, pod: &Pod, c: &Container, count: usize, affinity: Hint) -> Result<bool, String> {
         let mut given = self.given.lock();
         if given.get(pod.uid(), &c.name).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let free = self.free(&given).with(&reusable(&given, pod, c));
         let near = |cpu: &u32| affinity.nodes.is_some_and(|nodes| self.topology.node_of(*cpu).within(nodes));
@@ -180,7 +198,20 @@ impl Cpus {
         })?;
         given.put(pod, c, first.with(&rest));
         self.save(&given);
-        Ok(())
+        Ok(true)
+    }
+
+    /// How things are, for `/metrics`; `None` if nobody gets anything for itself.
+    pub fn numbers(&self) -> Option<Numbers> {
+        if self.policy == Policy::None {
+            return None;
+        }
+        let given = self.given.lock();
+        let mut by_node = BTreeMap::new();
+        for cpu in given.all().flat_map(|set| &set.0) {
+            *by_node.entry(self.topology.cpus.get(cpu).map_or(0, |place| place.node)).or_insert(0) += 1;
+        }
+        Some(Numbers { free: self.free(&given).0.len(), by_node })
     }
 
     /// Only these pods have processors for themselves.
@@ -325,7 +356,7 @@ mod tests {
     }
 
     fn give(cpus: &Cpus, pod: &Pod, affinity: Hint) -> Result<(), String> {
-        view::containers_in_order(pod).try_for_each(|c| cpus.allocate(pod, c, affinity))
+        view::containers_in_order(pod).try_for_each(|c| cpus.allocate(pod, c, affinity, &Counters::default()))
     }
 
     fn cpus(topology: Arc<Topology>, reserved: &str, dir: &Path) -> Cpus {
@@ -385,6 +416,7 @@ mod tests {
         assert_eq!(shown(cpus.pod_hints(&pod)), "0 0-1!");
         give(&cpus, &named("q", &[], &["3"]), Hint { nodes: Some(Nodes::of([1])), preferred: false }).expect("five");
         assert_eq!(cpus.of("q", "a0").as_deref(), Some("3-4,7"), "what node 1 has left, and one more");
+        assert_eq!(cpus.numbers(), Some(Numbers { free: 2, by_node: [(0, 1), (1, 4)].into() }));
     }
 
     #[test]

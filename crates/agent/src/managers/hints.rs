@@ -143,6 +143,11 @@ impl Merger {
         Ok(Merger { policy: settings.policy, nodes: topology.all_nodes(), distances: closest.then(distances) })
     }
 
+    /// Whether all is on one node, or nothing.
+    pub fn wants_one_node(&self) -> bool {
+        self.policy == Policy::SingleNumaNode
+    }
+
     /// What is best for all at once; `None` if that is not good enough.
     pub fn merge(&self, mut hints: Hints) -> Option<Hint> {
         hints.iter_mut().filter(|list| list.is_empty()).for_each(|list| list.push(Hint::IMPOSSIBLE));

@@ -8,7 +8,8 @@
 use super::book::Book;
 use super::hints::{Hint, candidates};
 use super::topology::{Nodes, Topology};
-use super::{Policy, for_itself, requests};
+use super::{Policy, count_allocation, for_itself, requests};
+use crate::counters::{self, Counters};
 use crate::pod::spec::resources::{amount, pod_sum};
 use crate::pod::view;
 use api::k8s::api::core::v1::{Container, Pod};
@@ -90,19 +91,28 @@ impl Memories {
     }
 
     /// Gives a container the memory that it is to have for itself, on these nodes if that is possible, or tells why not.
-    pub fn allocate(&self, pod: &Pod, c: &Container, affinity: Hint) -> Result<(), String> {
+    pub fn allocate(&self, pod: &Pod, c: &Container, affinity: Hint, counters: &Counters) -> Result<(), String> {
         if self.policy == Policy::None || !for_itself(pod) {
             return Ok(());
         }
+        counters.count(&counters::MEMORY_PINNINGS, &[]);
+        let given = self.give(pod, c, affinity);
+        count_allocation(counters, "memory", &counters::MEMORY_PINNINGS_FAILED, &given);
+        given.map(drop)
+    }
+
+    /// Whether it has it only now.
+    fn give(&self, pod: &Pod, c: &Container, affinity: Hint) -> Result<bool, String> {
         let mut given = self.given.lock();
-        if given.get(pod.uid(), &c.name).is_none() {
-            let nodes = choose(&self.allocatable, &given, pod, c, affinity)?;
-            let block = Block { nodes, kind: "memory".into(), size: requested(c) };
-            hand_over(&mut given, pod, c, &block);
-            given.put(pod, c, vec![block]);
-            given.save("Static", None);
+        if given.get(pod.uid(), &c.name).is_some() {
+            return Ok(false);
         }
-        Ok(())
+        let nodes = choose(&self.allocatable, &given, pod, c, affinity)?;
+        let block = Block { nodes, kind: "memory".into(), size: requested(c) };
+        hand_over(&mut given, pod, c, &block);
+        given.put(pod, c, vec![block]);
+        given.save("Static", None);
+        Ok(true)
     }
 
     /// Only these pods have memory for themselves.
@@ -299,7 +309,7 @@ mod tests {
     }
 
     fn give(memories: &Memories, pod: &Pod, affinity: Hint) -> Result<(), String> {
-        view::containers_in_order(pod).try_for_each(|c| memories.allocate(pod, c, affinity))
+        view::containers_in_order(pod).try_for_each(|c| memories.allocate(pod, c, affinity, &Counters::default()))
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod hints;
 pub mod memories;
 pub mod topology;
 
+use crate::counters::{self, Counter, Counters};
 use crate::devices::Devices;
 use crate::pod::admission::Rejection;
 use crate::pod::spec::resources::{Qos, qos_class};
@@ -26,6 +27,7 @@ use memories::Memories;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use topology::{CpuSet, Topology};
 
 /// Who gets processors or memory alone.
@@ -160,9 +162,20 @@ impl Managers {
     }
 
     /// Gives a pod's containers what they are to have for themselves, or tells why not. One caller at a time.
-    pub async fn allocate(&self, pod: &Pod, devices: &Devices) -> Result<(), Rejection> {
+    pub async fn allocate(&self, pod: &Pod, devices: &Devices, counters: &Counters) -> Result<(), Rejection> {
+        counters.count(&counters::TOPOLOGY_ASKED, &[]);
+        let begun = Instant::now();
+        let done = self.allocate_all(pod, devices, counters).await;
+        counters.observe(&counters::TOPOLOGY_TIME, &[], begun.elapsed().as_secs_f64() * 1000.0);
+        if done.is_err() && self.merger.is_some() {
+            counters.count(&counters::TOPOLOGY_FAILED, &[]);
+        }
+        done
+    }
+
+    async fn allocate_all(&self, pod: &Pod, devices: &Devices, counters: &Counters) -> Result<(), Rejection> {
         let of_pod = match self.scope {
-            Scope::Pod => Some(self.merge(|| {
+            Scope::Pod => Some(self.merge(counters, || {
                 let hints = [self.cpus.pod_hints(pod), self.memories.pod_hints(pod)];
                 hints.into_iter().flatten().chain(devices.pod_hints(pod, self.nodes)).collect()
             })?),
@@ -171,23 +184,38 @@ impl Managers {
         for c in view::containers_in_order(pod) {
             let affinity = match of_pod {
                 Some(affinity) => affinity,
-                None => self.merge(|| {
+                None => self.merge(counters, || {
                     let hints = [self.cpus.hints(pod, c), self.memories.hints(pod, c)];
                     hints.into_iter().flatten().chain(devices.hints(pod, c, self.nodes)).collect()
                 })?,
             };
             devices.allocate(pod, c, affinity).await.map_err(Rejection::unexpected)?;
-            self.cpus.allocate(pod, c, affinity).map_err(Rejection::unexpected)?;
-            self.memories.allocate(pod, c, affinity).map_err(Rejection::unexpected)?;
+            self.cpus.allocate(pod, c, affinity, counters).map_err(Rejection::unexpected)?;
+            self.memories.allocate(pod, c, affinity, counters).map_err(Rejection::unexpected)?;
+            if of_pod.is_none() {
+                self.count_aligned(&counters::CONTAINERS_ALIGNED, counters);
+            }
+        }
+        if of_pod.is_some() {
+            self.count_aligned(&counters::CONTAINERS_ALIGNED, counters);
         }
         Ok(())
     }
 
-    fn merge(&self, hints: impl Fn() -> Hints) -> Result<Hint, Rejection> {
-        match &self.merger {
-            None => Ok(Hint::default()),
-            Some(merger) => merger.merge(hints()).ok_or_else(Rejection::topology),
+    /// Only where one node is asked for it is known that all is there (`IsAlignmentGuaranteed`).
+    fn count_aligned(&self, counter: &Counter, counters: &Counters) {
+        if self.merger.as_ref().is_some_and(Merger::wants_one_node) {
+            let scope = if self.scope == Scope::Pod { "pod" } else { "container" };
+            counters.count(counter, &[scope, "numa_node"]);
         }
+    }
+
+    fn merge(&self, counters: &Counters, hints: impl Fn() -> Hints) -> Result<Hint, Rejection> {
+        let Some(merger) = &self.merger else { return Ok(Hint::default()) };
+        merger.merge(hints()).ok_or_else(|| {
+            self.count_aligned(&counters::CONTAINERS_NOT_ALIGNED, counters);
+            Rejection::topology()
+        })
     }
 
     /// Only these pods have something for themselves.
@@ -202,6 +230,21 @@ fn for_itself(pod: &Pod) -> bool {
     let whole = view::spec(pod).resources.as_ref();
     let whole = whole.is_some_and(|r| r.requests.is_some() || r.limits.is_some());
     !whole && qos_class(pod) == Qos::Guaranteed
+}
+
+/// What became of a wish, for `/metrics`: `given` tells whether the container has it only now.
+fn count_allocation(counters: &Counters, resource: &str, failed: &Counter, given: &Result<bool, String>) {
+    match given {
+        Ok(true) => {
+            counters.count(&counters::ALLOCATIONS, &[resource, "node"]);
+            counters.count(&counters::ASSIGNMENTS, &[resource, "node_exclusive"]);
+        }
+        Ok(false) => {}
+        Err(_) => {
+            counters.count(failed, &[]);
+            counters.count(&counters::ALLOCATIONS_FAILED, &[resource, "node"]);
+        }
+    }
 }
 
 fn requests(c: &Container) -> Option<&BTreeMap<String, ApiQuantity>> {

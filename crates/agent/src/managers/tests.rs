@@ -37,14 +37,15 @@ async fn check(policy: &str, scope: &str, pods: &[(&[(&str, &str)], &str)]) {
     };
     let settings = Settings::read(&written).expect("valid");
     let managers = Managers::new(&settings, two_nodes(), |_| 0, dir.path()).expect("it can be read");
-    let devices = Devices::new(dir.path().to_owned(), Arc::new(SystemClock));
+    let devices = Devices::new(dir.path().to_owned(), Arc::new(SystemClock), Arc::default());
+    let counters = Counters::default();
     for (i, (containers, want)) in pods.iter().enumerate() {
         let pod = wants(&i.to_string(), containers);
         let where_it_is = |c: &Container| {
             let cpus = managers.cpus.of(pod.uid(), &c.name).unwrap_or_default();
             format!("{cpus} of {}", managers.memories.nodes(pod.uid(), &c.name).unwrap_or_default())
         };
-        let got = match managers.allocate(&pod, &devices).await {
+        let got = match managers.allocate(&pod, &devices, &counters).await {
             Ok(()) => view::containers_in_order(&pod).map(where_it_is).collect::<Vec<_>>().join("; "),
             Err(Rejection { reason, message }) => {
                 managers.retain(|uid| uid != pod.uid());
@@ -53,6 +54,9 @@ async fn check(policy: &str, scope: &str, pods: &[(&[(&str, &str)], &str)]) {
         };
         assert_eq!(got, *want, "{policy}, {scope}, pod {i}");
     }
+    let rejected = pods.iter().filter(|(_, want)| *want == REJECTED).count() as u64;
+    assert_eq!(counters.of(&counters::TOPOLOGY_FAILED), [(Vec::new(), rejected)]);
+    assert_eq!(counters.of(&counters::TOPOLOGY_ASKED), [(Vec::new(), pods.len() as u64)]);
 }
 
 const REJECTED: &str = "TopologyAffinityError: Resources cannot be allocated with Topology locality";

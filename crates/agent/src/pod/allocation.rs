@@ -185,6 +185,42 @@ pub fn check_memory(changes: &[CgroupChange], usage: impl Fn(&str) -> u64) -> Re
     }
 }
 
+/// What a new spec wants changed of what containers have: resource, requirement and operation, for `/metrics`
+/// (`recordContainerResizeOperations`).
+pub fn requested_changes(old: &Pod, new: &Pod) -> Vec<[&'static str; 3]> {
+    let sidecars = |pod: &Pod| view::init_containers(pod).iter().filter(|c| view::is_sidecar(c)).cloned().collect();
+    let resizable = |pod: &Pod| -> Vec<Container> {
+        let sidecars: Vec<Container> = sidecars(pod);
+        view::app_containers(pod).iter().cloned().chain(sidecars).collect()
+    };
+    let mut out = Vec::new();
+    let after = resizable(new);
+    for before in resizable(old) {
+        let Some(after) = after.iter().find(|c| c.name == before.name && c.resources != before.resources) else {
+            continue;
+        };
+        for resource in ["memory", "cpu"] {
+            for requirement in ["requests", "limits"] {
+                let of = |c: &Container| {
+                    let own = c.resources.as_ref();
+                    let list =
+                        own.and_then(|r| if requirement == "limits" { r.limits.as_ref() } else { r.requests.as_ref() });
+                    resources::amount(list, resource, resource == "cpu")
+                };
+                let operation = match (of(&before), of(after)) {
+                    (old, new) if old == new => continue,
+                    (_, 0) => "remove",
+                    (0, _) => "add",
+                    (old, new) if new > old => "increase",
+                    _ => "decrease",
+                };
+                out.push([resource, requirement, operation]);
+            }
+        }
+    }
+    out
+}
+
 // === the node's book ===
 
 /// What a pod takes of the node.
@@ -436,6 +472,15 @@ mod tests {
         assert!(!needs_restart(&view::app_containers(&to)[0], &from, &wanted(&to)));
         to.spec.as_mut().expect("there is one").containers[0].resize_policy = Some(vec![policy("memory")]);
         assert!(needs_restart(&view::app_containers(&to)[0], &from, &wanted(&to)));
+    }
+
+    #[test]
+    fn what_a_resize_wants_is_told() {
+        let changes = requested_changes(&two("1/20Mi", "1/20Mi"), &two("2/20Mi", "1/10Mi"));
+        let cpu = [["cpu", "requests", "increase"], ["cpu", "limits", "increase"]];
+        let memory = [["memory", "requests", "decrease"], ["memory", "limits", "decrease"]];
+        assert_eq!(changes, [cpu, memory].concat());
+        assert_eq!(requested_changes(&two("1/20Mi", "1/20Mi"), &two("1/20Mi", "1/20Mi")), [["", "", ""]; 0]);
     }
 
     #[test]

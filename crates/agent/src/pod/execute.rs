@@ -15,7 +15,9 @@ use crate::adapters::runtime_user;
 use crate::cluster::ClusterError;
 use crate::context::Context;
 use crate::counters::{self, Counter};
-use crate::engine::{ContainerSpec, EngineError, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, Seccomp, User};
+use crate::engine::{
+    ContainerSpec, EngineError, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, SandboxSpec, Seccomp, User,
+};
 use crate::images::{Credential, Image, ImageError};
 use crate::network::{AttachRequest, HostPort};
 use crate::node;
@@ -211,11 +213,22 @@ impl Executor {
         spec.log_dir = context.pod_log_dir(pod.namespace(), pod.name(), pod.uid());
         let logs = &spec.log_dir;
         std::fs::create_dir_all(logs).map_err(|e| format!("failed to create {}: {e}", logs.display()))?;
-        *id = context.engine.create_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
+        *id = self.run_sandbox(&spec).await.map_err(|e| base::chain(&e))?;
         context.pods_changed.notify_one();
         let ips = if spec.host_network { Vec::new() } else { self.connect(id, spec.host_ports).await? };
         self.write_pod_files(&ips)?;
         Ok(ips)
+    }
+
+    async fn run_sandbox(&self, spec: &SandboxSpec) -> Result<String, EngineError> {
+        let (counters, handler) = (&self.context.counters, spec.runtime_handler.as_str());
+        let begun = Instant::now();
+        let made = counters.operation("run_podsandbox", self.context.engine.create_sandbox(spec)).await;
+        counters.observe(&counters::SANDBOX, &[handler], begun.elapsed().as_secs_f64());
+        if made.is_err() {
+            counters.count(&counters::SANDBOXES_FAILED, &[handler]);
+        }
+        made
     }
 
     /// Gives a sandbox its network, if it has none yet.
@@ -284,7 +297,9 @@ impl Executor {
     async fn take_down(&self, id: &str) {
         let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
         loop {
-            let removed = self.context.engine.remove_sandbox(id).await.map_err(|e| base::chain(&e));
+            let removing = self.context.engine.remove_sandbox(id);
+            let removed = self.context.counters.operation("remove_podsandbox", removing).await;
+            let removed = removed.map_err(|e| base::chain(&e));
             let error = match removed {
                 Ok(()) => match self.context.network.detach(id).await {
                     Ok(()) => return,
@@ -345,7 +360,7 @@ impl Executor {
     ) -> Result<Image, (&'static str, String)> {
         let pod = &*self.pod;
         if policy != PullPolicy::Always {
-            match self.context.images.find(image).await {
+            match self.context.counters.operation("image_status", self.context.images.find(image)).await {
                 Ok(Some(found)) => {
                     let text = format!(
                         "Container image \"{image}\" already present on machine and can be accessed by the pod"
@@ -365,9 +380,12 @@ impl Executor {
         let credentials = self.credentials(image).await;
         self.events.record(pod, c, false, "Pulling", &format!("Pulling image \"{image}\""));
         let begun = Instant::now();
-        match self.context.images.pull(image, &credentials).await {
+        let counters = &self.context.counters;
+        match counters.operation("pull_image", self.context.images.pull(image, &credentials)).await {
             Ok(pulled) => {
                 let took = begun.elapsed();
+                let size = counters::image_size(pulled.size);
+                counters.observe(&counters::IMAGE_PULL, &[size], pulled.pull_time.unwrap_or(took).as_secs_f64());
                 let text = format!(
                     "Successfully pulled image \"{image}\" in {} ({} including waiting). Image size: {} bytes.",
                     go_millis(pulled.pull_time.unwrap_or(took)),
@@ -460,7 +478,8 @@ impl Executor {
                 return self.tell(Observation::StartFailed { container: name, failure: StartFailure::Config, message });
             }
         };
-        let started = match self.context.engine.start(&spec).await {
+        let starting = self.context.engine.start(&spec);
+        let started = match self.context.counters.operation("start_container", starting).await {
             Ok(started) => started,
             Err(error) => {
                 self.count_image_volumes(&image, &counters::IMAGE_VOLUMES_FAILED);
@@ -667,7 +686,8 @@ impl Executor {
 
     async fn signal(&self, container: String, id: String, signal: String) {
         let sandbox = self.sandbox();
-        match self.context.engine.signal(&sandbox, &id, &signal).await {
+        let signalling = self.context.engine.signal(&sandbox, &id, &signal);
+        match self.context.counters.operation("stop_container", signalling).await {
             Ok(()) => {}
             // No exit will be told of a container that is not there.
             Err(EngineError::NotFound(_)) => {
@@ -683,7 +703,8 @@ impl Executor {
     async fn remove_run(&self, id: &str) {
         let sandbox = self.sandbox();
         if !sandbox.is_empty()
-            && let Err(error) = self.context.engine.remove(&sandbox, id).await
+            && let Err(error) =
+                self.context.counters.operation("remove_container", self.context.engine.remove(&sandbox, id)).await
             && !matches!(error, EngineError::NotFound(_))
         {
             // Removed with the sandbox at the latest.
@@ -720,15 +741,20 @@ impl Executor {
     async fn resize(&self, from: &Allocation, to: Allocation, running: Vec<(String, String)>) {
         let changes = allocation::cgroup_changes(&self.pod, from, &to, &running, &self.context.swap);
         let usage = |cgroup: &str| self.context.engine.usage(cgroup).memory_usage;
+        let begun = Instant::now();
+        let counters = &self.context.counters;
         let mut result = allocation::check_memory(&changes, usage);
         if result.is_ok() {
             for (cgroup, limits) in allocation::cgroup_steps(&changes) {
-                result = self.context.engine.update(&cgroup, &limits).await.map_err(|e| base::chain(&e));
+                let update = self.context.engine.update(&cgroup, &limits);
+                result = counters.operation("update_container", update).await.map_err(|e| base::chain(&e));
                 if result.is_err() {
                     break;
                 }
             }
         }
+        let success = if result.is_ok() { "true" } else { "false" };
+        counters.observe(&counters::POD_RESIZE, &[success], begun.elapsed().as_secs_f64() * 1000.0);
         let error = result.err();
         let before = self.seen.resize.progress.as_ref().and_then(|p| p.error.as_ref());
         if let Some(error) = error.as_ref().filter(|e| before != Some(*e)) {

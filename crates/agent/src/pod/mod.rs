@@ -12,6 +12,7 @@ pub mod plan;
 pub mod recover;
 pub mod seen;
 pub mod spec;
+mod startup;
 pub mod status;
 pub mod termination;
 pub mod users;

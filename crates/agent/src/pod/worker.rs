@@ -9,6 +9,7 @@
 //! Sleeps until a message or the plan's own wake-up; nothing is polled. Always holds: the checkpoint is on disk before
 //! an action begins; at most one status request is under way.
 
+use super::allocation;
 use super::checkpoint::Checkpoint;
 use super::events::PodEvents;
 use super::execute::{self, Executor, Message, Shown, VolumesTurn};
@@ -16,6 +17,7 @@ use super::observe::{Observation, next_restart, observe};
 use super::plan::{Plan, PodAction, plan};
 use super::recover::exit_facts;
 use super::seen::{Seen, Volumes};
+use super::startup::Startup;
 use super::status::status;
 use super::termination;
 use super::view;
@@ -33,7 +35,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -87,6 +89,11 @@ struct Worker {
     volumes_turn: VolumesTurn,
     /// A static pod that the API does not show as it should.
     mirror_lost: bool,
+    startup: Option<Startup>,
+    /// Since when there is a status that the server does not have.
+    status_since: Option<Instant>,
+    /// What its turn is about, as `/metrics` says it.
+    turn: &'static str,
 }
 
 /// Starts a pod's worker. `ended` is called when nothing of the pod is left.
@@ -94,7 +101,9 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
     let (outbox, inbox) = mpsc::unbounded_channel();
     let (view, watched) = watch::channel(PodView { pod: pod.clone(), seen: Arc::new(seen.clone()) });
     let handle = WorkerHandle { inbox: outbox.clone(), view: watched };
+    let begun = Instant::now();
     let worker = Worker {
+        startup: Startup::new(&pod, context.clock.now()),
         events: PodEvents::new(context.cluster.clone(), context.clock.clone()),
         checkpoint: Checkpoint::new(context.pod_dir(pod.uid())),
         context,
@@ -109,8 +118,14 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
         renew_at: None,
         volumes_turn: VolumesTurn::default(),
         mirror_lost: false,
+        status_since: None,
+        turn: "create",
     };
     base::tasks::detach("pod", async move {
+        let counters = &worker.context.counters;
+        counters.observe(&counters::POD_WORKER_START, &[], begun.elapsed().as_secs_f64());
+        let containers = view::app_containers(&worker.pod).len();
+        counters.observe(&counters::CONTAINERS_PER_POD, &[], containers as f64);
         if worker.run(inbox).await {
             ended();
         }
@@ -122,6 +137,7 @@ impl Worker {
     /// Whether the pod is over (rather than the agent).
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) -> bool {
         loop {
+            let begun = Instant::now();
             let now = self.context.clock.now();
             let Plan { actions, seen, wake_at } = plan(&self.pod, &self.seen, now);
             self.seen = seen;
@@ -149,6 +165,7 @@ impl Worker {
             }
             self.write_status(now);
             self.publish();
+            self.count_turn(begun, now);
             let unsettled = self.seen.unsettled_until().filter(|at| now < *at);
             let wake_at = [wake_at, self.renew_at, self.write_again_at, unsettled].into_iter().flatten().min();
             let Some(message) = self.wait(&mut inbox, wake_at).await else { continue };
@@ -199,7 +216,10 @@ impl Worker {
         let now = self.context.clock.now();
         match message {
             Message::Detach => return true,
-            Message::Pod(pod) => self.take_pod(pod),
+            Message::Pod(pod) => {
+                self.turn = "update";
+                self.take_pod(pod);
+            }
             Message::RenewAt(at) => self.renew_at = at,
             Message::MirrorLost => self.mirror_lost = true,
             Message::Exited { id, exit } => {
@@ -227,6 +247,36 @@ impl Worker {
         false
     }
 
+    fn count_turn(&mut self, begun: Instant, now: Timestamp) {
+        let operation = match (&self.seen.ending, self.seen.may_run()) {
+            (None, _) => self.turn,
+            (Some(_), true) => "kill",
+            (Some(_), false) => "terminated",
+        };
+        self.turn = "sync";
+        let counters = &self.context.counters;
+        counters.observe(&counters::POD_WORKER, &[operation], begun.elapsed().as_secs_f64());
+        let Some(startup) = &mut self.startup else { return };
+        startup.pulls(!self.pulls.is_empty(), now);
+        let view = self.view.borrow();
+        if let Some(took) = view.pod.status.as_ref().and_then(|status| startup.runs(status, now)) {
+            counters.observe(&counters::POD_START, &[], took.as_secs_f64());
+        }
+    }
+
+    fn count_start(&mut self, now: Timestamp) {
+        let counters = &self.context.counters;
+        if let Some(since) = self.status_since.take() {
+            counters.observe(&counters::POD_STATUS, &[], since.elapsed().as_secs_f64());
+        }
+        if let Some(took) = self.startup.as_mut().and_then(|startup| startup.is_known(&self.pod, now)) {
+            counters.observe(&counters::POD_START_TOTAL, &[], took.total.as_secs_f64());
+            if let Some(sli) = took.sli {
+                counters.observe(&counters::POD_START_SLI, &[], sli.as_secs_f64());
+            }
+        }
+    }
+
     fn count_end(&self, id: &str) {
         let ended = self.seen.containers.iter().find_map(|(name, c)| Some((name, c.exited().filter(|e| e.id == id)?)));
         let Some((name, exit)) = ended else { return };
@@ -240,6 +290,9 @@ impl Worker {
         if pod.revision() != 0 && pod.revision() < self.pod.revision() {
             // Older than what the server has answered to our status.
             return;
+        }
+        for change in allocation::requested_changes(&self.pod, &pod) {
+            self.context.counters.count(&counters::RESIZES_REQUESTED, &change);
         }
         let before = &self.pod.metadata;
         let shown = before.labels != pod.metadata.labels || before.annotations != pod.metadata.annotations;
@@ -381,6 +434,7 @@ impl Worker {
             "status": change,
         });
         self.writing = true;
+        self.status_since.get_or_insert_with(Instant::now);
         let (context, pod, outbox) = (self.context.clone(), self.pod.clone(), self.outbox.clone());
         base::tasks::detach("pod status", async move {
             let mut result = context.cluster.patch_pod_status(pod.namespace(), pod.name(), &patch).await;
@@ -432,6 +486,7 @@ impl Worker {
                 self.write_again_at = None;
                 let terminal = is_terminal(&pod.status.clone().unwrap_or_default());
                 self.take_pod(Arc::new(pod));
+                self.count_start(now);
                 observe(&self.pod, &mut self.seen, Observation::StatusWritten { terminal }, now);
             }
             Err(error) => {

@@ -43,6 +43,9 @@ impl Numbers for AgentNumbers {
             claims: self.collector.claims(&views).await,
             shutdown: Times::load(&context.config.data_dir),
             counters: Some(&context.counters),
+            cpus: context.managers.cpus.numbers(),
+            resizes: stats::count_resizes(&views),
+            volumes: stats::count_volumes(&views, |pod| context.volumes.plugins(pod)),
             resident,
             cpu_ns,
         })

@@ -14,12 +14,13 @@ use crate::agent::AgentHandle;
 use crate::context::Context;
 use crate::engine::{Engine, ToldUse, Usage};
 use crate::node::Machine;
-use crate::pod::seen::Run;
+use crate::pod::allocation::Resize;
+use crate::pod::seen::{Run, Volumes};
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
 use crate::static_pods;
-use api::k8s::api::core::v1::Volume;
+use api::k8s::api::core::v1::{Pod, Volume};
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
 use jiff::Timestamp;
@@ -392,6 +393,34 @@ pub fn count_pods(views: &[PodView]) -> BTreeMap<bool, (usize, usize)> {
         let (all, active) = out.entry(static_pods::is_static(&view.pod)).or_default();
         *all += 1;
         *active += usize::from(view.seen.ending.is_none());
+    }
+    out
+}
+
+/// Resizes that wait for room, and those that are being done; for `/metrics`.
+pub fn count_resizes(views: &[PodView]) -> (usize, usize) {
+    let count = |is: fn(&Resize) -> bool| views.iter().filter(|v| is(&v.seen.resize)).count();
+    (count(|r| r.pending.is_some()), count(|r| r.progress.is_some()))
+}
+
+/// Volumes by their plugin and state: those that are wanted, and those that are set up; for `/metrics`
+/// (`volumemanager/metrics/metrics.go`).
+pub fn count_volumes(
+    views: &[PodView],
+    plugins: impl Fn(&Pod) -> Vec<String>,
+) -> BTreeMap<(String, &'static str), usize> {
+    let mut out = BTreeMap::new();
+    for view in views {
+        let states = [
+            ("actual_state_of_world", matches!(view.seen.volumes, Volumes::Mounted)),
+            ("desired_state_of_world", view.seen.ending.is_none()),
+        ];
+        for (plugin, (state, _)) in plugins(&view.pod)
+            .into_iter()
+            .flat_map(|plugin| states.iter().filter(|(_, is)| *is).map(move |state| (plugin.clone(), state)))
+        {
+            *out.entry((plugin, *state)).or_insert(0) += 1;
+        }
     }
     out
 }

@@ -3,7 +3,8 @@
 //! cAdvisor's `metrics/prometheus.go`).
 
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
-use crate::counters::{self, Counters};
+use crate::counters::{self, Counters, Histogram, Spread};
+use crate::managers::cpus;
 use crate::shutdown::times::Times;
 use jiff::Timestamp;
 use net::traffic::Traffic;
@@ -24,12 +25,16 @@ impl<'a> Family<'a> {
     }
 
     fn value(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display, at_ms: Option<i64>) {
-        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let at = at_ms.map(|ms| format!(" {ms}")).unwrap_or_default();
-        writeln!(self.out, "{}{labels} {value}{at}", self.name).ok();
+        write_value(self.out, self.name, labels, format_args!("{value}{at}"));
     }
+}
+
+fn write_value(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    writeln!(out, "{name}{labels} {value}").ok();
 }
 
 /// Seconds with all digits of the nanoseconds.
@@ -255,6 +260,12 @@ pub struct Own<'a> {
     pub shutdown: Times,
     /// What has happened.
     pub counters: Option<&'a Counters>,
+    /// Processors, if containers can have some for themselves.
+    pub cpus: Option<cpus::Numbers>,
+    /// Resizes that wait, and those under way.
+    pub resizes: (usize, usize),
+    /// Volumes by plugin and state.
+    pub volumes: BTreeMap<(String, &'static str), usize>,
     /// Bytes of this process.
     pub resident: u64,
     /// CPU time of this process, ns.
@@ -279,6 +290,7 @@ pub fn own(own: &Own<'_>) -> String {
     gauge(out, "kubelet_graceful_shutdown_start_time_seconds", help, &[], seconds_of(own.shutdown.start_time));
     let help = "[ALPHA] Last graceful shutdown end time since unix epoch in seconds";
     gauge(out, "kubelet_graceful_shutdown_end_time_seconds", help, &[], seconds_of(own.shutdown.end_time));
+    managed(out, own);
     for (counters, counter) in own.counters.iter().flat_map(|c| counters::ALL.iter().map(move |counter| (c, counter))) {
         let mut family = Family::new(out, counter.name, "counter", counter.help);
         for (values, count) in counters.of(counter) {
@@ -287,10 +299,61 @@ pub fn own(own: &Own<'_>) -> String {
             family.value(&labels, count, None);
         }
     }
+    for histogram in counters::HISTOGRAMS {
+        let spreads = own.counters.map(|c| c.spreads_of(histogram)).unwrap_or_default();
+        spread(out, histogram, &spreads);
+    }
     let help = "Total user and system CPU time spent in seconds.";
     Family::new(out, "process_cpu_seconds_total", "counter", help).value(&[], seconds(own.cpu_ns), None);
     gauge(out, "process_resident_memory_bytes", "Resident memory size in bytes.", &[], own.resident);
     text
+}
+
+/// Buckets count all values up to their bound.
+fn spread(out: &mut String, histogram: &Histogram, spreads: &[(Vec<String>, Spread)]) {
+    let Histogram { name, help, labels, buckets } = histogram;
+    Family::new(out, name, "histogram", help);
+    for (values, Spread { buckets: counts, sum, count }) in spreads {
+        let labels: Vec<(&str, &str)> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+        let mut line = |suffix: &str, bound: Option<&str>, value: &dyn std::fmt::Display| {
+            let labels = labels.iter().copied().chain(bound.map(|bound| ("le", bound)));
+            write_value(out, &format!("{name}{suffix}"), &labels.collect::<Vec<_>>(), value);
+        };
+        let mut so_far = 0;
+        for (bound, in_it) in buckets.iter().zip(counts) {
+            so_far += in_it;
+            line("_bucket", Some(&bound.to_string()), &so_far);
+        }
+        line("_bucket", Some("+Inf"), count);
+        line("_sum", None, sum);
+        line("_count", None, count);
+    }
+}
+
+/// What managers of the node's resources and volumes have.
+fn managed(out: &mut String, own: &Own<'_>) {
+    if let Some(cpus) = &own.cpus {
+        let help = "[ALPHA] Number of CPUs allocated per NUMA node";
+        let mut family = Family::new(out, "kubelet_cpu_manager_allocation_per_numa", "gauge", help);
+        for (node, count) in &cpus.by_node {
+            family.value(&[("numa_node", &node.to_string())], count, None);
+        }
+        let help = "[ALPHA] The total number of CPUs exclusively allocated to containers running on this node";
+        let all: usize = cpus.by_node.values().sum();
+        gauge(out, "kubelet_cpu_manager_exclusive_cpu_allocation_count", help, &[], all);
+        let help = "[ALPHA] The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.";
+        gauge(out, "kubelet_cpu_manager_shared_pool_size_millicores", help, &[], cpus.free * 1000);
+    }
+    let (pending, in_progress) = own.resizes;
+    let help = "[ALPHA] Number of in-progress resizes for pods.";
+    gauge(out, "kubelet_pod_in_progress_resizes", help, &[], in_progress);
+    let help = "[ALPHA] Number of pending resizes for pods.";
+    gauge(out, "kubelet_pod_pending_resizes", help, &[("reason", "deferred")], pending);
+    let help = "[ALPHA] Number of volumes in Volume Manager";
+    let mut family = Family::new(out, "volume_manager_total_volumes", "gauge", help);
+    for ((plugin, state), count) in &own.volumes {
+        family.value(&[("plugin_name", plugin), ("state", state)], count, None);
+    }
 }
 
 fn gauge(out: &mut String, name: &'static str, help: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
@@ -397,6 +460,9 @@ mod tests {
         counters.count(&counters::CONTAINERS_STARTED, &["container"]);
         counters.count(&counters::CONTAINERS_STARTED, &["container"]);
         counters.count(&counters::CONTAINERS_ENDED, &["init_container", "1", "Error"]);
+        counters.observe(&counters::CONTAINERS_PER_POD, &[], 2.0);
+        counters.observe(&counters::CONTAINERS_PER_POD, &[], 99.0);
+        counters.mounted("kubernetes.io/nfs", true, std::time::Duration::from_millis(200));
         let space = crate::stats::disk::Space { capacity: 9, available: 7, ..Default::default() };
         let claim = VolumeSample { claim: Some("data".into()), space, ..VolumeSample::default() };
         let start_time = Some(Timestamp::from_second(50).expect("small"));
@@ -406,9 +472,22 @@ mod tests {
             claims: vec![("ns".into(), claim)],
             shutdown: Times { start_time, end_time: None },
             counters: Some(&counters),
+            cpus: Some(cpus::Numbers { free: 3, by_node: [(1, 2)].into() }),
+            resizes: (1, 0),
+            volumes: [(("kubernetes.io/nfs".to_owned(), "desired_state_of_world"), 1)].into(),
             ..Own::default()
         });
-        let wanted = ["containers_total{", "_pods{", "pods_total", "capacity_bytes{", "shutdown"];
+        let wanted = [
+            "containers_total{",
+            "_pods{",
+            "pods_total",
+            "capacity_bytes{",
+            "shutdown",
+            "per_pod",
+            "cpu_m",
+            "volumes{",
+            "_resizes",
+        ];
         let lines: Vec<&str> =
             text.lines().filter(|l| !l.starts_with('#') && wanted.iter().any(|w| l.contains(w))).collect();
         expect![[r#"
@@ -419,12 +498,29 @@ mod tests {
             kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 9
             kubelet_graceful_shutdown_start_time_seconds 50
             kubelet_graceful_shutdown_end_time_seconds 0
+            kubelet_cpu_manager_allocation_per_numa{numa_node="1"} 2
+            kubelet_cpu_manager_exclusive_cpu_allocation_count 2
+            kubelet_cpu_manager_shared_pool_size_millicores 3000
+            kubelet_pod_in_progress_resizes 0
+            kubelet_pod_pending_resizes{reason="deferred"} 1
+            volume_manager_total_volumes{plugin_name="kubernetes.io/nfs",state="desired_state_of_world"} 1
             kubelet_started_containers_total{container_type="container"} 2
             kubelet_started_pods_total 0
             kubelet_started_user_namespaced_pods_total 0
-            kubelet_terminated_containers_total{container_type="init_container",exit_code="1",reason="Error"} 1"#]]
+            kubelet_terminated_containers_total{container_type="init_container",exit_code="1",reason="Error"} 1
+            kubelet_cpu_manager_pinning_errors_total 0
+            kubelet_cpu_manager_pinning_requests_total 0
+            kubelet_containers_per_pod_count_bucket{le="1"} 0
+            kubelet_containers_per_pod_count_bucket{le="2"} 1
+            kubelet_containers_per_pod_count_bucket{le="4"} 1
+            kubelet_containers_per_pod_count_bucket{le="8"} 1
+            kubelet_containers_per_pod_count_bucket{le="16"} 1
+            kubelet_containers_per_pod_count_bucket{le="+Inf"} 2
+            kubelet_containers_per_pod_count_sum 101
+            kubelet_containers_per_pod_count_count 2"#]]
         .assert_eq(&lines.join("\n"));
         let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
+        assert!(text.contains("\nstorage_operation_duration_seconds_bucket{volume_plugin=\"kubernetes.io/nfs\",operation_name=\"volume_mount\",status=\"success\",migrated=\"false\",le=\"0.25\"} 1\n"), "{text}");
         assert!(counters::ALL.iter().all(|c| names.contains(&format!("{} counter", c.name).as_str())), "{names:?}");
     }
 

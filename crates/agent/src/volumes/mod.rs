@@ -24,6 +24,7 @@ pub mod tokens;
 
 use crate::cluster::{Cluster, ClusterError, ObjectReference, ReferenceKind};
 use crate::context::Config;
+use crate::counters::Counters;
 use crate::engine::{Device, Engine, Mount, Propagation};
 use crate::pod::spec::fields::{Facts, FieldError};
 use crate::pod::spec::{env, expand};
@@ -37,6 +38,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use thiserror::Error;
 
 /// Why a volume could not be set up, in upstream's words.
@@ -172,15 +174,16 @@ pub struct VolumeManager {
     cluster: Arc<dyn Cluster>,
     tokens: tokens::Tokens,
     csi: csi::CsiVolumes,
+    counters: Arc<Counters>,
 }
 
 impl VolumeManager {
     /// Reads what an earlier run left: tokens, if they are kept, and what CSI drivers did for it.
-    pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>) -> Self {
+    pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>, counters: Arc<Counters>) -> Self {
         let Config { data_dir, run_dir, kubelet_dir, node_name, .. } = config.clone();
         let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
         let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone());
-        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi }
+        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi, counters }
     }
 
     /// Volumes of CSI drivers.
@@ -247,7 +250,10 @@ impl VolumeManager {
                 renew = [renew, again].into_iter().flatten().min();
                 continue;
             }
-            let at = self.set_up_one(pod, volume, facts, now).await.map_err(failed)?;
+            let begun = Instant::now();
+            let at = self.set_up_one(pod, volume, facts, now).await;
+            self.counters.mounted(plugin(volume), at.is_ok(), begun.elapsed());
+            let at = at.map_err(failed)?;
             renew = [renew, at].into_iter().flatten().min();
         }
         persistent::save(&self.pod_dir(pod.uid()), &places)
@@ -263,13 +269,35 @@ impl VolumeManager {
         now: Timestamp,
     ) -> Result<(Place, Option<Timestamp>), VolumeError> {
         if let Some(source) = &volume.csi {
-            return self.csi.set_up_inline(pod, &volume.name, source, now).await;
+            let plugin = csi::plugin(&source.driver);
+            return self.counted(&plugin, self.csi.set_up_inline(pod, &volume.name, source, now)).await;
         }
         let backing = self.backing(pod, volume).await?;
+        self.counted(&backing.plugin(), self.make_usable(pod, volume, &backing, now)).await
+    }
+
+    async fn counted(
+        &self,
+        plugin: &str,
+        doing: impl Future<Output = Result<(Place, Option<Timestamp>), VolumeError>>,
+    ) -> Result<(Place, Option<Timestamp>), VolumeError> {
+        let begun = Instant::now();
+        let found = doing.await;
+        self.counters.mounted(plugin, found.is_ok(), begun.elapsed());
+        found.map(|(place, again)| (Place { plugin: plugin.to_owned(), ..place }, again))
+    }
+
+    async fn make_usable(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        backing: &Backing,
+        now: Timestamp,
+    ) -> Result<(Place, Option<Timestamp>), VolumeError> {
         let path = match &backing.kind {
             Kind::HostPath(source) => host_path::set_up(source)?,
             Kind::Local(path) => {
-                persistent::set_up_local(pod, path, &backing, fs_group(pod))?;
+                persistent::set_up_local(pod, path, backing, fs_group(pod))?;
                 path.clone()
             }
             Kind::Nfs(nfs) => {
@@ -282,7 +310,17 @@ impl VolumeManager {
                 return self.csi.set_up_persistent(pod, &volume.name, persistent, backing.read_only, now).await;
             }
         };
-        Ok((Place { path, read_only: backing.read_only, block: backing.block }, None))
+        Ok((Place { path, read_only: backing.read_only, block: backing.block, ..Place::default() }, None))
+    }
+
+    /// Volumes of a pod by the names of upstream's plugins; what is behind a claim is known once it is set up.
+    pub fn plugins(&self, pod: &Pod) -> Vec<String> {
+        let places = persistent::load(&self.pod_dir(pod.uid()));
+        let of = |volume: &Volume| match places.get(&volume.name) {
+            Some(place) if !place.plugin.is_empty() => place.plugin.clone(),
+            _ => plugin(volume).to_owned(),
+        };
+        view::spec(pod).volumes.iter().flatten().map(of).collect()
     }
 
     /// Where a volume of the machine itself was before; one of a server would have to be mounted first.
@@ -465,6 +503,21 @@ impl VolumeManager {
         };
         c.volume_mounts.iter().flatten().map(mount).collect()
     }
+}
+
+/// Upstream's name of what sets a volume up (`GetPluginName`); `N/A` if it depends on a claim.
+fn plugin(volume: &Volume) -> &'static str {
+    let named = [
+        (volume.config_map.is_some(), "kubernetes.io/configmap"),
+        (volume.downward_api.is_some(), "kubernetes.io/downward-api"),
+        (volume.empty_dir.is_some(), "kubernetes.io/empty-dir"),
+        (volume.host_path.is_some(), "kubernetes.io/host-path"),
+        (volume.image.is_some(), "kubernetes.io/image"),
+        (volume.nfs.is_some(), "kubernetes.io/nfs"),
+        (volume.projected.is_some(), "kubernetes.io/projected"),
+        (volume.secret.is_some(), "kubernetes.io/secret"),
+    ];
+    named.iter().find(|(is, _)| *is).map_or("N/A", |(_, name)| name)
 }
 
 /// Whether where its data are is looked up, and written down.

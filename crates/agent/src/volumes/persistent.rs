@@ -46,6 +46,21 @@ pub struct Backing {
     pub ours: bool,
 }
 
+impl Backing {
+    /// Upstream's name of what sets it up (`GetFullQualifiedPluginNameForVolume`).
+    pub fn plugin(&self) -> String {
+        match &self.kind {
+            Kind::HostPath(_) => "kubernetes.io/host-path".into(),
+            Kind::Local(_) => "kubernetes.io/local-volume".into(),
+            Kind::Nfs(_) => "kubernetes.io/nfs".into(),
+            Kind::Csi(persistent) => {
+                let source = persistent.volume.spec.as_ref().and_then(|s| s.csi.as_ref());
+                super::csi::plugin(source.map_or("", |s| &s.driver))
+            }
+        }
+    }
+}
+
 /// Kinds of volumes that are built.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
@@ -180,7 +195,7 @@ fn check_use(pod: &Pod, volume: &str, mode: &str) -> Result<(), VolumeError> {
 }
 
 /// Where the data of a volume are on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Directory, file or device.
     pub path: PathBuf,
@@ -188,6 +203,9 @@ pub struct Place {
     pub read_only: bool,
     /// A device.
     pub block: bool,
+    /// Upstream's name of what set it up, for `/metrics`.
+    #[serde(default)]
+    pub plugin: String,
 }
 
 /// By the volume's name in the pod.

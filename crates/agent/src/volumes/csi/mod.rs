@@ -97,6 +97,11 @@ fn failed(operation: &'static str, wanted: &Wanted, why: impl ToString) -> Volum
     VolumeError::Operation { operation, volume: wanted.name.clone(), why: why.to_string() }
 }
 
+/// Upstream's name of what sets volumes of a driver up (`GetFullQualifiedPluginNameForVolume`).
+pub fn plugin(driver: &str) -> String {
+    format!("kubernetes.io/csi:{driver}")
+}
+
 impl CsiVolumes {
     /// Reads what an earlier run left below `kubelet_dir`.
     pub(super) fn new(kubelet_dir: PathBuf, node: String, cluster: Arc<dyn Cluster>) -> Self {
@@ -332,7 +337,8 @@ impl CsiVolumes {
         // What a pod that ends had is being taken down.
         self.check_wanted(pod)?;
         let target = self.places.target(pod.uid(), &wanted.name, wanted.block);
-        let place = Place { path: target.clone(), read_only: wanted.read_only, block: wanted.block };
+        let place =
+            Place { path: target.clone(), read_only: wanted.read_only, block: wanted.block, ..Place::default() };
         let again = driver.is_some_and(|d| d.spec.requires_republish == Some(true));
         let published = self.is_published(pod.uid(), wanted);
         if published && !again {

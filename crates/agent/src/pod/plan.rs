@@ -721,7 +721,9 @@ impl Planner<'_> {
         let Some(to) = self.seen.allocated.clone() else { return };
         let from = self.actuated(&to);
         if from == to {
-            self.resize_completed(&to);
+            if !self.stops_something() {
+                self.resize_completed(&to);
+            }
             return;
         }
         let granted = to.apply(self.pod).into_owned();
@@ -763,6 +765,12 @@ impl Planner<'_> {
             }
         }
         out
+    }
+
+    /// What is being stopped still has its old resources (`isContainerResourceResizeInProgress` in
+    /// `pkg/kubelet/kuberuntime/kuberuntime_manager.go`); it is made anew with those granted.
+    fn stops_something(&self) -> bool {
+        self.seen.containers.values().any(|c| c.running().is_some_and(|run| run.stop.is_some()))
     }
 
     fn resize_completed(&mut self, granted: &Allocation) {

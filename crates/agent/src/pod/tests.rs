@@ -748,9 +748,10 @@ fn a_resize_is_asked_for_granted_and_done() {
                   event Normal Killing b "Container b resize requires restart"
                   resize a1
                   SIGTERM to b1
-                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}},{"name":"b","resources":{"requests":{"cpu":"1"}}}],"generation":3}"
+                  = Running | a running ready | b running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady,PodResizeInProgress
                   wake at 32
             [  2] exit b 143
+                  event Normal ResizeCompleted "Pod resize completed: {"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}},{"name":"b","resources":{"requests":{"cpu":"1"}}}],"generation":3}"
                   pull i for b (IfNotPresent)
                   remove b1
                   start b #1

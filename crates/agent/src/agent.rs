@@ -270,6 +270,7 @@ impl Agent {
         self.context.shutdown.admit()?;
         admission::admit(pod)?;
         admission::admit_confined(pod, runtime::apparmor::is_enabled())?;
+        admission::admit_declared(pod, &crate::node::DECLARED_FEATURES)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
         self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
         let taken = self.context.host_ports.take(pod, pod.uid());

@@ -43,6 +43,16 @@ const IMAGES_MAX: usize = 50;
 /// What we are, to clients that look at versions.
 const KUBELET_VERSION: &str = "v1.36.2";
 
+/// What this node can do that not every node can (`DiscoverNodeFeatures` of
+/// `staging/src/k8s.io/component-helpers/nodedeclaredfeatures`; `ExtendWebSocketsToKubelet`: its API server may pass on the
+/// WebSockets of exec, attach and port-forward).
+pub const DECLARED_FEATURES: [&str; 4] = [
+    "ExtendWebSocketsToKubelet",
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
+
 /// Reason of an event about something that the kernel lacks, without which pods run, but not as they should.
 const MISSING_FEATURE: &str = "MissingKernelFeature";
 
@@ -225,6 +235,7 @@ pub fn node_status(
         }),
         images: Some(image_list(images)),
         node_info: Some(node_info(config, machine)),
+        declared_features: Some(DECLARED_FEATURES.iter().map(|name| (*name).to_owned()).collect()),
         features: Some(NodeFeatures { supplemental_groups_policy: Some(config.runtime.handlers == Handlers::Own) }),
         runtime_handlers: Some(handlers(&config.runtime, machine)),
         ..old.clone()

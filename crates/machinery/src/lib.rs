@@ -8,6 +8,7 @@ pub mod cel;
 pub mod certificates;
 pub mod csi;
 pub mod custom;
+pub mod declared_features;
 pub mod field;
 pub mod json;
 pub mod kinds;

@@ -327,7 +327,15 @@ pub fn pod_resources(pod: &Pod, side: Side) -> Usage {
         }
         most
     };
-    let mut total = together(spec, side, given);
+    with_overhead(together(spec, side, given), spec, side)
+}
+
+/// What a pod's spec says, with its overhead, whatever its status tells.
+pub fn wanted_resources(spec: &PodSpec, side: Side) -> Usage {
+    with_overhead(spec_resources(spec, side), spec, side)
+}
+
+fn with_overhead(mut total: Usage, spec: &PodSpec, side: Side) -> Usage {
     let overhead = parse(spec.overhead.as_ref());
     match side {
         Side::Requests => add(&mut total, &overhead),

@@ -67,12 +67,13 @@ pub fn resolve(user: &User, passwd_text: &str, group_text: &str) -> Result<Resol
     };
     // The primary group is among the supplementary ones, else a set-group-id program could shed it (CVE-2022-36109).
     let mut all = vec![gid];
-    all.extend(&user.additional_gids);
     if let (true, Some(p)) = (user.merge_image_groups, &entry) {
         all.extend(
             groups(group_text).filter(|(_, _, members)| members.split(',').any(|m| m == p.name)).map(|(_, gid, _)| gid),
         );
     }
+    // Those of the image come first, as in containerd; the container's status shows this order.
+    all.extend(&user.additional_gids);
     let mut seen = std::collections::BTreeSet::new();
     all.retain(|gid| seen.insert(*gid));
     let home = entry.map(|p| p.home.to_owned()).filter(|h| !h.is_empty());
@@ -101,9 +102,9 @@ mod tests {
     #[test]
     fn names_and_numbers_are_found_in_the_images_files() {
         check(None, None, None, Ok((0, 0, &[0, 7], Some("/root"))));
-        check(Some("web"), None, None, Ok((33, 44, &[44, 7, 50], Some("/srv"))));
+        check(Some("web"), None, None, Ok((33, 44, &[44, 50, 7], Some("/srv"))));
         check(Some("web:log"), None, None, Ok((33, 50, &[50, 7], Some("/srv"))));
-        check(Some("33:9"), None, None, Ok((33, 9, &[9, 7, 50], Some("/srv"))));
+        check(Some("33:9"), None, None, Ok((33, 9, &[9, 50, 7], Some("/srv"))));
         check(Some("1234"), None, None, Ok((1234, 0, &[0, 7], None)));
         check(Some("web"), Some(5), Some(6), Ok((5, 6, &[6, 7], None)));
         check(Some("nope"), None, None, Err("unable to find user nope: no matching entries in passwd file"));

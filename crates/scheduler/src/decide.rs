@@ -143,7 +143,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use std::sync::Arc;
 
-    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`
+    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [declares=feature] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`
     /// with JSON, `on NODE POD cpu=1 [port=80] [owner=uid] …`, `promised NODE POD …`, and last the pod to place: `pod cpu=1 …`.
     #[track_caller]
     fn check(script: &str, expected: Expect) {
@@ -226,13 +226,14 @@ mod tests {
         let get = |key, or| option(words, key).unwrap_or(or);
         let json = format!(
             r#"{{"metadata":{{"name":"{}","labels":{}}},"spec":{{"unschedulable":{},"taints":[{taints}]}},
-            "status":{{"allocatable":{{"cpu":"{}","memory":"{}","pods":"{}"}}}}}}"#,
+            "status":{{"allocatable":{{"cpu":"{}","memory":"{}","pods":"{}"}},"declaredFeatures":{}}}}}"#,
             words[1],
             serde_json::json!(labels),
             words.contains(&"cordoned"),
             get("cpu", "4"),
             get("memory", "8Gi"),
             get("pods", "110"),
+            serde_json::json!(option(words, "declares").into_iter().collect::<Vec<_>>()),
         );
         Codec::decode(json.as_bytes()).expect("test node")
     }
@@ -267,6 +268,9 @@ mod tests {
                 "selector" => set("/spec/nodeSelector", serde_json::json!(pairs(text))),
                 "tolerate" => set("/spec/tolerations", serde_json::json!([{"key": text, "operator": "Exists"}])),
                 "label" => set("/metadata/labels", serde_json::json!(pairs(text))),
+                "onexit" => {
+                    set("/spec/containers/0/restartPolicyRules", serde_json::json!([{"action": text}]));
+                }
                 "priority" => set("/spec/priority", number().into()),
                 "policy" => set("/spec/preemptionPolicy", text.into()),
                 "started" => set("/status/startTime", format!("2026-01-01T00:00:{text}Z").into()),
@@ -288,6 +292,18 @@ mod tests {
             }
         }
         Codec::decode(value.to_string().as_bytes()).expect("test pod")
+    }
+
+    #[test]
+    fn a_pod_goes_where_its_features_are_declared() {
+        let nodes = "node a\nnode b declares=RestartAllContainersOnContainerExits cpu=1";
+        check(&format!("{nodes}\npod onexit=RestartAllContainers"), expect!["bind b"]);
+        check(
+            &format!("{nodes}\npod onexit=RestartAllContainers cpu=2"),
+            expect![
+                "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's required features. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
     }
 
     #[test]

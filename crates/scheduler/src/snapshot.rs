@@ -315,8 +315,10 @@ impl Snapshot {
 fn offers_differ(old: &Node, new: &Node) -> bool {
     let spec = |n: &Node| n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable));
     let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    let declared = |n: &Node| n.status.as_ref().and_then(|s| s.declared_features.clone());
     old.metadata.labels != new.metadata.labels
         || spec(old) != spec(new)
         || allocatable(old) != allocatable(new)
+        || declared(old) != declared(new)
         || old.uid() != new.uid()
 }

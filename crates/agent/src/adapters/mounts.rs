@@ -11,7 +11,9 @@ pub(super) fn tmpfs(path: &Path, size_bytes: Option<u64>) -> Result<(), EngineEr
     if is_mount_point(path) {
         return Ok(());
     }
-    let options = size_bytes.map_or("mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
+    // The kernel's own mode is 1777, as upstream leaves it (`generateTmpfsMountOptions` in
+    // `pkg/volume/emptydir/empty_dir.go`).
+    let options = size_bytes.map(|size| format!("size={size}")).unwrap_or_default();
     let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))

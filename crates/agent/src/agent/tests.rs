@@ -409,7 +409,7 @@ async fn a_static_pod_runs_without_the_api_and_its_mirror_shows_it() {
 
 #[tokio::test(start_paused = true)]
 async fn the_status_tells_who_a_container_runs_as() {
-    for (policy, want) in [("Merge", vec![44, 7, 50]), ("Strict", vec![44, 7])] {
+    for (policy, want) in [("Merge", vec![44, 50, 7]), ("Strict", vec![44, 7])] {
         let world = World::new();
         let agent = world.start();
         world.cluster.put(pod(&format!(

@@ -10,6 +10,7 @@ use super::view;
 use crate::eviction::Pressure;
 use crate::static_pods;
 use api::k8s::api::core::v1::{Pod, Toleration};
+use machinery::declared_features;
 
 /// Why the node does not take a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +70,18 @@ pub fn admit(pod: &Pod) -> Result<(), Rejection> {
         });
     }
     sysctls(pod)
+}
+
+/// Whether the node declares what the pod needs (`declaredFeaturesAdmitHandler`).
+pub fn admit_declared(pod: &Pod, declared: &[&str]) -> Result<(), Rejection> {
+    let missing = declared_features::missing(declared_features::to_run(view::spec(pod)), declared);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Rejection {
+        reason: "PodFeatureUnsupported".into(),
+        message: format!("Pod requires node features that are not available: {}", missing.join(", ")),
+    })
 }
 
 /// Whether the node's kernel confines the pod as it wants (`NewAppArmorAdmitHandler`).
@@ -139,6 +152,19 @@ mod tests {
     fn check(spec: &str, want: &str) {
         let got = admit(&pod(spec)).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
         assert_eq!(got, want, "{spec}");
+    }
+
+    #[test]
+    fn who_needs_a_feature_goes_where_it_is_declared() {
+        let check = |spec: &str, want: &str| {
+            let got = admit_declared(&pod(spec), &crate::node::DECLARED_FEATURES).err();
+            assert_eq!(got.map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default(), want, "{spec}");
+        };
+        check(r#"{"containers":[{"name":"a","restartPolicyRules":[{"action":"RestartAllContainers"}]}]}"#, "");
+        check(
+            r#"{"hostNetwork":true,"hostUsers":false,"containers":[{"name":"a"}]}"#,
+            "PodFeatureUnsupported: Pod requires node features that are not available: UserNamespacesHostNetworkSupport",
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use api::k8s::api::core::v1::{
     HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceHealth, ResourceStatus, VolumeMountStatus,
 };
 use jiff::Timestamp;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -59,16 +60,15 @@ pub fn status(pod: &Pod, seen: &Seen, runtime: &str, host_ips: &[IpAddr], now: T
         extended_resource_claim_status: old.extended_resource_claim_status.clone(),
         node_allocatable_resource_claim_statuses: old.node_allocatable_resource_claim_statuses.clone(),
         resize: old.resize.clone(),
-        resources: old.resources.clone(),
-        allocated_resources: old.allocated_resources.clone(),
         ..PodStatus::default()
     };
     // `convertToAPIPodLevelResourcesStatus`
-    if let Some(granted) = seen.allocated.as_ref().and_then(|a| a.pod.clone()) {
-        new.allocated_resources = granted.requests.clone();
-        let actuated = seen.actuated.as_ref().and_then(|a| a.pod.clone());
-        new.resources = Some(actuated.filter(|_| seen.may_run()).unwrap_or(granted));
-    }
+    let granted = seen.allocated.as_ref().map_or(Cow::Borrowed(pod), |a| a.apply(pod));
+    let running = old.phase.as_deref() == Some("Running");
+    let made_for = seen.actuated.as_ref().filter(|_| running).map_or(Cow::Borrowed(&*granted), |a| a.apply(pod));
+    let whole = resources::whole(&granted);
+    new.allocated_resources = whole.requests.clone();
+    new.resources = Some(if running { resources::of_cgroup(&made_for) } else { whole });
     let wanted = wanted_phase(pod, seen, &old, &new, finished);
     new.conditions = Some(conditions(pod, seen, &old, &new, wanted, now));
     let meanwhile = phase(pod, seen, &new, finished);

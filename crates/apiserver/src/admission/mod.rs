@@ -15,8 +15,10 @@ mod matching;
 mod mutating_policy;
 mod mutating_webhook;
 mod namespace_lifecycle;
+mod node_declared_features;
 mod node_restriction;
 mod owner_references;
+mod pod_resize;
 mod pod_security;
 mod pod_topology_labels;
 mod policy;
@@ -57,8 +59,10 @@ pub use limit_ranger::LimitRanger;
 pub use mutating_policy::MutatingPolicies;
 pub use mutating_webhook::MutatingWebhooks;
 pub use namespace_lifecycle::NamespaceLifecycle;
+pub use node_declared_features::NodeDeclaredFeatures;
 pub use node_restriction::NodeRestriction;
 pub use owner_references::OwnerReferences;
+pub use pod_resize::PodResize;
 pub use pod_security::{Exemptions, PodSecurity};
 pub use pod_topology_labels::PodTopologyLabels;
 pub use priority::Priority;
@@ -334,6 +338,8 @@ fn table(random: Arc<dyn Random>, settings: Settings) -> Vec<Box<dyn Admission>>
         Box::new(CertificateSubjectRestriction),
         Box::new(DefaultIngressClass),
         Box::new(PodTopologyLabels),
+        Box::new(NodeDeclaredFeatures),
+        Box::new(PodResize),
         Box::new(MutatingPolicies::new()),
         Box::new(MutatingWebhooks::new(random.clone())),
         Box::new(ValidatingPolicies::new()),

@@ -1,7 +1,9 @@
 //! Webhooks and policies through the whole pipeline.
 
 use super::Fixture;
-use crate::admission::{MutatingPolicies, MutatingWebhooks, ValidatingPolicies, ValidatingWebhooks};
+use crate::admission::{
+    MutatingPolicies, MutatingWebhooks, NodeDeclaredFeatures, PodResize, ValidatingPolicies, ValidatingWebhooks,
+};
 use base::SeededRandom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -425,6 +427,64 @@ async fn failing_webhooks_fail_as_configured() {
             500 InternalError: Internal error occurred: failed calling webhook "v.example.com": received invalid webhook response: validating webhook may not return response.patch
             200 Success {"group":"admissionregistration.k8s.io","kind":"validatingwebhookconfigurations","name":"v","uid":"eccfc4ca-a8cd-4b63-87cb-56ff66cd60b5"}
             201 ConfigMap b@6
+        "#]],
+    )
+    .await;
+}
+
+// === what a node can do ===
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_resized_only_as_its_node_can() {
+    let store = Arc::new(MemoryStore::new(store::Limits::default()));
+    let f = Fixture::with(store, vec![Box::new(NodeDeclaredFeatures), Box::new(PodResize)], None).await;
+    f.check_http(
+        r#"
+        POST /api/v1/nodes
+        {"metadata":{"name":"n"}}
+
+        PATCH /api/v1/nodes/n/status | content-type: application/merge-patch+json
+        {"status":{"allocatable":{"cpu":"2","memory":"1Gi"}}}
+
+        POST /api/v1/namespaces/default/pods
+        {"metadata":{"name":"p"},"spec":{"nodeName":"n","containers":[{"name":"a","image":"i","resources":{"requests":{"cpu":"1"}}}]}}
+
+        POST /api/v1/namespaces/default/pods
+        {"metadata":{"name":"whole"},"spec":{"nodeName":"n","resources":{"requests":{"cpu":"1"}},"containers":[{"name":"a","image":"i"}]}}
+
+        POST /api/v1/namespaces/default/pods
+        {"metadata":{"name":"lost"},"spec":{"nodeName":"gone","containers":[{"name":"a","image":"i","resources":{"requests":{"cpu":"1"}}}]}}
+
+        PATCH /api/v1/namespaces/default/pods/p/resize | content-type: application/strategic-merge-patch+json
+        {"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"2001m"}}}]}}
+
+        PATCH /api/v1/namespaces/default/pods/p/resize | content-type: application/strategic-merge-patch+json
+        {"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}}]}}
+
+        PATCH /api/v1/namespaces/default/pods/whole/resize | content-type: application/strategic-merge-patch+json
+        {"spec":{"resources":{"requests":{"cpu":"2"}}}}
+
+        PATCH /api/v1/nodes/n/status | content-type: application/merge-patch+json
+        {"status":{"declaredFeatures":["InPlacePodLevelResourcesVerticalScaling"]}}
+
+        PATCH /api/v1/namespaces/default/pods/whole/resize | content-type: application/strategic-merge-patch+json
+        {"spec":{"resources":{"requests":{"cpu":"2"}}}}
+
+        PATCH /api/v1/namespaces/default/pods/lost/resize | content-type: application/strategic-merge-patch+json
+        {"spec":{"containers":[{"name":"a","resources":{"requests":{"cpu":"2"}}}]}}
+        "#,
+        expect![[r#"
+            201 Node n@2 spec={}
+            200 Node n@3 spec={}
+            201 Pod p@4
+            201 Pod whole@5
+            201 Pod lost@6
+            403 Forbidden: pods "p" is forbidden: node didn't have enough allocatable resources: cpu, requested: 2001, allocatable: 2000
+            200 Pod p@7
+            403 Forbidden: pods "whole" is forbidden: pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node "n"
+            200 Node n@8 spec={}
+            200 Pod whole@9
+            403 Forbidden: pods "lost" is forbidden: node "gone" not found
         "#]],
     )
     .await;

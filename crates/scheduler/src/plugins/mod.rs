@@ -4,6 +4,7 @@ mod balanced_allocation;
 mod image_locality;
 pub(crate) mod inter_pod_affinity;
 mod node_affinity;
+mod node_declared_features;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
@@ -75,6 +76,7 @@ pub(crate) const FILTERS: &[Filter] = &[
     volume_zone::FILTER,
     topology_spread::FILTER,
     inter_pod_affinity::FILTER,
+    node_declared_features::FILTER,
 ];
 
 /// All are asked.

@@ -9,6 +9,7 @@ use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use api::k8s::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use machinery::quantity::Quantity;
+use machinery::quota::{self, Side};
 use std::collections::BTreeMap;
 
 /// The least `cpu.shares` that the kernel takes.
@@ -195,6 +196,41 @@ pub fn pod_cgroup(pod: &Pod) -> Resources {
     }
 }
 
+/// Requests and limits of the pod as a whole, with its overhead (`getEffectiveAllocatedResources` of
+/// `pkg/kubelet/kubelet_pods.go`).
+pub fn whole(pod: &Pod) -> ResourceRequirements {
+    let spec = view::spec(pod);
+    let of = |side| Some(quota::texts(&quota::wanted_resources(spec, side))).filter(|list| !list.is_empty());
+    let own = spec.resources.clone().unwrap_or_default();
+    ResourceRequirements { requests: of(Side::Requests), limits: of(Side::Limits), ..own }
+}
+
+/// What the cgroup of a running pod is made for (`convertToAPIPodLevelResourcesStatus` there). Differs: amounts are not
+/// rounded by way of the cgroup's values.
+pub fn of_cgroup(pod: &Pod) -> ResourceRequirements {
+    /// What a cgroup has at least, so that no more can be read from it (`MinMilliCPULimit` in `pkg/kubelet/cm`).
+    const MIN_LIMIT_MILLI: i64 = 10;
+    let (whole, cgroup) = (whole(pod), pod_cgroup(pod));
+    let own = view::spec(pod).resources.clone().unwrap_or_default();
+    let (mut requests, mut limits) = (own.requests.unwrap_or_default(), own.limits.unwrap_or_default());
+    let take = |list: &mut BTreeMap<String, ApiQuantity>, from: &Option<BTreeMap<String, ApiQuantity>>, name: &str| {
+        let amount = from.as_ref().and_then(|from| from.get(name));
+        list.extend(amount.map(|amount| (name.to_owned(), amount.clone())));
+    };
+    if amount(whole.requests.as_ref(), "cpu", true) > MIN_SHARES as i64 {
+        take(&mut requests, &whole.requests, "cpu");
+    }
+    take(&mut requests, &whole.requests, "memory");
+    if cgroup.cpu_quota_us.is_some() && amount(whole.limits.as_ref(), "cpu", true) > MIN_LIMIT_MILLI {
+        take(&mut limits, &whole.limits, "cpu");
+    }
+    if cgroup.memory_bytes.is_some() {
+        take(&mut limits, &whole.limits, "memory");
+    }
+    let list = |list: BTreeMap<String, ApiQuantity>| Some(list).filter(|list| !list.is_empty());
+    ResourceRequirements { requests: list(requests), limits: list(limits), ..own }
+}
+
 /// `calculateLinuxResources`: a container's cgroup.
 pub fn container_cgroup(pod: &Pod, c: &Container, swap: &Swap) -> Resources {
     let own = view::spec(pod).resources.as_ref().and_then(|r| r.limits.as_ref());
@@ -291,6 +327,44 @@ mod tests {
                 pod  shares=Some(2) quota=None memory=None
                 a  shares=Some(2) quota=Some(1000) memory=None oom=500
                 b  shares=Some(2) quota=None memory=None oom=999
+            "#]],
+        );
+    }
+
+    fn check_whole(spec: &str, want: Expect) {
+        let pod = pod(spec);
+        let text = |r: &ResourceRequirements| serde_json::to_string(r).expect("it is JSON");
+        want.assert_eq(&format!("{}\n{}\n", text(&whole(&pod)), text(&of_cgroup(&pod))));
+    }
+
+    #[test]
+    fn the_whole_pod_and_what_its_cgroup_tells_of_it() {
+        check_whole(
+            r#"{"containers":[{"name":"a"}]}"#,
+            expect![[r#"
+            {}
+            {}
+        "#]],
+        );
+        check_whole(
+            r#"{"containers":[{"name":"a","resources":{"requests":{"cpu":"2m","memory":"1Mi","ephemeral-storage":"1Gi"},"limits":{"cpu":"10m"}}}]}"#,
+            expect![[r#"
+                {"limits":{"cpu":"10m"},"requests":{"cpu":"2m","ephemeral-storage":"1Gi","memory":"1Mi"}}
+                {"requests":{"memory":"1Mi"}}
+            "#]],
+        );
+        check_whole(
+            r#"{"overhead":{"cpu":"100m","memory":"1Mi"},"containers":[{"name":"a","resources":{"requests":{"cpu":"1","memory":"1Mi"},"limits":{"cpu":"1500m","memory":"2Mi"}}}]}"#,
+            expect![[r#"
+                {"limits":{"cpu":"1600m","memory":"3Mi"},"requests":{"cpu":"1100m","memory":"2Mi"}}
+                {"limits":{"cpu":"1600m","memory":"3Mi"},"requests":{"cpu":"1100m","memory":"2Mi"}}
+            "#]],
+        );
+        check_whole(
+            r#"{"resources":{"limits":{"memory":"8Mi"}},"containers":[{"name":"a","resources":{"requests":{"cpu":"1","memory":"1Mi"},"limits":{"memory":"2Mi"}}},{"name":"b"}]}"#,
+            expect![[r#"
+                {"limits":{"memory":"8Mi"},"requests":{"cpu":"1","memory":"1Mi"}}
+                {"limits":{"memory":"8Mi"},"requests":{"cpu":"1","memory":"1Mi"}}
             "#]],
         );
     }

@@ -21,6 +21,7 @@ use base::{Clock, Random};
 use client::{Client, ClientError, LeaderElection, LeaseConfig};
 use controllers::{Facts, PodRange, QueueMetrics, TokenMaker};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use scheduler::SchedulerMetrics;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -392,10 +393,11 @@ fn start_loops(
     }
     let client =
         shared.acting(LocalTransport::new(api, "system:kube-scheduler", &["system:authenticated"]), "kube-scheduler");
-    tasks.push(base::tasks::spawn(
-        "scheduler",
-        scheduler::run::run(client, clock, random, leading.scheduler.clone(), shutdown.clone()),
-    ));
+    let metrics = SchedulerMetrics::default();
+    metrics.collectors().into_iter().for_each(|collector| api.register_metrics(collector));
+    let deps = scheduler::run::Deps { client, clock, random, metrics };
+    let run = scheduler::run::run(deps, leading.scheduler.clone(), shutdown.clone());
+    tasks.push(base::tasks::spawn("scheduler", run));
     tasks
 }
 

@@ -5,6 +5,7 @@
 //! time; `ready`, `timers` and `stuck` are indexes over the states.
 
 use crate::events::Events;
+use crate::metrics::Pending;
 use crate::pod::PodInfo;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ struct Waiting {
     /// Order of arrival; an attempt that failed puts a pod behind others of its priority.
     seq: u64,
     attempts: u32,
+    /// When it was tried first.
+    first: Option<Instant>,
     state: State,
 }
 
@@ -62,7 +65,7 @@ impl Queue {
         let Some(waiting) = self.pods.get_mut(uid) else {
             self.seq += 1;
             let state = State::Active;
-            self.pods.insert(uid.to_owned(), Waiting { pod, seq: self.seq, attempts: 0, state });
+            self.pods.insert(uid.to_owned(), Waiting { pod, seq: self.seq, attempts: 0, first: None, state });
             self.enter(uid, state);
             return;
         };
@@ -100,6 +103,7 @@ impl Queue {
         self.move_to(&uid, State::InFlight { missed: Events::NONE });
         let waiting = self.pods.get_mut(&uid)?;
         waiting.attempts += 1;
+        waiting.first.get_or_insert(now);
         Some(waiting.pod.clone())
     }
 
@@ -129,6 +133,19 @@ impl Queue {
     /// When [`Self::pop`] may have something without a change.
     pub(crate) fn next_due(&self, now: Instant) -> Option<Instant> {
         if self.ready.is_empty() { self.timers.first().map(|(due, _)| *due) } else { Some(now) }
+    }
+
+    /// How often a pod was tried, and when first.
+    pub(crate) fn tries(&self, uid: &str) -> Option<(u32, Instant)> {
+        self.pods.get(uid).and_then(|w| Some((w.attempts, w.first?)))
+    }
+
+    /// How many wait, by why.
+    pub(crate) fn pending(&self) -> Pending {
+        let (ready, timers, stuck) = (self.ready.len(), self.timers.len(), self.stuck.len());
+        // Each pod is ready, in back-off (a timer), without a node (a timer, and stuck) or in flight (stuck).
+        let unschedulable = (ready + timers + stuck).saturating_sub(self.pods.len());
+        Pending { active: ready, backoff: timers.saturating_sub(unschedulable), unschedulable }
     }
 
     fn attempted(&mut self, uid: &str) -> Events {
@@ -276,6 +293,24 @@ mod tests {
             now += Duration::from_secs(wait);
             assert!(queue.pop(now).is_some());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_counted_by_why_they_wait() {
+        let (mut queue, start) = popped();
+        let counts = |queue: &Queue| {
+            let Pending { active, backoff, unschedulable } = queue.pending();
+            [active, backoff, unschedulable]
+        };
+        assert_eq!(counts(&queue), [0, 0, 0], "what is in flight does not wait");
+        queue.unschedulable("a", Events::NODE, start);
+        queue.add("b", pod("b", 0), start);
+        assert_eq!(counts(&queue), [1, 0, 1]);
+        queue.wake(Events::NODE, start);
+        assert_eq!(counts(&queue), [1, 1, 0]);
+        let again = start + Duration::from_secs(1);
+        assert!(queue.pop(again).is_some() && queue.pop(again).is_some());
+        assert_eq!((queue.tries("a"), queue.tries("b")), (Some((2, start)), Some((1, again))));
     }
 
     #[tokio::test(start_paused = true)]

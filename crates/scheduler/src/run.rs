@@ -3,6 +3,7 @@
 use crate::bind::{self, Done, Tools};
 use crate::decide::{Decision, decide};
 use crate::events::Events;
+use crate::metrics::{Outcome, SchedulerMetrics};
 use crate::pod::PodInfo;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
@@ -48,6 +49,8 @@ struct Task {
     pod: Arc<PodInfo>,
     /// It waits for volumes.
     slow: bool,
+    /// When the attempt began.
+    begun: Instant,
 }
 
 struct Scheduler {
@@ -55,20 +58,27 @@ struct Scheduler {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     random: Arc<dyn Random>,
+    metrics: SchedulerMetrics,
     snapshot: Snapshot,
     queue: Queue,
     tasks: JoinSet<Done>,
     running: BTreeMap<Id, Task>,
 }
 
+/// What the scheduler needs from outside.
+pub struct Deps {
+    /// Reads pods and nodes, binds.
+    pub client: Client,
+    /// For events and conditions.
+    pub clock: Arc<dyn Clock>,
+    /// Picks among nodes that are equally good.
+    pub random: Arc<dyn Random>,
+    /// Counts.
+    pub metrics: SchedulerMetrics,
+}
+
 /// Schedules whenever `leading` is true, until `shutdown`.
-pub async fn run(
-    client: Client,
-    clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
-    mut leading: watch::Receiver<bool>,
-    shutdown: CancellationToken,
-) {
+pub async fn run(deps: Deps, mut leading: watch::Receiver<bool>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             biased;
@@ -77,7 +87,7 @@ pub async fn run(
         }
         let lost = async { leading.wait_for(|l| !*l).await.is_ok() };
         let term = shutdown.child_token();
-        let mut work = base::tasks::spawn("scheduling", Scheduler::new(&client, &clock, &random).work(term.clone()));
+        let mut work = base::tasks::spawn("scheduling", Scheduler::new(&deps).work(term.clone()));
         tokio::select! {
             biased;
             // A bug in one decision must not end all scheduling: the next term starts from the caches, as after a restart.
@@ -94,13 +104,15 @@ pub async fn run(
 }
 
 impl Scheduler {
-    fn new(client: &Client, clock: &Arc<dyn Clock>, random: &Arc<dyn Random>) -> Self {
+    fn new(deps: &Deps) -> Self {
+        let Deps { client, clock, random, metrics } = deps;
         let recorder = Recorder::new(client, NAME, "", clock.clone());
         Scheduler {
             pods: client.cache(),
             nodes: client.cache(),
             tools: Tools { client: client.clone(), recorder, clock: clock.clone() },
             random: random.clone(),
+            metrics: metrics.clone(),
             snapshot: Snapshot::default(),
             queue: Queue::default(),
             tasks: JoinSet::new(),
@@ -120,6 +132,7 @@ impl Scheduler {
             let changed = std::mem::take(&mut *mail.inbox.lock());
             self.take_in(changed);
             self.place_all();
+            self.metrics.state(self.queue.pending(), self.snapshot.len());
             let due = self.queue.next_due(Instant::now()).filter(|_| self.may_start());
             tokio::select! {
                 biased;
@@ -218,25 +231,33 @@ impl Scheduler {
             && let Some(pod) = self.queue.pop(Instant::now())
         {
             let (tools, object) = (self.tools.clone(), pod.pod.clone());
-            match decide(&pod, &self.snapshot, self.random.next_u64()) {
+            let begun = Instant::now();
+            let decision = decide(&pod, &self.snapshot, self.random.next_u64());
+            self.metrics.decided(begun.elapsed());
+            match decision {
                 Decision::Bind(node, volumes) => {
                     self.snapshot.place(pod.clone(), &node);
                     self.snapshot.volumes.assume(&volumes, &node);
                     let slow = !volumes.is_empty();
-                    self.start(Task { pod, slow }, bind::bind(tools, object, node, volumes));
+                    self.start(Task { pod, slow, begun }, bind::bind(tools, object, node, volumes));
                 }
                 Decision::Preempt(room, waiting) => {
+                    self.metrics.looked_for_room(Some(room.victims.len()));
                     for other in &room.disappointed {
                         self.snapshot.unpromise(other.uid());
                     }
                     self.snapshot.promise(pod.clone(), &room.node);
-                    self.start(Task { pod, slow: false }, bind::wait(tools, object, Some(room), waiting));
+                    self.start(Task { pod, slow: false, begun }, bind::wait(tools, object, Some(room), waiting));
                 }
                 Decision::Wait(waiting) => {
+                    // Without nodes there is nothing to look at, and what is unsupported is so everywhere.
+                    if !self.snapshot.is_empty() && pod.unsupported.is_none() {
+                        self.metrics.looked_for_room(None);
+                    }
                     if waiting.ends_promise {
                         self.snapshot.unpromise(object.uid());
                     }
-                    self.start(Task { pod, slow: false }, bind::wait(tools, object, None, waiting));
+                    self.start(Task { pod, slow: false, begun }, bind::wait(tools, object, None, waiting));
                 }
             }
         }
@@ -252,8 +273,9 @@ impl Scheduler {
             Ok((id, _)) => *id,
             Err(panic) => panic.id(),
         };
-        let Some(Task { pod, .. }) = self.running.remove(&id) else { return };
+        let Some(Task { pod, begun, .. }) = self.running.remove(&id) else { return };
         let (uid, now) = (pod.pod.uid().to_owned(), Instant::now());
+        self.count(&uid, &ended, begun);
         match ended {
             Ok((_, Done::Bind(plan, result))) => {
                 self.snapshot.volumes.unassume(&plan);
@@ -271,6 +293,18 @@ impl Scheduler {
                 tracing::error!(%panic, pod = pod.pod.name(), "a task of the scheduler failed");
                 self.not_bound(&pod, "a task of the scheduler failed".into());
             }
+        }
+    }
+
+    fn count(&self, uid: &str, ended: &Result<(Id, Done), JoinError>, begun: Instant) {
+        let outcome = match ended {
+            Ok((_, Done::Bind(_, Ok(())))) => Outcome::Scheduled,
+            Ok((_, Done::Wait(_, Ok(())))) => Outcome::Unschedulable,
+            _ => Outcome::Error,
+        };
+        self.metrics.attempted(outcome, begun.elapsed());
+        if let (Outcome::Scheduled, Some((attempts, first))) = (outcome, self.queue.tries(uid)) {
+            self.metrics.scheduled(attempts, first.elapsed());
         }
     }
 

@@ -157,7 +157,9 @@ impl Cluster {
         let dead = CancellationToken::new();
         let (leading, follow) = watch::channel(true);
         let client = Client::new(Wire::new(&self.world, &dead, "scheduler", &["system:masters"]), "kube-scheduler");
-        let run = scheduler::run::run(client, self.clock(), self.random.clone(), follow, CancellationToken::new());
+        let (clock, random, metrics) = (self.clock(), self.random.clone(), scheduler::SchedulerMetrics::default());
+        let deps = scheduler::run::Deps { client, clock, random, metrics };
+        let run = scheduler::run::run(deps, follow, CancellationToken::new());
         let tasks = vec![base::tasks::spawn("scheduler", run)];
         self.scheduler = Some(Process { dead, tasks, _leading: leading });
     }

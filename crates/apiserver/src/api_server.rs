@@ -93,6 +93,8 @@ pub(crate) struct Call {
     pub(crate) info: RequestInfo,
     pub(crate) user: UserInfo,
     pub(crate) warnings: Remarks,
+    /// As which the audit log and the client know it; `None` for one from this process.
+    pub(crate) audit_id: Option<Arc<str>>,
     /// Its flow and the seat it runs on.
     class: Option<Class>,
     seat: Option<Seat>,
@@ -176,7 +178,18 @@ impl ApiServer {
         let info = RequestInfo::parse(&head.method, head.uri.path(), &query);
         let (user, warnings) = (UserInfo::default(), Remarks::default());
         let record = RecordSlot::default();
-        let call = Call { head, query, info, user, warnings, class: None, seat: None, record: record.clone() };
+        let audit_id = peer.address.map(|_| audit::id_of(&head.headers, &*self.inner.deps.random));
+        let call = Call {
+            head,
+            query,
+            info,
+            user,
+            warnings,
+            audit_id: audit_id.clone(),
+            class: None,
+            seat: None,
+            record: record.clone(),
+        };
         let labels = self.labels(&call);
         let _in_flight = self.inner.metrics.requests.in_flight(&labels);
         let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer_in_time(call, body, peer));
@@ -196,6 +209,7 @@ impl ApiServer {
         };
         let mut response = response;
         let waited = response.extensions_mut().remove::<Waited>().map_or(Duration::ZERO, |Waited(time)| time);
+        response::complete(response.headers_mut(), audit_id.as_deref());
         self.inner.metrics.requests.observe(&labels, response, started.elapsed(), waited)
     }
 
@@ -278,10 +292,7 @@ impl ApiServer {
     /// Notes the end of a request, or the beginning of a stream.
     async fn end_record(&self, call: &Call, failure: Option<&Status>, response: Response<Body>) -> Response<Body> {
         let Some(record) = call.record.lock().take() else { return response };
-        let (mut head, mut body) = response.into_parts();
-        if let Ok(id) = http::HeaderValue::from_str(record.id()) {
-            head.headers.insert("audit-id", id);
-        }
+        let (head, mut body) = response.into_parts();
         let status = audit::status_of(head.status.as_u16(), failure);
         let streams = call.info.verb == "watch" || STREAMS.contains(&call.info.subresource.as_str());
         if streams && failure.is_none() {
@@ -379,10 +390,10 @@ impl ApiServer {
         };
         let (users, groups, uids) = (texts("impersonate-user"), texts("impersonate-group"), texts("impersonate-uid"));
         let Some(name) = users.into_iter().next().filter(|n| !n.is_empty()) else {
-            if groups.is_empty() && uids.is_empty() {
-                return Ok(None);
-            }
-            return Err(status::internal("requested impersonation without impersonating a user"));
+            return match impersonation_without_name(headers, &groups, &uids) {
+                None => Ok(None),
+                Some(why) => Err(status::bad_request(why)),
+            };
         };
         let (resource, namespace, short) =
             match name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) {
@@ -604,6 +615,31 @@ impl Cluster for ApiServer {
             KindRef::BuiltIn(_) => crate::convert::between(object, &**from, &**to).map_err(status::internal),
         }
     }
+}
+
+/// Why nobody is impersonated although headers want that (`endpoints/filters/impersonation/impersonation.go`); upstream's text shows
+/// the user in Go's notation.
+fn impersonation_without_name(headers: &http::HeaderMap, groups: &[String], uids: &[String]) -> Option<String> {
+    let mut extra = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    for (header, value) in headers {
+        if let (Some(key), Ok(value)) = (header.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
+            extra.entry(key).or_default().push(value);
+        }
+    }
+    if groups.is_empty() && uids.is_empty() && extra.is_empty() {
+        return None;
+    }
+    let list = |items: &[&str]| {
+        format!("[]string{{{}}}", items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", "))
+    };
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+    let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { list(&groups) };
+    let extra: Vec<String> = extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+    let extra = if extra.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", extra.join(", ")) };
+    let uid = uids.first().map_or("", String::as_str);
+    Some(format!(
+        "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{groups}, Extra:map[string][]string{extra}}} without impersonating a user name"
+    ))
 }
 
 /// What annotations of authorization begin with.

@@ -2,9 +2,9 @@
 
 use crate::aggregate::GroupVersion;
 use crate::api_server::{ApiServer, Call};
-use crate::negotiate::accepted;
+use crate::negotiate::{self, Accepted, accepted};
 use crate::reader::KindRef;
-use crate::response::{Answer, plain};
+use crate::response::{Answer, no_such_page, plain};
 use crate::{node_metrics, status};
 use api::Status;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
@@ -22,10 +22,11 @@ pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<GroupVersion>)> {
 pub(crate) fn answer(server: &ApiServer, call: &Call, path: &str) -> Result<Answer, Status> {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let ["api"] | ["apis"] = parts.as_slice()
-        && let Some(version) = wants_aggregated(call)
+        && wants_aggregated(call)
     {
-        return Ok(aggregated(server, call, parts[0] == "api", version));
+        return Ok(aggregated(server, call, parts[0] == "api"));
     }
+    refuse_other_forms(call)?;
     let value = match parts.as_slice() {
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
@@ -37,14 +38,16 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, path: &str) -> Result<Answ
         }
         ["api", "v1"] => resources(server, "", "v1")?,
         ["apis", name] => {
-            let (name, versions) =
-                groups(server).into_iter().find(|(g, _)| g == name).ok_or_else(status::no_such_path)?;
+            let Some((name, versions)) = groups(server).into_iter().find(|(g, _)| g == name) else {
+                return Ok(no_such_page());
+            };
             let mut value = group(&name, &versions);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             value
         }
-        ["apis", group, version] => resources(server, group, version)?,
+        ["apis", group, version] if is_group(server, group) => resources(server, group, version)?,
+        ["apis", ..] => return Ok(no_such_page()),
         _ => return Err(status::no_such_path()),
     };
     Ok(Answer::json(value.to_string()))
@@ -77,7 +80,12 @@ fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, St
     }
     list.sort_by_key(|r| r["name"].as_str().unwrap_or_default().to_owned());
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    Ok(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
+    let mut value = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
+    // Upstream's list of the oldest group does not say its own version.
+    if !group.is_empty() {
+        value["apiVersion"] = "v1".into();
+    }
+    Ok(value)
 }
 
 /// What may be asked of a resource: of one whose definition is being deleted, nothing that makes or changes objects.
@@ -135,23 +143,34 @@ fn storage_version_hash(group: &str, version: &str, kind: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(&hash[..8])
 }
 
-/// The aggregated version a client asks for.
-fn wants_aggregated(call: &Call) -> Option<&'static str> {
-    for clause in accepted(&call.head.headers) {
-        if clause.param("g") == "apidiscovery.k8s.io" && clause.param("as") == "APIGroupDiscoveryList" {
-            match clause.param("v") {
-                "v2" => return Some("v2"),
-                "v2beta1" => return Some("v2beta1"),
-                _ => {}
-            }
-        } else if clause.media == "application/json" && clause.param("as").is_empty() {
-            return None;
-        }
-    }
-    None
+/// Whether a group is served, here or by another server.
+pub(crate) fn is_group(server: &ApiServer, group: &str) -> bool {
+    groups(server).iter().any(|(known, _)| known == group)
 }
 
-fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Answer {
+/// Discovery is no object that could be a table.
+fn refuse_other_forms(call: &Call) -> Result<(), Status> {
+    negotiate::restful(&call.head.headers, negotiate::served())?;
+    let clauses = accepted(&call.head.headers);
+    let is_plain = |clause: &Accepted<'_>| clause.param("as").is_empty();
+    if clauses.is_empty() || clauses.iter().any(is_plain) { Ok(()) } else { Err(negotiate::refusal()) }
+}
+
+/// Whether a client asks for everything at once before it asks for less. There is one version of that, v2.
+fn wants_aggregated(call: &Call) -> bool {
+    for clause in accepted(&call.head.headers) {
+        if clause.param("g") == "apidiscovery.k8s.io" && clause.param("as") == "APIGroupDiscoveryList" {
+            if clause.param("v") == "v2" {
+                return true;
+            }
+        } else if clause.media == "application/json" && clause.param("as").is_empty() {
+            return false;
+        }
+    }
+    false
+}
+
+fn aggregated(server: &ApiServer, call: &Call, core: bool) -> Answer {
     let table = server.inner.kinds.load();
     let wanted = if core {
         vec![(String::new(), vec![GroupVersion { version: "v1".to_owned(), remote: None }])]
@@ -178,10 +197,11 @@ fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Ans
                             })
                         }));
                     }
+                    list.sort_by_key(|r| r["resource"].as_str().unwrap_or_default().to_owned());
                     json!({"version": version, "resources": list, "freshness": "Current"})
                 })
                 .collect();
-            let mut meta = json!({"creationTimestamp": null});
+            let mut meta = json!({});
             if !group.is_empty() {
                 meta["name"] = group.as_str().into();
             }
@@ -189,22 +209,22 @@ fn aggregated(server: &ApiServer, call: &Call, core: bool, version: &str) -> Ans
         })
         .collect();
     let body = json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {},
-        "items": items,
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
     })
     .to_string();
-    let content_type = match version {
-        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-    };
-    with_etag(call, content_type, body.into_bytes())
+    with_etag(call, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", body.into_bytes())
 }
 
 fn aggregated_resource(kind: &KindRef) -> Value {
     let info = kind.info();
+    // Empty means the list's own; custom resources say it all the same.
+    let own = match kind {
+        KindRef::BuiltIn(_) => ("", ""),
+        KindRef::Custom(_) => (&*info.group, &*info.version),
+    };
     let response = |kind: &str, group: &str, version: &str| json!({"group": group, "version": version, "kind": kind});
     let mut value = json!({
-        "resource": info.plural, "responseKind": response(&info.kind, &info.group, &info.version),
+        "resource": info.plural, "responseKind": response(&info.kind, own.0, own.1),
         "scope": if info.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": info.singular,
         "verbs": verbs(kind),
     });
@@ -215,8 +235,7 @@ fn aggregated_resource(kind: &KindRef) -> Value {
         value["categories"] = json!(info.categories);
     }
     let subresource = |sub: &machinery::kinds::Subresource| {
-        let (group, version) =
-            if sub.version.is_empty() { (&info.group, &info.version) } else { (&sub.group, &sub.version) };
+        let (group, version) = if sub.version.is_empty() { own } else { (&*sub.group, &*sub.version) };
         json!({"subresource": sub.name, "responseKind": response(&sub.kind, group, version), "verbs": sub.verbs})
     };
     if !info.subresources.is_empty() {

@@ -7,8 +7,7 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::reader::key_of;
-use crate::response::{Answer, plain};
-use crate::status;
+use crate::response::{Answer, no_such_page, plain};
 use api::Status;
 use http::{HeaderValue, Response};
 use parking_lot::Mutex;
@@ -113,7 +112,9 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &s
         server.inner.metrics.health.observe(name, group, result.is_ok());
     }
     if !one.is_empty() {
-        let (_, result) = checks.into_iter().find(|(name, _)| *name == one).ok_or_else(status::no_such_path)?;
+        let Some((_, result)) = checks.into_iter().find(|(name, _)| *name == one) else {
+            return Ok(no_such_page());
+        };
         return Ok(match result {
             Ok(()) => Answer::text("ok"),
             Err(why) => failure(format!("internal server error: {why}\n")),
@@ -126,6 +127,17 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &s
         (true, None) => success("ok".to_owned()),
         (true, Some(_)) => success(text),
     })
+}
+
+/// What is checked.
+pub(crate) fn names(server: &ApiServer, group: &str) -> Vec<&'static str> {
+    let hooks = server.inner.hooks.results().into_iter().map(|(name, _)| name);
+    let (before, after): (&[_], &[_]) = match group {
+        "readyz" => (&["etcd-readiness", "informer-sync"], &["shutdown"]),
+        _ => (&[], &[]),
+    };
+    let always = ["ping", "log", "etcd", "poststarthook/storage-readiness"];
+    always.iter().chain(before).copied().chain(hooks).chain(after.iter().copied()).collect()
 }
 
 async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {

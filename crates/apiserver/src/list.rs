@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, HeaderValue, VARY};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, VARY};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use serde::{Deserialize, Serialize};
@@ -204,23 +204,24 @@ impl Token {
     }
 
     fn decode(text: &str) -> Result<Self, Status> {
-        let invalid = |why: String| status::bad_request(format!("continue key is not valid: {why}"));
+        let invalid =
+            |why: String| status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(status::bad_request(format!(
-                "continue key is not valid: server does not recognize this encoded version {}",
+                "invalid continue token: continue key is not valid: server does not recognize this encoded version {}",
                 token.v
             )));
         }
         if token.rv == 0 {
             return Err(status::bad_request(
-                "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+                "invalid continue token: continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
             ));
         }
         if token.start.is_empty() {
             return Err(status::bad_request(
-                "continue key is not valid: encoded start key empty (version meta.k8s.io/v1)",
+                "invalid continue token: continue key is not valid: encoded start key empty (version meta.k8s.io/v1)",
             ));
         }
         Ok(token)
@@ -329,16 +330,15 @@ fn respond(server: &ApiServer, call: &Call, kind: &KindRef, found: Found, output
     let gzip = size > GZIP_FROM && wants_gzip(call);
     let mut response = plain(200, "application/json", Bytes::new());
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     if gzip {
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     *response.body_mut() = if gzip { zipped(writer) } else { streamed(writer) };
     Ok(Answer::Raw(response))
 }
 
-fn wants_gzip(call: &Call) -> bool {
+pub(crate) fn wants_gzip(call: &Call) -> bool {
     let accepted = call.head.headers.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
     accepted.split(',').any(|e| e.split(';').next().unwrap_or_default().trim() == "gzip")
 }

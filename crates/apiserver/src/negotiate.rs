@@ -91,8 +91,21 @@ pub(crate) fn accepted(headers: &HeaderMap) -> Vec<Accepted<'_>> {
 }
 
 /// Which media types this server writes, as its refusals list them.
-fn served() -> &'static str {
+pub(crate) fn served() -> &'static str {
     "application/json, application/yaml, application/vnd.kubernetes.protobuf"
+}
+
+/// The same of watches.
+const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+/// 406 by go-restful, before anybody looks closer: none of these types is accepted.
+pub(crate) fn restful(headers: &HeaderMap, available: &str) -> Result<(), Status> {
+    let clauses = accepted(headers);
+    let known = |media: &str| media == "*/*" || available.split(", ").any(|known| known == media);
+    if clauses.is_empty() || clauses.iter().any(|clause| known(clause.media)) {
+        return Ok(());
+    }
+    Err(status::restful(406, "NotAcceptable", &format!("Not Acceptable\n\nAvailable representations: {available}")))
 }
 
 /// 406.
@@ -103,6 +116,7 @@ pub(crate) fn refusal() -> Status {
 /// The best form both sides know. `watch` streams are never YAML.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
     let pretty = query.flag("pretty").unwrap_or_else(|| wants_pretty(headers)) && !watch;
+    restful(headers, served())?;
     let clauses = accepted(headers);
     if clauses.is_empty() {
         return Ok(Output { pretty, ..Output::JSON });
@@ -123,7 +137,7 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
         };
         return Ok(Output { encoding, form, pretty });
     }
-    Err(refusal())
+    Err(if watch { status::not_acceptable(STREAMS) } else { refusal() })
 }
 
 /// People at a terminal or in a browser.

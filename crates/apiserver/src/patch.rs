@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 const APPLY: &str = "application/apply-patch+yaml";
-const TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// Custom resources have no Go struct whose tags would say how to merge.
 const CUSTOM_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
@@ -77,9 +76,9 @@ impl How {
         }
         let is_custom = matches!(w.kind, KindRef::Custom(_)) && w.subresource != "scale";
         match PatchType::from_media_type(media_type) {
-            Some(PatchType::Strategic) if is_custom => Err(status::unsupported_media_type(CUSTOM_TYPES)),
+            Some(PatchType::Strategic) | None if is_custom => Err(status::unsupported_media_type(CUSTOM_TYPES)),
             Some(ty) => Ok(How::Patch(Patch::parse(ty, body).map_err(|e| e.to_status())?)),
-            None => Err(status::unsupported_media_type(if is_custom { CUSTOM_TYPES } else { TYPES })),
+            None => Err(status::restful(415, "UnsupportedMediaType", "Unsupported Media Type")),
         }
     }
 }

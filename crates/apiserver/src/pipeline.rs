@@ -16,7 +16,7 @@ use crate::reader::{Header, KindRef, Stored};
 use crate::response::Answer;
 use crate::select::Selection;
 use crate::write::{Replace, Write, Written};
-use crate::{Body, convert, encode, list, reviews, status, subresources, watch};
+use crate::{Body, convert, discovery, encode, list, response, reviews, status, subresources, watch};
 use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -32,8 +32,14 @@ const DELETE_ATTEMPTS: usize = 100;
 pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Result<Answer, Status> {
     let info = &call.info;
     let Some(kind) = server.find_kind(&info.group, &info.version, &info.resource) else {
-        return Err(status::no_such_path());
+        return match info.group.is_empty() || discovery::is_group(server, &info.group) {
+            true => Err(status::no_such_path()),
+            false => Ok(response::no_such_page()),
+        };
     };
+    if call.head.method == http::Method::HEAD && info.subresource != "proxy" {
+        return Err(status::method_not_allowed());
+    }
     if kind.info().namespaced && info.namespace.is_empty() && !matches!(info.verb.as_ref(), "list" | "watch") {
         // Collections of all namespaces can be read, objects in no namespace are nowhere.
         let is_collection = info.name.is_empty() && info.subresource.is_empty();

@@ -56,13 +56,29 @@ pub(crate) fn failure(status: &Status) -> Response<Body> {
     if status.code == 403 {
         headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
+}
+
+/// A path that nobody serves, as Go's library says it.
+pub(crate) fn no_such_page() -> Answer {
+    let mut response = plain(404, "text/plain; charset=utf-8", Bytes::from_static(b"404 page not found\n"));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    Answer::Raw(response)
+}
+
+/// What all answers have (`filters/{cachecontrol,with_auditid}.go`).
+pub(crate) fn complete(headers: &mut http::HeaderMap, audit_id: Option<&str>) {
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if let Some(Ok(id)) = audit_id.map(HeaderValue::from_str) {
+        headers.insert("audit-id", id);
+    }
 }
 
 /// A request that took longer than it may (`apiserver/pkg/server/filters/timeout.go`).
 pub(crate) fn too_late() -> Response<Body> {
-    failure(&status::timeout("request did not complete within the allotted timeout", 0))
+    let mut response = failure(&status::timeout("request did not complete within the allotted timeout", 0));
+    complete(response.headers_mut(), None);
+    response
 }
 
 /// The answer to HEAD. Over HTTP/2 nobody else takes the body away.
@@ -138,9 +154,7 @@ fn output(call: &Call) -> Result<Output, Status> {
 
 fn encoded(code: u16, json: Bytes, output: Output) -> Result<Response<Body>, Status> {
     let (content_type, bytes) = codec::from_json(output.encoding, json, output.pretty)?;
-    let mut response = plain(code, content_type, bytes);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    Ok(response)
+    Ok(plain(code, content_type, bytes))
 }
 
 #[cfg(test)]

@@ -2,60 +2,68 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::response::{Answer, plain};
-use crate::{Body, discovery, health, metrics, openapi, status};
+use crate::{Body, discovery, health, metrics, negotiate, openapi, response, status};
 use api::Status;
 use http::Method;
+use http::header::{CACHE_CONTROL, HeaderValue};
 use serde_json::{Value, json};
 
+/// The form of metrics.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 /// The version this server is compatible with.
 const GIT_VERSION: &str = "v1.36.2+dhow";
 
-/// Answers a GET of a known path; 404 otherwise.
+/// Answers a known path; 404 otherwise. What upstream serves by go-restful takes only GET and may end with a slash; the rest takes
+/// any method and is meant exactly.
 pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -> Result<Answer, Status> {
     let path = call.info.path.trim_end_matches('/');
-    if !matches!(call.head.method, Method::GET | Method::HEAD) {
-        return Err(if is_known(path) { status::method_not_allowed() } else { status::no_such_path() });
-    }
+    let is_exact = path.len() == call.info.path.len();
+    let is_get = call.head.method == Method::GET;
     let (first, rest) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
     match first {
-        "" => Ok(Answer::json(json!({"paths": paths(server)}).to_string())),
-        "healthz" | "livez" | "readyz" => health::answer(server, call, first, rest).await,
-        "version" if rest.is_empty() => Ok(Answer::json(version().to_string())),
-        "metrics" if rest.is_empty() => {
-            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", metrics::text(server).await.into())))
+        "" => Ok(Answer::Raw(plain(200, "application/json", json!({"paths": paths(server)}).to_string().into()))),
+        "api" | "apis" if is_get || path == "/apis" => discovery::answer(server, call, path),
+        "version" | ".well-known" | "openid" | "api" | "apis" if !is_get => Err(status::method_not_allowed()),
+        ".well-known" | "openid" => issuer_document(server, path),
+        "version" if rest.is_empty() => {
+            negotiate::restful(&call.head.headers, "application/json")?;
+            Ok(Answer::json(version().to_string()))
         }
+        _ if !is_exact => Ok(response::no_such_page()),
+        "healthz" | "livez" | "readyz" => health::answer(server, call, first, rest).await,
+        "metrics" if rest.is_empty() => Ok(Answer::Raw(plain(200, METRICS, metrics::text(server).await.into()))),
         "metrics" if rest == "slis" => {
             let text = server.inner.metrics.health.text();
-            Ok(Answer::Raw(plain(200, "text/plain; version=0.0.4; charset=utf-8", text.into())))
+            Ok(Answer::Raw(plain(200, METRICS, text.into())))
         }
-        "api" | "apis" => discovery::answer(server, call, path),
         "openapi" => openapi::answer(server, call, rest).await,
-        ".well-known" | "openid" => issuer_document(server, path),
-        _ => Err(status::no_such_path()),
+        _ => Ok(response::no_such_page()),
     }
-}
-
-fn is_known(path: &str) -> bool {
-    matches!(
-        path,
-        "" | "/healthz" | "/livez" | "/readyz" | "/version" | "/metrics" | "/metrics/slis" | "/api" | "/apis"
-    )
 }
 
 fn issuer_document(server: &ApiServer, path: &str) -> Result<Answer, Status> {
     let issuer = server.inner.deps.token_issuer.as_ref().ok_or_else(status::no_such_path)?;
-    let (content_type, bytes) = issuer.document(path).ok_or_else(status::no_such_path)?;
-    Ok(Answer::Raw(plain(200, content_type, bytes.into())))
+    let Some((content_type, bytes)) = issuer.document(path) else { return Ok(response::no_such_page()) };
+    let mut response = plain(200, content_type, bytes.into());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(Answer::Raw(response))
 }
 
 fn paths(server: &ApiServer) -> Vec<String> {
-    let mut paths: Vec<String> = ["/api", "/api/v1", "/apis"].map(Into::into).into();
+    let mut paths: Vec<String> =
+        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"].map(Into::into).into();
     for (group, versions) in discovery::groups(server) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{}", v.version)));
     }
-    let rest = ["/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    paths.extend(["/healthz", "/livez", "/readyz"].into_iter().flat_map(|group| {
+        let checks = health::names(server, &group[1..]).into_iter().map(move |check| format!("{group}/{check}"));
+        std::iter::once(group.to_owned()).chain(checks)
+    }));
+    let rest =
+        ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"];
     paths.extend(rest.map(Into::into));
+    paths.sort_unstable();
     paths
 }
 

@@ -119,6 +119,11 @@ pub fn not_acceptable(accepted: &str) -> Status {
     Status::failure(406, "NotAcceptable", text)
 }
 
+/// What go-restful refuses by itself (`serviceErrorHandler` in `apiserver/pkg/server/handler.go`).
+pub fn restful(code: u16, reason: &'static str, text: &str) -> Status {
+    Status::failure(code, reason, format!("{code}: {text}")).with_details(StatusDetails::default())
+}
+
 /// 410: the revision is gone.
 pub fn expired(message: impl Into<String>) -> Status {
     Status::failure(410, "Expired", message)

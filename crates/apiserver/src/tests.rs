@@ -18,6 +18,7 @@ mod audits;
 mod custom;
 mod deletes;
 mod edge;
+mod forms;
 mod hostile;
 mod lists;
 mod metrics;
@@ -249,9 +250,11 @@ async fn health_and_version() {
             [+]poststarthook/start-service-ip-repair-controllers ok
             livez check passed
 
-            404 NotFound: the server could not find the requested resource
-            405 MethodNotAllowed: the server does not allow this method on the requested resource
-            404 NotFound: the server could not find the requested resource
+            404 404 page not found
+
+            200 ok
+            404 404 page not found
+
         "#]],
     )
     .await;

@@ -197,15 +197,18 @@ impl<K: Object> Api<K> {
     }
 }
 
-/// Turns a refusal into an error; a body that is no Status becomes its text.
+/// Turns a refusal into an error; a body that is no Status becomes its text, or what the code says.
 async fn failure(response: Response<Body>) -> ClientError {
     let code = response.status().as_u16();
     let bytes = match collect(response.into_body()).await {
         Ok(bytes) => bytes,
         Err(e) => return e.into(),
     };
-    let mut status: Status = serde_json::from_slice(&bytes)
-        .unwrap_or_else(|_| Status::failure(code, "", String::from_utf8_lossy(&bytes).into_owned()));
+    let mut status: Status = serde_json::from_slice(&bytes).unwrap_or_else(|_| match code {
+        // Groups that nobody serves are pages that are not there (`NewGenericServerResponse`).
+        404 => Status::failure(404, "NotFound", "the server could not find the requested resource"),
+        code => Status::failure(code, "", String::from_utf8_lossy(&bytes).into_owned()),
+    });
     if status.code == 0 {
         status.code = code;
     }

@@ -84,11 +84,17 @@ impl Default for AuditMetrics {
     }
 }
 
+/// As which a request is known: the client's own choice, as far as it is sane, or a new one (`filters/with_auditid.go`).
+pub(crate) fn id_of(headers: &http::HeaderMap, random: &dyn base::Random) -> Arc<str> {
+    let asked = headers.get("audit-id").and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty());
+    asked.map_or_else(|| random.uuid().into(), |id| id.chars().take(64).collect::<String>().into())
+}
+
 /// What is noted of one request.
 pub(crate) struct Record {
     audit: Arc<Audit>,
     verdict: Verdict,
-    id: String,
+    id: Arc<str>,
     received: Timestamp,
     verb: String,
     uri: String,
@@ -199,11 +205,10 @@ impl Record {
             api_version: info.version.to_string(),
             subresource: info.subresource.to_string(),
         });
-        let asked = call.head.headers.get("audit-id").and_then(|v| v.to_str().ok());
         Some(Box::new(Record {
             audit: audit.clone(),
             verdict,
-            id: asked.map_or_else(|| origin.random.uuid(), |id| id.chars().take(64).collect()),
+            id: call.audit_id.clone().unwrap_or_else(|| origin.random.uuid().into()),
             received: origin.received,
             verb: info.verb.to_string(),
             uri: call.head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
@@ -216,11 +221,6 @@ impl Record {
             response: None,
             annotations: BTreeMap::new(),
         }))
-    }
-
-    /// For the `Audit-Id` header.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
     }
 
     /// Whether the request's body is wanted.

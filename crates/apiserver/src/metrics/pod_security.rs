@@ -16,16 +16,7 @@ impl PodSecurityMetrics {
             evaluations: family.counter(
                 "pod_security_evaluations_total",
                 "[ALPHA] Number of policy evaluations that occurred, not counting ignored or exempt requests.",
-                &[
-                    "decision",
-                    "policy_level",
-                    "policy_version",
-                    "mode",
-                    "request_operation",
-                    "resource",
-                    "subresource",
-                    "ocp_namespace",
-                ],
+                &["decision", "policy_level", "policy_version", "mode", "request_operation", "resource", "subresource"],
             ),
             exemptions: family.counter(
                 "pod_security_exemptions_total",
@@ -39,11 +30,7 @@ impl PodSecurityMetrics {
     pub(crate) fn evaluated(&self, request: &Request<'_>, allowed: bool, (level, version): (&str, &str), mode: &str) {
         let [operation, resource, subresource] = labels(request);
         let decision = if allowed { "allow" } else { "deny" };
-        // Namespaces of platforms are told apart; others would grow the table without bound.
-        let namespace = request.namespace;
-        let is_platform = namespace == "default" || namespace == "openshift" || namespace.starts_with("kube-");
-        let namespace = if is_platform { namespace } else { "" };
-        let all = [decision, level, version, mode, operation, resource, subresource, namespace];
+        let all = [decision, level, version, mode, operation, resource, subresource];
         self.evaluations.with_label_values(&all).inc();
     }
 

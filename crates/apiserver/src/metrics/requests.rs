@@ -21,10 +21,6 @@ pub(super) const DURATIONS: [f64; 23] = [
 /// Buckets of durations without what others took.
 const OWN_DURATIONS: [f64; 21] =
     [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0];
-/// Programs of the control plane; their requests are told apart.
-const SYSTEM_CLIENTS: [&str; 4] =
-    ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "cluster-policy-controller"];
-
 /// Subresources that are told apart: others come from clients and would grow the tables without bound.
 const SUBRESOURCES: [&str; 15] = [
     "status",
@@ -72,7 +68,6 @@ pub(crate) struct Labels {
     scope: &'static str,
     reads: bool,
     streams: bool,
-    system_client: &'static str,
 }
 
 /// What a watcher counts.
@@ -102,18 +97,7 @@ impl Requests {
             total: family.counter(
                 "apiserver_request_total",
                 "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
-                &[
-                    "verb",
-                    "dry_run",
-                    "group",
-                    "version",
-                    "resource",
-                    "subresource",
-                    "scope",
-                    "component",
-                    "code",
-                    "system_client",
-                ],
+                &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"],
             ),
             durations: family.histogram(
                 "apiserver_request_duration_seconds",
@@ -218,7 +202,6 @@ impl Requests {
             labels.scope,
             "apiserver",
             code.as_str(),
-            labels.system_client,
         ];
         self.total.with_label_values(&all).inc();
         // These do not tell dry runs apart.
@@ -308,8 +291,6 @@ pub(crate) fn labels(call: &Call, kind: Option<KindRef>) -> Labels {
         scope: scope(call),
         reads: matches!(info.verb.as_ref(), "get" | "list" | "watch"),
         streams: verb == WATCH || connects,
-        system_client: listed(&SYSTEM_CLIENTS, call.user_agent().split_once('/').map_or("", |(name, _)| name))
-            .unwrap_or_default(),
     }
 }
 

@@ -160,7 +160,7 @@ async fn patches() {
             200 ConfigMap a@4 labels={"x":"y"} data={"l":"2"}
             200 ConfigMap a@5 labels={"x":"y","z":"1"} data={"l":"2"}
             409 Conflict: Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again
-            415 UnsupportedMediaType: the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml
+            415 UnsupportedMediaType: 415: Unsupported Media Type
             404 NotFound: configmaps "z" not found
             422 Invalid: PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch
         "#]],

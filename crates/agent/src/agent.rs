@@ -22,6 +22,7 @@ use crate::pod::checkpoint;
 use crate::pod::execute::Message;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::observe::Observation;
+use crate::pod::preemption;
 use crate::pod::recover::recover;
 use crate::pod::seen::{Ending, Run, Seen};
 use crate::pod::users::Ranges;
@@ -272,13 +273,44 @@ impl Agent {
         admission::admit_confined(pod, runtime::apparmor::is_enabled())?;
         admission::admit_declared(pod, &crate::node::DECLARED_FEATURES)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
-        self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read())?;
+        self.grant(pod)?;
         let taken = self.context.host_ports.take(pod, pod.uid());
         let allocated = match taken {
             Ok(()) => self.context.managers.allocate(pod, &self.context.devices, &self.context.counters).await,
             Err(rejection) => Err(rejection),
         };
         allocated.inspect_err(|_| self.context.give_back(pod.uid()))
+    }
+
+    /// Its share of the node; one that the node needs gets it from others. Differs from
+    /// `pkg/kubelet/preemption/preemption.go`: it does not wait until they have ended.
+    fn grant(&self, pod: &Pod) -> Result<(), Rejection> {
+        let (ledger, demand) = (&self.context.ledger, Demand::of(pod));
+        let Err(shortage) = ledger.grant(pod.uid(), demand, &self.context.allocatable.read()) else { return Ok(()) };
+        if !admission::is_critical(pod) {
+            return Err(shortage.into());
+        }
+        let shortages = ledger.shortages(pod.uid(), demand, &self.context.allocatable.read());
+        let views: Vec<PodView> = self.workers.read().values().map(WorkerHandle::view).collect();
+        let running: Vec<_> = views.into_iter().filter(|v| v.seen.ending.is_none()).map(|v| v.pod).collect();
+        let victims = preemption::victims(pod, &running, &shortages).map_err(Rejection::without_room)?;
+        for victim in victims {
+            self.preempt(&victim, shortage.resource);
+        }
+        ledger.record(pod.uid(), demand);
+        Ok(())
+    }
+
+    fn preempt(&self, victim: &Arc<Pod>, resource: &str) {
+        let (reason, message) = (preemption::REASON, preemption::MESSAGE);
+        self.context.counters.count(&counters::PREEMPTIONS, &[resource]);
+        let event = ClusterEvent { pod: Some(victim), field_path: None, warning: true, reason, message };
+        self.context.cluster.event(event);
+        let grace = view::grace_period(victim, None);
+        let happened = Observation::Evicted { reason: reason.to_owned(), message: message.to_owned(), grace };
+        if let Some(worker) = self.workers.read().get(victim.uid()) {
+            worker.tell(Message::Observed(happened));
+        }
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {

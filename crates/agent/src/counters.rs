@@ -33,6 +33,7 @@ families! {
     ALL: Counter;
     ADMISSION_REJECTIONS = "kubelet_admission_rejections_total" ["reason"]
         "[ALPHA] Cumulative number pod admission rejections by the Kubelet.";
+    PREEMPTIONS = "kubelet_preemptions" ["preemption_signal"] "[ALPHA] Cumulative number of pod preemptions by preemption resource";
     EVICTIONS = "kubelet_evictions" ["eviction_signal"] "[ALPHA] Cumulative number of pod evictions by eviction signal";
     IMAGES_REMOVED = "kubelet_image_garbage_collected_total" ["reason"]
         "[ALPHA] Total number of images garbage collected by the kubelet, whether through disk usage or image age.";

@@ -472,3 +472,43 @@ async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
     watching.abort();
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_node_needs_gets_room_from_others() {
+    let world = World::new();
+    let agent = world.start();
+    let quantity = |text: &str| api::k8s::apimachinery::pkg::api::resource::Quantity(text.to_owned());
+    *agent.handle.context.allocatable.write() = [("cpu".to_owned(), quantity("1"))].into();
+    let asking = |name: &str, cpu: &str, priority: i32| {
+        let mut pod = pod(&format!(
+            r#"{{"nodeName":"n1","priority":{priority},"containers":[{{"name":"a","image":"i","resources":{{"requests":{{"cpu":"{cpu}"}}}}}}]}}"#
+        ));
+        pod.metadata.name = Some(name.to_owned());
+        pod.metadata.uid = Some(name.to_owned());
+        pod
+    };
+    let status = |name: &str| world.cluster.get(name).and_then(|p| p.status).expect("written");
+    world.cluster.put(asking("web", "800m", 0));
+    until_phase(&world, "web", "Running").await;
+    world.cluster.put(asking("other", "800m", 0));
+    until_phase(&world, "other", "Failed").await;
+    assert_eq!(status("other").reason.as_deref(), Some("OutOfcpu"));
+
+    world.cluster.put(asking("vital", "1", 2_000_000_000));
+    until_phase(&world, "vital", "Running").await;
+    until_phase(&world, "web", "Failed").await;
+    let web = status("web");
+    let why = Some("Preempted in order to admit critical pod");
+    assert_eq!((web.reason.as_deref(), web.message.as_deref()), (Some("Preempting"), why));
+    let disruption = web.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("told");
+    let why = Some("Pod was preempted by Kubelet to accommodate a critical pod.");
+    assert_eq!((disruption.reason.as_deref(), disruption.message.as_deref()), (Some("TerminationByKubelet"), why));
+
+    world.cluster.put(asking("too-much", "2", 2_000_000_000));
+    until_phase(&world, "too-much", "Failed").await;
+    let refused = status("too-much");
+    assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
+    let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 2000), ]";
+    assert_eq!(refused.message.as_deref(), Some(why));
+    agent.stop().await;
+}

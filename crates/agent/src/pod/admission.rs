@@ -1,7 +1,7 @@
 //! [`admit`]: whether the node takes a pod that is bound to it. Pure.
 //!
 //! Follows `pkg/kubelet/lifecycle/predicate.go`, `sysctl/allowlist.go` and `kubelet.go` (rejectPod). Differs: node selectors
-//! and affinity are left to the scheduler; a critical pod makes no room by evicting others.
+//! and affinity are left to the scheduler.
 
 use super::allocation::Shortage;
 use super::spec::resources::{self, Qos};
@@ -28,6 +28,11 @@ impl Rejection {
             reason: "TopologyAffinityError".into(),
             message: "Resources cannot be allocated with Topology locality".into(),
         }
+    }
+
+    /// No room could be made for a pod that the node needs.
+    pub fn without_room(message: String) -> Self {
+        Rejection { reason: "UnexpectedAdmissionError".into(), message }
     }
 
     /// A manager of the node's resources could not give what it should (`cm/admission/errors.go`).

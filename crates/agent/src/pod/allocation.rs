@@ -267,7 +267,9 @@ impl Ledger {
     /// Grants `demand` to a pod, instead of what it had, if the node has it.
     pub fn grant(&self, uid: &str, demand: Demand, allocatable: &BTreeMap<String, Quantity>) -> Result<(), Shortage> {
         let mut book = self.book.lock();
-        fits(uid, demand, &book, allocatable)?;
+        if let Some(shortage) = shortages(uid, demand, &book, allocatable).next() {
+            return Err(shortage);
+        }
         let before = book.insert(uid.to_owned(), demand).unwrap_or_default();
         let gave_back = demand.cpu_milli < before.cpu_milli || demand.memory < before.memory;
         drop(book);
@@ -277,7 +279,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes down what a pod has already.
+    /// Everything that is too little for a pod.
+    pub fn shortages(&self, uid: &str, demand: Demand, allocatable: &BTreeMap<String, Quantity>) -> Vec<Shortage> {
+        shortages(uid, demand, &self.book.lock(), allocatable).collect()
+    }
+
+    /// Writes down what a pod has already, or gets whatever the others have.
     pub fn record(&self, uid: &str, demand: Demand) {
         self.book.lock().insert(uid.to_owned(), demand);
     }
@@ -295,14 +302,14 @@ impl Ledger {
     }
 }
 
-/// `fitsRequest` of the scheduler's NodeResourcesFit, which the kubelet uses, too. A resource that the node has not told
-/// yet is not limited.
-fn fits(
+/// `fitsRequest` of the scheduler's NodeResourcesFit, which the kubelet uses, too: what is too little. A resource that the
+/// node has not told yet is not limited.
+fn shortages(
     uid: &str,
     demand: Demand,
     book: &BTreeMap<String, Demand>,
     allocatable: &BTreeMap<String, Quantity>,
-) -> Result<(), Shortage> {
+) -> impl Iterator<Item = Shortage> {
     let others: Vec<&Demand> = book.iter().filter(|(other, _)| *other != uid).map(|(_, d)| d).collect();
     let sum = |pick: fn(&Demand) -> i64| others.iter().map(|d| pick(d)).fold(0i64, i64::saturating_add);
     let checks: [(&'static str, i64, i64, bool); 4] = [
@@ -311,16 +318,12 @@ fn fits(
         ("memory", demand.memory, sum(|d| d.memory), false),
         ("ephemeral-storage", demand.storage, sum(|d| d.storage), false),
     ];
-    for (resource, requested, used, milli) in checks {
-        if !allocatable.contains_key(resource) || requested == 0 {
-            continue;
-        }
+    let asked =
+        checks.into_iter().filter(|(resource, requested, ..)| allocatable.contains_key(*resource) && *requested != 0);
+    asked.filter_map(|(resource, requested, used, milli)| {
         let capacity = resources::amount(Some(allocatable), resource, milli);
-        if requested > capacity.saturating_sub(used) {
-            return Err(Shortage { resource, requested, used, capacity });
-        }
-    }
-    Ok(())
+        (requested > capacity.saturating_sub(used)).then_some(Shortage { resource, requested, used, capacity })
+    })
 }
 
 // === what the API is told ===

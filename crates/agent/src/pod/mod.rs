@@ -9,6 +9,7 @@ pub mod execute;
 pub mod host_ports;
 pub mod observe;
 pub mod plan;
+pub mod preemption;
 pub mod recover;
 pub mod seen;
 pub mod spec;

@@ -7,6 +7,7 @@
 //! conditions of others are kept; the same `Seen` and object give the same status, so writing only what differs
 //! writes nothing for nothing.
 
+use super::preemption;
 use super::seen::{ContainerSeen, Ending, Exit, RESTARTING_ALL, RESTARTING_ALL_MESSAGE, Run, Sandbox, Seen};
 use super::spec::resources;
 use super::view::{self, Role};
@@ -615,14 +616,17 @@ fn disruption(pod: &Pod, seen: &Seen, conditions: &[PodCondition], now: Timestam
     const TYPE: &str = "DisruptionTarget";
     let Some(Ending::Failed { reason, message }) = &seen.ending else { return None };
     // Only what ends a pod before its time shortens its grace.
-    let ours = [crate::evictor::REASON, crate::shutdown::REASON];
+    let ours = [crate::evictor::REASON, crate::shutdown::REASON, preemption::REASON];
     let ended_here = ours.contains(&reason.as_str()) && seen.grace_override.is_some();
     let known = conditions.iter().any(|c| c.type_ == TYPE);
     (ended_here && !known).then(|| PodCondition {
         type_: TYPE.to_owned(),
         status: "True".to_owned(),
         reason: Some("TerminationByKubelet".to_owned()),
-        message: Some(message.clone()),
+        message: Some(match reason.as_str() {
+            preemption::REASON => "Pod was preempted by Kubelet to accommodate a critical pod.".to_owned(),
+            _ => message.clone(),
+        }),
         last_probe_time: None,
         last_transition_time: Some(time(now)),
         observed_generation: pod.metadata.generation,

@@ -273,6 +273,7 @@ impl Agent {
         admission::admit_confined(pod, runtime::apparmor::is_enabled())?;
         admission::admit_declared(pod, &crate::node::DECLARED_FEATURES)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
+        self.admit_here(pod).await?;
         self.grant(pod)?;
         let taken = self.context.host_ports.take(pod, pod.uid());
         let allocated = match taken {
@@ -280,6 +281,16 @@ impl Agent {
             Err(rejection) => Err(rejection),
         };
         allocated.inspect_err(|_| self.context.give_back(pod.uid()))
+    }
+
+    /// The watch of the node may be behind the scheduler's, so who does not fit is looked at again with what the server has now.
+    async fn admit_here(&self, pod: &Pod) -> Result<(), Rejection> {
+        let Some(node) = self.context.cluster.node() else { return Ok(()) };
+        let Err(rejection) = admission::admit_on(pod, &node) else { return Ok(()) };
+        match self.context.cluster.read_node().await {
+            Ok(node) => admission::admit_on(pod, &node),
+            Err(_) => Err(rejection),
+        }
     }
 
     /// Its share of the node; one that the node needs gets it from others. Differs from

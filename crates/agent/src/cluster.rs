@@ -40,8 +40,8 @@ pub trait Cluster: Send + Sync {
     ) -> Result<Pod, ClusterError>;
     /// Makes a pod.
     async fn create_pod(&self, pod: &Pod) -> Result<Pod, ClusterError>;
-    /// `metadata.uid` of this node.
-    async fn node_uid(&self) -> Result<String, ClusterError>;
+    /// This node, as the server has it now.
+    async fn read_node(&self) -> Result<Node, ClusterError>;
     /// Deletes this pod (and no other of its name) at once.
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError>;
     /// A ConfigMap; `None` if there is none. Being asked is also being told of changes from then on, until

@@ -93,7 +93,7 @@ pub async fn show(cluster: &dyn Cluster, node: &str, pod: &Pod, status: &PodStat
 }
 
 async fn create(cluster: &dyn Cluster, node: &str, pod: &Pod) -> Result<Pod, ClusterError> {
-    let uid = cluster.node_uid().await?;
+    let uid = cluster.read_node().await?.uid().to_owned();
     cluster.create_pod(&mirror_of(pod, node, &uid)).await
 }
 

@@ -489,8 +489,10 @@ impl Cluster for FakeCluster {
         Ok(self.put(pod))
     }
 
-    async fn node_uid(&self) -> Result<String, ClusterError> {
-        Ok("node-uid".into())
+    async fn read_node(&self) -> Result<Node, ClusterError> {
+        let mut node = self.node.lock().as_deref().cloned().unwrap_or_default();
+        node.metadata.uid = Some("node-uid".into());
+        Ok(node)
     }
 
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {

@@ -154,7 +154,7 @@ impl Cluster for OneCluster {
     async fn create_pod(&self, _: &Pod) -> Result<Pod, ClusterError> {
         Err(ClusterError::Failed("no pods are made here".into()))
     }
-    async fn node_uid(&self) -> Result<String, ClusterError> {
+    async fn read_node(&self) -> Result<Node, ClusterError> {
         Err(ClusterError::Failed("there is no node here".into()))
     }
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {

@@ -19,7 +19,7 @@ use api::k8s::api::core::v1::{
 use api::prelude::*;
 use client::EventKind;
 use jiff::Timestamp;
-use machinery::selector::{LabelSelector, RequiredNodeAffinity};
+use machinery::selector::{LabelSelector, RequiredNodeAffinity, tolerates};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -368,7 +368,7 @@ fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     let untolerated: Vec<&str> = taints
-        .filter(|t| !tolerations.iter().any(|toleration| pods::tolerates(toleration, t)))
+        .filter(|t| !tolerations.iter().any(|toleration| tolerates(toleration, t)))
         .map(|t| t.effect.as_str())
         .collect();
     let evicted = untolerated.contains(&"NoExecute");

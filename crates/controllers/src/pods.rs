@@ -3,10 +3,7 @@
 
 use api::meta::MetaExt;
 use api::prelude::*;
-use api::{
-    OwnerReference,
-    k8s::api::core::v1::{PodCondition, Taint, Toleration},
-};
+use api::{OwnerReference, k8s::api::core::v1::PodCondition};
 use jiff::Timestamp;
 use std::time::Duration;
 
@@ -86,17 +83,5 @@ pub(crate) fn from_template<K: Object>(template: &PodTemplateSpec, owner: &K) ->
         },
         spec: template.spec.clone(),
         status: None,
-    }
-}
-
-/// `Toleration.ToleratesTaint`
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &Option<String>| t.clone().unwrap_or_default();
-    let (effect, key, operator) = (text(&toleration.effect), text(&toleration.key), text(&toleration.operator));
-    let fits = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);
-    fits && match operator.as_str() {
-        "Exists" => true,
-        "" | "Equal" => text(&toleration.value) == text(&taint.value),
-        _ => false,
     }
 }

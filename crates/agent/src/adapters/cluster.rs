@@ -152,10 +152,9 @@ impl Cluster for ApiCluster {
         self.options.client.api::<Pod>().create(pod).await.map_err(failed)
     }
 
-    async fn node_uid(&self) -> Result<String, ClusterError> {
+    async fn read_node(&self) -> Result<Node, ClusterError> {
         let node = self.options.client.api::<Node>().find("", &self.options.node_name).await.map_err(failed)?;
-        let missing = || ClusterError::NotFound(format!("node {}", self.options.node_name));
-        Ok(node.ok_or_else(missing)?.uid().to_owned())
+        node.ok_or_else(|| ClusterError::NotFound(format!("node {}", self.options.node_name)))
     }
 
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {

@@ -1,7 +1,6 @@
 //! [`admit`]: whether the node takes a pod that is bound to it. Pure.
 //!
-//! Follows `pkg/kubelet/lifecycle/predicate.go`, `sysctl/allowlist.go` and `kubelet.go` (rejectPod). Differs: node selectors
-//! and affinity are left to the scheduler.
+//! Follows `pkg/kubelet/lifecycle/predicate.go`, `sysctl/allowlist.go` and `kubelet.go` (rejectPod).
 
 use super::allocation::Shortage;
 use super::spec::resources::{self, Qos};
@@ -9,8 +8,10 @@ use super::spec::security;
 use super::view;
 use crate::eviction::Pressure;
 use crate::static_pods;
-use api::k8s::api::core::v1::{Pod, Toleration};
+use api::k8s::api::core::v1::{Node, Pod, Toleration};
+use api::meta::MetaExt;
 use machinery::declared_features;
+use machinery::selector::{RequiredNodeAffinity, tolerates};
 
 /// Why the node does not take a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,34 @@ pub fn admit(pod: &Pod) -> Result<(), Rejection> {
         });
     }
     sysctls(pod)
+}
+
+/// Whether the pod wants this node, and tolerates that it runs nothing (`generalFilter`).
+pub fn admit_on(pod: &Pod, node: &Node) -> Result<(), Rejection> {
+    let failed = |predicate: &str, why: &str| {
+        Err(Rejection { reason: predicate.into(), message: format!("Predicate {predicate} failed: {why}") })
+    };
+    let context = view::spec(pod).security_context.as_ref();
+    let features = node.status.as_ref().and_then(|s| s.features.as_ref());
+    if context.and_then(|c| c.supplemental_groups_policy.as_deref()) == Some("Strict")
+        && features.and_then(|f| f.supplemental_groups_policy) != Some(true)
+    {
+        return Err(Rejection {
+            reason: "SupplementalGroupsPolicyNotSupported".into(),
+            message: "SupplementalGroupsPolicy=Strict is not supported in this node".into(),
+        });
+    }
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let wanted = RequiredNodeAffinity::of(view::spec(pod));
+    if !wanted.is_everything() && !wanted.matches(node.name(), &labels).unwrap_or(false) {
+        return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
+    }
+    let tolerations = || view::spec(pod).tolerations.iter().flatten();
+    let mut taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.effect == "NoExecute");
+    if !static_pods::is_static(pod) && taints.any(|taint| !tolerations().any(|t| tolerates(t, taint))) {
+        return failed("TaintToleration", "node(s) had untolerated taint(s)");
+    }
+    Ok(())
 }
 
 /// Whether the node declares what the pod needs (`declaredFeaturesAdmitHandler`).
@@ -157,6 +186,31 @@ mod tests {
     fn check(spec: &str, want: &str) {
         let got = admit(&pod(spec)).err().map(|r| format!("{}: {}", r.reason, r.message)).unwrap_or_default();
         assert_eq!(got, want, "{spec}");
+    }
+
+    #[test]
+    fn who_wants_another_node_is_not_taken() {
+        let node: Node = crate::pod::fixture::object(
+            r#"{"metadata":{"name":"n","labels":{"disk":"ssd"}},"spec":{"taints":[{"key":"k","effect":"NoExecute"},{"key":"soft","effect":"NoSchedule"}]}}"#,
+        );
+        let check = |spec: &str, want: &str| {
+            let got = admit_on(&pod(spec), &node).err().map(|r| format!("{}: {}", r.reason, r.message));
+            assert_eq!(got.unwrap_or_default(), want, "{spec}");
+        };
+        let tolerant = r#""tolerations":[{"key":"k","operator":"Exists"}]"#;
+        check(&format!(r#"{{"nodeSelector":{{"disk":"ssd"}},{tolerant},"containers":[]}}"#), "");
+        check(
+            &format!(r#"{{"nodeSelector":{{"disk":"hdd"}},{tolerant},"containers":[]}}"#),
+            "NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        );
+        check(
+            &format!(r#"{{"securityContext":{{"supplementalGroupsPolicy":"Strict"}},{tolerant},"containers":[]}}"#),
+            "SupplementalGroupsPolicyNotSupported: SupplementalGroupsPolicy=Strict is not supported in this node",
+        );
+        check(
+            r#"{"containers":[]}"#,
+            "TaintToleration: Predicate TaintToleration failed: node(s) had untolerated taint(s)",
+        );
     }
 
     #[test]

@@ -7,7 +7,6 @@ use super::admission::is_critical;
 use super::allocation::{Demand, Shortage};
 use super::spec::resources::{Qos, qos_class};
 use api::k8s::api::core::v1::Pod;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 /// `status.reason` of who had to leave, and of the event.
@@ -88,10 +87,7 @@ fn distance(missing: &Missing, pod: &Pod) -> f64 {
 }
 
 fn nobody(missing: &Missing) -> String {
-    let mut list = String::new();
-    for (resource, amount) in missing {
-        let _ = write!(list, "(res: {resource}, q: {amount}), ");
-    }
+    let list: String = missing.iter().map(|(resource, amount)| format!("(res: {resource}, q: {amount}), ")).collect();
     format!(
         "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [{list}]"
     )

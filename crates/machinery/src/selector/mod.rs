@@ -8,10 +8,12 @@
 mod fields;
 mod nodes;
 mod syntax;
+mod taints;
 
 pub use fields::{FieldRequirement, FieldSelector};
 pub use nodes::{NodeSelector, PreferredTerms, RequiredNodeAffinity};
 pub use syntax::{label_key_errors, label_value_errors};
+pub use taints::tolerates;
 
 use crate::field::{Errors, FieldError, Path, aggregate};
 use std::collections::BTreeMap;

@@ -1,9 +1,10 @@
 //! NodeUnschedulable: a cordoned node takes only pods that tolerate its taint.
 
-use super::{Filter, taint_toleration::tolerates};
+use super::Filter;
 use crate::cycle::Refusal;
 use crate::events::Events;
 use api::k8s::api::core::v1::Taint;
+use machinery::selector::tolerates;
 
 pub(super) const FILTER: Filter = Filter {
     name: "NodeUnschedulable",

@@ -5,7 +5,8 @@ use crate::cycle::Refusal;
 use crate::events::Events;
 use crate::pod::PodInfo;
 use crate::snapshot::NodeInfo;
-use api::k8s::api::core::v1::{Taint, Toleration};
+use api::k8s::api::core::v1::Taint;
+use machinery::selector::tolerates;
 
 pub(super) const FILTER: Filter = Filter {
     name: "TaintToleration",
@@ -33,20 +34,4 @@ pub(super) const SCORE: Score = Score {
 pub(crate) fn untolerated<'a>(pod: &PodInfo, info: &'a NodeInfo) -> Option<&'a Taint> {
     let mut hard = info.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
     hard.find(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint)))
-}
-
-/// `component-helpers/scheduling/corev1.ToleratesTaint`.
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    fn text(o: &Option<String>) -> &str {
-        o.as_deref().unwrap_or_default()
-    }
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref() {
-        Some("Exists") => true,
-        None | Some("" | "Equal") => text(&toleration.value) == text(&taint.value),
-        Some(_) => false,
-    }
 }

@@ -89,7 +89,14 @@ pub trait Engine: Send + Sync {
     /// Mounts a directory of an NFS server at `path` (an existing directory), likewise.
     async fn mount_nfs(&self, path: &std::path::Path, nfs: &crate::volumes::persistent::Nfs)
     -> Result<(), EngineError>;
-    /// Undoes [`Self::mount_tmpfs`] and [`Self::mount_nfs`]; fine if nothing is mounted.
+    /// Mounts the file system of a block device at `path` (an existing directory), likewise. It is made if the device is empty.
+    async fn mount_disk(
+        &self,
+        path: &std::path::Path,
+        disk: &crate::volumes::persistent::Local,
+        read_only: bool,
+    ) -> Result<(), EngineError>;
+    /// Undoes [`Self::mount_tmpfs`], [`Self::mount_nfs`] and [`Self::mount_disk`]; fine if nothing is mounted.
     async fn unmount(&self, path: &std::path::Path) -> Result<(), EngineError>;
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;

@@ -26,6 +26,7 @@ use api::meta::MetaExt;
 use jiff::{SignedDuration, Timestamp};
 use machinery::quantity::{Format, Quantity};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -168,6 +169,17 @@ pub fn over_limit(candidate: &Candidate) -> Option<(Limit, String)> {
     None
 }
 
+/// Which volumes take more than they should, though nobody keeps them from it, by their names.
+fn oversized(candidate: &Candidate, watched: &BTreeMap<String, u64>) -> BTreeMap<String, String> {
+    let over = |(name, size): (&String, &u64)| {
+        let found = candidate.sample.volumes.iter().find(|v| v.name == *name && v.used.bytes > *size)?;
+        let text =
+            format!("volume {name:?} takes {} bytes, {} more than its size", found.used.bytes, found.used.bytes - size);
+        Some((name.clone(), text))
+    };
+    watched.iter().filter_map(over).collect()
+}
+
 /// Whether a pod's disk has to be measured at every look.
 fn has_disk_limit(pod: &Pod) -> bool {
     let volume =
@@ -183,6 +195,8 @@ pub struct Evictor {
     images: Records,
     images_looked: Option<Timestamp>,
     revisions: Revisions,
+    /// Volumes that are known to be larger than they should, by pod.
+    oversized: BTreeSet<(String, String)>,
 }
 
 impl Evictor {
@@ -190,7 +204,7 @@ impl Evictor {
     pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
         let revisions = Revisions::load(&context.config.data_dir);
         let (tracker, images) = (Tracker::default(), Records::default());
-        Evictor { agent, context, tracker, images, images_looked: None, revisions }
+        Evictor { agent, context, tracker, images, images_looked: None, revisions, oversized: BTreeSet::new() }
     }
 
     /// Looks until `shutdown`.
@@ -279,19 +293,42 @@ impl Evictor {
     }
 
     /// Ends pods that have more on disk than they may. Whether there were any.
-    async fn limits(&self) -> bool {
-        let views: Vec<PodView> = self.active().into_iter().filter(|v| has_disk_limit(&v.pod)).collect();
+    async fn limits(&mut self) -> bool {
+        let watched = |v: &PodView| self.context.volumes.watched(&v.pod);
+        let views: Vec<PodView> =
+            self.active().into_iter().filter(|v| has_disk_limit(&v.pod) || !watched(v).is_empty()).collect();
         if views.is_empty() {
+            self.oversized.clear();
             return false;
         }
         let mut any = false;
-        for candidate in self.candidates(views, true).await {
+        let candidates = self.candidates(views, true).await;
+        self.tell_of_sizes(&candidates);
+        for candidate in candidates {
             if let Some((limit, message)) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
                 self.evict(&candidate, limit.signal(), message, IMMEDIATELY);
                 any = true;
             }
         }
         any
+    }
+
+    /// Evicting a pod would not make its volume smaller, so who looks after it is told, once until it is small again.
+    fn tell_of_sizes(&mut self, candidates: &[Candidate]) {
+        let mut now = BTreeSet::new();
+        for candidate in candidates {
+            let pod = &candidate.pod;
+            for (volume, message) in oversized(candidate, &self.context.volumes.watched(pod)) {
+                let key = (pod.uid().to_owned(), volume);
+                if !self.oversized.contains(&key) {
+                    let (reason, message) = ("VolumeSizeExceeded", message.as_str());
+                    let event = ClusterEvent { pod: Some(pod), field_path: None, warning: true, reason, message };
+                    self.context.cluster.event(event);
+                }
+                now.insert(key);
+            }
+        }
+        self.oversized = now;
     }
 
     /// Ends one pod, unless one is on its way already.
@@ -441,6 +478,18 @@ mod tests {
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container a was using 90Mi, \
              request is 10Mi, has larger consumption of memory. "
         );
+    }
+
+    #[test]
+    fn volumes_that_outgrow_their_size_are_told_of() {
+        let mut c = candidate("p", r#"{"containers":[{"name":"a"}]}"#, 0);
+        let used = DiskUse { bytes: 1500, inodes: 1 };
+        let space = crate::stats::disk::Space::default();
+        let volume = |name: &str| VolumeSample { name: name.into(), claim: None, used, space, ephemeral: false };
+        c.sample.volumes = vec![volume("big"), volume("small"), volume("other")];
+        let watched = BTreeMap::from([("big".to_owned(), 1000), ("small".to_owned(), 1500), ("gone".to_owned(), 1)]);
+        let told: Vec<String> = oversized(&c, &watched).into_values().collect();
+        assert_eq!(told, ["volume \"big\" takes 1500 bytes, 500 more than its size"]);
     }
 
     #[test]

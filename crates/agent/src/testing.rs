@@ -261,6 +261,11 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    async fn mount_disk(&self, path: &Path, _: &crate::volumes::persistent::Local, _: bool) -> Result<(), EngineError> {
+        self.call(format!("disk {}", path.file_name().unwrap_or_default().to_string_lossy()));
+        Ok(())
+    }
+
     async fn unmount(&self, _: &Path) -> Result<(), EngineError> {
         Ok(())
     }

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -542,10 +543,12 @@ fn bound(name: &str, source: &Value) -> (PersistentVolumeClaim, PersistentVolume
 async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
     in_world(|world| async move {
         let made = world.path("made");
-        let claim = bound("data", &json!({"local": {"path": made}}));
+        let claim = bound("data", &json!({"local": {"path": made}, "capacity": {"storage": "1Mi"}}));
         world.cluster.claims.lock().insert("data".into(), claim);
+        let enforced = std::fs::File::open(world.dir.path()).expect("a directory");
+        let enforced = runtime::quota::enforces(enforced.as_fd()).unwrap_or(false);
         let agent = world.start();
-        let script = "id -G; ls -ld /data | while read m l u g r; do echo $m $g; done; echo kept > /data/sub/file; \
+        let script = "if $ENFORCED; then cat /dev/zero 2>/dev/null > /data/big || echo full; : > /data/big; fi; id -G; ls -ld /data | while read m l u g r; do echo $m $g; done; echo kept > /data/sub/file; \
             ls /image/bin/busybox; cat /passwd/passwd; touch /image/x 2>/dev/null || echo read-only; /image/bin/busybox echo runs";
         world.cluster.put(pod(&json!({
             "restartPolicy": "Never",
@@ -554,6 +557,7 @@ async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
                 {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
                 {"name": "image", "image": {"reference": "anything"}}],
             "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+                "env": [{"name": "ENFORCED", "value": enforced.to_string()}],
                 "volumeMounts": [
                     {"name": "data", "mountPath": "/data"},
                     {"name": "data", "mountPath": "/data/sub", "subPath": "sub"},
@@ -564,12 +568,18 @@ async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
         let log = world.log("main", 0);
         let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
         let want =
-            ["0 77", "drwxrwsrwx 77", "/image/bin/busybox", "root:x:0:0::/root:/bin/sh", "read-only", "runs"];
+            ["full", "0 77", "drwxrwsrwx 77", "/image/bin/busybox", "root:x:0:0::/root:/bin/sh", "read-only", "runs"];
+        let want = if enforced { &want[..] } else { &want[1..] };
         assert_eq!(lines, want, "{log}");
         world.delete(0);
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
         world.assert_nothing_left(&agent).await;
         assert_eq!(std::fs::read_to_string(made.join("sub/file")).expect("kept"), "kept\n");
+        let file = std::fs::File::open(&made).expect("a directory");
+        let space = rustix::fs::fstatvfs(&file).expect("a file system");
+        assert_eq!(space.f_blocks * space.f_frsize == 1 << 20, enforced, "the directory is as large as its claim");
+        let told = world.cluster.events.lock().iter().filter(|e| e.starts_with("VolumeSizeNotEnforced volume \"data\"")).count();
+        assert_eq!(told, usize::from(!enforced), "once, and only if it is so");
         agent.stop().await;
     })
     .await;
@@ -579,8 +589,8 @@ async fn claims_and_images_are_mounted_and_claims_outlive_the_pod() {
 struct Loop(String);
 
 impl Loop {
-    fn new(file: &Path) -> Self {
-        std::fs::write(file, vec![0; 64 << 10]).expect("written");
+    fn new(file: &Path, size: u64) -> Self {
+        std::fs::File::create(file).and_then(|f| f.set_len(size)).expect("made");
         let made = losetup(&["--find", "--show", &file.display().to_string()]);
         Loop(made.trim().to_owned())
     }
@@ -604,7 +614,7 @@ async fn a_claim_is_a_block_device_that_is_written_only_where_it_may_be() {
     in_world(|world| async move {
         // The kernel knows devices by their numbers, so one that is not to be written is another one.
         let files = ["disk", "source"].map(|name| world.path(name));
-        let disks = files.each_ref().map(|file| Loop::new(file));
+        let disks = files.each_ref().map(|file| Loop::new(file, 64 << 10));
         for (name, disk) in ["disk", "source"].into_iter().zip(&disks) {
             let claim = bound(name, &json!({"volumeMode": "Block", "local": {"path": disk.0}}));
             world.cluster.claims.lock().insert(name.into(), claim);
@@ -679,6 +689,94 @@ async fn a_resize_reaches_the_running_processes() {
         assert_eq!(statuses[0].restart_count, 0);
         let told = world.cluster.events.lock().clone();
         assert!(told.iter().any(|e| e.starts_with("ResizeCompleted Pod resize completed: {")), "{told:#?}");
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        agent.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_device_gets_a_file_system_which_outlives_the_pod() {
+    in_world(|world| async move {
+        let device = Loop::new(&world.path("disk"), 64 << 20);
+        world.cluster.claims.lock().insert("data".into(), bound("data", &json!({"local": {"path": device.0}})));
+        let agent = world.start();
+        for script in ["echo kept > /data/file; cat /data/file", "cat /data/file"] {
+            world.cluster.put(pod(&json!({
+                "restartPolicy": "Never",
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+                "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script],
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+            })));
+            until(&world, "it is over", || world.phase() == "Succeeded").await;
+            assert!(world.log("main", 0).ends_with("kept\n"), "{}", world.log("main", 0));
+            world.delete(0);
+            until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+            world.assert_nothing_left(&agent).await;
+        }
+        agent.stop().await;
+    })
+    .await;
+}
+
+/// `tests/cgroup2` boots a kernel with AppArmor; other machines reject the pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_is_not_loaded_keeps_the_container_from_being_made() {
+    in_world(|world| async move {
+        let agent = world.start();
+        world.cluster.put(pod(&json!({
+            "containers": [{"name": "main", "image": "i", "command": ["true"], "securityContext":
+                {"appArmorProfile": {"type": "Localhost", "localhostProfile": "dhow-none"}}}],
+        })));
+        let said = || {
+            let status = world.cluster.get("web").and_then(|p| p.status).unwrap_or_default();
+            let waiting = status.container_statuses.unwrap_or_default().into_iter().find_map(|c| c.state?.waiting);
+            let waiting = waiting.map(|w| (w.reason.unwrap_or_default(), w.message.unwrap_or_default()));
+            waiting
+                .filter(|(reason, _)| reason != "ContainerCreating")
+                .or_else(|| Some((status.reason?, status.message?)))
+        };
+        until(&world, "the status tells", || said().is_some()).await;
+        let want = if runtime::apparmor::is_enabled() {
+            ("CreateContainerError", "apparmor profile not found dhow-none")
+        } else {
+            ("AppArmor", "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host")
+        };
+        let (reason, message) = said().expect("it does");
+        assert_eq!((reason.as_str(), message.as_str()), want);
+        world.delete(0);
+        until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        agent.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the NFS server that tests/cgroup2 starts"]
+async fn a_claim_is_a_directory_of_an_nfs_server() {
+    const EXPORT: &str = "/srv/nfs";
+    in_world(|world| async move {
+        std::fs::write(Path::new(EXPORT).join("theirs"), "from the server\n").expect("the export is here");
+        let claim = bound("data", &json!({"nfs": {"server": "127.0.0.1", "path": "/"}}));
+        world.cluster.claims.lock().insert("data".into(), claim);
+        let agent = world.start();
+        let script = "cat /data/theirs; echo from the pod > /data/ours; (echo > /no/x) 2>/dev/null || echo read-only";
+        world.cluster.put(pod(&json!({
+            "restartPolicy": "Never",
+            "volumes": [
+                {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "no", "nfs": {"server": "127.0.0.1", "path": "/", "readOnly": true}}],
+            "containers": [{"name": "main", "image": "i", "command": ["sh", "-c", script], "volumeMounts": [
+                {"name": "data", "mountPath": "/data"}, {"name": "no", "mountPath": "/no"}]}],
+        })));
+        until(&world, "it is over", || world.phase() == "Succeeded").await;
+        let log = world.log("main", 0);
+        let lines: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
+        assert_eq!(lines, ["from the server", "read-only"], "{log}");
+        assert_eq!(std::fs::read_to_string(Path::new(EXPORT).join("ours")).expect("written"), "from the pod\n");
         world.delete(0);
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
         world.assert_nothing_left(&agent).await;

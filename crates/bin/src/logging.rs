@@ -6,8 +6,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use tracing_subscriber::EnvFilter;
 
 /// A log is full at this size.
@@ -20,6 +20,7 @@ pub(crate) fn start(file: Option<PathBuf>) {
     let filter = EnvFilter::try_new(crate::config::log_filter()).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::stderr().is_terminal();
     let log = Log(file.map(|path| Arc::new(Mutex::new(Bounded::of(path)))));
+    LOG.set(log.clone()).ok();
     let writer = move || log.clone();
     // A second start (tests) keeps the first logger.
     drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).try_init());
@@ -28,8 +29,20 @@ pub(crate) fn start(file: Option<PathBuf>) {
 /// Whether the last line could be written.
 static WRITTEN: AtomicBool = AtomicBool::new(true);
 
-/// What is wrong with the log: the last line of it was lost.
+/// The log, once it has begun.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// What is wrong with the log: the last line of it was lost, and it still takes none.
 pub(crate) fn check() -> Result<(), String> {
+    check_of(LOG.get())
+}
+
+fn check_of(log: Option<&Log>) -> Result<(), String> {
+    if !WRITTEN.load(Ordering::Relaxed)
+        && let Some(log) = log
+    {
+        note(&log.try_again());
+    }
     if WRITTEN.load(Ordering::Relaxed) {
         Ok(())
     } else {
@@ -45,6 +58,20 @@ fn note(written: &io::Result<()>) {
 /// Standard error, with its file if that is bounded.
 #[derive(Clone)]
 struct Log(Option<Arc<Mutex<Bounded>>>);
+
+impl Log {
+    fn put(&self, line: &[u8]) -> io::Result<()> {
+        match &self.0 {
+            Some(bounded) => bounded.lock().put(line, &mut io::stderr()),
+            None => io::stderr().write_all(line),
+        }
+    }
+
+    /// After a line was lost: a bounded log says by itself how many.
+    fn try_again(&self) -> io::Result<()> {
+        self.put(if self.0.is_some() { b"" } else { b"the log can be written again\n" })
+    }
+}
 
 struct Bounded {
     path: PathBuf,
@@ -68,7 +95,12 @@ impl Bounded {
             drop(writeln!(stderr, "failed to begin a new log file: {error}"));
         }
         self.written += line.len() as u64;
-        if self.lost > 0 && writeln!(stderr, "{} lines of the log could not be written", self.lost).is_ok() {
+        if self.lost > 0 {
+            let told = writeln!(stderr, "{} lines of the log could not be written", self.lost);
+            if told.is_err() {
+                self.lost += u64::from(!line.is_empty());
+                return told;
+            }
             self.lost = 0;
         }
         let written = stderr.write_all(line);
@@ -88,11 +120,7 @@ impl Bounded {
 /// Never fails: tracing would complain on standard error, and panic if that is what cannot be written.
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let written = match &self.0 {
-            Some(bounded) => bounded.lock().put(line, &mut io::stderr()),
-            None => io::stderr().write_all(line),
-        };
-        note(&written);
+        note(&self.put(line));
         Ok(line.len())
     }
 
@@ -153,7 +181,9 @@ mod tests {
     fn a_full_disk_loses_lines_and_the_log_says_so() {
         let mut log = Bounded::of("/nonexistent".into());
         let mut disk = Disk { room: 2, text: String::new() };
-        for (line, room) in [("a\n", None), ("b\n", None), ("c\n", None), ("d\n", Some(1000)), ("e\n", None)] {
+        for (line, room) in
+            [("a\n", None), ("b\n", None), ("c\n", None), ("", None), ("d\n", Some(1000)), ("e\n", None)]
+        {
             disk.room = room.unwrap_or(disk.room);
             drop(log.put(line.as_bytes(), &mut disk));
         }
@@ -161,12 +191,19 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_line_fails_the_check_until_one_is_written() {
-        assert_eq!(check(), Ok(()));
+    fn a_lost_line_fails_the_check_until_one_can_be_written() {
+        assert_eq!(check_of(None), Ok(()));
         note(&Err(io::ErrorKind::StorageFull.into()));
-        assert!(check().is_err());
-        note(&Ok(()));
-        assert_eq!(check(), Ok(()));
+        assert!(check_of(None).is_err());
+        assert_eq!(check_of(Some(&Log(None))), Ok(()), "it is tried");
+        assert_eq!(check_of(None), Ok(()));
+        let mut log = Bounded::of("/nonexistent".into());
+        log.lost = 2;
+        let mut disk = Disk { room: 0, text: String::new() };
+        assert!(log.put(b"", &mut disk).is_err(), "still full");
+        disk.room = 1000;
+        assert!(log.put(b"", &mut disk).is_ok());
+        assert_eq!(disk.text, "2 lines of the log could not be written\n");
     }
 
     #[test]

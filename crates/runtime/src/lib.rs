@@ -54,4 +54,5 @@ pub use spec::{
 };
 pub use stream::Stream;
 pub use sys::cgroup::{Io, Missing, Pressure, Stall, Stats};
+pub use sys::quota;
 pub use users::can_map_users;

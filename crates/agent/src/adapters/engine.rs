@@ -236,6 +236,15 @@ impl Engine for RuntimeEngine {
         mounts::nfs(path, nfs).await
     }
 
+    async fn mount_disk(
+        &self,
+        path: &Path,
+        disk: &crate::volumes::persistent::Local,
+        read_only: bool,
+    ) -> Result<(), EngineError> {
+        mounts::disk(path, disk, read_only).await
+    }
+
     async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
         mounts::unmount(path)
     }

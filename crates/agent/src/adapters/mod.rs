@@ -3,6 +3,7 @@
 
 mod cluster;
 mod cri;
+mod disk;
 mod engine;
 mod images;
 mod mounts;

@@ -1,7 +1,7 @@
 //! Mounts of volumes on the node, which outlive both the agent and the sandboxes, whatever engine runs the pods.
 
 use crate::engine::EngineError;
-use crate::volumes::persistent::Nfs;
+use crate::volumes::persistent::{Local, Nfs};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -29,6 +29,35 @@ pub(super) async fn nfs(path: &Path, nfs: &Nfs) -> Result<(), EngineError> {
     let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
     let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
     mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
+}
+
+/// The file system of a device at `path`, if it is not there yet.
+pub(super) async fn disk(path: &Path, disk: &Local, read_only: bool) -> Result<(), EngineError> {
+    if is_mount_point(path) {
+        return Ok(());
+    }
+    let (at, what) = (path.to_owned(), disk.clone());
+    let mounted = tokio::task::spawn_blocking(move || super::disk::mount(&what, read_only, &at)).await;
+    mounted.map_err(|e| EngineError::Failed(e.to_string()))?.map_err(EngineError::Failed)
+}
+
+/// Options of mount(8) as flags, and those that are for the file system.
+pub(super) fn parse_options(options: &[String]) -> (MountFlags, Vec<String>) {
+    let (mut flags, mut data) = (MountFlags::empty(), Vec::new());
+    for option in options.iter().flat_map(|o| o.split(',')) {
+        match option {
+            "ro" => flags |= MountFlags::RDONLY,
+            "nosuid" => flags |= MountFlags::NOSUID,
+            "nodev" => flags |= MountFlags::NODEV,
+            "noexec" => flags |= MountFlags::NOEXEC,
+            "noatime" => flags |= MountFlags::NOATIME,
+            "nodiratime" => flags |= MountFlags::NODIRATIME,
+            // For mount(8) and systemd, not for the kernel.
+            "" | "rw" | "suid" | "dev" | "exec" | "atime" | "defaults" | "_netdev" | "bg" | "fg" => {}
+            other => data.push(other.to_owned()),
+        }
+    }
+    (flags, data)
 }
 
 /// Nothing is mounted at `path` afterwards.

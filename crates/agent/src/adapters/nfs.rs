@@ -33,25 +33,11 @@ struct Attempt {
 }
 
 fn attempts(nfs: &Nfs, address: IpAddr) -> Vec<Attempt> {
-    let mut flags = if nfs.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let mut data = vec![format!("addr={address}")];
-    let mut named = false;
-    for option in nfs.options.iter().flat_map(|o| o.split(',')) {
-        match option {
-            "ro" => flags |= MountFlags::RDONLY,
-            "nosuid" => flags |= MountFlags::NOSUID,
-            "nodev" => flags |= MountFlags::NODEV,
-            "noexec" => flags |= MountFlags::NOEXEC,
-            "noatime" => flags |= MountFlags::NOATIME,
-            "nodiratime" => flags |= MountFlags::NODIRATIME,
-            // For mount.nfs and systemd, not for the kernel.
-            "" | "rw" | "suid" | "dev" | "exec" | "atime" | "defaults" | "_netdev" | "bg" | "fg" => {}
-            other => {
-                named |= other.starts_with("vers=") || other.starts_with("nfsvers=");
-                data.push(other.replacen("nfsvers=", "vers=", 1));
-            }
-        }
-    }
+    let (mut flags, options) = super::mounts::parse_options(&nfs.options);
+    flags.set(MountFlags::RDONLY, nfs.read_only || flags.contains(MountFlags::RDONLY));
+    let named = options.iter().any(|o| o.starts_with("vers=") || o.starts_with("nfsvers="));
+    let options = options.iter().map(|o| o.replacen("nfsvers=", "vers=", 1));
+    let data: Vec<String> = std::iter::once(format!("addr={address}")).chain(options).collect();
     let versions: &[&str] = if named { &[""] } else { &VERSIONS };
     let attempt = |version: &&str| {
         let mut all = data.clone();

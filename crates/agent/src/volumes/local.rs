@@ -1,6 +1,7 @@
 //! Directories of the provisioner `dhow.dev/local`: made at first use (`persistent.rs`), removed when the API has no
 //! PersistentVolume of their name any more.
 
+use super::size;
 use api::k8s::api::core::v1::PersistentVolume;
 use client::Client;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub async fn tidy(root: PathBuf, client: Client, shutdown: CancellationToken) {
                 Ok(None) => {
                     let path = root.join(&name);
                     tracing::info!(path = %path.display(), "removing the directory of a volume that is gone");
-                    let removed = tokio::task::spawn_blocking(move || runtime::remove_tree(&path)).await;
+                    let removed = tokio::task::spawn_blocking(move || size::remove(&path)).await;
                     if let Ok(Err(error)) = removed {
                         tracing::warn!(%error, name, "failed to remove a local volume's directory; trying again later");
                     }

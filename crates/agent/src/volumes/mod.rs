@@ -19,10 +19,11 @@ pub mod local;
 pub mod persistent;
 pub mod projected;
 pub mod secret;
+pub mod size;
 pub mod sub_path;
 pub mod tokens;
 
-use crate::cluster::{Cluster, ClusterError, ObjectReference, ReferenceKind};
+use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, ReferenceKind};
 use crate::context::Config;
 use crate::counters::Counters;
 use crate::engine::{Device, Engine, Mount, Propagation};
@@ -33,7 +34,7 @@ use api::k8s::api::core::v1::{Container, FileKeySelector, Pod, Volume, VolumeMou
 use api::meta::MetaExt;
 use atomic::Payload;
 use jiff::Timestamp;
-use persistent::{Backing, Kind, Nfs, Place, Places};
+use persistent::{Backing, Kind, Local, Nfs, Place, Places};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,7 @@ pub struct VolumeManager {
     tokens: tokens::Tokens,
     csi: csi::CsiVolumes,
     counters: Arc<Counters>,
+    sizes: size::Sizes,
 }
 
 impl VolumeManager {
@@ -183,7 +185,7 @@ impl VolumeManager {
         let Config { data_dir, run_dir, kubelet_dir, node_name, .. } = config.clone();
         let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
         let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone());
-        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi, counters }
+        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi, counters, sizes: size::Sizes::default() }
     }
 
     /// Volumes of CSI drivers.
@@ -296,10 +298,7 @@ impl VolumeManager {
     ) -> Result<(Place, Option<Timestamp>), VolumeError> {
         let path = match &backing.kind {
             Kind::HostPath(source) => host_path::set_up(source)?,
-            Kind::Local(path) => {
-                persistent::set_up_local(pod, path, backing, fs_group(pod))?;
-                path.clone()
-            }
+            Kind::Local(local) => return self.make_local(pod, volume, local, backing).await.map(|place| (place, None)),
             Kind::Nfs(nfs) => {
                 let dir = self.remote_dir(pod.uid()).join(&volume.name);
                 std::fs::create_dir_all(&dir).map_err(|e| VolumeError::io("create", &dir, e))?;
@@ -311,6 +310,50 @@ impl VolumeManager {
             }
         };
         Ok((Place { path, read_only: backing.read_only, block: backing.block, ..Place::default() }, None))
+    }
+
+    async fn make_local(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        local: &Local,
+        backing: &Backing,
+    ) -> Result<Place, VolumeError> {
+        let mut path = local.path.clone();
+        if persistent::make_local(&path, backing)? {
+            path = self.remote_dir(pod.uid()).join(&volume.name);
+            std::fs::create_dir_all(&path).map_err(|e| VolumeError::io("create", &path, e))?;
+            let mounted = self.engine.mount_disk(&path, local, backing.read_only).await;
+            mounted.map_err(|e| VolumeError::Claim(e.to_string()))?;
+        }
+        persistent::own_local(pod, &path, backing, fs_group(pod))?;
+        let watched = backing.size.filter(|bytes| !backing.block && !self.limit(pod, volume, &path, *bytes));
+        Ok(Place { path, read_only: backing.read_only, block: backing.block, watched, ..Place::default() })
+    }
+
+    /// Whether a volume of ours cannot take more than its size now. If not, the pod is told when the volume is set up first.
+    fn limit(&self, pod: &Pod, volume: &Volume, path: &Path, bytes: u64) -> bool {
+        let Err(why) = self.sizes.limit(path, bytes) else { return true };
+        if !persistent::load(&self.pod_dir(pod.uid())).contains_key(&volume.name) {
+            let message = format!("volume {:?} can take more than its {bytes} bytes: {why}", volume.name);
+            self.cluster.event(ClusterEvent {
+                pod: Some(pod),
+                field_path: None,
+                warning: true,
+                reason: "VolumeSizeNotEnforced",
+                message: &message,
+            });
+        }
+        false
+    }
+
+    /// How many bytes volumes of a pod should take that nobody keeps from taking more.
+    pub fn watched(&self, pod: &Pod) -> BTreeMap<String, u64> {
+        if !view::spec(pod).volumes.iter().flatten().any(needs_place) {
+            return BTreeMap::new();
+        }
+        let places = persistent::load(&self.pod_dir(pod.uid()));
+        places.into_iter().filter_map(|(name, place)| Some((name, place.watched?))).collect()
     }
 
     /// Volumes of a pod by the names of upstream's plugins; what is behind a claim is known once it is set up.
@@ -333,7 +376,13 @@ impl VolumeManager {
     async fn backing(&self, pod: &Pod, volume: &Volume) -> Result<Backing, VolumeError> {
         if let Some(source) = &volume.nfs {
             let kind = Kind::Nfs(Nfs::new(source, &[]));
-            return Ok(Backing { kind, block: false, read_only: source.read_only == Some(true), ours: false });
+            return Ok(Backing {
+                kind,
+                block: false,
+                read_only: source.read_only == Some(true),
+                ours: false,
+                size: None,
+            });
         }
         let missing = || VolumeError::Unsupported("a volume without a source".into());
         let (name, own) = persistent::claim_of(pod, volume).ok_or_else(missing)?;

@@ -2,11 +2,11 @@
 //!
 //! [`resolve`] is pure: pod, claim and volume become a [`Backing`]. Where the data are is written down beside the pod's
 //! checkpoint ([`Places`]), and containers mount it from there: nothing is mounted on the node for a directory or a device,
-//! so taking a pod down cannot touch data. Only NFS is mounted, once per pod; volumes of CSI drivers are their own (`csi/`).
+//! so taking a pod down cannot touch data. Only NFS and file systems of local block devices are mounted, once per pod; volumes of CSI
+//! drivers are their own (`csi/`).
 //!
 //! Follows `pkg/kubelet/volumemanager/populator/desired_state_of_world_populator.go` and `pkg/volume/{local,host_path,nfs}`.
-//! Differs: volumes of other kinds are refused by name; a local volume that is a block device but used as a file system
-//! is refused.
+//! Differs: volumes of other kinds are refused by name.
 
 use super::VolumeError;
 use crate::pod::view;
@@ -14,6 +14,7 @@ use api::k8s::api::core::v1::{
     Container, HostPathVolumeSource, NFSVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume,
 };
 use api::meta::MetaExt;
+use machinery::quantity::Quantity;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,6 +45,8 @@ pub struct Backing {
     pub read_only: bool,
     /// Made by the built-in provisioner: the directory is ours to make.
     pub ours: bool,
+    /// Bytes that it may take, if it is ours.
+    pub size: Option<u64>,
 }
 
 impl Backing {
@@ -67,11 +70,22 @@ pub enum Kind {
     /// A path of the node, as a user wrote it.
     HostPath(HostPathVolumeSource),
     /// A directory or device of the node.
-    Local(PathBuf),
+    Local(Local),
     /// A directory of a server.
     Nfs(Nfs),
     /// What a CSI driver provides.
     Csi(Box<super::csi::Persistent>),
+}
+
+/// A directory, or a device and the file system that is, or is to be, on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// On the node.
+    pub path: PathBuf,
+    /// Such as `xfs`; empty: what is there, or ext4.
+    pub fs_type: String,
+    /// As in `mountOptions`.
+    pub options: Vec<String>,
 }
 
 /// What is mounted from where.
@@ -164,7 +178,8 @@ pub fn resolve(
     let kind = if let Some(source) = &spec.host_path {
         Kind::HostPath(source.clone())
     } else if let Some(source) = &spec.local {
-        Kind::Local(source.path.clone().into())
+        let fs_type = source.fs_type.clone().unwrap_or_default();
+        Kind::Local(Local { path: source.path.clone().into(), fs_type, options: options.to_vec() })
     } else if let Some(source) = &spec.nfs {
         Kind::Nfs(Nfs::new(source, options))
     } else if spec.csi.is_some() {
@@ -175,7 +190,9 @@ pub fn resolve(
     let ours = pv.annotation(PROVISIONED_BY) == Some(LOCAL_PROVISIONER);
     let access = claim.spec.as_ref().and_then(|s| s.access_modes.clone()).unwrap_or_default();
     let only_reads = !access.is_empty() && access.iter().all(|m| m == "ReadOnlyMany");
-    Ok(Backing { kind, block: mode == "Block", read_only: read_only || only_reads, ours })
+    let size = spec.capacity.as_ref().and_then(|c| Quantity::parse(&c.get("storage")?.0).ok());
+    let size = size.and_then(|q| u64::try_from(q.value()).ok()).filter(|_| ours);
+    Ok(Backing { kind, block: mode == "Block", read_only: read_only || only_reads, ours, size })
 }
 
 /// A device cannot be mounted, and a file system is no device.
@@ -206,6 +223,9 @@ pub struct Place {
     /// Upstream's name of what set it up, for `/metrics`.
     #[serde(default)]
     pub plugin: String,
+    /// Bytes that it should not exceed, and nobody keeps it from that.
+    #[serde(default)]
+    pub watched: Option<u64>,
 }
 
 /// By the volume's name in the pod.
@@ -232,8 +252,8 @@ pub fn load(pod_dir: &Path) -> Places {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// Makes a local volume's directory if it is ours to make, and gives it to the pod's group.
-pub fn set_up_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32>) -> Result<(), VolumeError> {
+/// Makes a local volume's directory if it is ours to make. Whether there is a device that has a file system.
+pub fn make_local(path: &Path, backing: &Backing) -> Result<bool, VolumeError> {
     if backing.ours && !backing.block && !path.exists() {
         fs::create_dir_all(path).map_err(|e| VolumeError::io("create", path, e))?;
         // Whoever the containers run as, and without a group of the pod, may write.
@@ -245,17 +265,20 @@ pub fn set_up_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32
     };
     match (backing.block, meta.file_type().is_block_device()) {
         (true, false) => {
-            return Err(VolumeError::Claim(format!("path {:?} is not a block device", path.display().to_string())));
+            Err(VolumeError::Claim(format!("path {:?} is not a block device", path.display().to_string())))
         }
-        (false, true) => return Err(VolumeError::Unsupported("a file system on a local block device".into())),
-        _ => {}
+        (block, device) => Ok(device && !block),
     }
-    match group {
-        Some(group) if !backing.block && !backing.read_only && needs_group(pod, &meta, group) => {
-            super::atomic::own_tree(path, group, false).map_err(|e| VolumeError::io("change the group of", path, e))
-        }
-        _ => Ok(()),
+}
+
+/// Gives a local volume to the pod's group.
+pub fn own_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32>) -> Result<(), VolumeError> {
+    let Some(group) = group.filter(|_| !backing.block && !backing.read_only) else { return Ok(()) };
+    let meta = fs::metadata(path).map_err(|e| VolumeError::io("look at", path, e))?;
+    if !needs_group(pod, &meta, group) {
+        return Ok(());
     }
+    super::atomic::own_tree(path, group, false).map_err(|e| VolumeError::io("change the group of", path, e))
 }
 
 /// `fsGroupChangePolicy` (`requiresPermissionChange` in `pkg/volume/volume_linux.go`).
@@ -319,7 +342,9 @@ mod tests {
     fn claims_lead_to_places() {
         let claim = r#""persistentVolumeClaim":{"claimName":"c","readOnly":true}"#;
         let local = pv(r#""local":{"path":"/data/v"}"#);
-        check(claim, CLAIM, Some(&local), "Local(\"/data/v\") block=false read_only=true ours=false");
+        let want =
+            r#"Local(Local { path: "/data/v", fs_type: "", options: [] }) block=false read_only=true ours=false"#;
+        check(claim, CLAIM, Some(&local), want);
         let nfs = pv(r#""mountOptions":["hard"],"nfs":{"server":"s","path":"/e"}"#);
         let want = r#"Nfs(Nfs { server: "s", path: "/e", options: ["hard"], read_only: false }) block=false read_only=true ours=false"#;
         check(claim, CLAIM, Some(&nfs), want);
@@ -347,16 +372,18 @@ mod tests {
     fn the_group_is_given_once_if_the_root_says_so() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("v");
-        let backing = Backing { kind: Kind::Local(path.clone()), block: false, read_only: false, ours: true };
+        let local = Local { path: path.clone(), fs_type: String::new(), options: Vec::new() };
+        let backing = Backing { kind: Kind::Local(local), block: false, read_only: false, ours: true, size: None };
         let pod = pod(r#"{"securityContext":{"fsGroup":7,"fsGroupChangePolicy":"OnRootMismatch"},"containers":[]}"#);
-        set_up_local(&pod, &path, &backing, Some(7)).expect("made");
+        assert!(!make_local(&path, &backing).expect("made"), "it is a directory");
+        own_local(&pod, &path, &backing, Some(7)).expect("given");
         let meta = fs::metadata(&path).expect("it is there");
         assert_eq!((meta.gid(), meta.mode() & 0o7777), (7, 0o2777));
         fs::write(path.join("f"), "").expect("written");
-        set_up_local(&pod, &path, &backing, Some(7)).expect("there already");
+        own_local(&pod, &path, &backing, Some(7)).expect("there already");
         assert_eq!(fs::metadata(path.join("f")).expect("it is there").mode() & 0o060, 0o040, "not touched again");
         let not_ours = Backing { ours: false, ..backing };
-        let error = set_up_local(&pod, &dir.path().join("none"), &not_ours, None).expect_err("missing");
+        let error = make_local(&dir.path().join("none"), &not_ours).expect_err("missing");
         assert!(error.to_string().ends_with("does not exist"), "{error}");
     }
 }

@@ -92,9 +92,9 @@ pub(super) fn spec_changed<K: Object>(new: &K, old: &K, same: bool) -> bool {
 
 // === columns ===
 
-/// A column in full.
+/// A column in full, but for its description (`column_texts.rs`).
 pub(super) fn make_column(name: &'static str, ty: &'static str, format: &'static str, priority: i32) -> Column {
-    Column { name: name.into(), ty, format, priority, description: name.into() }
+    Column { name: name.into(), ty, format, priority, description: "".into() }
 }
 
 /// The first column.

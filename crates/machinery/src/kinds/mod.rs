@@ -8,6 +8,7 @@
 mod admission;
 mod autoscaling;
 mod certificates;
+mod column_texts;
 mod common;
 mod configmap;
 mod daemonset;
@@ -350,7 +351,7 @@ pub struct Column {
     pub format: &'static str,
     /// 0 = always shown, 1 = with `-o wide`.
     pub priority: i32,
-    /// For `kubectl explain`-like tools.
+    /// What it shows.
     pub description: Cow<'static, str>,
 }
 

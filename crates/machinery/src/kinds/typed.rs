@@ -1,6 +1,7 @@
 //! [`Typed`]: a [`Strategy`] as the [`Kind`] the pipeline sees. What all kinds share stands here once: decoding with
 //! canonical quantities, metadata rules before and after (`apiserver/pkg/registry/rest/{create,update}.go`).
 
+use super::column_texts::described;
 use super::{Column, Kind, KindInfo, Strategy, metadata, table};
 use crate::field::Errors;
 use api::any::{downcast_mut, downcast_ref};
@@ -8,11 +9,13 @@ use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 /// A [`Strategy`] as a [`Kind`].
 pub struct Typed<S: Strategy> {
     info: KindInfo,
-    columns: Vec<Column>,
+    /// Made when they are asked for: most kinds are never shown as tables.
+    columns: OnceLock<Vec<Column>>,
     selectable: Vec<Cow<'static, str>>,
     strategy: PhantomData<fn() -> S>,
 }
@@ -22,7 +25,7 @@ impl<S: Strategy> Typed<S> {
     pub fn new() -> Self {
         Typed {
             info: info_of::<S::Object>(),
-            columns: S::columns(),
+            columns: OnceLock::new(),
             selectable: S::SELECTABLE.iter().map(|name| Cow::Borrowed(*name)).collect(),
             strategy: PhantomData,
         }
@@ -147,7 +150,7 @@ impl<S: Strategy> Kind for Typed<S> {
     }
 
     fn columns(&self) -> &[Column] {
-        &self.columns
+        self.columns.get_or_init(|| described(S::columns(), &self.info))
     }
 
     fn cells(&self, object: &dyn AnyObject, now: jiff::Timestamp) -> Vec<Value> {

@@ -49,14 +49,53 @@ fn structure(b: &Builtin, s: &Struct, flavor: Flavor, references: &mut Vec<Strin
             .collect();
         schema["properties"] = properties.into();
     }
-    let required: Vec<&str> = s.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
+    // Fields are in the order of their names; upstream's are in that of their declaration, as mostly are their numbers.
+    let mut required: Vec<&Field> = s.fields.iter().filter(|f| f.required).collect();
+    required.sort_by_key(|f| f.proto_number);
     if !required.is_empty() {
-        schema["required"] = json!(required);
+        let names: Vec<&str> = required.iter().map(|f| f.name.as_ref()).collect();
+        schema["required"] = json!(names);
+    }
+    if let Some((discriminator, fields)) = union(&s.name) {
+        let fields: Map<String, Value> =
+            fields.iter().map(|(field, value)| ((*field).to_owned(), Value::from(*value))).collect();
+        let mut union = json!({"fields-to-discriminateBy": fields});
+        if !discriminator.is_empty() {
+            union["discriminator"] = discriminator.into();
+        }
+        schema["x-kubernetes-unions"] = json!([union]);
+    }
+    if is_list(s) {
+        // Lists of objects are no values that somebody applies.
+        if let Some(items) = schema["properties"]["items"].as_object_mut() {
+            items.remove("x-kubernetes-list-type");
+        }
     }
     if s.atomic {
         schema["x-kubernetes-map-type"] = "atomic".into();
     }
     described(schema, texts.text)
+}
+
+/// A list of objects of one kind.
+fn is_list(s: &Struct) -> bool {
+    s.name.ends_with("List")
+        && s.fields.iter().any(|f| f.name == "metadata")
+        && s.fields.iter().any(|f| f.name == "items")
+}
+
+/// What is said about a union (`+union` in upstream's types): the field that says which, and each field with its value of that one.
+fn union(definition: &str) -> Option<(&'static str, &'static [(&'static str, &'static str)])> {
+    Some(match definition.strip_prefix("io.k8s.api.")? {
+        "core.v1.AppArmorProfile" | "core.v1.SeccompProfile" => ("type", &[("localhostProfile", "LocalhostProfile")]),
+        "core.v1.PodSchedulingGroup" => ("", &[("podGroupName", "PodGroupName")]),
+        "flowcontrol.v1.LimitResponse" => ("type", &[("queuing", "Queuing")]),
+        "flowcontrol.v1.PriorityLevelConfigurationSpec" => ("type", &[("exempt", "Exempt"), ("limited", "Limited")]),
+        "flowcontrol.v1.Subject" => {
+            ("kind", &[("group", "Group"), ("serviceAccount", "ServiceAccount"), ("user", "User")])
+        }
+        _ => return None,
+    })
 }
 
 fn property(b: &Builtin, f: &Field, text: &str, flavor: Flavor, references: &mut Vec<String>) -> Value {

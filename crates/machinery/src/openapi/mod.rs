@@ -10,8 +10,8 @@
 //! milliseconds, clients keep it by its hash, and memory that nobody reads is memory lost.
 //!
 //! Invariant: hashes depend on what is served and on this program's tables only, so they are cheap, and equal on all
-//! servers of one version. Differs from upstream: no deprecated watch paths, and no protobuf form of the documents
-//! (clients that ask for it only, get 406 from the caller and fall back).
+//! servers of one version. Differs from upstream: no deprecated watch paths, no enums, no texts of queries' parameters, and the
+//! documents of version 3 have no protobuf form (clients that ask for it only, get 406 from the caller and fall back).
 
 mod definitions;
 mod descriptions;
@@ -190,6 +190,8 @@ fn kinds_by_definition(group_versions: &BTreeSet<(&str, &str)>) -> BTreeMap<&'st
             all.insert(&s.name, json!([entry(group, version, kind)]));
         }
     }
+    // What all groups have, the oldest one has, too.
+    let group_versions: BTreeSet<(&str, &str)> = group_versions.iter().copied().chain([("", "v1")]).collect();
     for (kind, id) in b.everywhere() {
         if let Some(s) = b.structure(*id) {
             let kinds: Vec<Value> = group_versions.iter().map(|(g, v)| entry(g, v, kind)).collect();

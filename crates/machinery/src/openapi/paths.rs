@@ -121,12 +121,15 @@ pub(super) fn resource_list(
 ) -> (String, Value) {
     let definition = format!("{META}APIResourceList");
     let mut operation = json!({
+        "description": "get available resources",
         "operationId": format!("get{}{}APIResources", camel(group), capital(version)),
         "tags": [tag(group, version)],
         "responses": responses(flavor, &[200], &definition, OBJECT),
     });
     if flavor == Flavor::V2 {
+        operation["consumes"] = json!(OBJECT);
         operation["produces"] = json!(OBJECT);
+        operation["schemes"] = json!(["https"]);
     }
     references.push(definition);
     (format!("{}/", prefix(group, version)), json!({"get": operation}))
@@ -184,10 +187,12 @@ impl<'a> Builder<'a, '_> {
         let types: &[&str] = &[
             "application/json-patch+json",
             "application/merge-patch+json",
-            "application/apply-patch+yaml",
             "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
         ];
-        let types = if self.served.custom.is_some() { &types[..3] } else { types };
+        let of_custom: &[&str] =
+            &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
+        let types = if self.served.custom.is_some() { of_custom } else { types };
         Some(Body { definition: format!("{META}Patch"), required: true, types })
     }
 
@@ -248,10 +253,10 @@ impl<'a> Builder<'a, '_> {
             operations.push(("patch", self.write("patch", "", "patch", &name, PATCH, body, &[200, 201])));
         }
         if self.has("delete") {
-            let status = format!("{META}Status");
+            let answer = if returns_deleted(self.info) { name.clone() } else { format!("{META}Status") };
             operations.push((
                 "delete",
-                self.write("delete", "", "delete", &status, DELETE, Self::delete_body(), &[200, 202]),
+                self.write("delete", "", "delete", &answer, DELETE, Self::delete_body(), &[200, 202]),
             ));
         }
         self.path(&["name"], operations)
@@ -287,7 +292,11 @@ impl<'a> Builder<'a, '_> {
                 kind: (group, version, &sub.kind),
                 parameters: if connect { Vec::new() } else { parameters.to_vec() },
                 body: if plain { None } else { body },
-                codes: if method == "post" && !plain { &[200, 201, 202] } else { &[200] },
+                codes: match method {
+                    "post" if !plain => &[200, 201, 202],
+                    "put" | "patch" if !plain => &[200, 201],
+                    _ => &[200],
+                },
                 answer: if plain { "" } else { &definition },
                 produces: if plain { vec!["*/*"] } else { OBJECT.to_vec() },
             });
@@ -326,7 +335,12 @@ impl<'a> Builder<'a, '_> {
         // Upstream writes deleteAppsV1CollectionNamespacedDeployment.
         let (verb, collection) = if op.verb == "deleteCollection" { ("delete", "Collection") } else { (op.verb, "") };
         let (group_name, version_name) = (camel(group), capital(version));
-        let id = format!("{verb}{group_name}{version_name}{collection}{scope}{}{}", self.info.kind, op.suffix);
+        // Of connections, the method stands before what is connected.
+        let (method, suffix) = match op.verb {
+            "connect" => op.suffix.split_at(op.suffix[1..].find(char::is_uppercase).map_or(0, |at| at + 1)),
+            _ => ("", op.suffix),
+        };
+        let id = format!("{verb}{group_name}{version_name}{collection}{method}{scope}{}{suffix}", self.info.kind);
         let parameters: Vec<Value> = op.parameters.iter().map(|p| query(self.flavor, p)).collect();
         let mut operation = json!({
             "operationId": id,
@@ -339,7 +353,9 @@ impl<'a> Builder<'a, '_> {
         if !op.answer.is_empty() {
             self.references.push(op.answer.to_owned());
         }
+        operation["description"] = self.told(&op).into();
         if self.flavor == Flavor::V2 {
+            operation["schemes"] = json!(["https"]);
             operation["produces"] = json!(op.produces);
             operation["consumes"] = json!(op.body.as_ref().map_or(&["*/*"][..], |b| b.types));
         }
@@ -370,13 +386,36 @@ impl<'a> Builder<'a, '_> {
         operation
     }
 
+    /// What an operation does, in upstream's words (`apiserver/pkg/endpoints/installer.go`).
+    fn told(&self, op: &Operation<'_>) -> String {
+        let kind = &self.info.kind;
+        let sub = if op.suffix == "ForAllNamespaces" { String::new() } else { op.suffix.to_lowercase() };
+        let of = if sub.is_empty() { String::new() } else { format!("{sub} of ") };
+        match op.verb {
+            "connect" => {
+                let at = op.suffix[1..].find(char::is_uppercase).map_or(0, |at| at + 1);
+                let (method, what) = op.suffix.split_at(at);
+                format!("connect {} requests to {} of {kind}", method.to_uppercase(), what.to_lowercase())
+            }
+            "list" if self.has("watch") => format!("list or watch objects of kind {kind}"),
+            "list" => format!("list objects of kind {kind}"),
+            "read" => format!("read {of}the specified {kind}"),
+            "replace" => format!("replace {of}the specified {kind}"),
+            "patch" => format!("partially update {of}the specified {kind}"),
+            "deleteCollection" => format!("delete collection of {kind}"),
+            verb => format!("{verb} {of}{}", with_article(kind)),
+        }
+    }
+
     fn path(&self, names: &[&str], operations: Vec<(&'static str, Value)>) -> Value {
         let all_namespaces = operations
             .first()
             .is_some_and(|(_, op)| op["operationId"].as_str().is_some_and(|id| id.ends_with("ForAllNamespaces")));
-        let mut parameters: Vec<Value> = names.iter().map(|n| path_parameter(self.flavor, n)).collect();
+        let of_name = format!("name of the {}", self.info.kind);
+        let mut parameters: Vec<Value> = names.iter().map(|n| path_parameter(self.flavor, n, &of_name)).collect();
         if self.info.namespaced && !all_namespaces {
-            parameters.push(path_parameter(self.flavor, "namespace"));
+            let text = "object name and auth scope, such as for teams and projects";
+            parameters.push(path_parameter(self.flavor, "namespace", text));
         }
         parameters.push(query(self.flavor, &("pretty", "string")));
         let mut path: Map<String, Value> = operations.into_iter().map(|(m, op)| (m.to_owned(), op)).collect();
@@ -414,8 +453,8 @@ fn query(flavor: Flavor, (name, ty): &Parameter) -> Value {
     }
 }
 
-fn path_parameter(flavor: Flavor, name: &str) -> Value {
-    let mut parameter = json!({"in": "path", "name": name, "required": true});
+fn path_parameter(flavor: Flavor, name: &str, text: &str) -> Value {
+    let mut parameter = json!({"in": "path", "name": name, "required": true, "description": text});
     match flavor {
         Flavor::V2 => {
             parameter["type"] = "string".into();
@@ -424,6 +463,34 @@ fn path_parameter(flavor: Flavor, name: &str) -> Value {
         Flavor::V3 => parameter["schema"] = json!({"type": "string", "uniqueItems": true}),
     }
     parameter
+}
+
+/// Kinds whose deletion is answered with the object instead of a Status (`ReturnDeletedObject` of their stores).
+fn returns_deleted(info: &KindInfo) -> bool {
+    match (&*info.group, &*info.plural) {
+        (
+            "",
+            "persistentvolumeclaims"
+            | "persistentvolumes"
+            | "pods"
+            | "podtemplates"
+            | "resourcequotas"
+            | "serviceaccounts"
+            | "services",
+        ) => true,
+        ("resource.k8s.io", _) => true,
+        ("storage.k8s.io", plural) => plural != "csistoragecapacities",
+        _ => false,
+    }
+}
+
+/// `a Pod`, `an Event`, `Endpoints`.
+fn with_article(kind: &str) -> String {
+    match kind.chars().next() {
+        _ if kind.ends_with('s') && !kind.ends_with("ss") => kind.to_owned(),
+        Some('A' | 'E' | 'I' | 'O' | 'U') => format!("an {kind}"),
+        _ => format!("a {kind}"),
+    }
 }
 
 /// `apps_v1`, `rbacAuthorization_v1`.

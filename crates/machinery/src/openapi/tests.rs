@@ -22,10 +22,7 @@ fn facts(value: &Value) -> Value {
         Value::Object(map) => map
             .iter()
             .filter(|(k, v)| !(k.as_str() == "description" && v.is_string()))
-            .filter(|(k, _)| {
-                !["x-kubernetes-list-type", "x-kubernetes-unions", "x-kubernetes-group-version-kind"]
-                    .contains(&k.as_str())
-            })
+            .filter(|(k, _)| !["x-kubernetes-list-type", "x-kubernetes-group-version-kind"].contains(&k.as_str()))
             .filter(|(k, v)| !(k.as_str() == "x-kubernetes-patch-strategy" && *v == "replace"))
             .filter(|(k, v)| !(k.as_str() == "x-kubernetes-map-type" && *v == "granular"))
             .map(|(k, v)| {
@@ -106,6 +103,46 @@ fn clients_find_what_they_look_for() {
     let strategy = &schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["strategy"];
     assert_eq!(strategy["x-kubernetes-patch-strategy"], "retainKeys");
     assert!(strategy["description"].as_str().is_some_and(|d| d.starts_with("The deployment strategy")), "{strategy}");
+}
+
+#[test]
+fn operations_say_what_they_do_in_upstreams_words() {
+    let document = parse(&v2(&served()));
+    let told = |path: &str, method: &str| {
+        let operation = &document["paths"][path][method];
+        format!(
+            "{}: {}",
+            operation["operationId"].as_str().unwrap_or("?"),
+            operation["description"].as_str().unwrap_or("?")
+        )
+    };
+    let pod = "/api/v1/namespaces/{namespace}/pods/{name}";
+    assert_eq!(told(pod, "delete"), "deleteCoreV1NamespacedPod: delete a Pod");
+    assert_eq!(
+        told(&format!("{pod}/exec"), "get"),
+        "connectCoreV1GetNamespacedPodExec: connect GET requests to exec of Pod"
+    );
+    assert_eq!(
+        told("/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale", "patch"),
+        "patchAppsV1NamespacedDeploymentScale: partially update scale of the specified Deployment"
+    );
+    assert_eq!(
+        told("/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses", "post"),
+        "createNetworkingV1NamespacedIngress: create an Ingress"
+    );
+    assert_eq!(
+        told("/api/v1/namespaces/{namespace}/endpoints", "post"),
+        "createCoreV1NamespacedEndpoints: create Endpoints"
+    );
+    let reference = |path: &str| document["paths"][path]["delete"]["responses"]["200"]["schema"]["$ref"].clone();
+    assert_eq!(reference(pod), "#/definitions/io.k8s.api.core.v1.Pod");
+    assert_eq!(
+        reference("/api/v1/namespaces/{namespace}/configmaps/{name}"),
+        "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.Status"
+    );
+    let definitions = &document["definitions"];
+    assert_eq!(definitions["io.k8s.api.core.v1.PodCondition"]["required"], json!(["type", "status"]));
+    assert!(definitions["io.k8s.api.core.v1.PodList"]["properties"]["items"].get("x-kubernetes-list-type").is_none());
 }
 
 #[test]

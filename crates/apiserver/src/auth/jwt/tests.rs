@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
 use expect_test::{Expect, expect};
 use http_body_util::Full;
 use hyper::service::service_fn;
+use parking_lot::Mutex;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,21 +17,32 @@ struct TestIssuer {
     url: String,
     ca_pem: String,
     key: EcdsaKeyPair,
+    /// The JWK set as it is now.
+    published: Arc<Mutex<Value>>,
     requests: Arc<AtomicUsize>,
+}
+
+fn new_key() -> EcdsaKeyPair {
+    let random = ring::rand::SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).expect("a key")
+}
+
+/// A set with this key and one that nobody can use.
+fn set_of(kid: &str, key: &EcdsaKeyPair) -> Value {
+    let point = key.public_key().as_ref();
+    json!({"keys": [
+        {"kty": "oct", "kid": "other"},
+        {"kty": "EC", "crv": "P-256", "kid": kid, "alg": "ES256", "use": "sig",
+         "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..])},
+    ]})
 }
 
 impl TestIssuer {
     async fn start() -> Self {
-        let random = ring::rand::SystemRandom::new();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("a key");
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random);
-        let key = key.expect("a key");
-        let point = key.public_key().as_ref();
-        let jwks = json!({"keys": [
-            {"kty": "oct", "kid": "other"},
-            {"kty": "EC", "crv": "P-256", "kid": "one", "alg": "ES256", "use": "sig",
-             "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..])},
-        ]});
+        let key = new_key();
+        let published = Arc::new(Mutex::new(set_of("one", &key)));
+        let jwks = published.clone();
         let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).expect("a certificate");
         let tls_key =
             rustls_pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).expect("a key");
@@ -56,7 +68,7 @@ impl TestIssuer {
                         counted.fetch_add(1, Ordering::Relaxed);
                         let body = match request.uri().path() {
                             "/.well-known/openid-configuration" => document.to_string(),
-                            _ => jwks.to_string(),
+                            _ => jwks.lock().to_string(),
                         };
                         async move {
                             Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(bytes::Bytes::from(body))))
@@ -67,7 +79,19 @@ impl TestIssuer {
                 });
             }
         });
-        TestIssuer { url, ca_pem: certificate.cert.pem(), key, requests }
+        TestIssuer { url, ca_pem: certificate.cert.pem(), key, published, requests }
+    }
+
+    /// From now on, another key under this name.
+    fn rotate(&mut self, kid: &str) {
+        self.key = new_key();
+        *self.published.lock() = set_of(kid, &self.key);
+    }
+
+    /// Its entry in a configuration.
+    fn entry(&self, rest: &str) -> String {
+        let ca: String = self.ca_pem.lines().map(|line| format!("      {line}\n")).collect();
+        format!("- issuer:\n    url: {}\n    audiences: [us]\n    certificateAuthority: |\n{ca}{rest}", self.url)
     }
 
     /// A token with these claims beside `iss`, `aud` and `exp`.
@@ -82,17 +106,20 @@ impl TestIssuer {
 
     /// With `URL` and `CA` filled in.
     fn configure(&self, rest: &str) -> Result<Arc<JwtTokens>, String> {
-        let ca: String = self.ca_pem.lines().map(|line| format!("      {line}\n")).collect();
-        let text = format!(
-            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: {}\n    audiences: [us]\n    certificateAuthority: |\n{ca}{rest}",
-            self.url
-        );
-        let store: Arc<dyn store::Store> = Arc::new(store::MemoryStore::new(store::Limits::default()));
-        let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
-        let tokens = JwtTokens::new(WebhookClient::new(Reader::new(store)), clock, "https://own");
-        tokens.configure(&Configuration::parse(&text)?, &[])?;
-        Ok(tokens)
+        configured(&[self.entry(rest)])
     }
+}
+
+fn configured(entries: &[String]) -> Result<Arc<JwtTokens>, String> {
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n{}",
+        entries.concat()
+    );
+    let store: Arc<dyn store::Store> = Arc::new(store::MemoryStore::new(store::Limits::default()));
+    let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
+    let tokens = JwtTokens::new(WebhookClient::new(Reader::new(store)), clock, "https://own");
+    tokens.configure(&Configuration::parse(&text)?, &[])?;
+    Ok(tokens)
 }
 
 async fn show(tokens: &JwtTokens, token: &str) -> String {
@@ -147,6 +174,75 @@ async fn a_forged_token_is_refused_and_asks_the_issuer_no_more_than_once() {
     let refusal = "oidc: verify token: failed to verify signature: failed to verify id token signature\n";
     assert_eq!(out, refusal.repeat(3));
     assert_eq!(forger.requests.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_new_key_of_an_issuer_is_fetched_when_its_first_token_comes() {
+    let mut issuer = TestIssuer::start().await;
+    let tokens = issuer.configure("  claimMappings: {username: {claim: sub, prefix: ''}}\n").expect("a configuration");
+    let old = issuer.token("one", json!({"sub": "jane"}));
+    assert_eq!(show(&tokens, &old).await, "jane \"\" [] {}\n");
+    issuer.rotate("two");
+    let new = issuer.token("two", json!({"sub": "jane"}));
+    let refused = "oidc: verify token: failed to verify signature: failed to verify id token signature\n";
+    assert_eq!(show(&tokens, &new).await, refused, "it was asked just now");
+    tokio::time::pause();
+    tokio::time::advance(PAUSE).await;
+    tokio::time::resume();
+    assert_eq!(show(&tokens, &new).await, "jane \"\" [] {}\n");
+    assert_eq!(show(&tokens, &old).await, refused, "its key is published no more");
+    let unknown = issuer.token("three", json!({"sub": "jane"}));
+    assert_eq!(show(&tokens, &unknown).await, refused);
+    assert_eq!(issuer.requests.load(Ordering::Relaxed), 3, "the document once, the keys twice");
+}
+
+#[tokio::test]
+async fn each_issuer_speaks_for_itself_alone() {
+    let (a, b) = (TestIssuer::start().await, TestIssuer::start().await);
+    let mapping = |prefix: &str| format!("  claimMappings: {{username: {{claim: sub, prefix: '{prefix}'}}}}\n");
+    let tokens = configured(&[a.entry(&mapping("a:")), b.entry(&mapping("b:"))]).expect("a configuration");
+    let mut out = String::new();
+    for token in [
+        a.token("one", json!({"sub": "jane"})),
+        b.token("one", json!({"sub": "jane"})),
+        // Signed by one in the name of the other.
+        a.token("one", json!({"sub": "jane", "iss": b.url})),
+        // Not yet, but for clocks that differ; and not yet at all.
+        a.token("one", json!({"sub": "jane", "nbf": 1_767_225_600 + 200})),
+        a.token("one", json!({"sub": "jane", "nbf": 1_767_225_600 + 400})),
+    ] {
+        out += &show(&tokens, &token).await;
+    }
+    expect![[r#"
+        a:jane "" [] {}
+        b:jane "" [] {}
+        oidc: verify token: failed to verify signature: failed to verify id token signature
+        a:jane "" [] {}
+        oidc: verify token: oidc: current time 1767225600 before the nbf (not before) time: 1767226000
+    "#]]
+    .assert_eq(&out);
+    // What is counted of them; one that is no issuer any more is forgotten.
+    let samples = |tokens: &JwtTokens| {
+        let families = tokens.metrics().collectors().into_iter().flat_map(|c| c.collect()).collect::<Vec<_>>();
+        let of_labels = |m: &prometheus::proto::Metric| {
+            let issuer =
+                m.get_label().iter().find(|l| l.name() == "jwt_issuer_hash").expect("a label").value().to_owned();
+            let result = m.get_label().iter().find(|l| l.name() == "result").expect("a label").value().to_owned();
+            let name = if issuer == metrics::hash(&a.url) { "a" } else { "b" };
+            format!("{name} {result} {}", m.get_histogram().get_sample_count())
+        };
+        let mut all: Vec<String> = families[0].get_metric().iter().map(of_labels).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(samples(&tokens), ["a failure 1", "a success 2", "b failure 1", "b success 1"]);
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n{}",
+        b.entry(&mapping("b:"))
+    );
+    tokens.configure(&Configuration::parse(&text).expect("a file"), &[]).expect("a configuration");
+    assert_eq!(samples(&tokens).len(), 2);
+    assert_eq!(show(&tokens, &a.token("one", json!({"sub": "jane"}))).await, "nobody\n");
 }
 
 #[tokio::test]

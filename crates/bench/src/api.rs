@@ -1,4 +1,5 @@
-//! B1 to B4 and B7 of PERFORMANCE §4: CPU of the server per create, get, list, watch event, status patch, lease renewal, delete.
+//! B1 to B4 and B7 of PERFORMANCE §4: CPU of the server per create, get, list, watch event, status patch, lease renewal, delete. With
+//! them, in files of their own: B5 and B16 (`bystanders.rs`) and B8 (`apply.rs`).
 //!
 //! Works in namespaces of its own (`bench-SEED-N`), which it removes. Pods name a scheduler that nobody is, so they stay as made.
 
@@ -9,6 +10,7 @@ use crate::measure::{self, Stretch};
 use crate::objects::{GROUPS, Objects, SELECT, contains};
 use crate::report::{Report, mb, us};
 use crate::watchers::Watchers;
+use crate::{apply, bystanders};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -22,27 +24,28 @@ use std::time::Duration;
 pub(crate) struct Load {
     /// Pods to create; the other loops follow from it
     #[arg(long, default_value_t = 3000)]
-    objects: usize,
+    pub(crate) objects: usize,
     /// Namespaces they are spread over
     #[arg(long, default_value_t = 20)]
-    namespaces: usize,
+    pub(crate) namespaces: usize,
     /// Watchers of one namespace
     #[arg(long, default_value_t = 100)]
-    watchers: usize,
+    pub(crate) watchers: usize,
 }
 
 /// A pod as the server acknowledged it.
 #[derive(Debug, Clone)]
-struct Acked {
+pub(crate) struct Acked {
     uid: String,
     revision: u64,
 }
 
-struct Bench<'a> {
-    pool: &'a Pool,
-    pids: &'a [i32],
-    load: &'a Load,
-    objects: Objects,
+/// What all loops work with.
+pub(crate) struct Bench<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) pids: &'a [i32],
+    pub(crate) load: &'a Load,
+    pub(crate) objects: Objects,
     prefix: String,
     revisions: Revisions,
     /// By index of the pod.
@@ -72,16 +75,20 @@ impl Bench<'_> {
         for n in 0..=self.load.namespaces {
             self.make_namespace(&self.namespace(n)).await?;
         }
+        let before = bystanders::resident(self.pids);
         self.creates(report).await?;
+        bystanders::memory_of_pods(self, before, report);
         self.gets(report).await?;
         self.lists(report).await?;
         self.watch_events(report).await?;
+        bystanders::run(self, report).await?;
         self.status_patches(report).await?;
         self.leases(report).await?;
+        apply::run(self, report).await?;
         self.deletes(report).await
     }
 
-    fn namespace(&self, n: usize) -> String {
+    pub(crate) fn namespace(&self, n: usize) -> String {
         format!("{}-{n}", self.prefix)
     }
 
@@ -129,7 +136,7 @@ impl Bench<'_> {
         Ok(object)
     }
 
-    async fn create(&self, index: usize, worker: usize, namespace: &str) -> Result<Acked> {
+    pub(crate) async fn create(&self, index: usize, worker: usize, namespace: &str) -> Result<Acked> {
         let path = format!("/api/v1/namespaces/{namespace}/pods");
         let sent = self.objects.pod(index, namespace);
         let object = self.write(worker, Method::POST, &path, JSON, &sent, StatusCode::CREATED).await?;
@@ -342,8 +349,8 @@ impl Bench<'_> {
         });
         add(report, "delete pod, grace 0, c=16".into(), &done.await?, "≤ 130 µs");
         let left = self.list("a=").await?.items.len();
-        // Those of the watch benchmark are in a namespace of their own.
-        check(left == 1200, "the list after deletion", || format!("{left} pods are left instead of 1200"))
+        // Those of the watch benchmarks are in a namespace of their own.
+        check(left == 1800, "the list after deletion", || format!("{left} pods are left instead of 1800"))
     }
 }
 

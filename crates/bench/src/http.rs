@@ -15,6 +15,7 @@ pub(crate) const CONNECTIONS: usize = 8;
 /// Where the server is worked on.
 pub(crate) const JSON: &str = "application/json";
 pub(crate) const STRATEGIC: &str = "application/strategic-merge-patch+json";
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
 pub(crate) const MERGE: &str = "application/merge-patch+json";
 
 /// Eight connections to one API server.

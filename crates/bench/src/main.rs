@@ -12,6 +12,8 @@
 //! `main` is entered as the zygote first.
 
 mod api;
+mod apply;
+mod bystanders;
 mod cluster;
 mod containers;
 mod fail;

@@ -57,6 +57,8 @@ families! {
         "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.";
     CONTAINERS_NOT_ALIGNED = "kubelet_container_aligned_compute_resources_failure_count" ["scope", "boundary"]
         "[ALPHA] Cumulative number of failures to allocate aligned compute resources to containers by alignment type.";
+    RESIZES_INFEASIBLE = "kubelet_pod_infeasible_resizes_total" ["reason_detail"]
+        "[ALPHA] Number of infeasible resizes for pods.";
     RESIZES_REQUESTED = "kubelet_container_requested_resizes_total" ["resource", "requirement", "operation"]
         "[ALPHA] Number of requested resizes, counted at the container level. Different resources on the same container are counted separately. The 'requirement' label refers to 'memory' or 'limits'; the 'operation' label can be one of 'add', 'remove', 'increase' or 'decrease'.";
     CPU_PINNINGS_FAILED = "kubelet_cpu_manager_pinning_errors_total" []

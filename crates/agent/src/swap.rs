@@ -43,9 +43,10 @@ impl Swap {
     }
 
     /// `GetContainerSwapBehavior`
-    fn may_swap(&self, pod: &Pod, c: &Container) -> bool {
+    pub fn may_swap(&self, pod: &Pod, c: &Container) -> bool {
         let limits = Amounts::of(c.resources.as_ref().and_then(|r| r.limits.as_ref())).memory;
         self.behavior == Behavior::LimitedSwap
+            && self.counted
             && !is_critical(pod)
             && qos_class(pod) == Qos::Burstable
             && requested(c) != limits

@@ -8,9 +8,10 @@
 //! Whatever runs is made from the allocation, never from the spec. Differs: pending resizes are asked again when another
 //! pod gives something back, in no particular order.
 
-use super::spec::resources::{self, Amounts};
+use super::spec::resources::{self, Amounts, Qos, qos_class};
 use super::view;
 use crate::engine::Resources;
+use crate::managers::{self, Policy};
 use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod, ResourceRequirements};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -344,7 +345,57 @@ pub struct Resize {
     pub acting: bool,
 }
 
-/// A resize that waits for room.
+/// Why the node does not do a resize.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// It never will, unless the pod asks for something else.
+    pub infeasible: bool,
+    /// For the pod's condition.
+    pub message: String,
+}
+
+/// Why a resize can never be done on this node, and how `/metrics` names that (`podResizesAdmitHandler`). What containers have for
+/// themselves stays as it is, and so does what they may swap.
+pub fn infeasible(
+    wanted: &Pod,
+    granted: &Pod,
+    managers: &managers::Settings,
+    swap: &Swap,
+) -> Option<(&'static str, &'static str)> {
+    let all =
+        view::app_containers(wanted).iter().chain(view::init_containers(wanted).iter().filter(|c| view::is_sidecar(c)));
+    let pairs: Vec<(&Container, &Container)> =
+        all.filter_map(|c| Some((c, view::containers_in_order(granted).find(|g| g.name == c.name)?))).collect();
+    let differs = |(new, old): &(&Container, &Container), resource: &str| {
+        let of = |c: &Container| resources::amount(resources::requests(c), resource, resource == "cpu");
+        of(new) != of(old)
+    };
+    let restarts = |c: &Container| {
+        c.resize_policy.iter().flatten().any(|p| p.resource_name == "memory" && p.restart_policy == "RestartContainer")
+    };
+    let swaps = |(new, old): &(&Container, &Container)| {
+        !restarts(old) && (swap.may_swap(wanted, new) || swap.may_swap(granted, old))
+    };
+    if pairs.iter().any(|pair| differs(pair, "memory") && swaps(pair)) {
+        return Some(("swap_limitation", "In-place resize of containers with swap is not supported."));
+    }
+    if qos_class(wanted) != Qos::Guaranteed {
+        return None;
+    }
+    let any = |resource| pairs.iter().any(|pair| differs(pair, resource));
+    if managers.cpus == Policy::Static && any("cpu") {
+        return Some((
+            "guaranteed_pod_cpu_manager_static_policy",
+            "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"",
+        ));
+    }
+    (managers.memory == Policy::Static && any("memory")).then_some((
+        "guaranteed_pod_memory_manager_static_policy",
+        "Resize is infeasible for Guaranteed Pods alongside Memory Manager policy \"Static\"",
+    ))
+}
+
+/// A resize that waits for room, or for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pending {
     /// Why.
@@ -354,6 +405,16 @@ pub struct Pending {
     /// Something was given back: ask again.
     #[serde(skip)]
     pub again: bool,
+    /// No room would help.
+    #[serde(default)]
+    pub infeasible: bool,
+}
+
+impl Pending {
+    /// `reason` of its condition.
+    pub fn reason(&self) -> &'static str {
+        if self.infeasible { "Infeasible" } else { "Deferred" }
+    }
 }
 
 /// A resize that is being done.
@@ -475,6 +536,30 @@ mod tests {
         assert!(!needs_restart(&view::app_containers(&to)[0], &from, &wanted(&to)));
         to.spec.as_mut().expect("there is one").containers[0].resize_policy = Some(vec![policy("memory")]);
         assert!(needs_restart(&view::app_containers(&to)[0], &from, &wanted(&to)));
+    }
+
+    #[test]
+    fn a_resize_of_what_a_container_has_for_itself_is_infeasible() {
+        let was = two("1/20Mi", "1/20Mi");
+        let check = |to: &Pod, settings: &managers::Settings, want: &str| {
+            let got = infeasible(to, &was, settings, &Swap::default()).map(|(name, _)| name).unwrap_or_default();
+            assert_eq!(got, want);
+        };
+        let fixed = managers::Settings { cpus: Policy::Static, memory: Policy::Static, ..Default::default() };
+        let (cpu, memory) = (two("2/20Mi", "1/20Mi"), two("1/20Mi", "1/30Mi"));
+        check(&cpu, &managers::Settings::default(), "");
+        check(&cpu, &fixed, "guaranteed_pod_cpu_manager_static_policy");
+        check(&memory, &fixed, "guaranteed_pod_memory_manager_static_policy");
+        check(&was, &fixed, "");
+        let burstable = |memory: &str| {
+            let amounts = format!(r#"{{"requests":{{"memory":"{memory}"}},"limits":{{"memory":"1Gi"}}}}"#);
+            pod(&format!(r#"{{"containers":[{{"name":"a","image":"i","resources":{amounts}}}]}}"#))
+        };
+        let swap = Swap { behavior: crate::swap::Behavior::LimitedSwap, counted: true, ..Swap::default() };
+        let swapping = |to: &str, swap: &Swap| infeasible(&burstable(to), &burstable("1Mi"), &fixed, swap);
+        assert_eq!(swapping("2Mi", &swap).map(|(name, _)| name), Some("swap_limitation"));
+        assert_eq!(swapping("1Mi", &swap), None);
+        assert_eq!(swapping("2Mi", &Swap::default()), None);
     }
 
     #[test]

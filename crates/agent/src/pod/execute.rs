@@ -3,7 +3,7 @@
 //! Every action can be repeated: after a crash the plan asks for it again. Event texts are upstream's
 //! (`images/image_manager.go`, `kuberuntime_container.go`, `prober/prober.go`).
 
-use super::allocation::{self, Allocation, Demand};
+use super::allocation::{self, Allocation, Demand, Refusal};
 use super::events::{PodEvents, go_millis};
 use super::observe::{Observation, StartFailure, unknown_exit};
 use super::plan::{PodAction, ProbeKind, PullPolicy};
@@ -719,23 +719,41 @@ impl Executor {
     // === resize ===
 
     fn ask_for_resources(&self, wanted: Allocation) {
-        let (context, pod, generation) = (&self.context, &self.pod, self.pod.metadata.generation);
+        let (pod, generation) = (&self.pod, self.pod.metadata.generation);
         let wanted_pod = wanted.apply(pod);
-        let answer = context.ledger.grant(pod.uid(), Demand::of(&wanted_pod), &context.allocatable.read());
-        let refused = answer.err().map(|shortage| shortage.to_string());
+        let refused = self.refuse(&wanted_pod).err();
         match &refused {
             None => {
                 let text = allocation::event_text("Pod resize started", &wanted_pod, generation, "");
                 self.events.record(pod, None, false, "ResizeStarted", &text);
             }
             // Told once per generation, as the plan keeps what was told.
-            Some(why) if self.seen.resize.pending.as_ref().is_none_or(|p| p.generation != generation) => {
-                let text = allocation::event_text("Pod resize Deferred", &wanted_pod, generation, why);
-                self.events.record(pod, None, true, "ResizeDeferred", &text);
+            Some(Refusal { infeasible, message })
+                if self.seen.resize.pending.as_ref().is_none_or(|p| p.generation != generation) =>
+            {
+                let (title, reason) = match infeasible {
+                    true => ("Pod resize Infeasible", "ResizeInfeasible"),
+                    false => ("Pod resize Deferred", "ResizeDeferred"),
+                };
+                let text = allocation::event_text(title, &wanted_pod, generation, message);
+                self.events.record(pod, None, true, reason, &text);
             }
             Some(_) => {}
         }
         self.tell(Observation::ResourcesAnswered { wanted: Box::new(wanted), generation, refused });
+    }
+
+    /// Grants the pod what it wants now, or tells why not.
+    fn refuse(&self, wanted: &Pod) -> Result<(), Refusal> {
+        let context = &self.context;
+        // The executor's pod is made of what is granted.
+        let never = allocation::infeasible(wanted, &self.pod, &context.config.managers, &context.swap);
+        if let Some((name, why)) = never {
+            context.counters.count(&counters::RESIZES_INFEASIBLE, &[name]);
+            return Err(Refusal { infeasible: true, message: why.to_owned() });
+        }
+        let answer = context.ledger.grant(wanted.uid(), Demand::of(wanted), &context.allocatable.read());
+        answer.map_err(|shortage| Refusal { infeasible: false, message: shortage.to_string() })
     }
 
     async fn resize(&self, from: &Allocation, to: Allocation, running: Vec<(String, String)>) {
@@ -837,9 +855,11 @@ pub fn broken_off(action: &PodAction) -> Option<Observation> {
             Observation::Probed { container: container(c), id: id.clone(), kind: *kind, answer: None }
         }
         PodAction::DeleteObject => Observation::DeleteFailed,
-        PodAction::AskForResources { wanted } => {
-            Observation::ResourcesAnswered { wanted: wanted.clone(), generation: None, refused: Some(TEXT.into()) }
-        }
+        PodAction::AskForResources { wanted } => Observation::ResourcesAnswered {
+            wanted: wanted.clone(),
+            generation: None,
+            refused: Some(Refusal { infeasible: false, message: TEXT.into() }),
+        },
         PodAction::Resize { to, running, .. } => {
             Observation::Resized { to: to.clone(), running: running.clone(), error: Some(TEXT.into()) }
         }

@@ -3,7 +3,7 @@
 //! Pure: the time is an argument. An observation about a run that is no longer the newest changes nothing, so a late
 //! message cannot undo a newer fact.
 
-use super::allocation::{Allocation, Pending, Progress};
+use super::allocation::{Allocation, Pending, Progress, Refusal};
 use super::plan::ProbeKind;
 use super::seen::{
     ContainerSeen, Doing, Ending, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage,
@@ -122,7 +122,7 @@ pub enum Observation {
         /// `metadata.generation` that asked.
         generation: Option<i64>,
         /// Why not.
-        refused: Option<String>,
+        refused: Option<Refusal>,
     },
     /// Limits of cgroups have been changed, or not.
     Resized {
@@ -230,7 +230,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
         }
         Observation::Devices(health) => seen.devices = health,
         Observation::RoomMade => {
-            if let Some(pending) = &mut seen.resize.pending {
+            if let Some(pending) = seen.resize.pending.as_mut().filter(|p| !p.infeasible) {
                 pending.again = true;
             }
         }
@@ -267,10 +267,12 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
     }
 }
 
-fn resources_answered(seen: &mut Seen, wanted: Allocation, generation: Option<i64>, refused: Option<String>) {
+fn resources_answered(seen: &mut Seen, wanted: Allocation, generation: Option<i64>, refused: Option<Refusal>) {
     seen.resize.asking = false;
     match refused {
-        Some(message) => seen.resize.pending = Some(Pending { message, generation, again: false }),
+        Some(Refusal { message, infeasible }) => {
+            seen.resize.pending = Some(Pending { message, generation, again: false, infeasible });
+        }
         None => {
             seen.allocated = Some(wanted);
             seen.resize.pending = None;

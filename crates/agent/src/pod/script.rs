@@ -4,6 +4,7 @@
 //! +5 started a        five seconds later, container a has started
 //! ```
 
+use super::allocation::Refusal;
 use super::fixture;
 use super::observe::{ExitFacts, Observation, StartFailure, observe};
 use super::plan::{PodAction, ProbeKind, go_duration, plan};
@@ -220,7 +221,7 @@ impl Script {
                 Observation::Started { container: container.clone(), running: Box::new(running) }
             }
             PodAction::AskForResources { wanted } => {
-                let refused = self.full.then(|| "no room".to_owned());
+                let refused = self.full.then(|| Refusal { infeasible: false, message: "no room".to_owned() });
                 let generation = self.pod.metadata.generation;
                 Observation::ResourcesAnswered { wanted: wanted.clone(), generation, refused }
             }

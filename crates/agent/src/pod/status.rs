@@ -651,7 +651,7 @@ fn resize_conditions(seen: &Seen, before: &[PodCondition], now: Timestamp) -> Ve
         };
     let pending = seen.resize.pending.as_ref();
     let pending =
-        pending.map(|p| condition("PodResizePending", Some("Deferred"), Some(p.message.clone()), p.generation));
+        pending.map(|p| condition("PodResizePending", Some(p.reason()), Some(p.message.clone()), p.generation));
     let progress = seen.resize.progress.as_ref().filter(|_| seen.ending.is_none());
     let progress = progress
         .map(|p| condition("PodResizeInProgress", p.error.as_ref().map(|_| "Error"), p.error.clone(), p.generation));

@@ -14,7 +14,6 @@ use crate::agent::AgentHandle;
 use crate::context::Context;
 use crate::engine::{Engine, ToldUse, Usage};
 use crate::node::Machine;
-use crate::pod::allocation::Resize;
 use crate::pod::seen::{Run, Volumes};
 use crate::pod::spec::resources;
 use crate::pod::view;
@@ -397,10 +396,13 @@ pub fn count_pods(views: &[PodView]) -> BTreeMap<bool, (usize, usize)> {
     out
 }
 
-/// Resizes that wait for room, and those that are being done; for `/metrics`.
-pub fn count_resizes(views: &[PodView]) -> (usize, usize) {
-    let count = |is: fn(&Resize) -> bool| views.iter().filter(|v| is(&v.seen.resize)).count();
-    (count(|r| r.pending.is_some()), count(|r| r.progress.is_some()))
+/// Resizes that are not granted, by reason, and how many are being done; for `/metrics`.
+pub fn count_resizes(views: &[PodView]) -> (BTreeMap<String, usize>, usize) {
+    let mut pending = BTreeMap::new();
+    for reason in views.iter().filter_map(|v| Some(v.seen.resize.pending.as_ref()?.reason())) {
+        *pending.entry(reason.to_lowercase()).or_insert(0) += 1;
+    }
+    (pending, views.iter().filter(|v| v.seen.resize.progress.is_some()).count())
 }
 
 /// Volumes by their plugin and state: those that are wanted, and those that are set up; for `/metrics`

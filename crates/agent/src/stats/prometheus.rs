@@ -262,8 +262,8 @@ pub struct Own<'a> {
     pub counters: Option<&'a Counters>,
     /// Processors, if containers can have some for themselves.
     pub cpus: Option<cpus::Numbers>,
-    /// Resizes that wait, and those under way.
-    pub resizes: (usize, usize),
+    /// Resizes that are not granted, by reason, and those under way.
+    pub resizes: (BTreeMap<String, usize>, usize),
     /// Volumes by plugin and state.
     pub volumes: BTreeMap<(String, &'static str), usize>,
     /// Bytes of this process.
@@ -344,11 +344,14 @@ fn managed(out: &mut String, own: &Own<'_>) {
         let help = "[ALPHA] The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.";
         gauge(out, "kubelet_cpu_manager_shared_pool_size_millicores", help, &[], cpus.free * 1000);
     }
-    let (pending, in_progress) = own.resizes;
+    let (pending, in_progress) = &own.resizes;
     let help = "[ALPHA] Number of in-progress resizes for pods.";
     gauge(out, "kubelet_pod_in_progress_resizes", help, &[], in_progress);
     let help = "[ALPHA] Number of pending resizes for pods.";
-    gauge(out, "kubelet_pod_pending_resizes", help, &[("reason", "deferred")], pending);
+    let mut family = Family::new(out, "kubelet_pod_pending_resizes", "gauge", help);
+    for (reason, count) in pending {
+        family.value(&[("reason", reason)], count, None);
+    }
     let help = "[ALPHA] Number of volumes in Volume Manager";
     let mut family = Family::new(out, "volume_manager_total_volumes", "gauge", help);
     for ((plugin, state), count) in &own.volumes {
@@ -473,7 +476,7 @@ mod tests {
             shutdown: Times { start_time, end_time: None },
             counters: Some(&counters),
             cpus: Some(cpus::Numbers { free: 3, by_node: [(1, 2)].into() }),
-            resizes: (1, 0),
+            resizes: ([("deferred".to_owned(), 1)].into(), 0),
             volumes: [(("kubernetes.io/nfs".to_owned(), "desired_state_of_world"), 1)].into(),
             ..Own::default()
         });

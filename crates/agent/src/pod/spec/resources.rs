@@ -71,7 +71,8 @@ pub fn amount(list: Option<&BTreeMap<String, ApiQuantity>>, name: &str, milli: b
     if milli { quantity.milli_value() } else { quantity.value() }
 }
 
-fn requests(c: &Container) -> Option<&BTreeMap<String, ApiQuantity>> {
+/// What a container asks for.
+pub fn requests(c: &Container) -> Option<&BTreeMap<String, ApiQuantity>> {
     c.resources.as_ref()?.requests.as_ref()
 }
 

@@ -130,9 +130,18 @@ impl OneCluster {
             sender.send(feed).ok();
         }
     }
-    fn put(&self, mut pod: Pod) -> Pod {
+    fn put(&self, pod: Pod) {
+        self.write(&mut self.pods.lock(), pod);
+    }
+    /// Nobody else's change gets lost.
+    fn change(&self, name: &str, change: impl FnOnce(Pod) -> Pod) -> Option<Pod> {
+        let mut pods = self.pods.lock();
+        let pod = pods.get(name).cloned()?;
+        Some(self.write(&mut pods, change(pod)))
+    }
+    fn write(&self, pods: &mut BTreeMap<String, Pod>, mut pod: Pod) -> Pod {
         pod.metadata.resource_version = Some((1 + self.revision.fetch_add(1, Ordering::SeqCst)).to_string());
-        self.pods.lock().insert(pod.name().to_owned(), pod.clone());
+        pods.insert(pod.name().to_owned(), pod.clone());
         self.tell(Feed::Pod(Arc::new(pod.clone())));
         pod
     }
@@ -147,10 +156,12 @@ impl Cluster for OneCluster {
         Ok(self.get(name))
     }
     async fn patch_pod_status(&self, _: &str, name: &str, patch: &Value) -> Result<Pod, ClusterError> {
-        let pod = self.get(name).ok_or_else(|| ClusterError::NotFound(name.into()))?;
-        let mut value: Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
-        merge(&mut value["status"], &patch["status"]);
-        Ok(self.put(Pod::decode(value.to_string().as_bytes()).expect("a pod")))
+        let patched = self.change(name, |pod| {
+            let mut value: Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
+            merge(&mut value["status"], &patch["status"]);
+            Pod::decode(value.to_string().as_bytes()).expect("a pod")
+        });
+        patched.ok_or_else(|| ClusterError::NotFound(name.into()))
     }
     async fn create_pod(&self, _: &Pod) -> Result<Pod, ClusterError> {
         Err(ClusterError::Failed("no pods are made here".into()))
@@ -343,10 +354,12 @@ impl World {
     }
 
     fn delete(&self, grace: i64) {
-        let mut pod = self.cluster.get("web").expect("there");
-        pod.metadata.deletion_timestamp = Some(api::Time(SystemClock::shared().now()));
-        pod.metadata.deletion_grace_period_seconds = Some(grace);
-        self.cluster.put(pod);
+        let deleted = self.cluster.change("web", |mut pod| {
+            pod.metadata.deletion_timestamp = Some(api::Time(SystemClock::shared().now()));
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+            pod
+        });
+        deleted.expect("there");
     }
 
     async fn assert_nothing_left(&self, running: &Running) {

@@ -2,7 +2,8 @@
 //! (`pkg/registry/core/service/storage/alloc.go`, `…/ipallocator`, `…/portallocator`).
 //!
 //! What is taken is rebuilt from the stored Services at start; nothing else is kept. A reservation that is not kept gives
-//! back what it took. Differs from upstream: no IPAddress objects.
+//! back what it took. Beside the server's own ranges those of ServiceCIDRs that are ready count. Differs from upstream:
+//! IPAddress objects only show what is taken, a controller keeps them (`controllers/src/service_addresses.rs`).
 //!
 //! Servers that share a store share a guard, too: an entry that changes in the same commit as every Service. Whose guard is old
 //! when it commits is refused, reads the Services anew and reserves again; so no two give out the same ([`Guard`]).
@@ -10,6 +11,7 @@
 use crate::reader::Reader;
 use crate::status;
 use api::k8s::api::core::v1::ServiceSpec;
+use api::k8s::api::networking::v1::ServiceCIDR;
 use api::prelude::{MetaExt, Service};
 use api::{AnyObject, Status};
 use base::Random;
@@ -57,6 +59,8 @@ pub(crate) struct RangeUse {
 /// Gives out addresses and ports.
 pub(crate) struct Allocator {
     network: ServiceNetwork,
+    /// Ranges of ServiceCIDRs beside those.
+    more: Mutex<Vec<IpNet>>,
     random: Arc<dyn Random>,
     taken: Arc<Mutex<Taken>>,
     /// The guard's revision at which we know what is taken.
@@ -132,6 +136,17 @@ impl Drop for Reservation {
     }
 }
 
+/// Whether addresses of a range may be given out: it is ready, and stays.
+fn gives_out(range: &ServiceCIDR) -> bool {
+    let mut conditions = range.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    range.metadata.deletion_timestamp.is_none() && conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn ranges(range: &ServiceCIDR) -> Vec<IpNet> {
+    let texts = range.spec.iter().flat_map(|s| s.cidrs.iter().flatten());
+    texts.filter_map(|cidr| cidr.parse().ok()).collect()
+}
+
 /// What the stored Services hold.
 async fn taken(reader: &Reader) -> Result<Taken, Status> {
     let mut taken = Taken::default();
@@ -152,7 +167,7 @@ impl Allocator {
         reader: &Reader,
     ) -> Result<Self, Status> {
         let taken = Arc::new(Mutex::new(taken(reader).await?));
-        Ok(Allocator { network, random, taken, known_at: Arc::default() })
+        Ok(Allocator { network, more: Mutex::default(), random, taken, known_at: Arc::default() })
     }
 
     /// How many addresses of each range are taken and free, without those that are no hosts.
@@ -164,7 +179,7 @@ impl Allocator {
             let hosts = 1u128.checked_shl(bits).unwrap_or(u128::MAX).saturating_sub(2);
             RangeUse { cidr: cidr.to_string(), taken: held, free: hosts.saturating_sub(held) }
         };
-        self.network.cidrs.iter().map(range_use).collect()
+        self.cidrs().iter().map(range_use).collect()
     }
 
     /// How many node ports are taken and free.
@@ -193,6 +208,23 @@ impl Allocator {
             *known_at = expected;
         }
         Ok(Some(Guard { known_at, expected, value: Value::plain(self.random.uuid()) }))
+    }
+
+    /// Before a Service is written: afterwards it is known which ranges there are now.
+    pub(crate) async fn look_at_ranges(&self, object: &dyn AnyObject, reader: &Reader) -> Result<(), Status> {
+        if api::any::downcast_ref::<Service>(object).is_some() {
+            let ready =
+                reader.list::<ServiceCIDR>("").await?.iter().filter(|c| gives_out(c)).flat_map(ranges).collect();
+            *self.more.lock() = ready;
+        }
+        Ok(())
+    }
+
+    /// The server's own ranges come first.
+    fn cidrs(&self) -> Vec<IpNet> {
+        let more = self.more.lock();
+        let new = more.iter().filter(|c| !self.network.cidrs.contains(c));
+        self.network.cidrs.iter().chain(new).copied().collect()
     }
 
     /// Takes what a new Service needs. Other kinds need nothing.
@@ -235,10 +267,17 @@ impl Allocator {
         let invalid = |errors: Errors| status::invalid("", "Service", &name, &errors);
         carry_over(spec, old);
         self.settle_families(spec).map_err(invalid)?;
+        let cidrs = self.cidrs();
         let mut taken = self.taken.lock();
         let mut took = Taken::default();
-        let mut session =
-            Session { network: &self.network, random: &*self.random, taken: &taken, took: &mut took, old };
+        let mut session = Session {
+            network: &self.network,
+            cidrs: &cidrs,
+            random: &*self.random,
+            taken: &taken,
+            took: &mut took,
+            old,
+        };
         session.take_addresses(spec, &name)?;
         session.take_ports(spec, &name)?;
         let mut frees = Taken::default();
@@ -358,6 +397,7 @@ fn carry_over(spec: &mut ServiceSpec, old: Option<&ServiceSpec>) {
 /// One allocation: sees what is taken and collects what it takes.
 struct Session<'a> {
     network: &'a ServiceNetwork,
+    cidrs: &'a [IpNet],
     random: &'a dyn Random,
     taken: &'a Taken,
     took: &'a mut Taken,
@@ -405,11 +445,11 @@ impl Session<'_> {
         if held.contains(&address) {
             return Ok(());
         }
-        let in_range = self.network.cidrs.iter().find(|c| c.contains(&address));
+        let in_range = self.cidrs.iter().find(|c| c.contains(&address));
         let why = match in_range {
             None => {
-                let cidr = self.network.cidrs.iter().find(|c| family_of(c.addr()) == family_of(address));
-                let range = cidr.or(self.network.cidrs.first()).map(ToString::to_string).unwrap_or_default();
+                let cidr = self.cidrs.iter().find(|c| family_of(c.addr()) == family_of(address));
+                let range = cidr.or(self.cidrs.first()).map(ToString::to_string).unwrap_or_default();
                 Some(format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}"))
             }
             Some(_) if self.taken.addresses.contains(&address) => Some("provided IP is already allocated".into()),
@@ -425,9 +465,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A free address; the lower band is left to people who ask for one (`calculateRangeOffset`).
+    /// A free address of the first range that has one.
     fn next_address(&self, family: &str) -> Option<IpAddr> {
-        let cidr = self.network.cidrs.iter().find(|c| family_of(c.addr()) == family)?;
+        self.cidrs.iter().filter(|c| family_of(c.addr()) == family).find_map(|cidr| self.next_of(cidr))
+    }
+
+    /// A free address; the lower band is left to people who ask for one (`calculateRangeOffset`).
+    fn next_of(&self, cidr: &IpNet) -> Option<IpAddr> {
         let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len()).min(16);
         // Neither the network's own address nor, in IPv4, the broadcast address.
         let size = (1u64 << bits).saturating_sub(if cidr.addr().is_ipv4() { 2 } else { 1 });
@@ -592,6 +636,7 @@ mod tests {
 
     fn allocator() -> Allocator {
         Allocator {
+            more: Mutex::default(),
             network: ServiceNetwork::default(),
             random: Arc::new(SeededRandom::new(1)),
             taken: Arc::default(),
@@ -689,6 +734,12 @@ mod tests {
         assert_eq!(create(&a, r#"{"type":"ClusterIP"}"#).map(drop).map_err(|s| s.code), Err(500));
         services.iter().for_each(|s| a.release(s));
         assert!(a.taken.lock().addresses.is_empty());
+        // A range more is more room.
+        services.iter().for_each(|_| drop(create(&a, r#"{"type":"ClusterIP"}"#).expect("free")));
+        *a.more.lock() = vec!["10.9.0.0/24".parse().expect("a literal")];
+        let other = create(&a, r#"{"type":"ClusterIP"}"#).expect("free").spec.and_then(|s| s.cluster_ip);
+        assert!(other.is_some_and(|ip| ip.starts_with("10.9.0.")));
+        a.taken.lock().addresses.clear();
         // What is not kept comes back.
         let mut service = Service::decode(br#"{"spec":{"type":"NodePort","ports":[{"port":1}]}}"#).expect("a literal");
         drop(a.reserve_create(&mut service, false).expect("free"));

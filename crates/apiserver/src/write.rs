@@ -216,6 +216,7 @@ impl ApiServer {
         }
         w.kind.prepare_create(&mut *object);
         note_requester(&mut *object, w.user);
+        self.inner.allocator.look_at_ranges(&*object, &self.inner.reader).await?;
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
         let name = object.meta().name.clone().unwrap_or_default();
@@ -358,6 +359,7 @@ impl ApiServer {
         // A Scale is another view of the spec; the object changes as by an ordinary update.
         let subresource = Some(w.subresource).filter(|s| !s.is_empty() && *s != "scale");
         w.kind.prepare_update(&mut *object, &*old, subresource);
+        self.inner.allocator.look_at_ranges(&*object, &self.inner.reader).await?;
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
         let errors = managed::checked(&mut *object, edited.then_some(&owners), |object| {

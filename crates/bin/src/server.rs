@@ -366,6 +366,15 @@ fn campaign(
     }
 }
 
+/// Who a controller is to the API server, and its groups.
+fn identity(runner: &controllers::Runner) -> (String, &'static [&'static str]) {
+    if runner.of_api_server {
+        return ("system:apiserver".into(), &["system:masters"]);
+    }
+    let groups = &["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+    (format!("system:serviceaccount:kube-system:{}", runner.account), groups)
+}
+
 /// Controllers, each as its own service account, and the scheduler, as far as they are wanted. All read through one set of caches.
 fn start_loops(
     config: &Config,
@@ -378,13 +387,12 @@ fn start_loops(
 ) -> Vec<JoinHandle<()>> {
     let reader = LocalTransport::new(api, "system:kube-controller-manager", &["system:masters"]);
     let shared = Client::new(reader, "dhow-controllers");
-    let runners = if config.controllers { controllers::all() } else { controllers::of_api_server() };
-    let mut tasks: Vec<JoinHandle<()>> = runners
+    let mut tasks: Vec<JoinHandle<()>> = controllers::all()
         .iter()
+        .filter(|runner| config.controllers || runner.of_api_server)
         .map(|runner| {
-            let user = format!("system:serviceaccount:kube-system:{}", runner.account);
-            let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-            let client = shared.acting(LocalTransport::new(api, &user, &groups), runner.name);
+            let (user, groups) = identity(runner);
+            let client = shared.acting(LocalTransport::new(api, &user, groups), runner.name);
             runner.start(client, facts, &clock, leading.controllers.clone(), shutdown)
         })
         .collect();
@@ -431,6 +439,30 @@ impl Server {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task failed");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use apiserver::auth::bootstrap::{DefaultObject, default_objects};
+
+    /// Who has no role can do nothing, and says so only in the log.
+    #[test]
+    fn every_controller_has_a_role() {
+        let bound: Vec<String> = default_objects()
+            .into_iter()
+            .filter_map(|object| match object {
+                DefaultObject::ClusterRoleBinding(binding) => binding.subjects,
+                DefaultObject::RoleBinding(binding) => binding.subjects,
+                DefaultObject::ClusterRole(_) | DefaultObject::Role(_) => None,
+            })
+            .flatten()
+            .map(|subject| subject.name)
+            .collect();
+        for runner in controllers::all() {
+            let has_role = runner.of_api_server || bound.iter().any(|name| name == runner.account);
+            assert!(has_role, "{} acts as {}, which may do nothing", runner.name, runner.account);
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) struct EventTtl;
 
 impl Controller for EventTtl {
     const NAME: &'static str = "event-ttl-controller";
+    const OF_API_SERVER: bool = true;
     type View = ();
 
     fn watches(watches: &mut Watches<'_>) {

@@ -37,6 +37,8 @@ mod resource_quota;
 mod root_ca;
 pub mod run;
 mod service_account;
+mod service_addresses;
+mod service_cidr;
 mod statefulset;
 #[cfg(test)]
 mod testing;
@@ -92,12 +94,9 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<expand::Expand>(),
         Runner::of::<autoscaler::HorizontalPodAutoscalers>(),
         Runner::of::<attributes_class_protection::AttributesClassProtection>(),
+        Runner::of::<service_cidr::ServiceCidrs>(),
+        Runner::of::<service_addresses::ServiceAddresses>(),
     ]
-}
-
-/// What upstream's API server does by itself: wanted also where the controllers are another program's.
-pub fn of_api_server() -> Vec<Runner> {
-    vec![Runner::of::<event_ttl::EventTtl>()]
 }
 
 #[cfg(test)]

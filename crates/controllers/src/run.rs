@@ -40,6 +40,9 @@ pub trait Controller: Send + Sync + 'static {
     const NAME: &'static str;
     /// The service account of `kube-system` that it acts as, where upstream gives several controllers one.
     const ACCOUNT: &'static str = Self::NAME;
+    /// Upstream's API server does this by itself: it has the server's rights, and is wanted also where the controllers are
+    /// another program's.
+    const OF_API_SERVER: bool = false;
     /// Everything a plan needs, gathered from the caches.
     type View: Send;
 
@@ -215,6 +218,8 @@ pub struct Runner {
     pub name: &'static str,
     /// [`Controller::ACCOUNT`]
     pub account: &'static str,
+    /// [`Controller::OF_API_SERVER`]
+    pub of_api_server: bool,
     start: fn(Context, Arc<dyn Clock>, watch::Receiver<bool>, CancellationToken) -> tokio::task::JoinHandle<()>,
 }
 
@@ -224,6 +229,7 @@ impl Runner {
         Runner {
             name: C::NAME,
             account: C::ACCOUNT,
+            of_api_server: C::OF_API_SERVER,
             start: |ctx, clock, leading, shutdown| {
                 base::tasks::spawn(C::NAME, lead::<C>(ctx, clock, leading, shutdown))
             },

@@ -39,13 +39,16 @@ pub async fn set_up(dir: &Path, medium: Medium, group: Option<u32>, engine: &dyn
     let fresh = !dir.exists();
     std::fs::create_dir_all(dir).map_err(|e| VolumeError::io("create", dir, e))?;
     if let Medium::Memory(size) = medium {
+        // Anybody may write there from the start.
         engine.mount_tmpfs(dir, size).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
     }
     if !fresh {
         return Ok(());
     }
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))
-        .map_err(|e| VolumeError::io("open up", dir, e))?;
+    if medium == Medium::Disk {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))
+            .map_err(|e| VolumeError::io("open up", dir, e))?;
+    }
     match group {
         Some(group) => {
             super::atomic::own_tree(dir, group, false).map_err(|e| VolumeError::io("change the group of", dir, e))

@@ -86,13 +86,16 @@ pub(super) fn foreground(config: &Config, role: Role, detached: bool) -> Result<
 /// Keeps no more of the program mapped than runs: most of it are kinds, verbs and errors that come up once in a while, and the
 /// kernel maps whatever is near to what did run.
 async fn forget_code() {
-    let mut pause = SETTLED;
+    tokio::time::sleep(SETTLED).await;
+    let page_by_page = sys::memory::map_code_page_by_page();
+    if let Err(error) = &page_by_page {
+        tracing::debug!(%error, "the kernel maps what is near to code that runs");
+    }
     loop {
-        tokio::time::sleep(pause).await;
         if let Err(error) = sys::memory::forget_code() {
             tracing::debug!(%error, "the program's code stays mapped");
         }
-        pause = FORGET_CODE_EVERY;
+        tokio::time::sleep(FORGET_CODE_EVERY).await;
     }
 }
 

@@ -60,6 +60,22 @@ async fn reopening_shows_the_same_state_and_history() {
     assert_eq!(create(&store, "/a/y", "4").await.modified, Revision(6));
 }
 
+/// Who writes without a pause leaves the checkpoint thread no moment at which the log could begin anew.
+#[tokio::test]
+async fn the_write_ahead_log_stays_short_while_writes_go_on() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let text = "x".repeat(256 << 10);
+    let mut newest = create(&store, "/a/x", &text).await.modified;
+    for _ in 0..160 {
+        newest = update(&store, "/a/x", newest, &text).await.modified;
+    }
+    let log = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
+    assert!(log < 24 << 20, "{log} bytes after 40 MiB were written");
+    drop(store);
+    assert_eq!(open(dir.path()).revision(), newest);
+}
+
 #[tokio::test]
 async fn revision_survives_compaction_of_the_newest_deletions() {
     let dir = TempDir::new().unwrap();

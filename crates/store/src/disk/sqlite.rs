@@ -31,12 +31,16 @@ const LAYOUT: i64 = 1;
 /// `id` of a row is the revision and, in so many low bits, the index of the op.
 const OP_BITS: u32 = 16;
 
-/// A checkpoint is asked for after so many bytes: small enough that it is short, large enough that hot pages are copied
-/// once for many commits.
+/// Of the file; the WAL has whole pages.
+const PAGE: usize = 8192;
+
+/// A checkpoint is asked for after so many bytes of WAL: small enough that it is short, large enough that hot pages are
+/// copied once for many commits.
 const CHECKPOINT_BYTES: usize = 4 << 20;
 
-/// If the WAL is longer than this although checkpoints run (writers never pause), the writer stops for one.
-const WAL_BYTES: u64 = 64 << 20;
+/// Every so many checkpoints the writer does itself, and begins the WAL anew: while it writes, nobody else can. A commit that
+/// writes over old frames costs half of one that makes the file longer, whose size must be synced too.
+const RESTART_EVERY: usize = 4;
 
 const SCHEMA: &str = "
     CREATE TABLE entry (
@@ -84,8 +88,10 @@ pub(super) struct Sqlite {
     db: Connection,
     path: PathBuf,
     checkpointer: Checkpointer,
-    /// Written since the last checkpoint was asked for.
+    /// Bytes of WAL since the last checkpoint was asked for.
     unchecked: usize,
+    /// Checkpoints since the WAL was begun anew.
+    checkpoints: usize,
     seal: Option<Arc<dyn Seal>>,
     _lock: File,
 }
@@ -104,9 +110,10 @@ impl Sqlite {
             reseal(&path, &mut db, seal, &outdated)?;
         }
         let checkpointer = Checkpointer::start(&path).map_err(|error| explain(&path, error))?;
-        Ok((Sqlite { db, path, checkpointer, unchecked: 0, seal, _lock: lock }, loaded))
+        Ok((Sqlite { db, path, checkpointer, unchecked: 0, checkpoints: 0, seal, _lock: lock }, loaded))
     }
 
+    /// About how many bytes of WAL it took.
     fn insert(&mut self, group: &Group<'_>) -> Result<usize, InsertError> {
         let seal = self.seal.clone();
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -144,7 +151,8 @@ impl Sqlite {
             bytes += slice.rows.len() * 64;
         }
         transaction.commit()?;
-        Ok(bytes)
+        // A page that is not full is written again by the next commit.
+        Ok((bytes / PAGE + 1) * PAGE)
     }
 
     fn checkpoint_if_due(&mut self, written: usize) {
@@ -153,22 +161,24 @@ impl Sqlite {
             return;
         }
         self.unchecked = 0;
-        self.checkpointer.ask();
-        let wal = sibling(&self.path, "-wal");
-        if std::fs::metadata(&wal).is_ok_and(|found| found.len() > WAL_BYTES) {
-            self.truncate_wal();
+        self.checkpoints += 1;
+        if self.checkpoints < RESTART_EVERY {
+            self.checkpointer.ask();
+        } else {
+            self.checkpoints = 0;
+            self.checkpoint_now("RESTART");
         }
     }
 
-    fn truncate_wal(&mut self) {
+    fn checkpoint_now(&mut self, mode: &str) {
         // A backup may be reading: then the WAL stays for now.
         let done = self
             .db
             .busy_timeout(Duration::ZERO)
-            .and_then(|()| checkpoint(&self.db, "TRUNCATE"))
+            .and_then(|()| checkpoint(&self.db, mode))
             .and_then(|()| self.db.busy_timeout(Duration::from_secs(5)));
         if let Err(error) = done {
-            tracing::debug!(%error, path = %self.path.display(), "the write-ahead log could not be truncated now");
+            tracing::debug!(%error, mode, path = %self.path.display(), "the write-ahead log goes on as it is");
         }
     }
 }
@@ -204,7 +214,7 @@ impl Disk for Sqlite {
 
     fn finish(&mut self) {
         self.checkpointer.stop();
-        self.truncate_wal();
+        self.checkpoint_now("TRUNCATE");
     }
 }
 
@@ -295,7 +305,7 @@ fn create(dir: &Path) -> rusqlite::Result<()> {
     }
     let db = Connection::open(&unfinished)?;
     db.execute_batch(&format!(
-        "PRAGMA page_size = 8192; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;
+        "PRAGMA page_size = {PAGE}; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;
          BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {SCHEMA} COMMIT;"
     ))?;
     db.close().map_err(|(_, error)| error)?;

@@ -24,6 +24,7 @@ mod discovery;
 mod encode;
 mod eviction;
 mod flow;
+mod gather;
 mod health;
 mod kinds_table;
 mod list;

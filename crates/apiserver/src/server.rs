@@ -4,6 +4,7 @@
 //! Certificates are replaced at run time with [`Tls::reload`]: the next handshake sees the new ones, open connections stay.
 
 use crate::auth::{Peer, PeerIdentity};
+use crate::gather::gather;
 use crate::{ApiServer, Body, BoxError, response};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -18,7 +19,9 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -210,13 +213,16 @@ impl Connection {
             _ => None,
         };
         let peer = Peer { address: Some(self.address), identity };
-        self.converse(stream, peer, expires).await;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.converse(stream, is_http2, peer, expires).await;
     }
 
-    /// Requests and answers until one side ends it. `expires`: the certificate that the client showed.
+    /// Requests and answers until one side ends it. `is_http2`: so it was agreed on; others may be upgraded, and then write for
+    /// themselves. `expires`: the certificate that the client showed.
     pub(crate) async fn converse(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        is_http2: bool,
         peer: Peer,
         expires: Option<i64>,
     ) {
@@ -240,13 +246,13 @@ impl Connection {
             .max_concurrent_streams(MAX_STREAMS)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
+        let (stream, mut gatherer) = gather(stream, is_http2);
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         let result = tokio::select! {
-            result = connection.as_mut() => result,
+            result = poll_fn(|cx| gatherer.turn(cx, connection.as_mut())) => result,
             () = shutdown.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                poll_fn(|cx| gatherer.turn(cx, connection.as_mut())).await
             }
         };
         if let Err(error) = result {

@@ -8,12 +8,16 @@ use tokio_util::sync::CancellationToken;
 
 /// A client's end of a connection.
 async fn connect() -> DuplexStream {
+    connect_as(false).await
+}
+
+async fn connect_as(is_http2: bool) -> DuplexStream {
     let server = Fixture::new().await.server;
     let (client, stream) = tokio::io::duplex(16 << 20);
     let address = "127.0.0.1:1".parse().expect("an address");
     let connection = Connection { server, shutdown: CancellationToken::new(), address };
     let peer = Peer::local(UserInfo::new("admin", &[MASTERS]));
-    base::tasks::detach("test-connection", connection.converse(stream, peer, None));
+    base::tasks::detach("test-connection", connection.converse(stream, is_http2, peer, None));
     client
 }
 
@@ -126,7 +130,7 @@ const GET: u8 = 0x82;
 const POST: u8 = 0x83;
 
 async fn connect_2() -> DuplexStream {
-    let mut client = connect().await;
+    let mut client = connect_as(true).await;
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("memory");
     client.write_all(&frame(SETTINGS, 0, 0, &[])).await.expect("memory");
     client

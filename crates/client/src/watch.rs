@@ -40,7 +40,7 @@ impl<K: Object> Watcher<K> {
     /// A 410 comes as [`ClientError::is_gone`]: list again.
     pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>, ClientError> {
         loop {
-            if let Some(end) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') {
+            if let Some(end) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
                 let line = self.buffer.split_to(self.scanned + end + 1);
                 self.scanned = 0;
                 if line.len() > 1 {

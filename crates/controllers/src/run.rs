@@ -16,8 +16,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::any::{Any, TypeId};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -329,9 +329,14 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn add(&mut self, done: Done) {
-        self.seen.extend(done.seen);
-        self.again_after = self.again_after.into_iter().chain(done.again_after).min();
+    fn note(&mut self, result: Result<Done, ClientError>) {
+        match result {
+            Ok(done) => {
+                self.seen.extend(done.seen);
+                self.again_after = self.again_after.into_iter().chain(done.again_after).min();
+            }
+            Err(error) => self.error = Some(error),
+        }
     }
 }
 
@@ -395,16 +400,18 @@ async fn execute(plan: Plan, client: &Client, recorder: &Recorder) -> Outcome {
                 None => break,
             }
         }
-        let mut set = JoinSet::new();
-        for write in batch {
-            let (client, recorder) = (client.clone(), recorder.clone());
-            set.spawn(async move { send(&write, &client, &recorder).await });
-        }
-        while let Some(done) = set.join_next().await {
-            match done {
-                Ok(Ok(done)) => outcome.add(done),
-                Ok(Err(error)) => outcome.error = Some(error),
-                Err(panic) => outcome.error = Some(ClientError::Malformed(format!("a write panicked: {panic}"))),
+        // One needs no task of its own.
+        if let [write] = &batch[..] {
+            outcome.note(send(write, client, recorder).await);
+        } else {
+            let mut set = JoinSet::new();
+            for write in batch {
+                let (client, recorder) = (client.clone(), recorder.clone());
+                set.spawn(async move { send(&write, &client, &recorder).await });
+            }
+            while let Some(done) = set.join_next().await {
+                let panicked = |panic| Err(ClientError::Malformed(format!("a write panicked: {panic}")));
+                outcome.note(done.unwrap_or_else(panicked));
             }
         }
         if outcome.error.is_some() {
@@ -485,7 +492,40 @@ struct QueueState {
     ready: BTreeMap<Key, Instant>,
     /// Since when each is planned.
     running: BTreeMap<Key, Instant>,
-    delayed: BTreeMap<Key, Instant>,
+    delayed: Delayed,
+}
+
+/// Keys that wait for their time.
+#[derive(Default)]
+struct Delayed {
+    at: BTreeMap<Key, Instant>,
+    /// The same by time: most keys wait for long, and are not looked at for each that is taken.
+    order: BTreeSet<(Instant, Key)>,
+}
+
+impl Delayed {
+    fn insert(&mut self, key: Key, at: Instant) {
+        self.remove(&key);
+        self.order.insert((at, key.clone()));
+        self.at.insert(key, at);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((key, at)) = self.at.remove_entry(key) {
+            self.order.remove(&(at, key));
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// One whose time has come.
+    fn take_due(&mut self, now: Instant) -> Option<Key> {
+        let (_, key) = self.order.first().filter(|(at, _)| *at <= now)?.clone();
+        self.remove(&key);
+        Some(key)
+    }
 }
 
 impl Queue {
@@ -521,9 +561,7 @@ impl Queue {
     fn take(&self) -> Option<Key> {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let due: Vec<Key> = state.delayed.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
-        for key in due {
-            state.delayed.remove(&key);
+        while let Some(key) = state.delayed.take_due(now) {
             state.ready.insert(key, now);
         }
         let key = state.ready.keys().find(|k| !state.running.contains_key(*k)).cloned()?;
@@ -550,7 +588,7 @@ impl Queue {
 
     /// Resolves when [`Self::take`] may have something new.
     async fn ready(&self) {
-        let next = self.state.lock().delayed.values().min().copied();
+        let next = self.state.lock().delayed.next();
         match next {
             Some(at) => {
                 tokio::select! { biased; () = self.changed.notified() => {}, () = tokio::time::sleep_until(at) => {} }
@@ -594,5 +632,23 @@ mod tests {
         queue.ready().await;
         assert_eq!(before.elapsed(), Duration::from_secs(5));
         assert_eq!(queue.take(), Some(key("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delayed_keys_come_in_the_order_of_their_times_and_a_later_one_replaces_an_earlier() {
+        let queue = Queue::default();
+        for (name, seconds) in [("a", 30), ("b", 10), ("c", 20), ("b", 40)] {
+            queue.finished(&key(name), Some(Duration::from_secs(seconds)));
+        }
+        queue.add(key("a"));
+        assert_eq!(queue.take(), Some(key("a")), "added meanwhile: it no longer waits");
+        queue.changed.notified().await;
+        let begin = Instant::now();
+        let mut order = Vec::new();
+        for _ in 0..2 {
+            queue.ready().await;
+            order.push((queue.take(), begin.elapsed().as_secs()));
+        }
+        assert_eq!(order, [(Some(key("c")), 20), (Some(key("b")), 40)]);
     }
 }

@@ -8,6 +8,7 @@ use crate::managed::Owners;
 use crate::negotiate::MetaVersion;
 use api::AnyObject;
 use bytes::Bytes;
+use machinery::kinds::Kind;
 use machinery::scan::{begin, member, members, skip_text};
 use std::ops::Range;
 use store::Value;
@@ -21,8 +22,8 @@ pub(crate) fn revision(bytes: &[u8]) -> Option<Range<usize>> {
 }
 
 /// An object's JSON with its owners.
-pub(crate) fn whole(object: &dyn AnyObject, owners: &Owners) -> Vec<u8> {
-    with_owners(object.encode(), owners)
+pub(crate) fn whole(kind: &dyn Kind, object: &dyn AnyObject, owners: &Owners) -> Vec<u8> {
+    with_owners(kind.encode(object), owners)
 }
 
 /// Puts owners where a typed object would have them: the members of metadata are sorted.
@@ -45,12 +46,14 @@ fn with_owners(bare: Vec<u8>, owners: &Owners) -> Vec<u8> {
 }
 
 /// An object as it is committed: its JSON with an empty resourceVersion and the place where the digits go.
-pub(crate) fn to_value(object: &mut dyn AnyObject, owners: &Owners) -> Result<Value, api::Status> {
-    object.meta_mut().resource_version = Some(String::new());
-    let bare = object.encode();
+pub(crate) fn to_value(kind: &dyn Kind, object: &mut dyn AnyObject, owners: &Owners) -> Result<Value, api::Status> {
+    // An empty one would not be shown.
+    object.meta_mut().resource_version = Some("0".to_owned());
+    let mut bare = kind.encode(object);
     let Some(revision) = revision(&bare) else {
         return Err(crate::status::internal("the object has no place for a resourceVersion"));
     };
+    bare.drain(revision.clone());
     // Owners come before it.
     let length = bare.len();
     let bytes = Bytes::from(with_owners(bare, owners));
@@ -188,7 +191,7 @@ mod tests {
             assert_eq!(cut.json(), Some(owners.as_bytes()));
             let kind = machinery::kinds::find("", "v1", "configmaps").expect("a kind");
             let object = kind.decode(&bare).expect("a ConfigMap");
-            assert_eq!(String::from_utf8(whole(&*object, &cut)).expect("text"), pod(&with));
+            assert_eq!(String::from_utf8(whole(kind, &*object, &cut)).expect("text"), pod(&with));
         }
     }
 

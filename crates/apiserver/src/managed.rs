@@ -163,7 +163,7 @@ pub(crate) fn record(
         Wish::Given(owners) if owners != before => Some(owners),
         Wish::Given(_) | Wish::Unchanged => None,
     };
-    let new = new.encode();
+    let new = kind.encode(new);
     let (new, given_doc) = (doc(&new)?, given.as_ref().map(Owners::doc).transpose()?);
     let (old_doc, old_entries) = (old.map(|(bytes, _)| doc(bytes)).transpose()?, before.doc()?);
     let change = Change {
@@ -192,6 +192,7 @@ pub(crate) fn checked<T>(
 /// The owners to store: a write that changes nothing but their times changes nothing
 /// (`fieldmanager.IgnoreManagedFieldsTimestampsTransformer`). `bare` is the JSON of `old`.
 pub(crate) fn unless_only_times(
+    kind: &KindRef,
     owners: Owners,
     new: &mut dyn AnyObject,
     before: &Owners,
@@ -203,9 +204,9 @@ pub(crate) fn unless_only_times(
         return Ok(owners);
     }
     let asked = std::mem::replace(&mut new.meta_mut().resource_version, old.meta().resource_version.clone());
-    let text = new.encode();
+    let text = kind.encode(new);
     new.meta_mut().resource_version = asked;
     // What was stored in another version may have its members in another order.
-    let same = text == bare || (text.len() == bare.len() && text == old.encode());
+    let same = text == bare || (text.len() == bare.len() && text == kind.encode(old));
     Ok(if same { before.clone() } else { owners })
 }

@@ -124,7 +124,7 @@ async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> 
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    let object = codec::decode_new(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
     let name = object.meta().name.clone().unwrap_or_default();
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
@@ -394,7 +394,8 @@ async fn delete_once(
     let mut current = stored;
     if step != Step::Remove {
         if options.dry_run {
-            let bytes = encode::splice(&encode::to_value(&mut *object, &owners)?, &current.revision().0.to_string());
+            let bytes =
+                encode::splice(&encode::to_value(&**kind, &mut *object, &owners)?, &current.revision().0.to_string());
             return done(bytes, step == Step::MarkThenRemove);
         }
         let value = view::to_stored(server, kind, &mut *object, &owners).await?;

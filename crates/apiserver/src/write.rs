@@ -265,7 +265,7 @@ impl ApiServer {
                 return match found.map_err(status::from_store)? {
                     Some(found) => taken(Some(found)),
                     None => {
-                        let value = encode::to_value(&mut *object, owners)?;
+                        let value = encode::to_value(&**w.kind, &mut *object, owners)?;
                         Ok(Attempt::Done(Written::DryRun { bytes: encode::unrevised(&value), created: true }))
                     }
                 };
@@ -371,7 +371,7 @@ impl ApiServer {
         if subresource.is_none() {
             w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
         }
-        let owners = managed::unless_only_times(owners, &mut *object, &old_owners, &*old, &bare)?;
+        let owners = managed::unless_only_times(w.kind, owners, &mut *object, &old_owners, &*old, &bare)?;
         let before = Some((&*old, &old_owners));
         let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;
         let attempt = self.commit_change(w, object, &owners, &*old, stored, guard.as_mut()).await?;
@@ -397,7 +397,7 @@ impl ApiServer {
             let (bare, owners) = Owners::cut(stored.bytes());
             let mut object = kind.decode(&bare).map_err(status::internal)?;
             change(&mut *object)?;
-            let mut value = encode::to_value(&mut *object, &owners)?;
+            let mut value = encode::to_value(&**kind, &mut *object, &owners)?;
             if dry_run || encode::is_same(&value, stored.bytes()) {
                 return Ok(stored);
             }
@@ -428,7 +428,7 @@ impl ApiServer {
         }
         let revision = stored.revision();
         if w.options.dry_run {
-            let bytes = encode::splice(&encode::to_value(&mut *object, owners)?, &revision.0.to_string());
+            let bytes = encode::splice(&encode::to_value(&**w.kind, &mut *object, owners)?, &revision.0.to_string());
             return Ok(Attempt::Done(Written::DryRun { bytes, created: false }));
         }
         let value = view::to_stored(self, w.kind, &mut *object, owners).await?;

@@ -66,7 +66,7 @@ pub fn cut(bytes: &[u8], at: usize, name: &[u8]) -> Option<(Vec<u8>, Range<usize
 }
 
 /// The end of the JSON value that begins at `at`.
-fn skip(bytes: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
         match bytes.get(at)? {

@@ -285,7 +285,7 @@ impl Together {
     /// For the commit.
     pub(crate) fn ops(&mut self) -> Result<Vec<store::Op>, Status> {
         let ops = self.changes.iter_mut().map(|companion| {
-            let mut value = crate::encode::to_value(&mut *companion.object, &NO_OWNERS)?;
+            let mut value = crate::encode::to_value(companion.kind, &mut *companion.object, &NO_OWNERS)?;
             value.derived = Some(Arc::new(crate::reader::Header::of(&*companion.object, companion.kind)));
             let (key, expected) = (companion.stored.entry.key.clone(), companion.stored.revision());
             Ok(store::Op::Update { key, expected, value })

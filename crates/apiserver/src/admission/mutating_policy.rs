@@ -235,7 +235,7 @@ fn defaulted(kind: &KindRef, changed: Json) -> Result<Json, Status> {
     let bytes = serde_json::to_vec(&changed).map_err(crate::status::internal)?;
     let mut object = kind.decode(&bytes).map_err(|e| crate::status::internal(e.source))?;
     kind.default(&mut *object);
-    serde_json::from_slice(&object.encode()).map_err(crate::status::internal)
+    serde_json::from_slice(&kind.encode(&*object)).map_err(crate::status::internal)
 }
 
 impl Change {

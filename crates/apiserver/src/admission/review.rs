@@ -90,7 +90,8 @@ async fn json_of(
     kind: &KindRef,
 ) -> Result<Value, Status> {
     let Some(object) = object else { return Ok(Value::Null) };
-    let value: Value = serde_json::from_slice(&encode::whole(object, owners)).map_err(status::internal)?;
+    let value: Value =
+        serde_json::from_slice(&encode::whole(&**request.kind, object, owners)).map_err(status::internal)?;
     if request.subresource == "scale" && value["kind"] != "Scale" {
         return crate::scale::shown(&value, request.kind);
     }

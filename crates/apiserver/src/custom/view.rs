@@ -109,7 +109,7 @@ pub(crate) async fn to_stored(
     owners: &Owners,
 ) -> Result<store::Value, Status> {
     let own = |kind: &KindRef, object: &mut dyn AnyObject| {
-        let mut value = encode::to_value(object, owners)?;
+        let mut value = encode::to_value(&**kind, object, owners)?;
         let header = Header::of(object, &**kind);
         header.set_form(kind.revision());
         value.derived = Some(Arc::new(header));
@@ -119,13 +119,13 @@ pub(crate) async fn to_stored(
     let Some(storage) = custom.definition.storage().filter(|s| s.revision() != custom.kind.revision()) else {
         return own(kind, object);
     };
-    let mut value: Value = serde_json::from_slice(&encode::whole(object, owners)).map_err(status::internal)?;
+    let mut value: Value = serde_json::from_slice(&encode::whole(&**kind, object, owners)).map_err(status::internal)?;
     if custom.definition.has_webhook() {
         let mut converted = by_webhook(server, custom, storage, vec![value]).await?;
         value = converted.pop().ok_or_else(|| status::internal("a conversion lost its object"))?;
     }
     let mut stored = storage.rename(value).map_err(status::internal)?;
-    let mut value = encode::to_value(&mut stored, &NO_OWNERS)?;
+    let mut value = encode::to_value(&**storage, &mut stored, &NO_OWNERS)?;
     value.derived = Some(Arc::new(Header::of(&stored, &**storage)));
     Ok(value)
 }

@@ -9,17 +9,20 @@ use crate::json::{Json, Kind};
 use crate::schema::builtin::{Content, Message, Presence};
 use crate::schema::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// One per field of a struct, in the struct's order.
-pub(super) type Presences = [FieldPresence];
+pub(crate) type Presences = [FieldPresence];
 
 /// How one field behaves.
 #[derive(Debug, Clone, Default)]
-pub(super) struct FieldPresence {
+pub(crate) struct FieldPresence {
     /// What is there if nobody set it.
     pub(super) implied: Option<Json<'static>>,
+    /// What is printed if nobody set it.
+    pub(crate) shown: Option<Cow<'static, str>>,
     hides_null: bool,
     hides_zero: bool,
     hides_empty_object: bool,
@@ -32,6 +35,15 @@ impl FieldPresence {
             Kind::Null => self.hides_null,
             Kind::Object => self.hides_zero && self.hides_empty_object && value.is_zero(),
             _ => self.hides_zero && value.is_zero(),
+        }
+    }
+
+    /// [`FieldPresence::hides`] of one of the texts of zero values.
+    pub(crate) fn hides_text(&self, zero: &str) -> bool {
+        match zero {
+            "null" => self.hides_null,
+            "{}" => self.hides_zero && self.hides_empty_object,
+            _ => self.hides_zero,
         }
     }
 }
@@ -53,7 +65,7 @@ static PRESENCES: LazyLock<HashMap<usize, Vec<FieldPresence>>> = LazyLock::new(|
 });
 
 /// How the fields of this struct behave; `None` if it is not a built-in type.
-pub(super) fn of(s: &Struct) -> Option<&'static Presences> {
+pub(crate) fn of(s: &Struct) -> Option<&'static Presences> {
     PRESENCES.get(&address(s)).map(Vec::as_slice)
 }
 
@@ -108,6 +120,7 @@ fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence
             Content::Field { index, presence, .. } => {
                 let field = &s.fields[*index];
                 out[*index] = presence_of(schema.get(field.ty), field, *presence);
+                out[*index].shown = shown(field.ty, *presence, out[*index].implied);
             }
             Content::Inline(inner) => fill(schema, s, inner, out),
         }
@@ -134,7 +147,24 @@ fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
         hides_zero: presence == Presence::OmitZero && implied.is_none(),
         hides_empty_object: !is_struct,
         implied,
+        shown: None,
     }
+}
+
+/// What is printed of a field that nobody set, given what is implied.
+fn shown(ty: TypeId, presence: Presence, implied: Option<Json<'static>>) -> Option<Cow<'static, str>> {
+    let implied = implied.filter(|_| presence != Presence::Pointer)?.json();
+    if implied != "{}" {
+        return Some(Cow::Borrowed(implied));
+    }
+    let b = builtin();
+    let inner = b.structure(ty).zip(b.message(ty)).map(|(s, message)| {
+        let mut presences = vec![FieldPresence::default(); s.fields.len()];
+        fill(&b.schema, s, message, &mut presences);
+        let members = s.fields.iter().zip(presences).filter_map(|(f, p)| Some(format!("\"{}\":{}", f.name, p.shown?)));
+        members.collect::<Vec<_>>().join(",")
+    });
+    Some(inner.filter(|text| !text.is_empty()).map_or(Cow::Borrowed("{}"), |text| format!("{{{text}}}").into()))
 }
 
 fn zero(ty: &Type) -> Json<'static> {

@@ -1,6 +1,8 @@
 //! What strategies share: setting defaults, comparing as upstream compares, columns and cells.
 
 use super::Column;
+use crate::scan;
+use crate::schema::{builtin, shown};
 use api::k8s::api::core::v1::Container;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::MetaExt;
@@ -43,32 +45,13 @@ pub(super) fn visit_list(list: &mut Option<BTreeMap<String, Quantity>>, visit: &
 
 // === change ===
 
-/// Whether the top-level `field` of two objects differs, as `equality.Semantic.DeepEqual` sees it: absent, empty text
-/// and empty list are the same. Call it only when the typed values differ; it is slow.
+/// Whether the top-level `field` of two objects differs, as `equality.Semantic.DeepEqual` sees it: what is absent and what is
+/// empty in Go's structs is the same. Call it only when the typed values differ; it is slow.
 fn differs<K: Object>(new: &K, old: &K, field: &str) -> bool {
-    let value = |object: &K| {
-        let mut whole: Value = serde_json::from_slice(&object.encode()).unwrap_or_default();
-        let mut part = whole.get_mut(field).map(Value::take).unwrap_or_default();
-        drop_empty(&mut part);
-        part
-    };
-    value(new) != value(old)
-}
-
-fn drop_empty(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.values_mut().for_each(drop_empty);
-            map.retain(|_, v| match v {
-                Value::Null => false,
-                Value::String(text) => !text.is_empty(),
-                Value::Array(items) => !items.is_empty(),
-                _ => true,
-            });
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_empty),
-        _ => {}
-    }
+    let Some(ty) = builtin().by_kind(K::GROUP, K::VERSION, K::KIND) else { return true };
+    let (new, old) = (shown(ty, &new.encode()), shown(ty, &old.encode()));
+    let part = |json: &[u8]| scan::member(json, 0, field.as_bytes()).map(|at| json[at].to_vec());
+    part(&new) != part(&old)
 }
 
 /// Bumps the generation if the specs differ: most kinds' rule. `same` is the quick typed comparison.

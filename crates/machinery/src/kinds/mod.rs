@@ -248,6 +248,12 @@ pub trait Kind: Send + Sync {
         object.encode()
     }
 
+    /// An object as it is shown and stored: what its text has beyond what was set, and what it leaves out, is as in upstream's
+    /// structs.
+    fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {
+        object.encode()
+    }
+
     /// Fills defaults in place. Idempotent.
     fn default(&self, object: &mut dyn AnyObject);
 

@@ -4,6 +4,7 @@
 use super::column_texts::described;
 use super::{Column, Kind, KindInfo, Strategy, metadata, table};
 use crate::field::Errors;
+use crate::schema::{builtin, shown};
 use api::any::{downcast_mut, downcast_ref};
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
@@ -78,6 +79,14 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn encode_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
         S::encode_stored(typed(object))
+    }
+
+    fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {
+        let ty = || builtin().by_kind(S::Object::GROUP, S::Object::VERSION, S::Object::KIND);
+        match downcast_ref::<S::Object>(object).and_then(|_| ty()) {
+            Some(ty) => shown(ty, &object.encode()),
+            None => object.encode(),
+        }
     }
 
     fn default(&self, object: &mut dyn AnyObject) {

@@ -28,6 +28,12 @@ pub struct Checked {
     pub problems: Vec<String>,
 }
 
+impl Checked {
+    fn of(outcome: json::Outcome) -> Self {
+        Checked { value: outcome.value, problems: outcome.problems }
+    }
+}
+
 /// What is to be known of a body before it is decoded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
@@ -71,6 +77,12 @@ pub fn strict_error(problems: &[String]) -> String {
 /// Reads a JSON body of a known type.
 pub fn check_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, BodyError> {
     read(schema, Target::Typed(ty), bytes)
+}
+
+/// [`check_json`] of a new object: lists and maps that are empty are kept for validation, which tells some of them from absent
+/// ones. They are not shown any more ([`super::shown`]).
+pub fn check_sent_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, BodyError> {
+    json::read_sent(schema, Target::Typed(ty), bytes).map(Checked::of)
 }
 
 /// [`check_json`] for those who do not want the value yet.
@@ -186,7 +198,7 @@ fn prune_at(schema: &Schema, ty: TypeId, value: &mut Value, path: &mut String, d
 }
 
 fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Checked, BodyError> {
-    json::read(schema, target, bytes).map(|o| Checked { value: o.value, problems: o.problems })
+    json::read(schema, target, bytes).map(Checked::of)
 }
 
 /// `duplicate mapping key: foo, … at line 9, column 3` as upstream's go-yaml says it.

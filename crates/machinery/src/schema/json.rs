@@ -44,15 +44,20 @@ pub(super) struct Outcome {
 
 /// Reads the whole of `bytes`.
 pub(super) fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outcome, BodyError> {
-    read_all(schema, target, bytes, true)
+    read_all(schema, target, bytes, Makes::Shown)
+}
+
+/// [`read`] with lists and maps of built-in types that are empty, which Go reads although it would not show them.
+pub(super) fn read_sent(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outcome, BodyError> {
+    read_all(schema, target, bytes, Makes::Sent)
 }
 
 /// [`read`] without making the value.
 pub(super) fn check(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Outcome, BodyError> {
-    read_all(schema, target, bytes, false)
+    read_all(schema, target, bytes, Makes::Nothing)
 }
 
-fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Result<Outcome, BodyError> {
+fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: Makes) -> Result<Outcome, BodyError> {
     let mut reader = Reader {
         makes,
         schema,
@@ -80,9 +85,19 @@ fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: bool) -> Resul
     }
 }
 
+/// Which values are wanted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    /// None: texts, lists and maps that are not empty are [`SOMETHING`].
+    Nothing,
+    /// What Go would show.
+    Shown,
+    /// What Go would show, and what is empty.
+    Sent,
+}
+
 struct Reader<'a> {
-    /// Whether values are wanted. Otherwise texts, lists and maps that are not empty are [`SOMETHING`].
-    makes: bool,
+    makes: Makes,
     schema: &'a Schema,
     bytes: &'a [u8],
     at: usize,
@@ -378,7 +393,7 @@ impl<'a> Reader<'a> {
         if nulls {
             members.map.retain(|_, value| !value.is_null());
         }
-        Ok(if self.makes { Value::Object(members.map) } else { SOMETHING })
+        Ok(if self.makes != Makes::Nothing { Value::Object(members.map) } else { SOMETHING })
     }
 
     /// Reads one value into `members`; tells whether it is a null that means "absent".
@@ -418,12 +433,13 @@ impl<'a> Reader<'a> {
             self.adjusted = true;
         }
         let is_hidden = match shape {
+            Shape::Struct(_) if self.makes == Makes::Sent && (value.is_object() || value.is_array()) => false,
             Shape::Struct(s) => presence::hides(s, &key, &value),
             _ => false,
         };
         self.adjusted |= is_hidden || twice && matches!(target, Target::Typed(_));
         match members.map.get_mut(key.as_ref()) {
-            _ if is_hidden || !self.makes => members.note(key),
+            _ if is_hidden || self.makes == Makes::Nothing => members.note(key),
             // Go reads a second object into what it has.
             Some(Value::Object(first)) if value.is_object() && matches!(target, Target::Typed(_)) => {
                 merge(first, value)
@@ -456,7 +472,7 @@ impl<'a> Reader<'a> {
                 value = zero(self.schema, ty);
                 self.adjusted = true;
             }
-            if self.makes && !matches!(item, Target::Skip) {
+            if self.makes != Makes::Nothing && !matches!(item, Target::Skip) {
                 items.push(value);
             }
             self.space();
@@ -471,7 +487,7 @@ impl<'a> Reader<'a> {
         }
         self.at += 1;
         self.depth -= 1;
-        Ok(if self.makes { Value::Array(items) } else { SOMETHING })
+        Ok(if self.makes != Makes::Nothing { Value::Array(items) } else { SOMETHING })
     }
 
     fn object_shape(&mut self, target: Target) -> Shape<'a> {
@@ -522,7 +538,7 @@ impl<'a> Reader<'a> {
     }
 
     fn string_value(&self, text: Cow<'a, str>) -> Value {
-        if self.makes || text.is_empty() { Value::String(text.into_owned()) } else { SOMETHING }
+        if self.makes != Makes::Nothing || text.is_empty() { Value::String(text.into_owned()) } else { SOMETHING }
     }
 
     fn scalar_text(&mut self, scalar: Scalar, text: Cow<'a, str>) -> Value {

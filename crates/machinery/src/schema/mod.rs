@@ -5,9 +5,11 @@
 pub(crate) mod builtin;
 pub mod check;
 mod json;
+mod shown;
 pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
+pub use shown::shown;
 pub use time::parse_go_duration;
 
 use serde_json::Value;

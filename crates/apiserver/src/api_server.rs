@@ -522,7 +522,7 @@ impl ApiServer {
         let user = UserInfo::new("system:apiserver", &[MASTERS]);
         let options = WriteOptions {
             dry_run: false,
-            field_manager: "apiserver".into(),
+            field_manager: "kube-apiserver".into(),
             field_validation: FieldValidation::Ignore,
             force: None,
             json: serde_json::Value::Null,
@@ -537,7 +537,7 @@ impl ApiServer {
             name: &name,
             user: &user,
             options: &options,
-            manager: "apiserver",
+            manager: "kube-apiserver",
             warnings: &warnings,
         };
         let written = match operation {

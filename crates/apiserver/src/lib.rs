@@ -20,6 +20,7 @@ mod connect;
 mod convert;
 pub mod custom;
 mod delete_plan;
+mod devices;
 mod discovery;
 mod encode;
 mod eviction;

@@ -97,11 +97,6 @@ impl PatchChange {
         })
     }
 
-    /// What there was to warn of, of the last try.
-    pub(crate) fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.warnings.lock())
-    }
-
     /// What a patch made of the object. What cannot be read is the patch's fault, and so is what a strict server complains about.
     fn decode(&self, patch: &Patch, json: &[u8]) -> Result<Box<dyn AnyObject>, Status> {
         let refuse = |why: &str| {
@@ -153,6 +148,10 @@ impl Change for PatchChange {
                 Ok(Wanted { object, owners, uid })
             }
         }
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
     }
 
     fn may_create(&self) -> bool {

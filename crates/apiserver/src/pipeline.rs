@@ -217,7 +217,6 @@ pub(crate) async fn patch(
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
     let change = PatchChange::parse(&media, &body, &write, write.manager_at(server))?;
     let written = server.modify_object(&write, &change).await?;
-    call.warnings.add(change.take_warnings());
     Ok(answer_of(kind, &written))
 }
 

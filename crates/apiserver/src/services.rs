@@ -277,6 +277,7 @@ impl Allocator {
             taken: &taken,
             took: &mut took,
             old,
+            dry_run,
         };
         session.take_addresses(spec, &name)?;
         session.take_ports(spec, &name)?;
@@ -304,8 +305,11 @@ impl Allocator {
         let selectorless = spec.selector.as_ref().is_none_or(|s| s.is_empty());
         let inferred = if headless && selectorless { "RequireDualStack" } else { "SingleStack" };
         let policy = spec.ip_family_policy.get_or_insert_with(|| inferred.into()).clone();
-        let mut errors = Errors::new();
         let path = Path::new("spec");
+        let mut errors = machinery::kinds::validate_cluster_ips(spec, &path);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let configured: Vec<&str> = self.network.cidrs.iter().map(|c| family_of(c.addr())).collect();
         let count = |list: &Option<Vec<String>>| list.as_ref().map_or(0, Vec::len);
         if policy == "SingleStack" {
@@ -402,6 +406,8 @@ struct Session<'a> {
     taken: &'a Taken,
     took: &'a mut Taken,
     old: Option<&'a ServiceSpec>,
+    /// Ports out of range are then left to validation (`portallocator/operation.go`).
+    dry_run: bool,
 }
 
 impl Session<'_> {
@@ -496,6 +502,7 @@ impl Session<'_> {
             }
         }
         let mut by_port: Vec<(i32, i32)> = Vec::new();
+        let mut pairs: Vec<(Option<String>, i32)> = Vec::new();
         let list = spec.ports.get_or_insert_default();
         for (i, port) in list.iter_mut().enumerate() {
             let wanted = port.node_port.unwrap_or(0);
@@ -514,6 +521,13 @@ impl Session<'_> {
                 continue;
             }
             by_port.push((port.port, wanted));
+            let pair = (port.protocol.clone(), wanted);
+            if self.old.is_some_and(wants_node_ports) && pairs.contains(&pair) {
+                let protocol = pair.0.unwrap_or_default();
+                let why = format!("duplicate nodePort: {{{protocol} {wanted}}}");
+                return Err(Status::failure(500, "", &why));
+            }
+            pairs.push(pair);
             if let Err(why) = self.take_port(wanted, &held) {
                 let error = FieldError::invalid(&path.index(i).child("nodePort"), wanted, &why);
                 return Err(status::invalid("", "Service", name, &vec![error]));
@@ -526,7 +540,8 @@ impl Session<'_> {
     }
 
     fn take_health_port(&mut self, spec: &mut ServiceSpec, held: &[u16]) -> Result<(), Status> {
-        if !needs_health_port(spec) {
+        // A Service that had one keeps it; whoever asks for another is refused.
+        if !needs_health_port(spec) || self.old.is_some_and(needs_health_port) {
             return Ok(());
         }
         match spec.health_check_node_port.unwrap_or(0) {
@@ -542,6 +557,9 @@ impl Session<'_> {
         let range = &self.network.node_ports;
         let port = u16::try_from(wanted).ok().filter(|p| range.contains(p));
         let Some(port) = port else {
+            if self.dry_run {
+                return Ok(());
+            }
             return Err(format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
                 range.start(),

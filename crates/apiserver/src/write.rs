@@ -14,8 +14,9 @@ use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::remarks::Remarks;
 use crate::services::Guard;
-use crate::{convert, encode, status};
+use crate::{convert, devices, encode, status};
 use api::k8s::api::certificates::v1::CertificateSigningRequest;
+use api::k8s::api::core::v1::LimitRange;
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -64,6 +65,11 @@ impl Written {
 pub(crate) trait Change: Send + Sync {
     /// The object that is wanted. Called again when somebody else wrote in between.
     fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status>;
+
+    /// What there is to warn of in the object that was wanted last.
+    fn take_warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Whether the change may create the object where its kind alone does not allow it (apply).
     fn may_create(&self) -> bool {
@@ -140,7 +146,7 @@ impl ApiServer {
         ensure_namespace(object.meta_mut(), w.kind.info().namespaced, w.namespace)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
         let given = Owners::take(object.meta_mut());
-        w.kind.default(&mut *object);
+        self.complete(w, &mut *object);
         let draft = self.drafted(w, None, object, Wish::Given(given))?;
         let draft = self.admit_new(w, draft).await?;
         let meta = draft.object.meta();
@@ -158,6 +164,12 @@ impl ApiServer {
                 other => return other?.done(w),
             }
         }
+    }
+
+    /// Fills defaults.
+    fn complete(&self, w: &Write<'_>, object: &mut dyn AnyObject) {
+        w.kind.default(object);
+        devices::stamp_taints(object, truncate(self.clock_now()));
     }
 
     /// An object with the owners it has after this write. `old` is the object before and its owners.
@@ -201,7 +213,7 @@ impl ApiServer {
         self.admit(&mut request).await?;
         let mut object = request.object.take().ok_or_else(|| status::internal("admission dropped the object"))?;
         dedup_owners(object.meta_mut(), w.warnings, true);
-        w.kind.default(&mut *object);
+        self.complete(w, &mut *object);
         let edited = draft.edited || request.owners != before;
         Ok(Draft { object, owners: request.owners, edited })
     }
@@ -215,13 +227,15 @@ impl ApiServer {
             meta.name = Some(self.generate_name(meta.generate_name.as_deref().unwrap_or_default()));
         }
         w.kind.prepare_create(&mut *object);
+        self.name_limits(&mut *object);
         note_requester(&mut *object, w.user);
         self.inner.allocator.look_at_ranges(&*object, &self.inner.reader).await?;
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_create(&mut *object, w.options.dry_run)?;
         let name = object.meta().name.clone().unwrap_or_default();
         let info = w.kind.info();
-        let errors = managed::checked(&mut *object, edited.then_some(&owners), |o| w.kind.validate_create(o))?;
+        let mut errors = devices::validate_admin_access(&self.inner.reader, &*object, None).await?;
+        errors.extend(managed::checked(&mut *object, edited.then_some(&owners), |o| w.kind.validate_create(o))?);
         if !errors.is_empty() {
             return Err(status::invalid(info.error_group(), &info.kind, &name, &errors));
         }
@@ -297,6 +311,15 @@ impl ApiServer {
         Err(status::stale(info, name))
     }
 
+    /// Limits without a name get one (`limitrangeStrategy.PrepareForCreate`).
+    fn name_limits(&self, object: &mut dyn AnyObject) {
+        let is_limits = api::any::downcast_ref::<LimitRange>(object).is_some();
+        let meta = object.meta_mut();
+        if is_limits && meta.name.as_ref().is_none_or(String::is_empty) {
+            meta.name = Some(self.inner.deps.random.uuid());
+        }
+    }
+
     fn generate_name(&self, prefix: &str) -> String {
         // `apiserver/pkg/storage/names/generate.go`: five random characters, 63 in all.
         let prefix: String = prefix.chars().take(58).collect();
@@ -335,7 +358,7 @@ impl ApiServer {
         wipe_system_fields(object.meta_mut());
         object.meta_mut().name = Some(w.name.to_owned());
         ensure_namespace(object.meta_mut(), info.namespaced, w.namespace)?;
-        w.kind.default(&mut *object);
+        self.complete(w, &mut *object);
         let draft = self.drafted(w, None, object, owners)?;
         let draft = self.admit_new(w, draft).await?;
         self.create_once(w, draft, false).await
@@ -347,11 +370,13 @@ impl ApiServer {
         let whole = convert::view(&**w.kind, seen.bytes());
         let (bare, old_owners) = Owners::cut(&whole);
         let old = w.kind.decode(&bare).map_err(status::internal)?;
-        let Wanted { mut object, owners, uid } = change.wanted(Some(&Existing { whole: &whole, bare: &bare }))?;
+        let wanted = change.wanted(Some(&Existing { whole: &whole, bare: &bare }));
+        w.warnings.add(change.take_warnings());
+        let Wanted { mut object, owners, uid } = wanted?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
         check_revision(w, &*object, &stored)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
-        w.kind.default(&mut *object);
+        self.complete(w, &mut *object);
         let draft = self.drafted(w, Some((&bare, &old_owners)), object, owners)?;
         let draft = self.admit_draft(w, Operation::Update, w.name, draft, Some((&*old, &old_owners))).await?;
         let Draft { mut object, owners, edited } = draft;
@@ -362,9 +387,10 @@ impl ApiServer {
         self.inner.allocator.look_at_ranges(&*object, &self.inner.reader).await?;
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
-        let errors = managed::checked(&mut *object, edited.then_some(&owners), |object| {
+        let mut errors = devices::validate_admin_access(&self.inner.reader, &*object, Some(&*old)).await?;
+        errors.extend(managed::checked(&mut *object, edited.then_some(&owners), |object| {
             w.kind.validate_update(object, &*old, subresource)
-        })?;
+        })?);
         if !errors.is_empty() {
             return Err(status::invalid(info.error_group(), &info.kind, w.name, &errors));
         }

@@ -355,8 +355,19 @@ pub fn spec_resources(spec: &PodSpec, side: Side) -> Usage {
     together(spec, side, |_, wanted| wanted)
 }
 
+/// What the containers of a pod need together (`AggregateContainerRequests`, `AggregateContainerLimits`).
+pub fn containers_resources(spec: &PodSpec, side: Side) -> Usage {
+    of_containers(spec, side, |_, wanted| wanted)
+}
+
 /// `given` tells what counts of a container that runs as long as the pod, from what it wants.
 fn together(spec: &PodSpec, side: Side, given: impl Fn(&Container, Usage) -> Usage) -> Usage {
+    let mut total = of_containers(spec, side, given);
+    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_pod_level(name)));
+    total
+}
+
+fn of_containers(spec: &PodSpec, side: Side, given: impl Fn(&Container, Usage) -> Usage) -> Usage {
     let mut total = Usage::new();
     for container in &spec.containers {
         add(&mut total, &given(container, side.of(container.resources.as_ref())));
@@ -376,7 +387,6 @@ fn together(spec: &PodSpec, side: Side, given: impl Fn(&Container, Usage) -> Usa
         }
     }
     raise(&mut total, &peak);
-    total.extend(side.of(spec.resources.as_ref()).into_iter().filter(|(name, _)| is_pod_level(name)));
     total
 }
 

@@ -145,7 +145,7 @@ fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
     FieldPresence {
         hides_null: implied.is_none_or(|v| v.kind() != Kind::Null),
         hides_zero: presence == Presence::OmitZero && implied.is_none(),
-        hides_empty_object: !is_struct,
+        hides_empty_object: !is_struct && !matches!(ty, Type::Any),
         implied,
         shown: None,
     }

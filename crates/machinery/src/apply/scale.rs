@@ -6,6 +6,7 @@ use super::path::PathElement;
 use super::set::FieldSet;
 use super::{decode_entries, encode_entries};
 use serde_json::Value;
+use std::collections::HashMap;
 
 const SCALE_VERSION: &str = "autoscaling/v1";
 
@@ -43,7 +44,9 @@ impl ScaleFields<'_> {
         let mut scale = decode_entries(scale_entries).unwrap_or_default();
         scale.0.retain(|_, owned| owned.set().has(&in_scale));
         let mut out = Managers::default();
+        let mut times = HashMap::new();
         for (id, mut owned) in decode_entries(object_entries).unwrap_or_default().0 {
+            times.insert(id.clone(), owned.time.clone());
             if owned.api_version != self.api_version {
                 continue;
             }
@@ -56,8 +59,9 @@ impl ScaleFields<'_> {
             }
             out.0.insert(id, owned);
         }
-        for (mut id, owned) in scale.0 {
-            let owned = Owned::new(self.api_version, replicas.clone(), owned.time);
+        for (mut id, _) in scale.0 {
+            // Upstream looks the time up among the object's owners, who do not have this one yet.
+            let owned = Owned::new(self.api_version, replicas.clone(), times.remove(&id).flatten());
             if !id.api_version.is_empty() {
                 id.api_version = self.api_version.to_owned();
             }
@@ -94,8 +98,9 @@ mod tests {
         assert_eq!(seen, json!([entry("a", "Apply", "autoscaling/v1", replicas.clone())]));
         // Unchanged: nothing happens.
         assert_eq!(scale.to_object(Some(&object), Some(&seen)), Some(object.clone()));
-        // Somebody else scales.
+        // Somebody else scales. Upstream forgets when.
         let mut scaler = entry("hpa", "Update", "autoscaling/v1", replicas.clone());
+        scaler["time"] = "2024-01-01T00:00:00Z".into();
         scaler["subresource"] = "scale".into();
         let mut after = entry("hpa", "Update", "apps/v1", replicas);
         after["subresource"] = "scale".into();

@@ -816,13 +816,13 @@ pub(crate) fn field_at<'s>(
             let stop = after.find("']").ok_or_else(|| format!("unclosed bracket in {path:?}"))?;
             (name, rest) = (after[..stop].to_owned(), &after[stop + 2..]);
         } else {
-            return Err(format!("expected [ or . but got: {}", rest.chars().next().unwrap_or_default()));
+            return Err(format!("expected [ or . but got: {rest}"));
         }
         at = match at.properties.get(&name) {
             Some(property) => property,
             None => match &at.additional {
                 Some(Additional::Schema(schema)) if brackets => schema,
-                _ => return Err(format!("does not refer to a valid field: {name}")),
+                _ => return Err("does not refer to a valid field".to_owned()),
             },
         };
         names.push(name);

@@ -8,6 +8,7 @@ use super::structural::{Additional, Structural, Values};
 use crate::field::{ErrorType, Errors, FieldError, Path};
 use serde_json::{Map, Number, Value};
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// All mistakes of a new value. `at` is where the value is in the object; the root path for a whole one.
 pub(super) fn validate(schema: &Structural, value: &Value, at: &Path) -> Errors {
@@ -314,7 +315,7 @@ fn check_format(format: &str, text: &str, path: &str) -> Outcome {
 
 /// `%v` of a float64.
 fn float(value: f64) -> String {
-    let plain = value == 0.0 || (1e-4..1e21).contains(&value.abs());
+    let plain = value == 0.0 || (1e-4..1e6).contains(&value.abs());
     if plain {
         return value.to_string();
     }
@@ -355,48 +356,79 @@ fn check_number(schema: &Structural, format: &str, number: &Number, path: &str) 
     let format = if ty.is_empty() { "" } else { format };
     out.wrong.extend(out_of_range(value, whole, ty, format, "Checked", path));
     let values = &schema.values;
-    // An integer is compared with the bound's whole part, as upstream's conversion to int64 leaves it.
-    let bound = |limit: f64| if whole.is_some() { limit.trunc() } else { limit };
+    let limit = |limit: f64, what: &str, out: &mut Outcome| {
+        let wrong = out_of_range(limit, None, ty, format, what, path);
+        // An integer is compared with the whole part of a limit that fits, as upstream's conversion to int64 leaves it.
+        let is_whole = whole.is_some() && wrong.is_none();
+        out.wrong.extend(wrong);
+        Limit { value: if is_whole { limit.trunc() } else { limit }, is_whole }
+    };
     if let Some(factor) = values.multiple_of {
-        out.wrong.extend(out_of_range(factor, None, ty, format, "MultipleOf", path));
-        out.wrong.extend(not_multiple(value, factor, number, path));
-    }
-    if let Some(most) = values.maximum {
-        out.wrong.extend(out_of_range(most, None, ty, format, "Maximum boundary", path));
-        let most = bound(most);
-        let (exceeds, text) = match values.exclusive_maximum {
-            true => (value >= most, "less than"),
-            false => (value > most, "less than or equal to"),
-        };
-        if exceeds {
-            let message = format!("{path} in body should be {text} {}", float(most));
-            out.add(Wrong::other(path, number.clone(), message));
-        }
+        let factor = limit(factor, "MultipleOf", &mut out);
+        out.wrong.extend(not_multiple(number, factor, path));
     }
     if let Some(least) = values.minimum {
-        out.wrong.extend(out_of_range(least, None, ty, format, "Minimum boundary", path));
-        let least = bound(least);
+        let least = limit(least, "Minimum boundary", &mut out);
         let (exceeds, text) = match values.exclusive_minimum {
-            true => (value <= least, "greater than"),
-            false => (value < least, "greater than or equal to"),
+            true => (value <= least.value, "greater than"),
+            false => (value < least.value, "greater than or equal to"),
         };
         if exceeds {
-            let message = format!("{path} in body should be {text} {}", float(least));
-            out.add(Wrong::other(path, number.clone(), message));
+            out.add(Wrong::other(path, number.clone(), format!("{path} in body should be {text} {least}")));
+        }
+    }
+    if let Some(most) = values.maximum {
+        let most = limit(most, "Maximum boundary", &mut out);
+        let (exceeds, text) = match values.exclusive_maximum {
+            true => (value >= most.value, "less than"),
+            false => (value > most.value, "less than or equal to"),
+        };
+        if exceeds {
+            out.add(Wrong::other(path, number.clone(), format!("{path} in body should be {text} {most}")));
         }
     }
     out
 }
 
-fn not_multiple(value: f64, factor: f64, number: &Number, path: &str) -> Option<Wrong> {
-    if factor <= 0.0 {
-        let message = format!("factor MultipleOf declared for {path} must be positive: {}", float(factor));
-        return Some(Wrong::other(path, factor, message));
+/// A bound or factor that a number is compared with.
+#[derive(Clone, Copy)]
+struct Limit {
+    value: f64,
+    /// As an integer.
+    is_whole: bool,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An integer of Go's prints all its digits.
+        if self.is_whole { write!(f, "{}", self.value) } else { f.write_str(&float(self.value)) }
     }
-    let times = if factor < 1.0 { 1.0 / factor * value } else { value / factor };
-    let near = (times - times.round()).abs() < 1e-9;
-    let message = || format!("{path} in body should be a multiple of {}", float(factor));
-    (!near).then(|| Wrong::other(path, number.clone(), message()))
+}
+
+/// `MultipleOfNativeType`
+fn not_multiple(number: &Number, factor: Limit, path: &str) -> Option<Wrong> {
+    if factor.value <= 0.0 {
+        let message = format!("factor MultipleOf declared for {path} must be positive: {factor}");
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+        let shown = if factor.value.fract() == 0.0 { Value::from(factor.value as i64) } else { factor.value.into() };
+        return Some(Wrong::other(path, shown, message));
+    }
+    let value = number.as_f64()?;
+    let fits = match number.as_i64().filter(|_| factor.is_whole) {
+        #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
+        Some(whole) => whole % (factor.value as i64) == 0,
+        None if factor.value < 1.0 => is_nearly_whole(1.0 / factor.value * value),
+        None => is_nearly_whole(value / factor.value),
+    };
+    (!fits).then(|| Wrong::other(path, number.clone(), format!("{path} in body should be a multiple of {factor}")))
+}
+
+/// `IsFloat64AJSONInteger` (`go-openapi/swag/conv/convert.go`).
+fn is_nearly_whole(value: f64) -> bool {
+    const EPSILON: f64 = 1e-9;
+    const MOST: f64 = 9_007_199_254_740_991.0;
+    let rounded = value.round();
+    value.abs() <= MOST && (value == rounded || rounded != 0.0 && (value - rounded).abs() < EPSILON * rounded.abs())
 }
 
 // === containers ===
@@ -527,4 +559,37 @@ fn check_junctors(values: &Values, value: &Value, path: &str, node: Option<Node<
     }
     out.right += 1;
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn wrong(schema: Value, value: Value) -> String {
+        let schema = serde_json::from_value(schema).expect("a schema");
+        let errors = validate(&Structural::of(&schema), &value, &Path::new("x"));
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn limits_are_compared_as_the_numbers_they_are_of() {
+        let schema = |limits: &str| -> Value {
+            let text = format!(r#"{{"type":"integer","format":"int32",{limits}}}"#);
+            serde_json::from_str(&text).expect("JSON")
+        };
+        let check = |limits: &str, value: i64, expected: &str| {
+            assert_eq!(wrong(schema(limits), json!(value)), expected, "{limits} of {value}");
+        };
+        check(r#""multipleOf":2147483647"#, 1, "x: Invalid value: 1:  in body should be a multiple of 2147483647");
+        check(r#""multipleOf":3"#, 9, "");
+        check(r#""maximum":10,"exclusiveMaximum":true"#, 10, "x: Invalid value: 10:  in body should be less than 10");
+        let zero = "x: Invalid value: 0: factor MultipleOf declared for  must be positive: 0";
+        check(r#""multipleOf":0"#, 1, zero);
+        let tenth = json!({"type": "number", "multipleOf": 0.1});
+        assert_eq!(wrong(tenth.clone(), json!(0.3)), "");
+        assert_eq!(wrong(tenth, json!(0.35)), "x: Invalid value: 0.35:  in body should be a multiple of 0.1");
+        let huge = json!({"type": "number", "minimum": 1e7});
+        assert_eq!(wrong(huge, json!(1.5)), "x: Invalid value: 1.5:  in body should be greater than or equal to 1e+07");
+    }
 }

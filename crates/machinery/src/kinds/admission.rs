@@ -58,6 +58,8 @@ macro_rules! webhooks {
         impl Strategy for $strategy {
             type Object = $object;
 
+            const CHECKS_FINALIZERS: bool = false;
+
             fn default(configuration: &mut $object) {
                 for $hook in configuration.webhooks.iter_mut().flatten() {
                     fill_client(&mut $hook.client_config);
@@ -138,7 +140,7 @@ webhooks!(
     },
     |hook, errors, path| {
         if let Some(policy) = &hook.reinvocation_policy {
-            required_one_of(&mut errors, &path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
+            one_of(&mut errors, &path.child("reinvocationPolicy"), policy, &["IfNeeded", "Never"]);
         }
     }
 );
@@ -365,6 +367,8 @@ pub(super) struct ValidatingAdmissionPolicyKind;
 impl Strategy for ValidatingAdmissionPolicyKind {
     type Object = ValidatingAdmissionPolicy;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     fn default(policy: &mut ValidatingAdmissionPolicy) {
         let spec = policy.spec.get_or_insert_default();
         set(&mut spec.failure_policy, "Fail".to_owned());
@@ -478,6 +482,8 @@ pub(super) struct MutatingAdmissionPolicyKind;
 
 impl Strategy for MutatingAdmissionPolicyKind {
     type Object = MutatingAdmissionPolicy;
+
+    const CHECKS_FINALIZERS: bool = false;
 
     fn default(policy: &mut MutatingAdmissionPolicy) {
         let spec = policy.spec.get_or_insert_default();
@@ -725,6 +731,8 @@ pub(super) struct ValidatingAdmissionPolicyBindingKind;
 impl Strategy for ValidatingAdmissionPolicyBindingKind {
     type Object = ValidatingAdmissionPolicyBinding;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     fn default(binding: &mut ValidatingAdmissionPolicyBinding) {
         binding.spec.match_resources.iter_mut().for_each(fill_resources);
     }
@@ -785,6 +793,8 @@ pub(super) struct MutatingAdmissionPolicyBindingKind;
 
 impl Strategy for MutatingAdmissionPolicyBindingKind {
     type Object = MutatingAdmissionPolicyBinding;
+
+    const CHECKS_FINALIZERS: bool = false;
 
     fn default(binding: &mut MutatingAdmissionPolicyBinding) {
         binding.spec.iter_mut().filter_map(|s| s.match_resources.as_mut()).for_each(fill_resources);

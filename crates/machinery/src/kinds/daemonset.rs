@@ -17,6 +17,7 @@ use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_label_selector, validate_non_negative};
 use api::k8s::api::apps::v1::{DaemonSetStatus, DaemonSetUpdateStrategy};
+use api::k8s::api::core::v1::PodSpec;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{DaemonSet, MetaExt};
@@ -37,6 +38,10 @@ fn set_template_generation(set: &mut DaemonSet, generation: i64) {
 
 impl Strategy for DaemonSetKind {
     type Object = DaemonSet;
+
+    fn pod_spec(object: &mut DaemonSet) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.spec.as_mut()
+    }
 
     fn default(set_: &mut DaemonSet) {
         // Upstream's conversion shows the generation of every DaemonSet so, and its creator owns the annotation.

@@ -11,6 +11,7 @@ use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, Raw, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::{DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment};
+use api::k8s::api::core::v1::PodSpec;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::Deployment;
@@ -21,6 +22,10 @@ pub(super) struct DeploymentKind;
 
 impl Strategy for DeploymentKind {
     type Object = Deployment;
+
+    fn pod_spec(object: &mut Deployment) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.spec.as_mut()
+    }
 
     fn default(deployment: &mut Deployment) {
         let spec = deployment.spec.get_or_insert_default();

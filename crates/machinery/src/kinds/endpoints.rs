@@ -6,7 +6,7 @@ use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     Family, IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, is_label_value,
-    is_valid_ip, is_valid_ip_legacy, is_valid_port, parse_ip_sloppy, required_one_of, unique, validate_labels,
+    is_valid_ip, is_valid_ip_legacy, is_valid_port, one_of, parse_ip_sloppy, required_one_of, unique, validate_labels,
 };
 use api::k8s::api::core::v1::{EndpointAddress, EndpointSubset};
 use api::k8s::api::discovery::v1::{Endpoint, EndpointHints};
@@ -232,7 +232,10 @@ fn validate_ports(slice: &EndpointSlice, path: &Path) -> Errors {
         if !name.is_empty() {
             errors.extend(invalid_each(&path.child("name"), name, is_dns1123_label(name)));
         }
-        required_one_of(&mut errors, &path.child("protocol"), str_of(&port.protocol), PROTOCOLS);
+        match &port.protocol {
+            Some(protocol) => one_of(&mut errors, &path.child("protocol"), protocol, PROTOCOLS),
+            None => errors.push(FieldError::required(&path.child("protocol"), "")),
+        }
         if let Some(protocol) = &port.app_protocol {
             errors.extend(invalid_each(&path.child("appProtocol"), protocol, is_label_key(protocol)));
         }

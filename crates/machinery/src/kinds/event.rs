@@ -21,6 +21,8 @@ pub(super) struct CoreEventKind;
 impl Strategy for CoreEventKind {
     type Object = CoreEvent;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     // Plain fields that Go always shows.
     fn default(event: &mut CoreEvent) {
         event.source.get_or_insert_default();
@@ -132,9 +134,10 @@ impl Strategy for EventKind {
         for (field, new, _) in texts.into_iter().filter(|(_, new, old)| str_of(new) != str_of(old)) {
             errors.push(FieldError::invalid(&Path::new(field), str_of(new), IMMUTABLE));
         }
+        let source = |event: &Event| event.deprecated_source.clone().unwrap_or_default();
         let others = [
-            ("involvedObject", new.regarding != old.regarding),
-            ("source", new.deprecated_source != old.deprecated_source),
+            ("involvedObject", new.regarding.clone().unwrap_or_default() != old.regarding.clone().unwrap_or_default()),
+            ("source", source(new) != source(old)),
             ("firstTimestamp", new.deprecated_first_timestamp != old.deprecated_first_timestamp),
             ("lastTimestamp", new.deprecated_last_timestamp != old.deprecated_last_timestamp),
             ("count", new.deprecated_count.unwrap_or(0) != old.deprecated_count.unwrap_or(0)),
@@ -246,13 +249,20 @@ fn from_core(e: CoreEvent) -> Event {
 // === validation ===
 
 fn validate_series(series: Option<&NewSeries>) -> Errors {
-    match series {
-        Some(series) if series.count < 2 => {
-            vec![FieldError::invalid(&Path::new("series.count"), "", "should be at least 2")]
-        }
-        _ => Vec::new(),
+    let mut errors = Vec::new();
+    let Some(series) = series else { return errors };
+    if series.count < 2 {
+        errors.push(FieldError::invalid(&Path::new("series.count"), "", "should be at least 2"));
     }
+    // Go's zero time stands for none.
+    if series.last_observed_time.0 == jiff::Timestamp::constant(ZERO_TIME, 0) {
+        errors.push(FieldError::required(&Path::new("series.lastObservedTime"), ""));
+    }
+    errors
 }
+
+/// Seconds of Go's zero time.
+const ZERO_TIME: i64 = -62_135_596_800;
 
 /// `legacyValidateEvent`: the namespaces agree; an event with a time names who saw what.
 fn validate_common(event: &CoreEvent, reporter_field: &str) -> Errors {
@@ -404,6 +414,13 @@ lastTimestamp: '2024-01-01T00:59:00Z'";
             eventTime: Required value
             type: Invalid value: "": has invalid value: 
             count: Invalid value: "": needs to be unset"#]],
+        );
+        let event = "{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: a}, eventTime: '2024-01-01T00:00:00.000000Z', action: a, reason: r, type: Normal, reportingController: a/b, reportingInstance: i, series: {count: 1}}";
+        check_create(
+            event,
+            expect![[r#"
+            series.count: Invalid value: "": should be at least 2
+            series.lastObservedTime: Required value"#]],
         );
         let kind = find("events.k8s.io", "v1", "events").expect("served");
         let object =

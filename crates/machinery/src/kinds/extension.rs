@@ -29,6 +29,8 @@ pub(super) struct CustomResourceDefinitionKind;
 impl Strategy for CustomResourceDefinitionKind {
     type Object = CustomResourceDefinition;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     fn default(crd: &mut CustomResourceDefinition) {
         let spec = &mut crd.spec;
         let kind = spec.names.kind.clone();
@@ -75,7 +77,7 @@ impl Strategy for CustomResourceDefinitionKind {
     fn validate(crd: &CustomResourceDefinition) -> Errors {
         let spec = &crd.spec;
         let mut errors = Vec::new();
-        if crd.name() != format!("{}.{}", spec.names.plural, spec.group) {
+        if !crd.name().is_empty() && crd.name() != format!("{}.{}", spec.names.plural, spec.group) {
             let detail = r#"must be spec.names.plural+"."+spec.group"#;
             errors.push(FieldError::invalid(&Path::new("metadata").child("name"), crd.name(), detail));
         }
@@ -447,6 +449,8 @@ pub(super) struct APIServiceKind;
 impl Strategy for APIServiceKind {
     type Object = APIService;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     fn default(service: &mut APIService) {
         if let Some(reference) = service.spec.as_mut().and_then(|s| s.service.as_mut()) {
             set(&mut reference.port, 443);
@@ -521,7 +525,7 @@ fn validate_service(service: &APIService) -> Errors {
     let path = Path::new("spec");
     let mut errors = Vec::new();
     let name = format!("{version}.{group}");
-    if service.name() != name {
+    if !service.name().is_empty() && service.name() != name {
         let detail = format!(r#"must be `spec.version+"."+spec.group`: {name:?}"#);
         errors.push(FieldError::invalid(&Path::new("metadata").child("name"), service.name(), &detail));
     }

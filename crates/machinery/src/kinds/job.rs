@@ -38,6 +38,10 @@ pub(super) struct JobKind;
 impl Strategy for JobKind {
     type Object = Job;
 
+    fn pod_spec(object: &mut Job) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.spec.as_mut()
+    }
+
     fn default(job: &mut Job) {
         let spec = job.spec.get_or_insert_default();
         default_spec(spec);
@@ -647,6 +651,10 @@ pub(super) struct CronJobKind;
 
 impl Strategy for CronJobKind {
     type Object = CronJob;
+
+    fn pod_spec(object: &mut CronJob) -> Option<&mut PodSpec> {
+        object.spec.job_template.spec.as_mut()?.template.spec.as_mut()
+    }
 
     fn default(job: &mut CronJob) {
         let spec = &mut job.spec;

@@ -33,6 +33,7 @@ mod rbac;
 mod replicaset;
 mod resources;
 pub use resources::is_extended as is_extended_resource;
+pub use service::validate_cluster_ips;
 mod secret;
 mod service;
 mod small;
@@ -54,6 +55,7 @@ use crate::apply::SchemaRef;
 use crate::field::Errors;
 use crate::schema::check::{self, BodyError, Verdict};
 use crate::schema::{Builtin, builtin};
+use api::k8s::api::core::v1::PodSpec;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
@@ -395,6 +397,8 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(_object: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
+    /// Whether finalizers without a prefix must be Kubernetes' own: the kinds that `pkg/apis/core/validation` checks.
+    const CHECKS_FINALIZERS: bool = true;
     /// See [`Kind::allow_create_on_update`].
     const ALLOW_CREATE_ON_UPDATE: bool = false;
     /// See [`Kind::allow_unconditional_update`].
@@ -420,6 +424,10 @@ pub trait Strategy: Send + Sync + 'static {
     /// Shows every quantity in the object, so that [`Typed`] can bring them into canonical form on decode as upstream
     /// does, and refuse the malformed.
     fn quantities(_object: &mut Self::Object, _visit: &mut dyn FnMut(&mut Quantity)) {}
+    /// The pods that the object is or makes: [`Typed`] drops from them what is not served.
+    fn pod_spec(_object: &mut Self::Object) -> Option<&mut PodSpec> {
+        None
+    }
     /// See [`Kind::decode_stored`].
     fn decode_stored(bytes: &[u8]) -> Result<Self::Object, DecodeError> {
         api::Codec::decode(bytes)

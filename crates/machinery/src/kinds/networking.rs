@@ -2,7 +2,7 @@
 //! `pkg/apis/networking/validation/validation.go`).
 
 use super::common::{
-    age, age_column, bump_if_spec_changed, column, format_selector, name, name_column, or_none, str_of, text,
+    age, age_column, bump_if_spec_changed, column, format_selector, name, name_column, or_none, set, str_of,
 };
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
@@ -16,7 +16,8 @@ use crate::validation::{
 use api::k8s::api::core::v1::TypedLocalObjectReference;
 use api::k8s::api::networking::v1::{
     HTTPIngressPath, IPAddress, IPBlock, Ingress, IngressBackend, IngressClass, IngressSpec, IngressStatus,
-    NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ServiceCIDR, ServiceCIDRStatus,
+    NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec, ParentReference, ServiceCIDR,
+    ServiceCIDRStatus,
 };
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::MetaExt;
@@ -295,8 +296,11 @@ impl Strategy for IngressClassKind {
         let reference =
             TypedLocalObjectReference { api_group: parameters.api_group, kind: parameters.kind, name: parameters.name };
         errors.extend(validate_local_reference(&reference, &path));
-        match (str_of(&parameters.scope), &parameters.namespace) {
-            ("", _) => errors.push(FieldError::required(&path.child("scope"), "")),
+        let Some(scope) = &parameters.scope else {
+            errors.push(FieldError::required(&path.child("scope"), ""));
+            return errors;
+        };
+        match (scope.as_str(), &parameters.namespace) {
             ("Namespace", None) => {
                 let detail = "`parameters.scope` is set to 'Namespace'";
                 errors.push(FieldError::required(&path.child("namespace"), detail));
@@ -354,7 +358,7 @@ impl Strategy for NetworkPolicyKind {
         let inward = spec.ingress.iter_mut().flatten().flat_map(|r| r.ports.iter_mut().flatten());
         let outward = spec.egress.iter_mut().flatten().flat_map(|r| r.ports.iter_mut().flatten());
         for port in inward.chain(outward) {
-            text(&mut port.protocol, "TCP");
+            set(&mut port.protocol, "TCP".to_owned());
         }
         if spec.policy_types.as_ref().is_none_or(Vec::is_empty) {
             let mut types = vec!["Ingress".to_owned()];
@@ -516,6 +520,10 @@ impl Strategy for IPAddressKind {
     fn validate(address: &IPAddress) -> Errors {
         let parent = &address.spec.parent_ref;
         let path = Path::new("spec").child("parentRef");
+        // A pointer upstream, which nobody sets to nothing.
+        if *parent == ParentReference::default() {
+            return vec![FieldError::required(&path, "")];
+        }
         let mut errors = Vec::new();
         let group = str_of(&parent.group);
         if !group.is_empty() {
@@ -577,7 +585,11 @@ impl Strategy for ServiceCIDRKind {
         is_dns1123_subdomain(name)
     }
 
-    fn validate(cidr: &ServiceCIDR) -> Errors {
+    fn validate(_cidr: &ServiceCIDR) -> Errors {
+        Vec::new()
+    }
+
+    fn validate_create(cidr: &ServiceCIDR) -> Errors {
         validate_cidrs(cidrs_of(cidr))
     }
 
@@ -589,7 +601,11 @@ impl Strategy for ServiceCIDRKind {
             return vec![FieldError::invalid(&path, &json!(new), IMMUTABLE)];
         }
         let changed = (0..old.len()).filter(|i| new[*i] != old[*i]);
-        changed.map(|i| FieldError::invalid(&path.index(i), &new[i], IMMUTABLE)).collect()
+        let mut errors: Errors = changed.map(|i| FieldError::invalid(&path.index(i), &new[i], IMMUTABLE)).collect();
+        if new.len() > old.len() {
+            errors.extend(validate_cidrs(new));
+        }
+        errors
     }
 
     fn columns() -> Vec<Column> {
@@ -626,7 +642,7 @@ fn validate_cidrs(cidrs: &[String]) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_defaults, check_row};
+    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
     use expect_test::expect;
 
     #[test]
@@ -680,6 +696,41 @@ spec: {podSelector: {}, egress: [{ports: [{port: 53}], to: [{ipBlock: {cidr: 10.
             expect![[r#"
             spec.egress[0].ports[0].endPort: Invalid value: 3: may not be specified when `port` is not specified
             spec.egress[0].to[0].ipBlock.except[0]: Invalid value: "11.0.0.0/16": must be a strict subset of `cidr`"#]],
+        );
+        check_create(
+            &policy.replace("{port: 53}", "{port: 53, protocol: ''}"),
+            expect![[
+                r#"spec.egress[0].ports[0].protocol: Unsupported value: "": supported values: "TCP", "UDP", "SCTP""#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_scope_may_be_missing_or_empty() {
+        let class = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/c, parameters: {kind: K, name: n, scope: ''}}}";
+        check_create(
+            class,
+            expect![[r#"spec.parameters.scope: Unsupported value: "": supported values: "Cluster", "Namespace""#]],
+        );
+    }
+
+    #[test]
+    fn ranges_are_checked_when_they_come() {
+        let range =
+            "{apiVersion: networking.k8s.io/v1, kind: ServiceCIDR, metadata: {name: a}, spec: {cidrs: [10.7.0.0/16]}}";
+        check_create(
+            &range.replace("10.7.0.0/16", ""),
+            expect!["spec.cidrs: Required value: at least one CIDR required"],
+        );
+        check_update(
+            range,
+            &range.replace("10.7.0.0/16", "''"),
+            None,
+            expect![[r#"spec.cidrs[0]: Invalid value: "": field is immutable"#]],
+        );
+        check_create(
+            "{apiVersion: networking.k8s.io/v1, kind: IPAddress, metadata: {name: 10.7.0.1}}",
+            expect!["spec.parentRef: Required value"],
         );
     }
 }

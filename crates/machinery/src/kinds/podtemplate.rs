@@ -6,7 +6,7 @@ use super::workload::{is_new_generation, template_cells};
 use super::{Column, Strategy};
 use crate::field::{Errors, Path};
 use crate::validation::{Messages, is_dns1123_subdomain};
-use api::k8s::api::core::v1::PodTemplate;
+use api::k8s::api::core::v1::{PodSpec, PodTemplate};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
@@ -15,6 +15,10 @@ pub(super) struct PodTemplateKind;
 
 impl Strategy for PodTemplateKind {
     type Object = PodTemplate;
+
+    fn pod_spec(object: &mut PodTemplate) -> Option<&mut PodSpec> {
+        object.template.as_mut()?.spec.as_mut()
+    }
 
     fn default(template: &mut PodTemplate) {
         defaults::template(template.template.get_or_insert_default());

@@ -237,12 +237,35 @@ impl Strategy for ResourceQuotaKind {
     }
 }
 
+/// `IsStandardQuotaResourceName`
+fn is_standard(resource: &str) -> bool {
+    const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+    const COUNTED: [&str; 9] = [
+        "pods",
+        "resourcequotas",
+        "services",
+        "replicationcontrollers",
+        "secrets",
+        "persistentvolumeclaims",
+        "configmaps",
+        "services.nodeports",
+        "services.loadbalancers",
+    ];
+    let (half, of) = resource.split_once('.').unwrap_or(("requests", resource));
+    match half {
+        _ if COUNTED.contains(&resource) => true,
+        "requests" if resource == "requests.storage" || of.starts_with("hugepages-") => true,
+        "requests" | "limits" => COMPUTE.contains(&of),
+        _ => false,
+    }
+}
+
 fn validate_hard(hard: Option<&ResourceList>, path: &Path) -> Errors {
     let mut errors = Vec::new();
     for (resource, quantity) in hard.into_iter().flatten() {
         let path = path.key(resource);
         errors.extend(resources::validate_name(resource, &path));
-        if resource == "storage" || resources::is_huge_page(resource) {
+        if !resource.contains('/') && !is_standard(resource) {
             errors.push(FieldError::invalid(&path, resource, "must be a standard resource for quota"));
         }
         errors.extend(validate_quantity(resource, quantity, &path));
@@ -343,6 +366,17 @@ fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
 mod tests {
     use super::super::testing::check_create;
     use expect_test::expect;
+
+    #[test]
+    fn a_name_without_a_domain_is_a_standard_one() {
+        check_create(
+            "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 1, requests.storage: 1, limits.cpu: 1, hugepages-2Mi: 2Mi, storage: 1, limits.pods: 1, a.b/c: 1}}}",
+            expect![[r#"
+                spec.hard[limits.pods]: Invalid value: "limits.pods": must be a standard resource type or fully qualified
+                spec.hard[limits.pods]: Invalid value: "limits.pods": must be a standard resource for quota
+                spec.hard[storage]: Invalid value: "storage": must be a standard resource for quota"#]],
+        );
+    }
 
     #[test]
     fn scopes_by_selector() {

@@ -11,7 +11,7 @@ use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::ReplicaSetStatus;
-use api::k8s::api::core::v1::{ReplicationControllerSpec, ReplicationControllerStatus};
+use api::k8s::api::core::v1::{PodSpec, ReplicationControllerSpec, ReplicationControllerStatus};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::{PodTemplateSpec, ReplicaSet, ReplicationController};
 use serde_json::Value;
@@ -21,6 +21,10 @@ pub(super) struct ReplicaSetKind;
 
 impl Strategy for ReplicaSetKind {
     type Object = ReplicaSet;
+
+    fn pod_spec(object: &mut ReplicaSet) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.as_mut()?.spec.as_mut()
+    }
 
     fn default(set_: &mut ReplicaSet) {
         let spec = set_.spec.get_or_insert_default();
@@ -116,6 +120,10 @@ pub(super) struct ReplicationControllerKind;
 
 impl Strategy for ReplicationControllerKind {
     type Object = ReplicationController;
+
+    fn pod_spec(object: &mut ReplicationController) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.as_mut()?.spec.as_mut()
+    }
 
     fn default(controller: &mut ReplicationController) {
         let spec = controller.spec.get_or_insert_default();

@@ -4,6 +4,7 @@ use super::common::{age, age_column, column, name, name_column, str_of, text, ty
 use super::configmap::MAX_DATA;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::schema::check::parse_json;
 use crate::validation::{IMMUTABLE, Messages, invalid_each, is_config_map_key, is_dns1123_subdomain};
 use api::k8s::ByteString;
 use api::k8s::api::core::v1::ObjectReference;
@@ -109,10 +110,19 @@ fn validate_json(secret: &Secret, key: &str, path: &Path) -> Errors {
     let Some(bytes) = secret.data.as_ref().and_then(|d| d.get(key)) else {
         return vec![FieldError::required(&path, "")];
     };
-    match serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes.0) {
-        Ok(_) => Vec::new(),
-        Err(error) => vec![FieldError::invalid(&path, "<secret contents redacted>", &error.to_string())],
-    }
+    let why = match parse_json(&bytes.0).map(|parsed| parsed.value) {
+        Ok(Value::Object(_) | Value::Null) => return Vec::new(),
+        Ok(Value::Array(_)) => "json: cannot unmarshal array into Go value of type map[string]interface {}".to_owned(),
+        Ok(Value::String(_)) => {
+            "json: cannot unmarshal string into Go value of type map[string]interface {}".to_owned()
+        }
+        Ok(Value::Bool(_)) => "json: cannot unmarshal bool into Go value of type map[string]interface {}".to_owned(),
+        Ok(Value::Number(_)) => {
+            "json: cannot unmarshal number into Go value of type map[string]interface {}".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    vec![FieldError::invalid(&path, "<secret contents redacted>", &why)]
 }
 
 /// What is particular about a ServiceAccount: of its secrets only names are kept.

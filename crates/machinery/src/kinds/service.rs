@@ -444,7 +444,8 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path) -> Errors {
     errors
 }
 
-fn validate_cluster_ips(spec: &ServiceSpec, path: &Path) -> Errors {
+/// Errors of addresses and families, without which none can be given out (`ValidateServiceClusterIPsRelatedFields`).
+pub fn validate_cluster_ips(spec: &ServiceSpec, path: &Path) -> Errors {
     if str_of(&spec.type_) == "ExternalName" {
         return Vec::new();
     }
@@ -595,11 +596,13 @@ fn validate_policies(spec: &ServiceSpec, path: &Path) -> Errors {
     let internal_path = path.child("internalTrafficPolicy");
     match &spec.internal_traffic_policy {
         Some(policy) => one_of(&mut errors, &internal_path, policy, &["Cluster", "Local"]),
-        None if str_of(&spec.type_) != "ExternalName" => errors.push(FieldError::required(&internal_path, "")),
+        None if matches!(str_of(&spec.type_), "ClusterIP" | "NodePort" | "LoadBalancer") => {
+            errors.push(FieldError::required(&internal_path, ""));
+        }
         None => {}
     }
     if let Some(distribution) = &spec.traffic_distribution {
-        let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+        let supported = ["PreferClose", "PreferSameZone", "PreferSameNode"];
         one_of(&mut errors, &path.child("trafficDistribution"), distribution, &supported);
     }
     errors
@@ -724,6 +727,16 @@ spec: {selector: {app: web}, ports: [{port: 80}]}";
             spec.ports[0].protocol: "TCP"
             spec.ports[0].targetPort: 80
             spec.sessionAffinityConfig.clientIP.timeoutSeconds: 10800"#]],
+        );
+    }
+
+    #[test]
+    fn what_no_type_has_is_asked_of_known_types_only() {
+        check_create(
+            &WEB.replace("spec: {", "spec: {type: Foo, trafficDistribution: '', "),
+            expect![[r#"
+                spec.type: Unsupported value: "Foo": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
+                spec.trafficDistribution: Unsupported value: "": supported values: "PreferClose", "PreferSameZone", "PreferSameNode""#]],
         );
     }
 

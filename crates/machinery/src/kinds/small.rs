@@ -8,10 +8,10 @@ use super::workload::{int_or_string_value, validate_at_most_100_percent, validat
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
+    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
     required_one_of, validate_label_selector, validate_labels,
 };
-use api::k8s::api::core::v1::ComponentStatus;
+use api::k8s::api::core::v1::{ComponentStatus, Toleration};
 use api::k8s::api::node::v1::RuntimeClass;
 use api::k8s::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use api::k8s::api::scheduling::v1::PriorityClass;
@@ -25,6 +25,8 @@ pub(super) struct LeaseKind;
 
 impl Strategy for LeaseKind {
     type Object = Lease;
+
+    const CHECKS_FINALIZERS: bool = false;
 
     fn prepare_create(lease: &mut Lease) {
         drop_strategy(lease, None);
@@ -84,6 +86,8 @@ pub(super) struct PodDisruptionBudgetKind;
 
 impl Strategy for PodDisruptionBudgetKind {
     type Object = PodDisruptionBudget;
+
+    const CHECKS_FINALIZERS: bool = false;
 
     fn prepare_create(budget: &mut PodDisruptionBudget) {
         budget.status = Some(PodDisruptionBudgetStatus {
@@ -269,6 +273,8 @@ pub(super) struct RuntimeClassKind;
 impl Strategy for RuntimeClassKind {
     type Object = RuntimeClass;
 
+    const CHECKS_FINALIZERS: bool = false;
+
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
     }
@@ -288,7 +294,16 @@ impl Strategy for RuntimeClassKind {
             let path = Path::new("scheduling");
             errors.extend(validate_labels(scheduling.node_selector.as_ref(), &path.child("nodeSelector")));
             let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
-            errors.extend(validate_tolerations(tolerations, &path.child("tolerations")));
+            let path = path.child("tolerations");
+            errors.extend(validate_tolerations(tolerations, &path));
+            for (i, toleration) in tolerations.iter().enumerate() {
+                let is_same = |t: &Toleration| {
+                    Toleration { toleration_seconds: toleration.toleration_seconds, ..t.clone() } == *toleration
+                };
+                if tolerations[..i].iter().any(is_same) {
+                    errors.push(FieldError::duplicate(&path.index(i), go_toleration(toleration)));
+                }
+            }
         }
         errors
     }
@@ -316,6 +331,17 @@ impl Strategy for RuntimeClassKind {
             visit_list(&mut overhead.pod_fixed, visit);
         }
     }
+}
+
+/// As upstream prints its internal struct.
+fn go_toleration(toleration: &Toleration) -> Raw {
+    let text = |field: &Option<String>| crate::field::quote(str_of(field));
+    let (key, operator) = (text(&toleration.key), text(&toleration.operator));
+    let (value, effect) = (text(&toleration.value), text(&toleration.effect));
+    let seconds = toleration.toleration_seconds.map_or("null".to_owned(), |s| s.to_string());
+    Raw(format!(
+        r#"{{"Key":{key},"Operator":{operator},"Value":{value},"Effect":{effect},"TolerationSeconds":{seconds}}}"#
+    ))
 }
 
 /// What is particular about a ComponentStatus: nothing but its columns.
@@ -371,6 +397,16 @@ mod tests {
             "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: a}, handler: A_b}",
             expect![[
                 r#"handler: Invalid value: "A_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn tolerations_of_a_runtime_class_differ() {
+        check_create(
+            "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: a}, handler: a, scheduling: {tolerations: [{key: k, operator: Exists, effect: NoExecute, tolerationSeconds: 3}, {key: k, operator: Exists, effect: NoExecute}]}}",
+            expect![[
+                r#"scheduling.tolerations[1]: Duplicate value: {"Key":"k","Operator":"Exists","Value":"","Effect":"NoExecute","TolerationSeconds":null}"#
             ]],
         );
     }

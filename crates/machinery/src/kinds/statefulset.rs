@@ -20,7 +20,7 @@ use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, validate_non_negative,
 };
 use api::k8s::api::apps::v1::{StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy};
-use api::k8s::api::core::v1::{PersistentVolumeClaimVolumeSource, Volume};
+use api::k8s::api::core::v1::{PersistentVolumeClaimVolumeSource, PodSpec, Volume};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::{ControllerRevision, MetaExt, StatefulSet};
@@ -31,6 +31,10 @@ pub(super) struct StatefulSetKind;
 
 impl Strategy for StatefulSetKind {
     type Object = StatefulSet;
+
+    fn pod_spec(object: &mut StatefulSet) -> Option<&mut PodSpec> {
+        object.spec.as_mut()?.template.spec.as_mut()
+    }
 
     fn default(set_: &mut StatefulSet) {
         let spec = set_.spec.get_or_insert_default();

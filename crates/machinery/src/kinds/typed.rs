@@ -2,6 +2,7 @@
 //! canonical quantities, metadata rules before and after (`apiserver/pkg/registry/rest/{create,update}.go`).
 
 use super::column_texts::described;
+use super::pod::gated;
 use super::{Column, Kind, KindInfo, Strategy, metadata, table};
 use crate::field::Errors;
 use crate::schema::{builtin, shown};
@@ -53,6 +54,16 @@ fn typed_mut<K: Object>(object: &mut dyn AnyObject) -> &mut K {
     downcast_mut(object).expect("a kind is given only objects that it decoded itself")
 }
 
+/// Drops from pods what is not served, unless it was there before.
+fn drop_gated<S: Strategy>(new: &mut S::Object, old: &S::Object) {
+    let Some(pods) = S::pod_spec(new) else { return };
+    if gated::uses(pods) == gated::Uses::default() {
+        return;
+    }
+    let kept = S::pod_spec(&mut old.clone()).map(gated::uses).unwrap_or_default();
+    gated::drop_all_but(kept, pods);
+}
+
 impl<S: Strategy> Kind for Typed<S> {
     fn info(&self) -> &KindInfo {
         &self.info
@@ -97,6 +108,9 @@ impl<S: Strategy> Kind for Typed<S> {
         let meta = object.meta_mut();
         meta.deletion_timestamp = None;
         meta.deletion_grace_period_seconds = None;
+        if let Some(pods) = S::pod_spec(typed_mut(object)) {
+            gated::drop_all_but(gated::Uses::default(), pods);
+        }
         S::prepare_create(typed_mut(object));
     }
 
@@ -104,6 +118,7 @@ impl<S: Strategy> Kind for Typed<S> {
         metadata::before_prepare_update(new.meta_mut(), old.meta());
         {
             let (new, old) = (typed_mut(new), typed(old));
+            drop_gated::<S>(new, old);
             match subresource {
                 None => S::prepare_update(new, old),
                 Some("status") => S::prepare_status_update(new, old),
@@ -115,6 +130,9 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn validate_create(&self, object: &dyn AnyObject) -> Errors {
         let mut errors = metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name);
+        if S::CHECKS_FINALIZERS {
+            errors.extend(metadata::validate_own_finalizers(object.meta()));
+        }
         errors.extend(S::validate(typed(object)));
         errors.extend(S::validate_create(typed(object)));
         errors
@@ -122,6 +140,9 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn validate_update(&self, new: &dyn AnyObject, old: &dyn AnyObject, subresource: Option<&str>) -> Errors {
         let mut errors = metadata::validate_update(new.meta(), old.meta());
+        if S::CHECKS_FINALIZERS {
+            errors.extend(metadata::validate_own_finalizers(new.meta()));
+        }
         let (new, old) = (typed(new), typed(old));
         match subresource {
             None => {

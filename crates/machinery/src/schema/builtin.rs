@@ -125,6 +125,13 @@ impl Builtin {
         self.messages.get(&id)
     }
 
+    /// The struct of a schema that stands where something else could, too (`items`, `additionalProperties`).
+    pub(crate) fn inner(&self, id: TypeId) -> Option<TypeId> {
+        const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+        let is_schema = |u| matches!(u, Untyped::JsonSchemaPropsOrArray | Untyped::JsonSchemaPropsOrBool);
+        self.untyped(id).filter(|u| is_schema(*u)).and_then(|_| self.by_name(SCHEMA))
+    }
+
     pub(crate) fn untyped(&self, id: TypeId) -> Option<Untyped> {
         self.untyped.get(&id).copied()
     }

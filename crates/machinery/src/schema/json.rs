@@ -8,7 +8,7 @@
 //! would name its own string type (`v1.RestartPolicy`).
 
 use super::check::BodyError;
-use super::{Scalar, Schema, Struct, Type, TypeId};
+use super::{Scalar, Schema, Struct, Type, TypeId, builtin};
 use crate::apply::presence;
 use crate::quantity::Quantity;
 use serde_json::{Map, Number, Value};
@@ -434,7 +434,8 @@ impl<'a> Reader<'a> {
         }
         let is_hidden = match shape {
             Shape::Struct(_) if self.makes == Makes::Sent && (value.is_object() || value.is_array()) => false,
-            Shape::Struct(s) => presence::hides(s, &key, &value),
+            // Whoever sends none forgets all owners.
+            Shape::Struct(s) => key != "managedFields" && presence::hides(s, &key, &value),
             _ => false,
         };
         self.adjusted |= is_hidden || twice && matches!(target, Target::Typed(_));
@@ -495,7 +496,10 @@ impl<'a> Reader<'a> {
         match self.schema.get(id) {
             Type::Struct(s) => Shape::Struct(s),
             Type::Map { value, .. } => Shape::Map(*value),
-            Type::Any => Shape::All(Target::Opaque),
+            Type::Any => match self.inner(id) {
+                Some(schema) => return self.object_shape(Target::Typed(schema)),
+                None => Shape::All(Target::Opaque),
+            },
             Type::List { .. } => {
                 self.mismatch("object", id);
                 Shape::All(Target::Skip)
@@ -505,6 +509,12 @@ impl<'a> Reader<'a> {
                 Shape::All(Target::Skip)
             }
         }
+    }
+
+    /// The struct that an untyped value is of, if it is an object.
+    fn inner(&self, id: TypeId) -> Option<TypeId> {
+        let builtin = builtin();
+        std::ptr::eq(self.schema, &builtin.schema).then(|| builtin.inner(id)).flatten()
     }
 
     fn array_item(&mut self, target: Target) -> Target {
@@ -623,20 +633,30 @@ impl<'a> Reader<'a> {
     }
 
     /// Go ignores line breaks in base64; we take them out, since not every reader does.
+    /// Neither does it look at bits behind the last byte.
     fn check_base64(&mut self, text: &str) -> String {
-        use base64::Engine;
+        use base64::engine::{Engine, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD};
+        const LENIENT: GeneralPurpose = GeneralPurpose::new(
+            &base64::alphabet::STANDARD,
+            GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+        );
         let clean: String = text.chars().filter(|c| *c != '\n' && *c != '\r').collect();
-        if let Err(error) = base64::engine::general_purpose::STANDARD.decode(&clean) {
-            // Go tells where the group of four began that is not whole.
-            let at = match error {
-                base64::DecodeError::InvalidByte(at, _) => at,
-                _ => clean.len() - clean.len() % 4,
-            };
-            if self.saved.is_none() {
-                self.saved = Some(format!("illegal base64 data at input byte {at}"));
+        match LENIENT.decode(&clean) {
+            Ok(bytes) => {
+                let canonical = STANDARD.encode(bytes);
+                self.adjusted |= canonical != text;
+                canonical
+            }
+            Err(_) => {
+                // Go tells the first byte that is none, or where the group of four began that is not whole.
+                let is_digit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+                let at = clean.bytes().position(|b| !is_digit(b)).unwrap_or(clean.len() - clean.len() % 4);
+                if self.saved.is_none() {
+                    self.saved = Some(format!("illegal base64 data at input byte {at}"));
+                }
+                clean
             }
         }
-        clean
     }
 
     fn check_time(&mut self, text: &str, layout: &str) {

@@ -39,8 +39,17 @@ impl Writer<'_> {
             (Type::Map { value, .. }, b'{') if self.is_deep(*value) => self.entries(*value),
             (Type::List { item, .. }, b'[') if self.is_deep(*item) => self.items(*item),
             (Type::Scalar(Scalar::Time | Scalar::MicroTime), b'"') => self.time(),
+            (Type::Scalar(Scalar::Double), _) => self.double(),
+            (Type::Any, b'{') => match builtin().inner(ty) {
+                Some(schema) => self.value(schema),
+                None => self.copy(),
+            },
             _ => self.copy(),
         }
+    }
+
+    fn is_list(&self, ty: TypeId) -> bool {
+        matches!(self.schema.get(ty), Type::Map { .. } | Type::List { .. })
     }
 
     /// Whether something within a value of this type may be shown differently.
@@ -64,8 +73,9 @@ impl Writer<'_> {
                 (zero, presence) => {
                     self.comma(start);
                     self.out.extend_from_slice(self.json.get(key.start..self.at)?);
+                    let is_list = field.is_some_and(|i| self.is_list(s.fields[i].ty));
                     match (zero, presence.and_then(|p| p.shown.as_deref())) {
-                        (Some("[]" | "{}"), Some("null")) => {
+                        (Some("[]" | "{}"), Some("null")) if is_list => {
                             self.out.extend_from_slice(b"null");
                             self.at += 2;
                         }
@@ -120,6 +130,15 @@ impl Writer<'_> {
             return Some(());
         }
         self.copy()
+    }
+
+    /// Go has no point in whole numbers.
+    fn double(&mut self) -> Walked {
+        self.copy()?;
+        if self.out.ends_with(b".0") {
+            self.out.truncate(self.out.len() - 2);
+        }
+        Some(())
     }
 
     /// What stands here, if Go would call it zero.
@@ -221,6 +240,15 @@ mod tests {
             "io.k8s.api.core.v1.PodSpec",
             r#"{"containers":[{"name":"c","securityContext":{}}],"hostNetwork":false,"priority":0}"#,
             r#"{"containers":[{"name":"c","securityContext":{},"resources":{}}],"priority":0}"#,
+        );
+    }
+
+    #[test]
+    fn whole_numbers_have_no_point() {
+        check(
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps",
+            r#"{"items":{"maximum":10.0,"minimum":0.0,"multipleOf":0.5},"multipleOf":1.0}"#,
+            r#"{"items":{"maximum":10,"minimum":0,"multipleOf":0.5},"multipleOf":1}"#,
         );
     }
 

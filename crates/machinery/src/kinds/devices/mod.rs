@@ -1,6 +1,6 @@
 //! Devices: DeviceClass, ResourceClaim and its template, ResourceSlice (`pkg/registry/resource/*/strategy.go`,
-//! `pkg/apis/resource/validation/validation.go`). Admin access needs no label of the namespace here, whoever may write
-//! a claim's status may write all of it, and taints do not get the time at which they were added.
+//! `pkg/apis/resource/validation/validation.go`). Whoever may write a claim's status may write all of it here. What
+//! needs the clock or the cluster (times of taints, admin access) is the API server's.
 
 mod claims;
 mod parts;

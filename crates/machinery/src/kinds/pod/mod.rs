@@ -5,11 +5,11 @@
 //! * update: status as it was, generation bumped when the spec changes, and the spec may change only in a few fields;
 //! * `status`: spec and owners as they were; `ephemeralcontainers` and `resize`: only their part of the spec;
 //! * delete: with the grace period, unless the pod is on no node or done.
-//!
-//! Differs from upstream: annotations of AppArmor and seccomp that predate the fields are only warned of.
 
+mod annotations;
 mod columns;
 pub(super) mod defaults;
+pub(super) mod gated;
 pub(super) mod qos;
 mod update;
 pub(super) mod validate;
@@ -20,7 +20,7 @@ use super::metadata::reset_for_status;
 use super::{Column, Strategy};
 use crate::field::Errors;
 use crate::validation::{Messages, is_dns1123_subdomain};
-use api::k8s::api::core::v1::{Affinity, Container, PodAffinityTerm, PodCondition, PodStatus};
+use api::k8s::api::core::v1::{Affinity, Container, PodAffinityTerm, PodCondition, PodSpec, PodStatus};
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use api::prelude::Pod;
@@ -32,6 +32,10 @@ pub(super) struct PodKind;
 
 impl Strategy for PodKind {
     type Object = Pod;
+
+    fn pod_spec(pod: &mut Pod) -> Option<&mut PodSpec> {
+        pod.spec.as_mut()
+    }
 
     fn default(pod: &mut Pod) {
         defaults::pod(pod);
@@ -45,6 +49,7 @@ impl Strategy for PodKind {
             conditions: scheduling_gated(pod).map(|c| vec![c]),
             ..PodStatus::default()
         });
+        annotations::copy_app_armor(pod);
         apply_label_keys(pod);
     }
 
@@ -92,11 +97,15 @@ impl Strategy for PodKind {
     }
 
     fn validate_update(new: &Pod, old: &Pod) -> Errors {
-        validate::validate_update(new, old)
+        let mut errors = annotations::validate_update(new, old);
+        errors.extend(validate::validate_update(new, old));
+        errors
     }
 
     fn validate_status_update(new: &Pod, old: &Pod) -> Errors {
-        validate::validate_status_update(new, old)
+        let mut errors = annotations::validate_update(new, old);
+        errors.extend(validate::validate_status_update(new, old));
+        errors
     }
 
     fn validate_subresource_update(name: &str, new: &Pod, old: &Pod) -> Errors {

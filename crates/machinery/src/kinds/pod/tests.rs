@@ -193,3 +193,21 @@ fn containers_that_ended_stay_ended_unless_they_may_restart() {
     let of_sidecar = format!(r#"{{"restartPolicy":"Never","initContainers":[{rule}],"containers":[{{"name":"a"}}]}}"#);
     assert_eq!(refused(&of_sidecar, "containerStatuses", 137), "");
 }
+
+#[test]
+fn containers_stay_within_the_resources_of_their_pod() {
+    check_create(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 2, memory: 2Gi}}
+  containers:
+  - {name: a, image: i, resources: {requests: {cpu: 700m, memory: 1Mi}, limits: {cpu: 3}}}
+  - {name: b, image: i, resources: {requests: {cpu: 700m}, limits: {memory: 2Gi}}}",
+        expect![[r#"
+            spec.resources.requests[cpu]: Invalid value: "1": must be greater than or equal to aggregate container requests of 1400m
+            spec.resources.containers[0][cpu].limits: Invalid value: "3": must be less than or equal to pod limits of 2"#]],
+    );
+}

@@ -3,14 +3,15 @@
 //!
 //! Only valid objects are warned of, so what a new pod or a template cannot have (ephemeral containers) is not looked at.
 
+use super::annotations::{APP_ARMOR, Annotations, SECCOMP, SECCOMP_OF_POD, profile_of};
 use crate::field::{Path, quote};
 use crate::kinds::common::str_of;
 use crate::kinds::persistentvolumeclaim;
 use crate::quantity::Quantity as Number;
 use crate::validation::{ip_warning, is_dns1123_label, is_label_value};
 use api::k8s::api::core::v1::{
-    AppArmorProfile, Container, ContainerPort, DownwardAPIVolumeFile, EnvVar, KeyToPath, NodeSelectorTerm,
-    PodAffinityTerm, PodSpec, Volume, VolumeProjection, WeightedPodAffinityTerm,
+    Container, ContainerPort, DownwardAPIVolumeFile, EnvVar, KeyToPath, NodeSelectorTerm, PodAffinityTerm, PodSpec,
+    Volume, VolumeProjection, WeightedPodAffinityTerm,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::prelude::{MetaExt, Pod, PodTemplateSpec};
@@ -21,17 +22,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 const MOST: usize = 4096;
 
 const NO_MATCH: &str = "a null labelSelector results in matching no pod";
-const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
-const SECCOMP: &str = "container.seccomp.security.alpha.kubernetes.io/";
-const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 
 const ANNOTATIONS: &[(&str, &str)] = &[
     ("scheduler.alpha.kubernetes.io/critical-pod", "v1.16+; use the \"priorityClassName\" field instead"),
     ("security.alpha.kubernetes.io/sysctls", "v1.11+; use the \"sysctls\" field instead"),
     ("security.alpha.kubernetes.io/unsafe-sysctls", "v1.11+; use the \"sysctls\" field instead"),
 ];
-
-type Annotations = BTreeMap<String, String>;
 
 /// The warnings about a new pod.
 pub(super) fn of_pod(pod: &Pod) -> Vec<String> {
@@ -379,28 +375,20 @@ fn seccomp_of_container(annotations: &Annotations, container: &Container, root: 
     annotations.contains_key(&key).then(|| seccomp(root, &key))
 }
 
-/// A container's annotation of AppArmor that its pod's profile does not say as well.
+/// A container's annotation of AppArmor that its pod's profile does not say as well. It was copied into the container's
+/// field before: whoever sets both alike is warned, too, which upstream can tell apart.
 fn app_armor(spec: &PodSpec, annotations: &Annotations, container: &Container, root: &Path) -> Option<String> {
-    if annotations.is_empty() || container.security_context.as_ref().is_some_and(|c| c.app_armor_profile.is_some()) {
+    if annotations.is_empty() {
         return None;
     }
     let key = format!("{APP_ARMOR}{}", container.name);
-    let wanted = annotated_profile(annotations.get(&key)?);
+    let wanted = profile_of(annotations.get(&key)?);
     let of_pod = spec.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
-    if of_pod.is_some() && of_pod == wanted.as_ref() {
+    let given = container.security_context.as_ref().and_then(|c| c.app_armor_profile.as_ref());
+    if of_pod.is_some() && of_pod == wanted.as_ref() || given.is_some() && given != wanted.as_ref() {
         return None;
     }
     Some(format!("{}: deprecated since v1.30; use the \"appArmorProfile\" field instead", annotation(root, &key)))
-}
-
-/// `ApparmorFieldForAnnotation`.
-fn annotated_profile(annotation: &str) -> Option<AppArmorProfile> {
-    let (type_, localhost_profile) = match annotation {
-        "unconfined" => ("Unconfined", None),
-        "runtime/default" => ("RuntimeDefault", None),
-        other => ("Localhost", Some(other.strip_prefix("localhost/").filter(|name| !name.is_empty())?.to_owned())),
-    };
-    Some(AppArmorProfile { type_: type_.to_owned(), localhost_profile })
 }
 
 /// Variables that take the place of an earlier one and do not contain it.

@@ -6,6 +6,7 @@ use crate::kinds::common::str_of;
 use crate::kinds::pod::is_sidecar;
 use crate::kinds::resources::{self, ResourceList, validate_container_name, validate_requirements};
 use crate::quantity::Quantity;
+use crate::quota::{self, Side};
 use crate::validation::{
     Messages, invalid_each, is_config_map_key, is_dns1123_label, is_dns1123_subdomain, is_http_header_name,
     is_label_key, is_relaxed_env_var_name, is_valid_port, is_valid_port_name, one_of, required, required_one_of,
@@ -201,6 +202,34 @@ pub(super) fn validate_pod_resources(spec: &PodSpec, path: &Path) -> Errors {
         errors
     };
     errors.extend(validate_requirements(resources.limits.as_ref(), resources.requests.as_ref(), name_errors, path));
+    errors.extend(validate_consistency(spec, resources, path));
+    errors
+}
+
+/// Errors of resources of a pod that its containers go beyond (`validatePodResourceConsistency`).
+fn validate_consistency(spec: &PodSpec, resources: &ResourceRequirements, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    let (requests, limits) = (quota::parse(resources.requests.as_ref()), quota::parse(resources.limits.as_ref()));
+    let mut together = |side: Side, field: &str, what: &str, of_pod: &quota::Usage| {
+        for (name, sum) in quota::containers_resources(spec, side) {
+            let Some(most) = of_pod.get(&name).filter(|most| sum > **most) else { continue };
+            if side == Side::Requests || resources::is_huge_page(&name) {
+                let detail = format!("must be greater than or equal to aggregate container {what} of {sum}");
+                errors.push(FieldError::invalid(&path.child(field).key(&name), most.to_string().as_str(), &detail));
+            }
+        }
+    };
+    together(Side::Requests, "requests", "requests", &requests);
+    together(Side::Limits, "limits", "limits", &limits);
+    for (i, container) in spec.containers.iter().enumerate() {
+        for (name, limit) in quota::parse(container.resources.as_ref().and_then(|r| r.limits.as_ref())) {
+            let Some(most) = limits.get(&name).filter(|most| limit > **most) else { continue };
+            // Upstream's order of the path.
+            let path = path.child("containers").index(i).key(&name).child("limits");
+            let detail = format!("must be less than or equal to pod limits of {most}");
+            errors.push(FieldError::invalid(&path, limit.to_string().as_str(), &detail));
+        }
+    }
     errors
 }
 

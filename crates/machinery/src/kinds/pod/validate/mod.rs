@@ -1,7 +1,7 @@
 //! Validation of pods, pod specs and pod templates (`ValidatePodSpec` and around in
 //! `pkg/apis/core/validation/validation.go`), in upstream's order and words.
 //!
-//! Not checked (accepted as they are): annotations that predate fields, and rules that tie container statuses to the spec.
+//! Not checked (accepted as they are): rules that tie container statuses to the spec.
 
 mod containers;
 mod scheduling;
@@ -11,10 +11,12 @@ mod windows;
 
 pub(in crate::kinds) use containers::validate_quantity_list;
 pub(in crate::kinds) use scheduling::{validate_node_selector, validate_taint_effect, validate_tolerations};
+pub(super) use security::validate_app_armor;
 pub(super) use update::{validate_ephemeral_update, validate_resize, validate_status_update, validate_update};
 pub(in crate::kinds) use volumes::{validate_driver_name, validate_host_path, validate_nfs};
 mod update;
 
+use super::annotations;
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
 use crate::validation::{
@@ -37,7 +39,9 @@ pub(super) fn validate_pod(pod: &Pod) -> Errors {
     let path = Path::new("spec");
     let no_spec = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&no_spec);
-    let mut errors = validate_spec(spec, true, &path);
+    let annotations_path = Path::new("metadata").child("annotations");
+    let mut errors = annotations::validate(pod.metadata.annotations.as_ref(), spec, &annotations_path);
+    errors.extend(validate_spec(spec, true, &path));
     if str_of(&spec.service_account_name).is_empty() {
         errors.extend(validate_no_tokens(spec, &path.child("volumes")));
     }
@@ -60,6 +64,7 @@ pub(super) fn validate_pod_create(pod: &Pod) -> Errors {
         let detail = "cannot be set until all schedulingGates have been cleared";
         errors.push(FieldError::forbidden(&path.child("nodeName"), detail));
     }
+    errors.extend(annotations::validate_match(pod.metadata.annotations.as_ref(), spec, &path));
     errors
 }
 
@@ -82,11 +87,14 @@ fn validate_no_tokens(spec: &PodSpec, path: &Path) -> Errors {
 pub(in crate::kinds) fn validate_template(template: &PodTemplateSpec, path: &Path) -> Errors {
     let meta = template.metadata.as_ref();
     let mut errors = validate_labels(meta.and_then(|m| m.labels.as_ref()), &path.child("labels"));
-    errors.extend(validate_annotations(meta.and_then(|m| m.annotations.as_ref()), &path.child("annotations")));
+    let annotations = meta.and_then(|m| m.annotations.as_ref());
+    errors.extend(validate_annotations(annotations, &path.child("annotations")));
     let no_spec = PodSpec::default();
     let spec = template.spec.as_ref().unwrap_or(&no_spec);
+    errors.extend(annotations::validate(annotations, spec, &path.child("annotations")));
     let path = path.child("spec");
     errors.extend(validate_spec(spec, false, &path));
+    errors.extend(annotations::validate_match(annotations, spec, &path));
     if spec.ephemeral_containers.as_ref().is_some_and(|c| !c.is_empty()) {
         let detail = "ephemeral containers not allowed in pod template";
         errors.push(FieldError::forbidden(&path.child("ephemeralContainers"), detail));
@@ -134,7 +142,7 @@ pub(in crate::kinds) fn validate_spec(spec: &PodSpec, is_pod: bool, path: &Path)
 }
 
 /// Calls `visit` with every container and how to make its path, in upstream's order (`VisitContainersWithPath`).
-fn visit_containers(spec: &PodSpec, path: &Path, mut visit: impl FnMut(&Container, &dyn Fn() -> Path)) {
+pub(super) fn visit_containers(spec: &PodSpec, path: &Path, mut visit: impl FnMut(&Container, &dyn Fn() -> Path)) {
     for (field, list) in [("initContainers", spec.init_containers.as_ref()), ("containers", Some(&spec.containers))] {
         for (i, container) in list.into_iter().flatten().enumerate() {
             visit(container, &|| path.child(field).index(i));

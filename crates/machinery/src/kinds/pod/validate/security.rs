@@ -121,7 +121,7 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path) -> Errors {
     errors
 }
 
-fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path) -> Errors {
+pub(in crate::kinds::pod) fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path) -> Errors {
     let Some(profile) = profile else { return Vec::new() };
     let mut errors = Vec::new();
     let local_path = path.child("localhostProfile");

@@ -25,7 +25,6 @@ metadata:
     seccomp.security.alpha.kubernetes.io/pod: runtime/default
     container.seccomp.security.alpha.kubernetes.io/c: runtime/default
     container.apparmor.security.beta.kubernetes.io/c: unconfined
-    container.apparmor.security.beta.kubernetes.io/other: unconfined
 spec:
   nodeSelector: {beta.kubernetes.io/os: linux}
   affinity:

@@ -15,6 +15,7 @@ use crate::kinds_table::KindTable;
 use crate::metrics::{self, AdmissionMetrics, Authenticated, Labels, Metrics};
 use crate::negotiate::Output;
 use crate::options::{FieldValidation, WriteOptions};
+use crate::patch::PatchChange;
 use crate::reader::{KindRef, Reader, Stored};
 use crate::remarks::Remarks;
 use crate::request_info::{Query, RequestInfo};
@@ -519,35 +520,63 @@ impl ApiServer {
         object: Box<dyn AnyObject>,
         operation: Operation,
     ) -> Result<Stored, Status> {
-        let user = UserInfo::new("system:apiserver", &[MASTERS]);
-        let options = WriteOptions {
-            dry_run: false,
-            field_manager: "kube-apiserver".into(),
-            field_validation: FieldValidation::Ignore,
-            force: None,
-            json: serde_json::Value::Null,
-        };
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let (namespace, name) = (text(&object.meta().namespace), text(&object.meta().name));
-        let warnings = Remarks::default();
-        let write = Write {
-            kind,
-            subresource,
-            namespace: &namespace,
-            name: &name,
-            user: &user,
-            options: &options,
-            manager: "kube-apiserver",
-            warnings: &warnings,
-        };
+        let own = Own::new("kube-apiserver");
+        let write = own.write(kind, subresource, &namespace, &name);
         let written = match operation {
             Operation::Create => self.create_object(&write, object).await?,
             _ => self.modify_object(&write, &crate::write::Replace::new(object)).await?,
         };
-        match written {
-            Written::Stored { stored, .. } | Written::Removed { stored } => Ok(stored),
-            Written::DryRun { .. } => Err(status::internal("the write stored nothing")),
-        }
+        stored_by(written)
+    }
+
+    /// Applies a part of an object of the cluster that `manager`, a part of this server, holds whatever others say.
+    pub(crate) async fn apply_own(
+        &self,
+        kind: &KindRef,
+        subresource: &str,
+        manager: &str,
+        config: serde_json::Value,
+    ) -> Result<Stored, Status> {
+        let own = Own::new(manager);
+        let name = config["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let write = own.write(kind, subresource, "", &name);
+        let change = PatchChange::apply(&write, config, write.manager_at(self));
+        stored_by(self.modify_object(&write, &change).await?)
+    }
+}
+
+/// What a write by the server itself needs.
+struct Own<'a> {
+    manager: &'a str,
+    user: UserInfo,
+    options: WriteOptions,
+    warnings: Remarks,
+}
+
+impl<'a> Own<'a> {
+    fn new(manager: &'a str) -> Self {
+        let options = WriteOptions {
+            dry_run: false,
+            field_manager: manager.to_owned(),
+            field_validation: FieldValidation::Ignore,
+            force: None,
+            json: serde_json::Value::Null,
+        };
+        Own { manager, user: UserInfo::new("system:apiserver", &[MASTERS]), options, warnings: Remarks::default() }
+    }
+
+    fn write<'w>(&'w self, kind: &'w KindRef, subresource: &'w str, namespace: &'w str, name: &'w str) -> Write<'w> {
+        let (user, options, warnings) = (&self.user, &self.options, &self.warnings);
+        Write { kind, subresource, namespace, name, user, options, manager: self.manager, warnings }
+    }
+}
+
+fn stored_by(written: Written) -> Result<Stored, Status> {
+    match written {
+        Written::Stored { stored, .. } | Written::Removed { stored } => Ok(stored),
+        Written::DryRun { .. } => Err(status::internal("the write stored nothing")),
     }
 }
 

@@ -181,7 +181,7 @@ mod tests {
     fn owners_go_where_they_were_taken_from() {
         let owners = r#"[{"manager":"m"}]"#;
         for (before, after) in
-            [("", ""), (r#""labels":{"a":"b"}"#, ""), ("", r#""name":"x""#), (r#""labels":{}"#, r#""name":"x""#)]
+            [("", ""), (r#""labels":{"a":"b"}"#, ""), ("", r#""name":"x""#), (r#""labels":{"c":"d"}"#, r#""name":"x""#)]
         {
             let comma = |a: &str, b: &str| if a.is_empty() || b.is_empty() { "" } else { "," };
             let with = format!(r#"{before}{}"managedFields":{owners}{}{after}"#, comma(before, "x"), comma("x", after));

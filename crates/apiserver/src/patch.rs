@@ -97,6 +97,27 @@ impl PatchChange {
         })
     }
 
+    /// A configuration that a part of this server holds whatever others say.
+    pub(crate) fn apply(w: &Write<'_>, config: Value, manager: Manager<'_>) -> Self {
+        let how = How::Apply {
+            config,
+            force: true,
+            manager: manager.name.to_owned(),
+            subresource: manager.subresource.to_owned(),
+            namespace: w.namespace.to_owned(),
+            name: w.name.to_owned(),
+            now: manager.now,
+        };
+        PatchChange {
+            how,
+            kind: w.kind.clone(),
+            namespace: w.namespace.to_owned(),
+            name: w.name.to_owned(),
+            validation: FieldValidation::Ignore,
+            warnings: Mutex::default(),
+        }
+    }
+
     /// What a patch made of the object. What cannot be read is the patch's fault, and so is what a strict server complains about.
     fn decode(&self, patch: &Patch, json: &[u8]) -> Result<Box<dyn AnyObject>, Status> {
         let refuse = |why: &str| {

@@ -693,28 +693,35 @@ mod tests {
         let a = allocator();
         check(
             &a,
-            r#"{"type":"ClusterIP","clusterIP":"10.43.0.10"}"#,
+            r#"{"type":"ClusterIP","clusterIP":"10.43.0.9","clusterIPs":["10.43.0.10"]}"#,
+            expect![[
+                r#"Service "a" is invalid: spec.clusterIPs: Invalid value: ["10.43.0.10"]: first value must match `clusterIP`"#
+            ]],
+        );
+        check(
+            &a,
+            r#"{"type":"ClusterIP","clusterIP":"10.43.0.10","clusterIPs":["10.43.0.10"]}"#,
             expect![[
                 r#"{"families":["IPv4"],"ip":"10.43.0.10","ips":["10.43.0.10"],"policy":"SingleStack","ports":[]}"#
             ]],
         );
         check(
             &a,
-            r#"{"type":"ClusterIP","clusterIP":"10.43.0.10"}"#,
+            r#"{"type":"ClusterIP","clusterIP":"10.43.0.10","clusterIPs":["10.43.0.10"]}"#,
             expect![[
                 r#"Service "a" is invalid: spec.clusterIPs: Invalid value: ["10.43.0.10"]: failed to allocate IP 10.43.0.10: provided IP is already allocated"#
             ]],
         );
         check(
             &a,
-            r#"{"type":"ClusterIP","clusterIP":"1.2.3.4"}"#,
+            r#"{"type":"ClusterIP","clusterIP":"1.2.3.4","clusterIPs":["1.2.3.4"]}"#,
             expect![[
                 r#"Service "a" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.43.0.0/16"#
             ]],
         );
         check(
             &a,
-            r#"{"type":"ClusterIP","clusterIP":"None","selector":{"a":"b"}}"#,
+            r#"{"type":"ClusterIP","clusterIP":"None","clusterIPs":["None"],"selector":{"a":"b"}}"#,
             expect![[r#"{"families":["IPv4"],"ip":"None","ips":["None"],"policy":"SingleStack","ports":[]}"#]],
         );
         check(

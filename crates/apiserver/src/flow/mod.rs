@@ -19,7 +19,7 @@ mod width;
 use crate::admission::Cluster;
 use crate::api_server::{ApiServer, Call};
 use crate::metrics::{Executing, FlowMetrics};
-use crate::reader::{KindRef, storage_of};
+use crate::reader::{KindRef, Stored, storage_of};
 use crate::{Body, status};
 use api::k8s::api::flowcontrol::v1::{
     ExemptPriorityLevelConfiguration, FlowSchema, FlowSchemaCondition, PriorityLevelConfiguration,
@@ -31,6 +31,7 @@ use book::{Book, Entry, Limits, Queues};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -460,7 +461,8 @@ async fn reconcile(server: &ApiServer) -> bool {
     };
     let Some(kind) = kind_of::<FlowSchema>(server) else { return false };
     let changes = schemas.iter().filter_map(|schema| with_condition(schema, &levels, server.clock_now()));
-    let written = write_all(server, &kind, "status", changes.collect()).await;
+    let all = changes.map(async |schema| server.apply_own(&kind, "status", CONSUMER, status_config(&schema)).await);
+    let written = all_done(futures_util::future::join_all(all).await);
     server.inner.flow.configure(schemas, &levels);
     well & written
 }
@@ -481,24 +483,40 @@ async fn ensure<K: Object + MetaExt>(
     let Some(kind) = kind_of::<K>(server) else { return false };
     let find = |name: &str| stored.iter().find(|s| s.name() == name);
     let changed = defaults.iter().filter_map(|d| defaults::revised(find(d.name()), d, &same_spec, &take_spec));
-    write_all(server, &kind, "", changed.collect()).await
-}
-
-/// Creates or updates, all at once: the store syncs them together.
-async fn write_all<K: Object>(server: &ApiServer, kind: &KindRef, subresource: &str, objects: Vec<K>) -> bool {
-    let all = objects.into_iter().map(async |object| {
+    // All at once: the store syncs them together.
+    let all = changed.map(async |object| {
         let is_new = object.meta().resource_version.is_none();
         let object: Box<dyn AnyObject> = Box::new(object);
         match is_new {
-            true => server.create(kind, "", object).await,
-            false => server.update(kind, subresource, object).await,
+            true => server.create(&kind, "", object).await,
+            false => server.update(&kind, "", object).await,
         }
     });
-    // Another server may have been faster; its write wakes us.
+    all_done(futures_util::future::join_all(all).await)
+}
+
+/// Whether nothing is to be written once more. Another server may have been faster; its write wakes us.
+fn all_done(results: Vec<Result<Stored, Status>>) -> bool {
     let lost = |failure: &Status| matches!(failure.reason.as_str(), "AlreadyExists" | "Conflict" | "NotFound");
-    let results = futures_util::future::join_all(all).await;
     results.into_iter().filter_map(Result::err).all(|failure| lost(&failure))
 }
+
+/// Who holds the conditions of schemas (`pkg/util/flowcontrol/apf_controller.go`, `asFieldManager`).
+const CONSUMER: &str = "api-priority-and-fairness-config-consumer-v1";
+
+/// The part of a schema that is ours.
+fn status_config(schema: &FlowSchema) -> Value {
+    let conditions = schema.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let own: Vec<&FlowSchemaCondition> = conditions.filter(|c| c.type_.as_deref() == Some(DANGLING)).collect();
+    json!({
+        "apiVersion": FlowSchema::API_VERSION,
+        "kind": FlowSchema::KIND,
+        "metadata": { "name": schema.name() },
+        "status": { "conditions": own },
+    })
+}
+
+const DANGLING: &str = "Dangling";
 
 fn kind_of<K: Object>(server: &ApiServer) -> Option<KindRef> {
     server.find_kind(K::GROUP, K::VERSION, K::PLURAL)
@@ -510,7 +528,6 @@ fn with_condition(
     levels: &[PriorityLevelConfiguration],
     now: jiff::Timestamp,
 ) -> Option<FlowSchema> {
-    const DANGLING: &str = "Dangling";
     let name = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.clone()).unwrap_or_default();
     let start = format!("This FlowSchema references the PriorityLevelConfiguration object named {name:?}");
     let (status, reason, message) = match level_exists(schema, levels) {

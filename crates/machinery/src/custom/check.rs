@@ -816,7 +816,7 @@ pub(crate) fn field_at<'s>(
             let stop = after.find("']").ok_or_else(|| format!("unclosed bracket in {path:?}"))?;
             (name, rest) = (after[..stop].to_owned(), &after[stop + 2..]);
         } else {
-            return Err(format!("expected [ or . but got: {rest}"));
+            return Err(format!("expected [ or . but got: {}", &rest[..end(rest)]));
         }
         at = match at.properties.get(&name) {
             Some(property) => property,

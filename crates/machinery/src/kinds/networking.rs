@@ -707,7 +707,7 @@ spec: {podSelector: {}, egress: [{ports: [{port: 53}], to: [{ipBlock: {cidr: 10.
 
     #[test]
     fn a_scope_may_be_missing_or_empty() {
-        let class = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/c, parameters: {kind: K, name: n, scope: ''}}}";
+        let class = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: a}, spec: {controller: a.b/c, parameters: {kind: K, name: x, scope: ''}}}";
         check_create(
             class,
             expect![[r#"spec.parameters.scope: Unsupported value: "": supported values: "Cluster", "Namespace""#]],

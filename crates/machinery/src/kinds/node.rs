@@ -196,7 +196,7 @@ fn validate_resources(node: &Node) -> Errors {
     for (field, list) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
         let path = Path::new("status").child(field);
         for (resource, quantity) in list.iter().flatten() {
-            errors.extend(validate_quantity(resource, quantity, &path.key(resource)));
+            errors.extend(validate_quantity(resource, quantity, &path.child(resource)));
         }
     }
     errors

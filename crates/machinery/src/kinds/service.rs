@@ -490,7 +490,7 @@ pub fn validate_cluster_ips(spec: &ServiceSpec, path: &Path) -> Errors {
     if !is_headless(spec) {
         let wanted = spec.ip_families.iter().flatten();
         for (i, ((ip, family), wanted)) in ips(spec).iter().zip(&families).zip(wanted).enumerate() {
-            if family.is_some_and(|f| f.as_str() != wanted) {
+            if matches!(wanted.as_str(), "IPv4" | "IPv6") && family.is_some_and(|f| f.as_str() != wanted) {
                 let detail = format!("expected an {wanted} value as indicated by `ipFamilies[{i}]`");
                 errors.push(FieldError::invalid(&list_path.index(i), ip, &detail));
             }

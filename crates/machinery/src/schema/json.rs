@@ -71,6 +71,7 @@ fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: Makes) -> Resu
         fatal: None,
         problems: Vec::new(),
         adjusted: false,
+        quiet: 0,
         seen: HashSet::new(),
     };
     reader.space();
@@ -112,6 +113,8 @@ struct Reader<'a> {
     problems: Vec<String>,
     /// The value is not what the text says, but what Go makes of it.
     adjusted: bool,
+    /// Within how many types that read themselves we are: Go tells no problems of what is in them.
+    quiet: usize,
     seen: HashSet<String>,
 }
 
@@ -355,6 +358,14 @@ enum Shape<'a> {
 
 impl<'a> Reader<'a> {
     fn object(&mut self, target: Target) -> Result<Value, Syntax> {
+        let reads_itself = matches!(target, Target::Typed(id) if matches!(self.schema.get(id), Type::Any));
+        self.quiet += usize::from(reads_itself);
+        let object = self.members(target);
+        self.quiet -= usize::from(reads_itself);
+        object
+    }
+
+    fn members(&mut self, target: Target) -> Result<Value, Syntax> {
         let shape = self.object_shape(target);
         self.deeper()?;
         self.at += 1;
@@ -692,7 +703,7 @@ impl Reader<'_> {
     }
 
     fn problem(&mut self, what: &str, key: &str) {
-        if self.problems.len() >= MAX_PROBLEMS {
+        if self.quiet > 0 || self.problems.len() >= MAX_PROBLEMS {
             return;
         }
         let len = self.path.len();

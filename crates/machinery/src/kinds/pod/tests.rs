@@ -205,7 +205,7 @@ spec:
   resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 2, memory: 2Gi}}
   containers:
   - {name: a, image: i, resources: {requests: {cpu: 700m, memory: 1Mi}, limits: {cpu: 3}}}
-  - {name: b, image: i, resources: {requests: {cpu: 700m}, limits: {memory: 2Gi}}}",
+  - {name: b, image: i, resources: {requests: {cpu: 700m}}}",
         expect![[r#"
             spec.resources.requests[cpu]: Invalid value: "1": must be greater than or equal to aggregate container requests of 1400m
             spec.resources.containers[0][cpu].limits: Invalid value: "3": must be less than or equal to pod limits of 2"#]],

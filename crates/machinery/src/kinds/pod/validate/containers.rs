@@ -195,7 +195,7 @@ pub(super) fn validate_pod_resources(spec: &PodSpec, path: &Path) -> Errors {
     }
     let name_errors: fn(&str, &Path) -> Errors = |name, path| {
         let mut errors = resources::validate_name(name, path);
-        if !matches!(name, "cpu" | "memory") && !resources::is_huge_page(name) {
+        if errors.is_empty() && !matches!(name, "cpu" | "memory") && !resources::is_huge_page(name) {
             let supported = ["cpu", "hugepages-", "memory"];
             errors.push(FieldError::not_supported(path, name, &supported));
         }

@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers.
 
-use super::windows;
+use super::{visit_containers, windows};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Raw, is_valid_id, one_of, validate_local_descending_path};
 use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, Sysctl};
@@ -52,7 +52,14 @@ pub(super) fn validate_host_users(spec: &PodSpec, path: &Path) -> Errors {
     // Upstream's spelling.
     let shared = [("hostNetwork", spec.host_network), ("HostPID", spec.host_pid), ("HostIPC", spec.host_ipc)];
     let on = shared.iter().filter(|(_, value)| *value == Some(true));
-    on.map(|(field, _)| FieldError::forbidden(&path.child(field), "when `hostUsers` is false")).collect()
+    let mut errors: Errors =
+        on.map(|(field, _)| FieldError::forbidden(&path.child(field), "when `hostUsers` is false")).collect();
+    visit_containers(spec, path, |container, path| {
+        if container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
+            errors.push(FieldError::forbidden(&path().child("volumeDevices"), "when `hostUsers` is false"));
+        }
+    });
+    errors
 }
 
 fn is_sysctl_name(name: &str) -> bool {
@@ -75,7 +82,7 @@ fn validate_sysctls(sysctls: &[Sysctl], spec: &PodSpec, path: &Path) -> Errors {
         if name.is_empty() {
             errors.push(FieldError::required(&path, ""));
         } else if !is_sysctl_name(name) {
-            let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9]$";
+            let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             errors.push(FieldError::invalid(&path, name, detail));
         } else if sysctls[..i].iter().any(|s| s.name == name) {
             errors.push(FieldError::duplicate(&path, name));

@@ -46,7 +46,7 @@ impl ScaleFields<'_> {
         let mut out = Managers::default();
         let mut times = HashMap::new();
         for (id, mut owned) in decode_entries(object_entries).unwrap_or_default().0 {
-            times.insert(id.clone(), owned.time.clone());
+            times.insert(id.clone(), owned.time);
             if owned.api_version != self.api_version {
                 continue;
             }

@@ -508,7 +508,7 @@ impl<'a> Reader<'a> {
             Type::Struct(s) => Shape::Struct(s),
             Type::Map { value, .. } => Shape::Map(*value),
             Type::Any => match self.inner(id) {
-                Some(schema) => return self.object_shape(Target::Typed(schema)),
+                Some(schema) => self.object_shape(Target::Typed(schema)),
                 None => Shape::All(Target::Opaque),
             },
             Type::List { .. } => {

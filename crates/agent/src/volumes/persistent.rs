@@ -278,7 +278,9 @@ pub fn own_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32>) 
     if !needs_group(pod, &meta, group) {
         return Ok(());
     }
-    super::atomic::own_tree(path, group, false).map_err(|e| VolumeError::io("change the group of", path, e))
+    // The path may be a link; those inside the volume are not followed.
+    let root = fs::canonicalize(path).map_err(|e| VolumeError::io("resolve", path, e))?;
+    super::atomic::own_tree(&root, group, false).map_err(|e| VolumeError::io("change the group of", path, e))
 }
 
 /// `fsGroupChangePolicy` (`requiresPermissionChange` in `pkg/volume/volume_linux.go`).
@@ -366,6 +368,24 @@ mod tests {
         check(claim, CLAIM, Some(&block), "volume data has volumeMode Block, but is specified in volumeMounts");
         let text = "PVC default/web-data was not created for pod default/web (pod is not owner)";
         check(r#""ephemeral":{}"#, CLAIM, None, &format!("error processing PVC default/web-data: {text}"));
+    }
+
+    #[test]
+    fn the_group_is_given_to_what_a_link_leads_to() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::create_dir(&target).expect("made");
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        let backing = Backing {
+            kind: Kind::Local(Local { path: link.clone(), fs_type: String::new(), options: Vec::new() }),
+            block: false,
+            read_only: false,
+            ours: false,
+            size: None,
+        };
+        own_local(&pod(r#"{"containers":[]}"#), &link, &backing, Some(1234)).expect("given");
+        let meta = fs::metadata(&target).expect("there");
+        assert_eq!((meta.gid(), meta.mode() & 0o2070), (1234, 0o2070));
     }
 
     #[test]

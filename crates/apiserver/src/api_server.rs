@@ -450,6 +450,7 @@ impl ApiServer {
             path: "",
             is_resource_request: true,
             field_selector: "",
+            label_selector: "",
         };
         self.authorize(&attributes).await
     }

@@ -139,6 +139,7 @@ impl RequestInfo {
             path: &self.path,
             is_resource_request: self.is_resource,
             field_selector: if selects { query.get("fieldSelector").unwrap_or_default() } else { "" },
+            label_selector: if selects { query.get("labelSelector").unwrap_or_default() } else { "" },
         }
     }
 }

@@ -103,6 +103,7 @@ fn attributes<'a>(user: &'a UserInfo, spec: &'a Value) -> Attributes<'a> {
         path: "",
         is_resource_request: false,
         field_selector: "",
+        label_selector: "",
     };
     if let Some(resource) = spec.get("resourceAttributes").filter(|v| v.is_object()) {
         return Attributes {

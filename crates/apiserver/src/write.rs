@@ -553,6 +553,7 @@ impl<'a> Write<'a> {
             path: "",
             is_resource_request: true,
             field_selector: "",
+            label_selector: "",
         }
     }
 

@@ -28,6 +28,7 @@ async fn may(request: &Request<'_>, verb: &str, signer: &str) -> bool {
         path: "",
         is_resource_request: true,
         field_selector: "",
+        label_selector: "",
     };
     request.cluster.allowed(&attributes(signer)).await || request.cluster.allowed(&attributes(&domain)).await
 }

@@ -206,6 +206,7 @@ impl<'a> Evaluation<'a> {
             path: question.path.as_deref().unwrap_or_default(),
             is_resource_request: question.path.is_none(),
             field_selector: &question.field_selector,
+            label_selector: &question.label_selector,
         };
         Decision { allowed: self.cluster.allowed(&attributes).await, ..Decision::default() }
     }

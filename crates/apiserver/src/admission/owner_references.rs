@@ -41,6 +41,7 @@ impl Admission for OwnerReferences {
             path: "",
             is_resource_request: true,
             field_selector: "",
+            label_selector: "",
         };
         if request.operation != Operation::Create && !request.cluster.allowed(&attributes).await {
             return Err(request.forbidden("cannot set an ownerRef on a resource you can't delete: , <nil>"));

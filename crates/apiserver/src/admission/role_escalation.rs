@@ -99,6 +99,7 @@ async fn may(request: &Request<'_>, verb: &str, kind: &str, name: &str) -> bool 
         path: "",
         is_resource_request: true,
         field_selector: "",
+        label_selector: "",
     };
     request.cluster.allowed(&attributes).await
 }

@@ -205,6 +205,7 @@ mod tests {
             path: words[2],
             is_resource_request,
             field_selector: "",
+            label_selector: "",
         };
         policy.verdict(&attributes).level
     }

@@ -165,8 +165,10 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// Whether this asks for a resource.
     pub is_resource_request: bool,
-    /// Label and field selector of list, watch and deletecollection, as text (authorization with selectors).
+    /// Field selector of list, watch and deletecollection, as text (authorization with selectors).
     pub field_selector: &'a str,
+    /// The same of labels.
+    pub label_selector: &'a str,
 }
 
 /// An authorizer's answer.

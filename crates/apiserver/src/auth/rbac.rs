@@ -433,6 +433,7 @@ mod tests {
             path: "",
             is_resource_request: true,
             field_selector: "",
+            label_selector: "",
         };
         policy().decide(&attributes)
     }

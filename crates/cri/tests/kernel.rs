@@ -251,7 +251,7 @@ async fn a_container_from_its_image_to_its_end() {
         let status = run.status(&id).await;
         assert_eq!(status.state(), ContainerState::ContainerRunning);
         let user = status.user.and_then(|u| u.linux).expect("a user");
-        assert_eq!((user.uid, user.gid, user.supplemental_groups), (33, 33, vec![33, 7, 77]));
+        assert_eq!((user.uid, user.gid, user.supplemental_groups), (33, 33, vec![33, 77, 7]));
         let script = "id -u; id -G; echo $WHO; touch /shared/x; cat /etc/hostname; exit 3";
         let done = run.exec(&id, script, 0).await.expect("ran");
         assert_eq!(String::from_utf8_lossy(&done.stdout), "33\n33 7 77\nme\nbox\n");

@@ -641,4 +641,26 @@ mod tests {
         assert_eq!(graph.gone("a"), ["c"]);
         assert_eq!(graph.replace(&things, Vec::new()), [""; 0]);
     }
+
+    #[test]
+    fn an_answer_that_comes_late_is_not_believed() {
+        let things = resource("Thing");
+        let state = |answers: &[&str]| {
+            let mut graph = Graph::default();
+            graph.present(&things, meta("b a"));
+            for what in answers {
+                let (item, _, _) = graph.around("b").expect("it is there");
+                match *what {
+                    "came" => drop(graph.present(&things, meta("a"))),
+                    "went" => assert_eq!(graph.gone("a"), ["b"]),
+                    _ => graph.verified("ns", &item.owners[0], OwnerState::Solid),
+                }
+            }
+            graph.around("b").map(|(_, owners, _)| owners[0].state)
+        };
+        assert_eq!(state(&["answer"]), Some(OwnerState::Solid));
+        assert_eq!(state(&["came", "answer", "went"]), Some(OwnerState::Absent));
+        assert_eq!(state(&["came", "went", "answer"]), Some(OwnerState::Absent));
+        assert_eq!(state(&["answer", "came", "went"]), Some(OwnerState::Absent));
+    }
 }

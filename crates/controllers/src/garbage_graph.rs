@@ -120,10 +120,17 @@ impl Graph {
 
     /// Remembers what the API server said of an owner that the graph does not have.
     pub(crate) fn verified(&mut self, namespace: &str, reference: &OwnerReference, state: OwnerState) {
+        // The watches may have told meanwhile that it came, or that it went; the answer is older than that.
+        if self.nodes.contains_key(&reference.uid) {
+            return;
+        }
         if self.verified.len() >= REMEMBERED {
             self.verified.clear();
         }
-        self.verified.insert(named(namespace, reference), state);
+        let known = self.verified.entry(named(namespace, reference)).or_insert(state);
+        if *known != OwnerState::Absent {
+            *known = state;
+        }
     }
 
     /// An object is there in this state. Returns whom that concerns.
@@ -178,6 +185,12 @@ impl Graph {
             of.remove(uid);
         }
         let mut concerned: BTreeSet<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
+        let owned: Vec<Arc<Node>> = concerned.iter().filter_map(|d| self.nodes.get(d)).cloned().collect();
+        for dependent in owned {
+            for reference in dependent.owners.iter().filter(|o| o.uid == uid) {
+                self.verified(&dependent.namespace, reference, OwnerState::Absent);
+            }
+        }
         for owner in &node.owners {
             self.forget_dependent(&owner.uid, uid);
             concerned.extend(self.waiting(&owner.uid));

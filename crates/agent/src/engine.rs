@@ -12,13 +12,14 @@ use net::traffic::Traffic;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 use url::Url;
 
 use crate::images::Image;
 use crate::network::HostPort;
+use crate::volumes::persistent::{Local, Nfs};
 pub use runtime::apparmor::Wish as AppArmor;
 pub use streaming::{Session, SessionControl, StreamRequest};
 
@@ -84,20 +85,8 @@ pub trait Engine: Send + Sync {
     -> Result<Session, EngineError>;
     /// Streams of a container's first process.
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
-    /// Mounts a tmpfs at `path` (an existing directory), idempotent; survives the agent.
-    async fn mount_tmpfs(&self, path: &std::path::Path, size_bytes: Option<u64>) -> Result<(), EngineError>;
-    /// Mounts a directory of an NFS server at `path` (an existing directory), likewise.
-    async fn mount_nfs(&self, path: &std::path::Path, nfs: &crate::volumes::persistent::Nfs)
-    -> Result<(), EngineError>;
-    /// Mounts the file system of a block device at `path` (an existing directory), likewise. It is made if the device is empty.
-    async fn mount_disk(
-        &self,
-        path: &std::path::Path,
-        disk: &crate::volumes::persistent::Local,
-        read_only: bool,
-    ) -> Result<(), EngineError>;
-    /// Undoes [`Self::mount_tmpfs`], [`Self::mount_nfs`] and [`Self::mount_disk`]; fine if nothing is mounted.
-    async fn unmount(&self, path: &std::path::Path) -> Result<(), EngineError>;
+    /// Who mounts volumes of the node: the same whatever engine it is.
+    fn mounts(&self) -> &dyn Mounts;
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;
     /// Why the node can run no pods now, if so.
@@ -108,6 +97,19 @@ pub trait Engine: Send + Sync {
     fn lacks(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// Mounts of volumes on the node, at existing directories. Each can be repeated, and survives the agent.
+#[async_trait]
+pub trait Mounts: Send + Sync {
+    /// A tmpfs.
+    async fn tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError>;
+    /// A directory of an NFS server.
+    async fn nfs(&self, path: &Path, nfs: &Nfs) -> Result<(), EngineError>;
+    /// The file system of a block device. It is made if the device is empty.
+    async fn disk(&self, path: &Path, disk: &Local, read_only: bool) -> Result<(), EngineError>;
+    /// Undoes one; fine if nothing is mounted.
+    async fn unmount(&self, path: &Path) -> Result<(), EngineError>;
 }
 
 /// Who runs the pods, in the statuses of node and containers.

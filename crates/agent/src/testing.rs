@@ -251,27 +251,34 @@ impl Engine for FakeEngine {
         Err(EngineError::Unsupported("attach of the fake engine".into()))
     }
 
-    async fn mount_tmpfs(&self, path: &Path, _: Option<u64>) -> Result<(), EngineError> {
+    fn mounts(&self) -> &dyn Mounts {
+        self
+    }
+
+    async fn next_event(&self) -> Option<EngineEvent> {
+        self.events.lock().await.recv().await
+    }
+}
+
+#[async_trait]
+impl Mounts for FakeEngine {
+    async fn tmpfs(&self, path: &Path, _: Option<u64>) -> Result<(), EngineError> {
         self.call(format!("tmpfs {}", path.file_name().unwrap_or_default().to_string_lossy()));
         Ok(())
     }
 
-    async fn mount_nfs(&self, path: &Path, _: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
+    async fn nfs(&self, path: &Path, _: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
         self.call(format!("nfs {}", path.file_name().unwrap_or_default().to_string_lossy()));
         Ok(())
     }
 
-    async fn mount_disk(&self, path: &Path, _: &crate::volumes::persistent::Local, _: bool) -> Result<(), EngineError> {
+    async fn disk(&self, path: &Path, _: &crate::volumes::persistent::Local, _: bool) -> Result<(), EngineError> {
         self.call(format!("disk {}", path.file_name().unwrap_or_default().to_string_lossy()));
         Ok(())
     }
 
     async fn unmount(&self, _: &Path) -> Result<(), EngineError> {
         Ok(())
-    }
-
-    async fn next_event(&self) -> Option<EngineEvent> {
-        self.events.lock().await.recv().await
     }
 }
 

@@ -1,16 +1,14 @@
 //! [`Engine`] over crate `runtime`.
 //!
-//! A sandbox is one of `runtime`'s pods; its id is the pod's. A tmpfs for a memory volume is mounted here, on the node,
-//! because it must outlive both the agent and the sandbox.
+//! A sandbox is one of `runtime`'s pods; its id is the pod's.
 
-use super::mounts;
+use super::mounts::NodeMounts;
 use crate::engine::*;
 use crate::node;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -228,25 +226,8 @@ impl Engine for RuntimeEngine {
         streaming::session::attach(&self.engine, &pod, container, &request, ended).await.map_err(translate)
     }
 
-    async fn mount_tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
-        mounts::tmpfs(path, size_bytes)
-    }
-
-    async fn mount_nfs(&self, path: &Path, nfs: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
-        mounts::nfs(path, nfs).await
-    }
-
-    async fn mount_disk(
-        &self,
-        path: &Path,
-        disk: &crate::volumes::persistent::Local,
-        read_only: bool,
-    ) -> Result<(), EngineError> {
-        mounts::disk(path, disk, read_only).await
-    }
-
-    async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
-        mounts::unmount(path)
+    fn mounts(&self) -> &dyn Mounts {
+        &NodeMounts
     }
 
     async fn next_event(&self) -> Option<EngineEvent> {

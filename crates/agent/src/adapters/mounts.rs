@@ -1,44 +1,52 @@
 //! Mounts of volumes on the node, which outlive both the agent and the sandboxes, whatever engine runs the pods.
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Mounts};
 use crate::volumes::persistent::{Local, Nfs};
+use async_trait::async_trait;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// A tmpfs at `path`, if there is none yet.
-pub(super) fn tmpfs(path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
-    if is_mount_point(path) {
-        return Ok(());
-    }
-    // The kernel's own mode is 1777, as upstream leaves it (`generateTmpfsMountOptions` in
-    // `pkg/volume/emptydir/empty_dir.go`).
-    let options = size_bytes.map(|size| format!("size={size}")).unwrap_or_default();
-    let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
-        .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
-}
+/// By this process, in the node's mount namespace.
+pub(super) struct NodeMounts;
 
-/// A directory of an NFS server at `path`, if it is not there yet.
-pub(super) async fn nfs(path: &Path, nfs: &Nfs) -> Result<(), EngineError> {
-    if is_mount_point(path) {
-        return Ok(());
+#[async_trait]
+impl Mounts for NodeMounts {
+    async fn tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
+        if is_mount_point(path) {
+            return Ok(());
+        }
+        // The kernel's own mode is 1777, as upstream leaves it (`generateTmpfsMountOptions` in
+        // `pkg/volume/emptydir/empty_dir.go`).
+        let options = size_bytes.map(|size| format!("size={size}")).unwrap_or_default();
+        let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
+            .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
     }
-    let (at, what) = (path.to_owned(), nfs.clone());
-    let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
-    let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
-    mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
-}
 
-/// The file system of a device at `path`, if it is not there yet.
-pub(super) async fn disk(path: &Path, disk: &Local, read_only: bool) -> Result<(), EngineError> {
-    if is_mount_point(path) {
-        return Ok(());
+    async fn nfs(&self, path: &Path, nfs: &Nfs) -> Result<(), EngineError> {
+        if is_mount_point(path) {
+            return Ok(());
+        }
+        let (at, what) = (path.to_owned(), nfs.clone());
+        let mounted = tokio::task::spawn_blocking(move || super::nfs::mount(&what, &at)).await;
+        let mounted = mounted.map_err(|e| EngineError::Failed(e.to_string()))?;
+        mounted.map_err(|e| EngineError::Failed(format!("mount of {}:{} failed: {e}", nfs.server, nfs.path)))
     }
-    let (at, what) = (path.to_owned(), disk.clone());
-    let mounted = tokio::task::spawn_blocking(move || super::disk::mount(&what, read_only, &at)).await;
-    mounted.map_err(|e| EngineError::Failed(e.to_string()))?.map_err(EngineError::Failed)
+
+    async fn disk(&self, path: &Path, disk: &Local, read_only: bool) -> Result<(), EngineError> {
+        if is_mount_point(path) {
+            return Ok(());
+        }
+        let (at, what) = (path.to_owned(), disk.clone());
+        let mounted = tokio::task::spawn_blocking(move || super::disk::mount(&what, read_only, &at)).await;
+        mounted.map_err(|e| EngineError::Failed(e.to_string()))?.map_err(EngineError::Failed)
+    }
+
+    async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
+        unmount(path)
+    }
 }
 
 /// Options of mount(8) as flags, and those that are for the file system.

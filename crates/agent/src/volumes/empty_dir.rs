@@ -40,7 +40,7 @@ pub async fn set_up(dir: &Path, medium: Medium, group: Option<u32>, engine: &dyn
     std::fs::create_dir_all(dir).map_err(|e| VolumeError::io("create", dir, e))?;
     if let Medium::Memory(size) = medium {
         // Anybody may write there from the start.
-        engine.mount_tmpfs(dir, size).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+        engine.mounts().tmpfs(dir, size).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
     }
     if !fresh {
         return Ok(());

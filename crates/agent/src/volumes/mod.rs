@@ -302,7 +302,7 @@ impl VolumeManager {
             Kind::Nfs(nfs) => {
                 let dir = self.remote_dir(pod.uid()).join(&volume.name);
                 std::fs::create_dir_all(&dir).map_err(|e| VolumeError::io("create", &dir, e))?;
-                self.engine.mount_nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
+                self.engine.mounts().nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
                 dir
             }
             Kind::Csi(persistent) => {
@@ -323,7 +323,7 @@ impl VolumeManager {
         if persistent::make_local(&path, backing)? {
             path = self.remote_dir(pod.uid()).join(&volume.name);
             std::fs::create_dir_all(&path).map_err(|e| VolumeError::io("create", &path, e))?;
-            let mounted = self.engine.mount_disk(&path, local, backing.read_only).await;
+            let mounted = self.engine.mounts().disk(&path, local, backing.read_only).await;
             mounted.map_err(|e| VolumeError::Claim(e.to_string()))?;
         }
         persistent::own_local(pod, &path, backing, fs_group(pod))?;
@@ -494,11 +494,11 @@ impl VolumeManager {
         let disk = self.disk_dir(uid);
         // Only a tmpfs can be mounted here; unmounting what is none is refused and harmless.
         for entry in std::fs::read_dir(&disk).into_iter().flatten().flatten() {
-            self.engine.unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+            self.engine.mounts().unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
         }
         let remote = self.remote_dir(uid);
         for entry in std::fs::read_dir(&remote).into_iter().flatten().flatten() {
-            self.engine.unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+            self.engine.mounts().unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
             // Never with its content: that would be the server's.
             std::fs::remove_dir(entry.path()).map_err(|e| VolumeError::io("remove", &entry.path(), e))?;
         }

@@ -14,7 +14,7 @@ mod sub_paths;
 mod watch;
 
 use super::engine::{limits, usage};
-use super::mounts;
+use super::mounts::NodeMounts;
 use crate::engine::*;
 use crate::plugins::{connect, rpc_error, within};
 use async_trait::async_trait;
@@ -503,25 +503,8 @@ impl Engine for CriRuntime {
         Err(EngineError::Unsupported("attaching without the caller's connection in a foreign runtime".into()))
     }
 
-    async fn mount_tmpfs(&self, path: &Path, size_bytes: Option<u64>) -> Result<(), EngineError> {
-        mounts::tmpfs(path, size_bytes)
-    }
-
-    async fn mount_nfs(&self, path: &Path, nfs: &crate::volumes::persistent::Nfs) -> Result<(), EngineError> {
-        mounts::nfs(path, nfs).await
-    }
-
-    async fn mount_disk(
-        &self,
-        path: &Path,
-        disk: &crate::volumes::persistent::Local,
-        read_only: bool,
-    ) -> Result<(), EngineError> {
-        mounts::disk(path, disk, read_only).await
-    }
-
-    async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
-        mounts::unmount(path)
+    fn mounts(&self) -> &dyn Mounts {
+        &NodeMounts
     }
 
     async fn next_event(&self) -> Option<EngineEvent> {

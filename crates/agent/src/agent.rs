@@ -17,7 +17,7 @@ use crate::managers::Managers;
 use crate::network::PodNetwork;
 use crate::orphans;
 use crate::pod::admission::{self, Rejection};
-use crate::pod::allocation::{Allocation, Demand, Ledger};
+use crate::pod::allocation::{Allocation, Demand, Ledger, Shortage};
 use crate::pod::checkpoint;
 use crate::pod::execute::Message;
 use crate::pod::host_ports::HostPorts;
@@ -274,13 +274,20 @@ impl Agent {
         admission::admit_declared(pod, &crate::node::DECLARED_FEATURES)?;
         admission::admit_under(pod, *self.context.pressure.read())?;
         self.admit_here(pod).await?;
-        self.grant(pod)?;
-        let taken = self.context.host_ports.take(pod, pod.uid());
-        let allocated = match taken {
-            Ok(()) => self.context.managers.allocate(pod, &self.context.devices, &self.context.counters).await,
-            Err(rejection) => Err(rejection),
-        };
-        allocated.inspect_err(|_| self.context.give_back(pod.uid()))
+        let shortage = self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read()).err();
+        match shortage {
+            Some(shortage) if !admission::is_critical(pod) => Err(shortage.into()),
+            shortage => self.give(pod, shortage).await.inspect_err(|_| self.context.give_back(pod.uid())),
+        }
+    }
+
+    /// What the pod gets beside its share, and room for that if it is too little.
+    async fn give(&self, pod: &Pod, shortage: Option<Shortage>) -> Result<(), Rejection> {
+        self.context.host_ports.take(pod, pod.uid())?;
+        if let Some(shortage) = shortage {
+            self.make_room(pod, &shortage)?;
+        }
+        self.context.managers.allocate(pod, &self.context.devices, &self.context.counters).await
     }
 
     /// The watch of the node may be behind the scheduler's, so who does not fit is looked at again with what the server has now.
@@ -293,21 +300,15 @@ impl Agent {
         }
     }
 
-    /// Its share of the node; one that the node needs gets it from others. Differs from
-    /// `pkg/kubelet/preemption/preemption.go`: it does not wait until they have ended.
-    fn grant(&self, pod: &Pod) -> Result<(), Rejection> {
+    /// A pod that the node needs gets its share from others. Differs from `pkg/kubelet/preemption/preemption.go`: it does not
+    /// wait until they have ended.
+    fn make_room(&self, pod: &Pod, first: &Shortage) -> Result<(), Rejection> {
         let (ledger, demand) = (&self.context.ledger, Demand::of(pod));
-        let Err(shortage) = ledger.grant(pod.uid(), demand, &self.context.allocatable.read()) else { return Ok(()) };
-        if !admission::is_critical(pod) {
-            return Err(shortage.into());
-        }
         let shortages = ledger.shortages(pod.uid(), demand, &self.context.allocatable.read());
         let views: Vec<PodView> = self.workers.read().values().map(WorkerHandle::view).collect();
         let running: Vec<_> = views.into_iter().filter(|v| v.seen.ending.is_none()).map(|v| v.pod).collect();
         let victims = preemption::victims(pod, &running, &shortages).map_err(Rejection::without_room)?;
-        for victim in victims {
-            self.preempt(&victim, shortage.resource);
-        }
+        victims.iter().for_each(|victim| self.preempt(victim, first.resource));
         ledger.record(pod.uid(), demand);
         Ok(())
     }

@@ -494,6 +494,18 @@ async fn a_pod_that_the_node_needs_gets_room_from_others() {
     until_phase(&world, "other", "Failed").await;
     assert_eq!(status("other").reason.as_deref(), Some("OutOfcpu"));
 
+    let with_port = |mut pod: Pod| {
+        let port = r#"[{"containerPort":1,"hostPort":80}]"#;
+        pod.spec.as_mut().expect("one").containers[0].ports = Some(serde_json::from_str(port).expect("ports"));
+        pod
+    };
+    world.cluster.put(with_port(asking("first", "0", 0)));
+    until_phase(&world, "first", "Running").await;
+    world.cluster.put(with_port(asking("second", "1", 2_000_000_000)));
+    until_phase(&world, "second", "Failed").await;
+    assert_eq!(status("second").reason.as_deref(), Some("NodePorts"));
+    assert_eq!(world.phase("web"), "Running", "nobody leaves for who cannot come");
+
     world.cluster.put(asking("vital", "1", 2_000_000_000));
     until_phase(&world, "vital", "Running").await;
     until_phase(&world, "web", "Failed").await;

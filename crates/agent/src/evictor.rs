@@ -187,6 +187,9 @@ fn has_disk_limit(pod: &Pod) -> bool {
     volume || resources::storage_limit(pod) > 0
 }
 
+/// Sizes of volumes that nobody keeps to them, by pod and name.
+type Watched = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// See the file's head.
 pub struct Evictor {
     agent: AgentHandle,
@@ -294,16 +297,21 @@ impl Evictor {
 
     /// Ends pods that have more on disk than they may. Whether there were any.
     async fn limits(&mut self) -> bool {
-        let watched = |v: &PodView| self.context.volumes.watched(&v.pod);
-        let views: Vec<PodView> =
-            self.active().into_iter().filter(|v| has_disk_limit(&v.pod) || !watched(v).is_empty()).collect();
+        let mut watched = Watched::new();
+        let mut views = self.active();
+        views.retain(|v| {
+            let of_pod = self.context.volumes.watched(&v.pod);
+            let looks = has_disk_limit(&v.pod) || !of_pod.is_empty();
+            watched.insert(v.pod.uid().to_owned(), of_pod);
+            looks
+        });
         if views.is_empty() {
             self.oversized.clear();
             return false;
         }
         let mut any = false;
         let candidates = self.candidates(views, true).await;
-        self.tell_of_sizes(&candidates);
+        self.tell_of_sizes(&candidates, &watched);
         for candidate in candidates {
             if let Some((limit, message)) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
                 self.evict(&candidate, limit.signal(), message, IMMEDIATELY);
@@ -314,11 +322,11 @@ impl Evictor {
     }
 
     /// Evicting a pod would not make its volume smaller, so who looks after it is told, once until it is small again.
-    fn tell_of_sizes(&mut self, candidates: &[Candidate]) {
+    fn tell_of_sizes(&mut self, candidates: &[Candidate], watched: &Watched) {
         let mut now = BTreeSet::new();
-        for candidate in candidates {
+        for (candidate, sizes) in candidates.iter().filter_map(|c| Some((c, watched.get(c.pod.uid())?))) {
             let pod = &candidate.pod;
-            for (volume, message) in oversized(candidate, &self.context.volumes.watched(pod)) {
+            for (volume, message) in oversized(candidate, sizes) {
                 let key = (pod.uid().to_owned(), volume);
                 if !self.oversized.contains(&key) {
                     let (reason, message) = ("VolumeSizeExceeded", message.as_str());

@@ -12,6 +12,7 @@ use api::k8s::api::core::v1::{Node, Pod, Toleration};
 use api::meta::MetaExt;
 use machinery::declared_features;
 use machinery::selector::{RequiredNodeAffinity, tolerates};
+use std::collections::BTreeMap;
 
 /// Why the node does not take a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +94,9 @@ pub fn admit_on(pod: &Pod, node: &Node) -> Result<(), Rejection> {
             message: "SupplementalGroupsPolicy=Strict is not supported in this node".into(),
         });
     }
-    let labels = node.metadata.labels.clone().unwrap_or_default();
-    let wanted = RequiredNodeAffinity::of(view::spec(pod));
-    if !wanted.is_everything() && !wanted.matches(node.name(), &labels).unwrap_or(false) {
+    let (none, wanted) = (BTreeMap::new(), RequiredNodeAffinity::of(view::spec(pod)));
+    let labels = node.metadata.labels.as_ref().unwrap_or(&none);
+    if !wanted.is_everything() && !wanted.matches(node.name(), labels).unwrap_or(false) {
         return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
     }
     let tolerations = || view::spec(pod).tolerations.iter().flatten();

@@ -186,18 +186,17 @@ pub fn check_memory(changes: &[CgroupChange], usage: impl Fn(&str) -> u64) -> Re
     }
 }
 
+/// Containers that run as long as the pod does.
+fn resizable(pod: &Pod) -> impl Iterator<Item = &Container> {
+    view::app_containers(pod).iter().chain(view::init_containers(pod).iter().filter(|c| view::is_sidecar(c)))
+}
+
 /// What a new spec wants changed of what containers have: resource, requirement and operation, for `/metrics`
 /// (`recordContainerResizeOperations`).
 pub fn requested_changes(old: &Pod, new: &Pod) -> Vec<[&'static str; 3]> {
-    let sidecars = |pod: &Pod| view::init_containers(pod).iter().filter(|c| view::is_sidecar(c)).cloned().collect();
-    let resizable = |pod: &Pod| -> Vec<Container> {
-        let sidecars: Vec<Container> = sidecars(pod);
-        view::app_containers(pod).iter().cloned().chain(sidecars).collect()
-    };
     let mut out = Vec::new();
-    let after = resizable(new);
     for before in resizable(old) {
-        let Some(after) = after.iter().find(|c| c.name == before.name && c.resources != before.resources) else {
+        let Some(after) = resizable(new).find(|c| c.name == before.name && c.resources != before.resources) else {
             continue;
         };
         for resource in ["memory", "cpu"] {
@@ -208,7 +207,7 @@ pub fn requested_changes(old: &Pod, new: &Pod) -> Vec<[&'static str; 3]> {
                         own.and_then(|r| if requirement == "limits" { r.limits.as_ref() } else { r.requests.as_ref() });
                     resources::amount(list, resource, resource == "cpu")
                 };
-                let operation = match (of(&before), of(after)) {
+                let operation = match (of(before), of(after)) {
                     (old, new) if old == new => continue,
                     (_, 0) => "remove",
                     (0, _) => "add",
@@ -362,10 +361,9 @@ pub fn infeasible(
     managers: &managers::Settings,
     swap: &Swap,
 ) -> Option<(&'static str, &'static str)> {
-    let all =
-        view::app_containers(wanted).iter().chain(view::init_containers(wanted).iter().filter(|c| view::is_sidecar(c)));
-    let pairs: Vec<(&Container, &Container)> =
-        all.filter_map(|c| Some((c, view::containers_in_order(granted).find(|g| g.name == c.name)?))).collect();
+    let pairs: Vec<(&Container, &Container)> = resizable(wanted)
+        .filter_map(|c| Some((c, view::containers_in_order(granted).find(|g| g.name == c.name)?)))
+        .collect();
     let differs = |(new, old): &(&Container, &Container), resource: &str| {
         let of = |c: &Container| resources::amount(resources::requests(c), resource, resource == "cpu");
         of(new) != of(old)

@@ -65,11 +65,17 @@ pub fn status(pod: &Pod, seen: &Seen, runtime: &str, host_ips: &[IpAddr], now: T
     };
     // `convertToAPIPodLevelResourcesStatus`
     let granted = seen.allocated.as_ref().map_or(Cow::Borrowed(pod), |a| a.apply(pod));
-    let running = old.phase.as_deref() == Some("Running");
-    let made_for = seen.actuated.as_ref().filter(|_| running).map_or(Cow::Borrowed(&*granted), |a| a.apply(pod));
     let whole = resources::whole(&granted);
     new.allocated_resources = whole.requests.clone();
-    new.resources = Some(if running { resources::of_cgroup(&made_for) } else { whole });
+    let running = old.phase.as_deref() == Some("Running");
+    new.resources = Some(match seen.actuated.as_ref().filter(|a| running && seen.allocated.as_ref() != Some(*a)) {
+        Some(actuated) => {
+            let made_for = actuated.apply(pod);
+            resources::of_cgroup(&made_for, resources::whole(&made_for))
+        }
+        None if running => resources::of_cgroup(&granted, whole),
+        None => whole,
+    });
     let wanted = wanted_phase(pod, seen, &old, &new, finished);
     new.conditions = Some(conditions(pod, seen, &old, &new, wanted, now));
     let meanwhile = phase(pod, seen, &new, finished);

@@ -349,21 +349,25 @@ impl VolumeManager {
 
     /// How many bytes volumes of a pod should take that nobody keeps from taking more.
     pub fn watched(&self, pod: &Pod) -> BTreeMap<String, u64> {
-        if !view::spec(pod).volumes.iter().flatten().any(needs_place) {
-            return BTreeMap::new();
-        }
-        let places = persistent::load(&self.pod_dir(pod.uid()));
-        places.into_iter().filter_map(|(name, place)| Some((name, place.watched?))).collect()
+        self.places(pod).into_iter().filter_map(|(name, place)| Some((name, place.watched?))).collect()
     }
 
     /// Volumes of a pod by the names of upstream's plugins; what is behind a claim is known once it is set up.
     pub fn plugins(&self, pod: &Pod) -> Vec<String> {
-        let places = persistent::load(&self.pod_dir(pod.uid()));
+        let places = self.places(pod);
         let of = |volume: &Volume| match places.get(&volume.name) {
             Some(place) if !place.plugin.is_empty() => place.plugin.clone(),
             _ => plugin(volume).to_owned(),
         };
         view::spec(pod).volumes.iter().flatten().map(of).collect()
+    }
+
+    /// Where volumes of a pod are, as far as that is written down; most pods have none for which it is.
+    fn places(&self, pod: &Pod) -> Places {
+        match view::spec(pod).volumes.iter().flatten().any(needs_place) {
+            true => persistent::load(&self.pod_dir(pod.uid())),
+            false => Places::new(),
+        }
     }
 
     /// Where a volume of the machine itself was before; one of a server would have to be mounted first.

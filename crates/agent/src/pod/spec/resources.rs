@@ -206,12 +206,12 @@ pub fn whole(pod: &Pod) -> ResourceRequirements {
     ResourceRequirements { requests: of(Side::Requests), limits: of(Side::Limits), ..own }
 }
 
-/// What the cgroup of a running pod is made for (`convertToAPIPodLevelResourcesStatus` there). Differs: amounts are not
-/// rounded by way of the cgroup's values.
-pub fn of_cgroup(pod: &Pod) -> ResourceRequirements {
+/// What of the [`whole`] of a running pod its cgroup is made for (`convertToAPIPodLevelResourcesStatus` there). Differs: amounts
+/// are not rounded by way of the cgroup's values.
+pub fn of_cgroup(pod: &Pod, whole: ResourceRequirements) -> ResourceRequirements {
     /// What a cgroup has at least, so that no more can be read from it (`MinMilliCPULimit` in `pkg/kubelet/cm`).
     const MIN_LIMIT_MILLI: i64 = 10;
-    let (whole, cgroup) = (whole(pod), pod_cgroup(pod));
+    let cgroup = pod_cgroup(pod);
     let own = view::spec(pod).resources.clone().unwrap_or_default();
     let (mut requests, mut limits) = (own.requests.unwrap_or_default(), own.limits.unwrap_or_default());
     let take = |list: &mut BTreeMap<String, ApiQuantity>, from: &Option<BTreeMap<String, ApiQuantity>>, name: &str| {
@@ -335,7 +335,7 @@ mod tests {
     fn check_whole(spec: &str, want: Expect) {
         let pod = pod(spec);
         let text = |r: &ResourceRequirements| serde_json::to_string(r).expect("it is JSON");
-        want.assert_eq(&format!("{}\n{}\n", text(&whole(&pod)), text(&of_cgroup(&pod))));
+        want.assert_eq(&format!("{}\n{}\n", text(&whole(&pod)), text(&of_cgroup(&pod, whole(&pod)))));
     }
 
     #[test]

@@ -663,4 +663,19 @@ mod tests {
         assert_eq!(state(&["came", "went", "answer"]), Some(OwnerState::Absent));
         assert_eq!(state(&["answer", "came", "went"]), Some(OwnerState::Absent));
     }
+
+    #[test]
+    fn a_reference_that_names_another_object_is_asked_for_once() {
+        let (mut graph, things) = (Graph::default(), resource("Thing"));
+        graph.present(&things, meta("a"));
+        let mut wrong = meta("b a");
+        wrong.owner_references.iter_mut().flatten().for_each(|o| o.name = "other".into());
+        graph.present(&things, wrong);
+        let state =
+            |graph: &Graph| graph.around("b").map(|(item, owners, _)| (item.owners[0].clone(), owners[0].state));
+        let (reference, unknown) = state(&graph).expect("it is there");
+        assert_eq!(unknown, OwnerState::Unknown);
+        graph.verified("ns", &reference, OwnerState::Absent);
+        assert_eq!(state(&graph).map(|(_, state)| state), Some(OwnerState::Absent));
+    }
 }

@@ -28,6 +28,10 @@ impl Node {
     pub(crate) fn has(&self, finalizer: &str) -> bool {
         self.finalizers.iter().any(|f| f == finalizer)
     }
+    /// Whether nothing in this namespace can have it as owner.
+    fn is_apart_from(&self, namespace: &str) -> bool {
+        !self.namespace.is_empty() && self.namespace != namespace
+    }
     fn waits_for_dependents(&self) -> bool {
         self.deleting && self.has(FOREGROUND)
     }
@@ -64,7 +68,7 @@ pub(crate) struct Dependent {
     pub(crate) blocks: bool,
 }
 
-/// An owner as a reference names it: namespace of the item, API group, kind, name, UID.
+/// An owner as a reference names it: UID, namespace of the item, API group, kind, name.
 type Named = (String, String, String, String, String);
 
 /// See the module.
@@ -74,7 +78,7 @@ pub(crate) struct Graph {
     /// Owner's UID → UIDs of what it owns, whether the owner is in the graph or not.
     dependents: HashMap<String, BTreeSet<String>>,
     by_resource: BTreeMap<(String, String), BTreeSet<String>>,
-    verified: HashMap<Named, OwnerState>,
+    verified: BTreeMap<Named, OwnerState>,
     served: Vec<Arc<Resource>>,
 }
 
@@ -104,13 +108,8 @@ impl Graph {
 
     fn owner(&self, item: &Node, reference: &OwnerReference) -> Owner {
         let known = self.nodes.get(&reference.uid);
-        let wrong_namespace = known.is_some_and(|n| !n.namespace.is_empty() && n.namespace != item.namespace);
-        let fits = |n: &Node| {
-            n.name == reference.name
-                && n.resource.kind == reference.kind
-                && n.resource.group == group(&reference.api_version)
-        };
-        let state = match known.filter(|n| !wrong_namespace && fits(n)) {
+        let wrong_namespace = known.is_some_and(|n| n.is_apart_from(&item.namespace));
+        let state = match self.named_by(&item.namespace, reference) {
             Some(node) if node.waits_for_dependents() => OwnerState::WaitsForDependents,
             Some(_) => OwnerState::Solid,
             None => self.verified.get(&named(&item.namespace, reference)).copied().unwrap_or(OwnerState::Unknown),
@@ -118,10 +117,20 @@ impl Graph {
         Owner { reference: reference.clone(), state, wrong_namespace }
     }
 
+    /// The object that a reference names, if the graph has it.
+    fn named_by(&self, namespace: &str, reference: &OwnerReference) -> Option<&Arc<Node>> {
+        let fits = |n: &&Arc<Node>| {
+            n.name == reference.name
+                && n.resource.kind == reference.kind
+                && n.resource.group == group(&reference.api_version)
+        };
+        self.nodes.get(&reference.uid).filter(|n| !n.is_apart_from(namespace)).filter(fits)
+    }
+
     /// Remembers what the API server said of an owner that the graph does not have.
     pub(crate) fn verified(&mut self, namespace: &str, reference: &OwnerReference, state: OwnerState) {
         // The watches may have told meanwhile that it came, or that it went; the answer is older than that.
-        if self.nodes.contains_key(&reference.uid) {
+        if self.named_by(namespace, reference).is_some() {
             return;
         }
         if self.verified.len() >= REMEMBERED {
@@ -151,7 +160,7 @@ impl Graph {
         if old.is_none() {
             self.by_resource.entry(key(resource)).or_default().insert(uid.clone());
             // What was said of it while it was unknown is of no use any more.
-            self.verified.retain(|(_, _, _, _, owner), _| *owner != uid);
+            self.forget_answers(&uid);
         }
         let mut concerned = BTreeSet::new();
         let old_owners = old.as_ref().map(|o| o.owners.as_slice()).unwrap_or_default();
@@ -221,7 +230,16 @@ impl Graph {
             owned.remove(uid);
             if owned.is_empty() {
                 self.dependents.remove(owner);
+                self.forget_answers(owner);
             }
+        }
+    }
+
+    fn forget_answers(&mut self, owner: &str) {
+        let first = (owner.to_owned(), String::new(), String::new(), String::new(), String::new());
+        let of_it = self.verified.range(first..).map(|(named, _)| named).take_while(|named| named.0 == owner);
+        for named in of_it.cloned().collect::<Vec<_>>() {
+            self.verified.remove(&named);
         }
     }
 }
@@ -235,5 +253,5 @@ fn group(api_version: &str) -> &str {
 }
 
 fn named(namespace: &str, r: &OwnerReference) -> Named {
-    (namespace.to_owned(), group(&r.api_version).to_owned(), r.kind.clone(), r.name.clone(), r.uid.clone())
+    (r.uid.clone(), namespace.to_owned(), group(&r.api_version).to_owned(), r.kind.clone(), r.name.clone())
 }

@@ -25,7 +25,7 @@ pub use lease::{LeaderElection, LeaseConfig};
 pub use params::{DeleteParams, ListParams, Patch, Propagation};
 pub use shelf::Shelf;
 pub use transport::{Body, BoxError, Transport, TransportError, body_from, collect};
-pub use watch::{WatchEvent, Watcher, event_of, metadata_of};
+pub use watch::{Lines, WatchEvent, Watcher, event_of, metadata_of};
 
 use api::Object;
 use std::sync::Arc;

@@ -22,29 +22,28 @@ pub enum WatchEvent<K> {
     Bookmark(String),
 }
 
-/// Reads events until the server ends the watch.
-pub struct Watcher<K> {
+/// A body's lines, as they come.
+pub struct Lines {
     body: Body,
     buffer: BytesMut,
     /// How much of `buffer` is known to have no newline, so that big objects in small chunks stay linear.
     scanned: usize,
-    kind: PhantomData<fn() -> K>,
 }
 
-impl<K: Object> Watcher<K> {
-    pub(crate) fn new(body: Body) -> Self {
-        Watcher { body, buffer: BytesMut::new(), scanned: 0, kind: PhantomData }
+impl Lines {
+    /// Those of a response.
+    pub fn new(body: Body) -> Self {
+        Lines { body, buffer: BytesMut::new(), scanned: 0 }
     }
 
-    /// The next event; `None` when the server ended the watch (watch again from the last revision).
-    /// A 410 comes as [`ClientError::is_gone`]: list again.
-    pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>, ClientError> {
+    /// The next that is not empty; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<BytesMut>, ClientError> {
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.buffer[self.scanned..]) {
                 let line = self.buffer.split_to(self.scanned + end + 1);
                 self.scanned = 0;
                 if line.len() > 1 {
-                    return parse(&line).map(Some);
+                    return Ok(Some(line));
                 }
                 continue;
             }
@@ -58,6 +57,27 @@ impl<K: Object> Watcher<K> {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Reads events until the server ends the watch.
+pub struct Watcher<K> {
+    lines: Lines,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Object> Watcher<K> {
+    pub(crate) fn new(body: Body) -> Self {
+        Watcher { lines: Lines::new(body), kind: PhantomData }
+    }
+
+    /// The next event; `None` when the server ended the watch (watch again from the last revision).
+    /// A 410 comes as [`ClientError::is_gone`]: list again.
+    pub async fn next(&mut self) -> Result<Option<WatchEvent<K>>, ClientError> {
+        match self.lines.next().await? {
+            Some(line) => parse(&line).map(Some),
+            None => Ok(None),
         }
     }
 }

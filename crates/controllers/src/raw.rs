@@ -3,10 +3,9 @@
 //! Thin: builds a request, sends it through [`Client::send`], takes the answer apart. Decides nothing.
 
 use api::{ObjectMeta, Status};
-use bytes::{Bytes, BytesMut};
-use client::{Body, Client, ClientError, TransportError, collect};
+use bytes::Bytes;
+use client::{Body, Client, ClientError, Lines, collect};
 use http::{Method, Request, Response, header};
-use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -209,41 +208,21 @@ pub(crate) enum MetaEvent {
 }
 
 /// A watch over the metadata of a resource.
-pub(crate) struct MetaWatch {
-    body: Body,
-    buffer: BytesMut,
-    scanned: usize,
-}
+pub(crate) struct MetaWatch(Lines);
 
 impl MetaWatch {
     /// Events after `revision`.
     pub(crate) async fn start(client: &Client, resource: &Resource, revision: &str) -> Result<Self, ClientError> {
         let path = format!("{}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}", resource.path("", ""));
         let response = respond(client, Method::GET, &path, PARTIAL, None).await?;
-        Ok(MetaWatch { body: response.into_body(), buffer: BytesMut::new(), scanned: 0 })
+        Ok(MetaWatch(Lines::new(response.into_body())))
     }
 
     /// The next event; `None` when the server ended the watch.
     pub(crate) async fn next(&mut self) -> Result<Option<MetaEvent>, ClientError> {
-        loop {
-            if let Some(end) = self.buffer[self.scanned..].iter().position(|b| *b == b'\n') {
-                let line = self.buffer.split_to(self.scanned + end + 1);
-                self.scanned = 0;
-                if line.len() > 1 {
-                    return meta_event(&line).map(Some);
-                }
-                continue;
-            }
-            self.scanned = self.buffer.len();
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(e)) => return Err(TransportError(e).into()),
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.buffer.extend_from_slice(data);
-                    }
-                }
-            }
+        match self.0.next().await? {
+            Some(line) => meta_event(&line).map(Some),
+            None => Ok(None),
         }
     }
 }

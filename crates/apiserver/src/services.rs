@@ -17,6 +17,7 @@ use api::{AnyObject, Status};
 use base::Random;
 use ipnet::IpNet;
 use machinery::field::{Errors, FieldError, Path};
+use machinery::services::{addresses, is_external_name, ranges};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -140,11 +141,6 @@ impl Drop for Reservation {
 fn gives_out(range: &ServiceCIDR) -> bool {
     let mut conditions = range.status.iter().flat_map(|s| s.conditions.iter().flatten());
     range.metadata.deletion_timestamp.is_none() && conditions.any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-fn ranges(range: &ServiceCIDR) -> Vec<IpNet> {
-    let texts = range.spec.iter().flat_map(|s| s.cidrs.iter().flatten());
-    texts.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// What the stored Services hold.
@@ -611,10 +607,6 @@ fn family_of(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-fn is_external_name(spec: &ServiceSpec) -> bool {
-    spec.type_.as_deref() == Some("ExternalName")
-}
-
 fn is_headless(spec: &ServiceSpec) -> bool {
     spec.cluster_ip.as_deref() == Some("None")
         || spec.cluster_ips.as_ref().and_then(|l| l.first()).is_some_and(|ip| ip == "None")
@@ -630,14 +622,6 @@ fn allocates_node_ports(spec: &ServiceSpec) -> bool {
 
 fn needs_health_port(spec: &ServiceSpec) -> bool {
     spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local")
-}
-
-fn addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> {
-    let first = spec.cluster_ip.as_deref().into_iter();
-    let all = first.chain(spec.cluster_ips.iter().flatten().map(String::as_str));
-    let parsed: BTreeSet<IpAddr> = all.filter_map(|ip| ip.parse().ok()).collect();
-    let list = if is_external_name(spec) { BTreeSet::new() } else { parsed };
-    list.into_iter()
 }
 
 fn ports(spec: &ServiceSpec) -> impl Iterator<Item = u16> {

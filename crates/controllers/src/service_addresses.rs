@@ -73,8 +73,7 @@ impl Controller for ServiceAddresses {
 
 /// The addresses of a Service.
 pub(crate) fn held(service: &Service) -> impl Iterator<Item = IpAddr> + use<> {
-    let texts = service.spec.as_ref().and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
-    texts.into_iter().filter_map(|ip| ip.parse().ok())
+    service.spec.as_ref().map(machinery::services::addresses).into_iter().flatten()
 }
 
 /// Namespace and name of the Service that an object of ours belongs to.

@@ -13,6 +13,7 @@ use api::k8s::apimachinery::pkg::apis::meta::v1::Condition;
 use api::prelude::*;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
+use machinery::services::ranges;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,15 +88,10 @@ fn leaving(ctx: &Context) -> Vec<Key> {
 
 /// `canDeleteCIDR`: whether a Service would be left with an address of no range.
 fn is_needed(view: &View) -> bool {
-    let others: Vec<IpNet> = view.others.iter().flat_map(|r| cidrs(r)).collect();
-    let own = cidrs(&view.range);
+    let others: Vec<IpNet> = view.others.iter().flat_map(|r| ranges(r)).collect();
+    let own = ranges(&view.range);
     let mut orphans = view.held.iter().filter(|ip| own.iter().any(|c| c.contains(*ip)));
     orphans.any(|ip| !others.iter().any(|c| c.contains(ip)))
-}
-
-fn cidrs(range: &ServiceCIDR) -> Vec<IpNet> {
-    let texts = range.spec.iter().flat_map(|s| s.cidrs.iter().flatten());
-    texts.filter_map(|cidr| cidr.parse().ok()).collect()
 }
 
 /// The condition `Ready`, if it says something else.

@@ -20,6 +20,7 @@ pub mod quota;
 pub mod scan;
 pub mod schema;
 pub mod selector;
+pub mod services;
 pub mod time_zone;
 pub mod validation;
 pub mod volumes;

@@ -10,8 +10,11 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 use std::collections::BTreeSet;
-use store::{At, Op, Page, StoreError, Txn};
+use store::{At, Listing, Op, Page, Read, StoreError, Txn};
 use tokio::time::Instant;
+
+/// So many objects of a resource are looked at for their size at each scrape.
+const SAMPLE: usize = 500;
 
 /// Of lists.
 pub(crate) struct Lists {
@@ -160,11 +163,19 @@ fn is_stored(kind: &KindRef) -> bool {
     kind.info().verbs.iter().any(|verb| verb == "list")
 }
 
-/// How many there are, and how many bytes they have; -1 if that cannot be found out.
+/// How many there are, and about how many bytes they have: those of the first tell of the rest. -1 if that cannot be found out.
 async fn count(server: &ApiServer, storage: &str) -> (i64, i64) {
     let range = range_of(storage, "");
-    let Ok(read) = server.inner.deps.store.list(&range, At::Latest, Page { limit: 0 }).await else { return (-1, -1) };
-    let entries = read.value.entries;
-    let bytes: usize = entries.iter().map(|entry| entry.value.len()).sum();
-    (i64::try_from(entries.len()).unwrap_or(-1), i64::try_from(bytes).unwrap_or(-1))
+    let read = server.inner.deps.store.list(&range, At::Latest, Page { limit: SAMPLE }).await;
+    let Ok(Read { value: Listing { entries, more, remaining }, .. }) = read else { return (-1, -1) };
+    let rest = match (more, remaining) {
+        (false, _) => 0,
+        (true, Some(rest)) => rest,
+        (true, None) => return (-1, -1),
+    };
+    let number = |n: u64| i64::try_from(n).unwrap_or(-1);
+    let looked_at = entries.len() as u64;
+    let count = looked_at + rest;
+    let bytes: u64 = entries.iter().map(|entry| entry.value.len() as u64).sum();
+    (number(count), number(bytes.saturating_mul(count) / looked_at.max(1)))
 }

@@ -172,12 +172,8 @@ impl Sqlite {
 
     fn checkpoint_now(&mut self, mode: &str) {
         // A backup may be reading: then the WAL stays for now.
-        let done = self
-            .db
-            .busy_timeout(Duration::ZERO)
-            .and_then(|()| checkpoint(&self.db, mode))
-            .and_then(|()| self.db.busy_timeout(Duration::from_secs(5)));
-        if let Err(error) = done {
+        let done = self.db.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(&self.db, mode));
+        if let Err(error) = done.and(self.db.busy_timeout(Duration::from_secs(5))) {
             tracing::debug!(%error, mode, path = %self.path.display(), "the write-ahead log goes on as it is");
         }
     }

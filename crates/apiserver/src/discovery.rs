@@ -150,8 +150,8 @@ pub(crate) fn is_group(server: &ApiServer, group: &str) -> bool {
 
 /// Discovery is no object that could be a table.
 fn refuse_other_forms(call: &Call) -> Result<(), Status> {
-    negotiate::restful(&call.head.headers, negotiate::served())?;
     let clauses = accepted(&call.head.headers);
+    negotiate::restful(&clauses, negotiate::served())?;
     let is_plain = |clause: &Accepted<'_>| clause.param("as").is_empty();
     if clauses.is_empty() || clauses.iter().any(is_plain) { Ok(()) } else { Err(negotiate::refusal()) }
 }

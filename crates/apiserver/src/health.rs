@@ -107,7 +107,7 @@ type Check = (&'static str, Result<(), String>);
 
 /// `/readyz?verbose`, `/readyz/etcd` and so on.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
-    let checks = checks(server, group).await;
+    let checks = checks(server, group, store(server).await);
     for (name, result) in &checks {
         server.inner.metrics.health.observe(name, group, result.is_ok());
     }
@@ -131,17 +131,11 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &s
 
 /// What is checked.
 pub(crate) fn names(server: &ApiServer, group: &str) -> Vec<&'static str> {
-    let hooks = server.inner.hooks.results().into_iter().map(|(name, _)| name);
-    let (before, after): (&[_], &[_]) = match group {
-        "readyz" => (&["etcd-readiness", "informer-sync"], &["shutdown"]),
-        _ => (&[], &[]),
-    };
-    let always = ["ping", "log", "etcd", "poststarthook/storage-readiness"];
-    always.iter().chain(before).copied().chain(hooks).chain(after.iter().copied()).collect()
+    checks(server, group, Ok(())).into_iter().map(|(name, _)| name).collect()
 }
 
-async fn checks(server: &ApiServer, group: &str) -> Vec<Check> {
-    let store = store(server).await;
+/// All checks of a group, given how the store is.
+fn checks(server: &ApiServer, group: &str, store: Result<(), String>) -> Vec<Check> {
     let hooks = server.inner.hooks.results();
     let mut checks = vec![("ping", Ok(())), ("log", server.inner.hooks.log()), ("etcd", store.clone())];
     if group == "readyz" {

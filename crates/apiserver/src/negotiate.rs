@@ -99,8 +99,7 @@ pub(crate) fn served() -> &'static str {
 const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// 406 by go-restful, before anybody looks closer: none of these types is accepted.
-pub(crate) fn restful(headers: &HeaderMap, available: &str) -> Result<(), Status> {
-    let clauses = accepted(headers);
+pub(crate) fn restful(clauses: &[Accepted<'_>], available: &str) -> Result<(), Status> {
     let known = |media: &str| media == "*/*" || available.split(", ").any(|known| known == media);
     if clauses.is_empty() || clauses.iter().any(|clause| known(clause.media)) {
         return Ok(());
@@ -116,8 +115,8 @@ pub(crate) fn refusal() -> Status {
 /// The best form both sides know. `watch` streams are never YAML.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
     let pretty = query.flag("pretty").unwrap_or_else(|| wants_pretty(headers)) && !watch;
-    restful(headers, served())?;
     let clauses = accepted(headers);
+    restful(&clauses, served())?;
     if clauses.is_empty() {
         return Ok(Output { pretty, ..Output::JSON });
     }

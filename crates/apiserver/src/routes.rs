@@ -26,7 +26,7 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
         "version" | ".well-known" | "openid" | "api" | "apis" if !is_get => Err(status::method_not_allowed()),
         ".well-known" | "openid" => issuer_document(server, path),
         "version" if rest.is_empty() => {
-            negotiate::restful(&call.head.headers, "application/json")?;
+            negotiate::restful(&negotiate::accepted(&call.head.headers), "application/json")?;
             Ok(Answer::json(version().to_string()))
         }
         _ if !is_exact => Ok(response::no_such_page()),

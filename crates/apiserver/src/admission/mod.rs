@@ -43,6 +43,8 @@ use crate::metrics::{AdmissionMetrics, Phase};
 use crate::reader::{KindRef, Reader, Stored};
 use crate::remarks::Remarks;
 use crate::status;
+use api::k8s::api::core::v1::PodSpec;
+use api::prelude::{Node, Pod};
 use api::status::StatusCause;
 use api::{AnyObject, DecodeError, Object, Status};
 use async_trait::async_trait;
@@ -161,6 +163,20 @@ impl Request<'_> {
     /// The object before, if it is a `K`.
     pub fn old_object_as<K: Object>(&self) -> Option<&K> {
         api::any::downcast_ref(self.old_object?)
+    }
+
+    /// The spec that a pod on a node had and is to have, and the node's name.
+    fn changed_on_node(&self) -> Option<(&PodSpec, &PodSpec, &str)> {
+        let old = self.old_object_as::<Pod>()?.spec.as_ref()?;
+        let new = self.object_as::<Pod>()?.spec.as_ref()?;
+        let node = new.node_name.as_deref().filter(|name| !name.is_empty())?;
+        Some((old, new, node))
+    }
+
+    /// The node of a pod; without one the request is refused.
+    async fn node(&self, name: &str) -> Result<Node, Status> {
+        let found = self.reader().get::<Node>("", name).await?;
+        found.ok_or_else(|| self.forbidden(&format!("node {name:?} not found")))
     }
 
     /// Reads of the newest state.

@@ -3,7 +3,6 @@
 
 use super::{Admission, Operation, Request};
 use api::Status;
-use api::prelude::{Node, Pod};
 use async_trait::async_trait;
 use machinery::declared_features;
 use machinery::kinds::KindInfo;
@@ -25,17 +24,12 @@ impl Admission for NodeDeclaredFeatures {
     }
 
     async fn validate(&self, request: &Request<'_>) -> Result<(), Status> {
-        let new = request.object_as::<Pod>().and_then(|pod| pod.spec.as_ref());
-        let old = request.old_object_as::<Pod>().and_then(|pod| pod.spec.as_ref());
-        let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
-        let Some(name) = new.node_name.as_deref().filter(|name| !name.is_empty()) else { return Ok(()) };
+        let Some((old, new, name)) = request.changed_on_node() else { return Ok(()) };
         let mut needed = declared_features::to_change(old, new).peekable();
         if needed.peek().is_none() {
             return Ok(());
         }
-        let Some(node) = request.reader().get::<Node>("", name).await? else {
-            return Err(request.forbidden(&format!("node {name:?} not found")));
-        };
+        let node = request.node(name).await?;
         let declared = node.status.as_ref().and_then(|s| s.declared_features.as_deref()).unwrap_or_default();
         let missing = declared_features::missing(needed, declared);
         if missing.is_empty() {

@@ -3,7 +3,7 @@
 
 use super::{Admission, Operation, Request};
 use api::Status;
-use api::prelude::{MetaExt, Node, Pod};
+use api::prelude::MetaExt;
 use api::status::StatusCause;
 use async_trait::async_trait;
 use machinery::kinds::KindInfo;
@@ -24,15 +24,8 @@ impl Admission for PodResize {
     }
 
     async fn validate(&self, request: &Request<'_>) -> Result<(), Status> {
-        let new = request.object_as::<Pod>().and_then(|pod| pod.spec.as_ref());
-        let old = request.old_object_as::<Pod>().and_then(|pod| pod.spec.as_ref());
-        let (Some(new), Some(old)) = (new, old) else { return Ok(()) };
-        let Some(name) = new.node_name.as_deref().filter(|name| !name.is_empty() && new != old) else {
-            return Ok(());
-        };
-        let Some(node) = request.reader().get::<Node>("", name).await? else {
-            return Err(request.forbidden(&format!("node {name:?} not found")));
-        };
+        let Some((_, new, name)) = request.changed_on_node().filter(|(old, new, _)| old != new) else { return Ok(()) };
+        let node = request.node(name).await?;
         let refused = |why: &str, cause: &str| {
             Err(request.forbidden_because(why, StatusCause { reason: cause.to_owned(), ..StatusCause::default() }))
         };

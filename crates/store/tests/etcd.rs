@@ -24,9 +24,10 @@ impl Drop for Member {
 
 impl Member {
     fn start(scheme: &str, dir: TempDir, flags: &[String]) -> Member {
-        // Free ports, as far as anybody can know.
-        let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (url, peer) = (format!("{scheme}://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
+        // Free ports, as far as anybody can know; both are held until both are known, so that they differ.
+        let held = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [url, peer] = held.map(|listener| listener.local_addr().unwrap());
+        let (url, peer) = (format!("{scheme}://{url}"), format!("http://{peer}"));
         #[expect(clippy::disallowed_methods, reason = "etcd is a program")]
         let mut command = std::process::Command::new("etcd");
         command

@@ -462,6 +462,17 @@ mod tests {
         }
     }
 
+    /// On a port that is free for both transports: another test may have TCP's of the one that UDP got.
+    async fn bind(server: &DnsServer) -> DnsSockets {
+        for _ in 0..100 {
+            match server.bind().await {
+                Err(DnsError::Bind { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {}
+                bound => return bound.expect("bind"),
+            }
+        }
+        panic!("of 100 ports that were free for UDP none was for TCP");
+    }
+
     async fn start(upstreams: Vec<SocketAddr>) -> Running {
         let config = DnsConfig {
             listen: vec![IpAddr::from([127, 0, 0, 1])],
@@ -472,7 +483,7 @@ mod tests {
         };
         let server = Arc::new(DnsServer::new(config, Arc::new(SeededRandom::new(7))));
         server.apply(Change::Set(&service("web", r#"{"clusterIP":"10.43.0.5","ports":[{"port":80}]}"#)));
-        let sockets = server.bind().await.expect("bind");
+        let sockets = bind(&server).await;
         let (address, cancel) = (sockets.addresses()[0], CancellationToken::new());
         base::tasks::detach("dns", Arc::clone(&server).run(sockets, cancel.clone()));
         Running { address, cancel, server }

@@ -73,7 +73,7 @@ pub(crate) async fn run(pool: &Pool, pids: &[i32], load: &Load, seed: u64, repor
 impl Bench<'_> {
     async fn all(&self, report: &mut Report) -> Result<()> {
         for n in 0..=self.load.namespaces {
-            self.make_namespace(&self.namespace(n)).await?;
+            self.pool.make_namespace(&self.namespace(n)).await?;
         }
         let before = bystanders::resident(self.pids);
         self.creates(report).await?;
@@ -90,15 +90,6 @@ impl Bench<'_> {
 
     pub(crate) fn namespace(&self, n: usize) -> String {
         format!("{}-{n}", self.prefix)
-    }
-
-    /// With the service account that admission wants, where no controller makes it.
-    async fn make_namespace(&self, name: &str) -> Result<()> {
-        self.pool
-            .ensure("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
-            .await?;
-        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-        self.pool.ensure(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await
     }
 
     fn pods(&self, index: usize) -> String {

@@ -4,10 +4,11 @@ use crate::fail::{Fail, Result, check, io, refused, wrong};
 use base64::Engine;
 use bytes::Bytes;
 use client::{Body, HttpTransport, TlsIdentity, Transport};
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use serde_json::Value;
-use std::path::Path;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Connections of the load generator (PERFORMANCE §4.0, rule 3).
@@ -21,11 +22,15 @@ pub(crate) const MERGE: &str = "application/merge-patch+json";
 /// Eight connections to one API server.
 pub(crate) struct Pool {
     connections: Vec<HttpTransport>,
+    kubeconfig: PathBuf,
+    /// Sent with every request.
+    headers: HeaderMap,
 }
 
 /// A whole answer.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     /// From sending to the first byte of the body.
     pub(crate) first_byte: Duration,
@@ -52,7 +57,22 @@ impl Pool {
         };
         let server = cluster["cluster"]["server"].as_str().unwrap_or_default();
         let connect = |_| HttpTransport::new(server, &ca, identity()?).map_err(refused(format!("use server {server}")));
-        Ok(Pool { connections: (0..CONNECTIONS).map(connect).collect::<Result<_>>()? })
+        let connections = (0..CONNECTIONS).map(connect).collect::<Result<_>>()?;
+        Ok(Pool { connections, kubeconfig: kubeconfig.into(), headers: HeaderMap::new() })
+    }
+
+    /// Connections of its own to the same server.
+    pub(crate) fn another(&self) -> Result<Pool> {
+        Pool::open(&self.kubeconfig)
+    }
+
+    /// The same, as somebody else.
+    pub(crate) fn impersonating(&self, user: &str, group: &str) -> Result<Pool> {
+        let mut pool = self.another()?;
+        for (name, value) in [("impersonate-user", user), ("impersonate-group", group)] {
+            pool.headers.insert(name, HeaderValue::from_str(value).map_err(refused(format!("be {user}")))?);
+        }
+        Ok(pool)
     }
 
     /// Sends; returns when the head of the answer is there.
@@ -64,7 +84,7 @@ impl Pool {
         kind: &str,
         body: Bytes,
     ) -> Result<http::Response<Body>> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("accept", JSON)
@@ -72,6 +92,7 @@ impl Pool {
             .header("user-agent", "bench/1")
             .body(body)
             .map_err(refused(format!("make a request of {path}")))?;
+        request.headers_mut().extend(self.headers.clone());
         let connection = &self.connections[worker % self.connections.len()];
         connection.send(request).await.map_err(refused(format!("ask for {path}")))
     }
@@ -87,8 +108,7 @@ impl Pool {
     ) -> Result<Answer> {
         let start = Instant::now();
         let response = self.send(worker, method, path, kind, body).await?;
-        let status = response.status();
-        let mut stream = response.into_body();
+        let (head, mut stream) = response.into_parts();
         let (mut first_byte, mut chunks, mut size) = (None, Vec::new(), 0);
         while let Some(frame) = stream.frame().await {
             let frame =
@@ -107,7 +127,12 @@ impl Pool {
                 whole.into()
             }
         };
-        Ok(Answer { status, body, first_byte: first_byte.unwrap_or_else(|| start.elapsed()) })
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+            first_byte: first_byte.unwrap_or_else(|| start.elapsed()),
+        })
     }
 
     /// Reads one object or list; anything but 200 is a wrong answer.
@@ -120,6 +145,14 @@ impl Pool {
         let answer = self.call(0, Method::POST, path, JSON, object.to_string().into()).await?;
         let fine = [StatusCode::CREATED, StatusCode::CONFLICT].contains(&answer.status);
         check(fine, path, || answer.text())
+    }
+
+    /// A namespace with the service account that admission wants, where no controller makes it.
+    pub(crate) async fn make_namespace(&self, name: &str) -> Result<()> {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.ensure("/api/v1/namespaces", &namespace).await?;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        self.ensure(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await
     }
 
     /// Deletes an object or collection; that it is gone already is fine.
@@ -138,11 +171,29 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|e| wrong(what, e))
     }
 
+    /// The resource version of the object if the status is `expected`, without building the object.
+    pub(crate) fn revision(&self, what: &str, expected: StatusCode) -> Result<u64> {
+        check(self.status == expected, what, || self.text())?;
+        let head: Head = serde_json::from_slice(&self.body).map_err(|e| wrong(what, e))?;
+        head.metadata.resource_version.parse().map_err(|e| wrong(what, e))
+    }
+
     /// For people.
     pub(crate) fn text(&self) -> String {
         let body = String::from_utf8_lossy(&self.body);
         format!("{}: {}", self.status, body.chars().take(400).collect::<String>())
     }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: Meta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    resource_version: String,
 }
 
 /// The resource version of an object or list.

@@ -1,14 +1,18 @@
-//! Closed loops: `concurrency` workers, each sending its next request when the last is answered. Every answer is checked by the
-//! operation itself; the first wrong one ends the loop without a number.
+//! Closed loops: `concurrency` workers, each sending its next request when the last is answered. Open loops: requests at a rate,
+//! whatever the answers do. Every answer is checked by the operation itself; the first wrong one ends the loop without a number.
 
 use crate::fail::{Fail, Result, check};
 use crate::measure::{Cost, Stretch};
 use crate::report::{quantile, us};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rand::RngExt;
+use rand::rngs::StdRng;
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a loop measured.
 pub(crate) struct Loop {
@@ -22,6 +26,16 @@ impl Loop {
     /// Server CPU of one operation, in microseconds.
     pub(crate) fn server_us(&self) -> f64 {
         self.cost.server_us / self.operations as f64
+    }
+
+    /// The latency, in microseconds, below which `share` of the operations were.
+    pub(crate) fn latency(&self, share: f64) -> f64 {
+        quantile(&self.latency, share)
+    }
+
+    /// Operations that were answered within `limit`.
+    pub(crate) fn within(&self, limit: Duration) -> usize {
+        self.latency.partition_point(|us| *us <= limit.as_secs_f64() * 1e6)
     }
 
     /// Everything that is not the main number.
@@ -68,6 +82,46 @@ where
     Ok(Loop { operations, cost, latency })
 }
 
+/// Begins `operation(index, due)` `rate` times a second on average, as strangers do (Poisson). Latency counts from when a request
+/// was due, so a client that comes late does not hide what the server made others wait.
+pub(crate) async fn open<F, Fut>(
+    pids: &[i32],
+    rng: &mut StdRng,
+    rate: f64,
+    operations: usize,
+    operation: F,
+) -> Result<Loop>
+where
+    F: Fn(usize, Instant) -> Fut,
+    Fut: Future<Output = Result<()>>,
+{
+    let timed = |index: usize, due: Instant| {
+        let operation = operation(index, due);
+        async move { operation.await.map(|()| due.elapsed().as_secs_f64() * 1e6) }
+    };
+    let stretch = Stretch::begin(pids);
+    let mut running = FuturesUnordered::new();
+    let mut latency = Vec::with_capacity(operations);
+    let mut due = Instant::now();
+    for index in 0..operations {
+        due += Duration::from_secs_f64(-(1.0 - rng.random::<f64>()).ln() / rate);
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due.into()) => break,
+                Some(done) = running.next() => latency.push(done?),
+            }
+        }
+        running.push(timed(index, due));
+    }
+    while let Some(done) = running.next().await {
+        latency.push(done?);
+    }
+    let cost = stretch.end();
+    latency.sort_by(f64::total_cmp);
+    Ok(Loop { operations, cost, latency })
+}
+
 fn poisoned<T>(_: T) -> Fail {
     Fail::Refused { what: "go on".into(), why: "a worker panicked".into() }
 }
@@ -88,6 +142,11 @@ impl Revisions {
     /// Before a write is sent.
     pub(crate) fn floor(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    /// Others wrote up to here.
+    pub(crate) fn reached(&self, revision: u64) {
+        self.acknowledged.fetch_max(revision, Ordering::SeqCst);
     }
 
     /// After it was answered.
@@ -111,6 +170,20 @@ mod tests {
         assert!(r.answered(r.floor(), 4, "x").is_err());
         assert!(r.answered(3, 5, "x").is_err());
         assert!(r.answered(3, 6, "x").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_loop_does_not_wait_for_answers() {
+        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let mut rng = rand::SeedableRng::seed_from_u64(7);
+        let done = open(&[], &mut rng, 1000.0, 20, |_, _| async {
+            most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            running.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        });
+        let done = done.await.unwrap();
+        assert_eq!((done.operations, done.latency.len(), most.into_inner()), (20, 20, 20));
     }
 
     #[tokio::test]

@@ -6,6 +6,9 @@
 //! bench containers                            our engine against Debian's runc and crun
 //! bench api --kubeconfig F --server-pid N     any Kubernetes; without flags: our API server alone
 //! bench pods --kubeconfig F                   any Kubernetes with an image that is on its node
+//! bench slow --kubeconfig F --server-pid N    slow watchers, and resumed ones: any Kubernetes, or our API server alone
+//! bench overload --kubeconfig F …             a noisy tenant, a quiet one, node leases: likewise
+//! bench crash                                 our API server alone, killed while it writes
 //! ```
 //!
 //! Invariants: no gate, only numbers; no number after a wrong answer; whatever a run made is gone when it ends. As in the product,
@@ -16,6 +19,7 @@ mod apply;
 mod bystanders;
 mod cluster;
 mod containers;
+mod crash;
 mod fail;
 mod http;
 mod image;
@@ -23,10 +27,12 @@ mod load;
 mod measure;
 mod objects;
 mod oci;
+mod overload;
 mod program;
 mod report;
 mod serve;
 mod servers;
+mod slow;
 mod watchers;
 
 use clap::{Parser, Subcommand};
@@ -35,7 +41,7 @@ use http::Pool;
 use nix::sched::{CloneFlags, unshare};
 use report::Report;
 use servers::{Server, directory};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -62,11 +68,7 @@ enum Command {
         #[arg(long)]
         dhow: PathBuf,
         #[command(flatten)]
-        load: api::Load,
-        #[command(flatten)]
-        rounds: containers::Rounds,
-        #[command(flatten)]
-        pods: cluster::PodCounts,
+        loads: Loads,
     },
     /// Start to node Ready, idle memory and CPU, binary size
     Start {
@@ -78,15 +80,27 @@ enum Command {
     Containers(containers::Rounds),
     /// CPU of the server per API operation
     Api {
-        /// Of the server to measure; without it the API server alone is started
-        #[arg(long)]
-        kubeconfig: Option<PathBuf>,
-        /// All processes of the server
-        #[arg(long = "server-pid", requires = "kubeconfig")]
-        server_pids: Vec<i32>,
+        #[command(flatten)]
+        target: Target,
         #[command(flatten)]
         load: api::Load,
     },
+    /// Watchers that hardly read, and watchers that resume
+    Slow {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        slow: slow::SlowLoad,
+    },
+    /// A tenant that asks for too much, beside others
+    Overload {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        overload: overload::OverloadLoad,
+    },
+    /// Our API server alone, killed while it writes
+    Crash(crash::CrashLoad),
     /// Pod create to Running
     Pods {
         /// Of the cluster to measure
@@ -107,6 +121,47 @@ enum Command {
     /// Used by `containers`
     #[command(hide = true)]
     CrunHelper,
+}
+
+/// How much of each.
+#[derive(Debug, clap::Args)]
+struct Loads {
+    #[command(flatten)]
+    api: api::Load,
+    #[command(flatten)]
+    rounds: containers::Rounds,
+    #[command(flatten)]
+    pods: cluster::PodCounts,
+    #[command(flatten)]
+    slow: slow::SlowLoad,
+    #[command(flatten)]
+    overload: overload::OverloadLoad,
+    #[command(flatten)]
+    crash: crash::CrashLoad,
+}
+
+/// The server to measure.
+#[derive(Debug, clap::Args)]
+struct Target {
+    /// Of the server to measure; without it the API server alone is started
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// All processes of the server
+    #[arg(long = "server-pid", requires = "kubeconfig")]
+    server_pids: Vec<i32>,
+}
+
+impl Target {
+    /// Runs `work` with a client of the server and its processes; a server of ours ends with it.
+    async fn measure(self, work: impl AsyncFnOnce(&Pool, &[i32]) -> Result<()>) -> Result<()> {
+        if let Some(path) = self.kubeconfig {
+            return unless_interrupted(work(&Pool::open(&path)?, &self.server_pids)).await;
+        }
+        let dir = directory()?;
+        let server = Server::alone(dir.path())?;
+        unless_interrupted(work(&server.pool()?, &[server.pid()])).await?;
+        server.stop()
+    }
 }
 
 fn main() {
@@ -167,14 +222,19 @@ async fn measured(command: Command, seed: u64, report: &mut Report) -> Result<()
     match command {
         Command::Serve { data_dir } => serve::run(&data_dir).await,
         Command::CrunHelper => oci::crun_helper(),
-        Command::All { dhow, load, rounds, pods } => all(&dhow, &load, &rounds, &pods, seed, report).await,
+        Command::All { dhow, loads } => all(&dhow, &loads, seed, report).await,
         Command::Containers(rounds) => containers::run(&rounds, report).await,
         Command::Start { dhow } => unless_interrupted(cluster::start(&dhow, report)).await,
-        Command::Api { kubeconfig: Some(path), server_pids, load } => {
-            let pool = Pool::open(&path)?;
-            unless_interrupted(api::run(&pool, &server_pids, &load, seed, report)).await
+        Command::Api { target, load } => {
+            target.measure(async |pool, pids| api::run(pool, pids, &load, seed, report).await).await
         }
-        Command::Api { load, .. } => unless_interrupted(api_alone(&load, seed, report)).await,
+        Command::Slow { target, slow } => {
+            target.measure(async |pool, pids| slow::run(pool, pids, &slow, seed, report).await).await
+        }
+        Command::Overload { target, overload } => {
+            target.measure(async |pool, pids| overload::run(pool, pids, &overload, seed, report).await).await
+        }
+        Command::Crash(load) => unless_interrupted(crash::run(&load, seed, report)).await,
         Command::Pods { dhow: Some(dhow), pods, .. } => {
             unless_interrupted(cluster::start_pods(&dhow, &pods, report)).await
         }
@@ -204,21 +264,15 @@ fn println_all(about: &serde_json::Value, report: &Report) {
 }
 
 /// What fails is told in the table; the rest is measured all the same.
-async fn all(
-    dhow: &std::path::Path,
-    load: &api::Load,
-    rounds: &containers::Rounds,
-    pods: &cluster::PodCounts,
-    seed: u64,
-    report: &mut Report,
-) -> Result<()> {
+async fn all(dhow: &Path, loads: &Loads, seed: u64, report: &mut Report) -> Result<()> {
     let mut outcome = Ok(());
-    for stage in ["Start", "Pod", "Container", "API"] {
+    for stage in ["Start", "Pod", "Container", "API", "Watch", "Overload", "Crash"] {
         let result = match stage {
             "Start" => unless_interrupted(cluster::start(dhow, report)).await,
-            "Pod" => unless_interrupted(cluster::start_pods(dhow, pods, report)).await,
-            "Container" => containers::run(rounds, report).await,
-            _ => unless_interrupted(api_of_dhow(dhow, load, seed, report)).await,
+            "Pod" => unless_interrupted(cluster::start_pods(dhow, &loads.pods, report)).await,
+            "Container" => containers::run(&loads.rounds, report).await,
+            "Crash" => unless_interrupted(crash::run(&loads.crash, seed, report)).await,
+            _ => unless_interrupted(of_dhow(dhow, stage, loads, seed, report)).await,
         };
         if let Err(error) = result {
             report.add(stage, "no number", "–", "", base::chain(&error));
@@ -233,18 +287,15 @@ async fn all(
 }
 
 /// The shipped binary: controllers, scheduler and agent watch what is written, and their share is counted.
-async fn api_of_dhow(dhow: &std::path::Path, load: &api::Load, seed: u64, report: &mut Report) -> Result<()> {
+async fn of_dhow(dhow: &Path, stage: &str, loads: &Loads, seed: u64, report: &mut Report) -> Result<()> {
     let place = servers::Place::new(dhow)?;
     let server = Server::dhow(&place)?;
-    let result = api::run(&server.pool()?, &[server.pid()], load, seed, report).await;
-    server.stop()?;
-    result
-}
-
-async fn api_alone(load: &api::Load, seed: u64, report: &mut Report) -> Result<()> {
-    let dir = directory()?;
-    let server = Server::alone(dir.path())?;
-    let result = api::run(&server.pool()?, &[server.pid()], load, seed, report).await;
+    let (pool, pids) = (server.pool()?, [server.pid()]);
+    let result = match stage {
+        "Watch" => slow::run(&pool, &pids, &loads.slow, seed, report).await,
+        "Overload" => overload::run(&pool, &pids, &loads.overload, seed, report).await,
+        _ => api::run(&pool, &pids, &loads.api, seed, report).await,
+    };
     server.stop()?;
     result
 }

@@ -74,6 +74,14 @@ impl Objects {
         })
     }
 
+    /// A pod that takes some 25 KB as it is stored.
+    pub(crate) fn fat_pod(&self, index: usize, namespace: &str) -> Value {
+        let mut pod = self.pod(index, namespace);
+        let mut rng = self.rng(index);
+        pod["spec"]["containers"] = (0..8).map(|c| self.container(&mut rng, c, 20)).collect();
+        pod
+    }
+
     fn labels(&self, rng: &mut StdRng, index: usize) -> Map<String, Value> {
         let mut labels = Map::new();
         labels.insert(SELECT.into(), json!(format!("g{}", index % GROUPS)));

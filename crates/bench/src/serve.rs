@@ -45,6 +45,7 @@ pub(crate) async fn run(dir: &Path) -> Result<()> {
     let tls = Tls::new(material).map_err(refused("use the certificate"))?;
     std::fs::write(dir.join("kubeconfig"), kubeconfig).map_err(io("write the kubeconfig"))?;
     let shutdown = CancellationToken::new();
+    base::tasks::spawn("flow-control", api.clone().run_flow_control(shutdown.clone()));
     let server = base::tasks::spawn("api-listener", serve(api, listener, tls, shutdown.clone()));
     let mut out = std::io::stdout();
     writeln!(out, "ready").and_then(|()| out.flush()).map_err(io("say that it is ready"))?;

@@ -85,6 +85,11 @@ impl Server {
         self.terminate()
     }
 
+    /// Kills it, as a crash does, and waits for its end.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill().and_then(|()| self.child.wait()).map(drop).map_err(io("kill the server"))
+    }
+
     fn terminate(&mut self) -> Result<()> {
         let ended = || io("wait for the server");
         if self.child.try_wait().map_err(ended())?.is_some() {

@@ -1,5 +1,5 @@
-//! Many watches on one namespace. Each stream is replayed: only ADDED, no object twice, resource versions rising, the same
-//! sequence for everybody.
+//! Watches that are replayed: resource versions rise, an end is a clean one. [`Watchers`] are many on one namespace: only ADDED,
+//! no object twice, the same sequence for everybody.
 
 use crate::fail::{Fail, Result, check, refused, wrong};
 use crate::http::{JSON, Pool};
@@ -11,6 +11,123 @@ use serde::Deserialize;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
+/// A stream that is silent for so long has lost an event.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One watch, read event by event.
+pub(crate) struct Stream {
+    body: Body,
+    buffer: Vec<u8>,
+    /// Where the next event begins in it.
+    start: usize,
+    /// The newest revision that came.
+    last: u64,
+    /// It was refused with 410.
+    refused: bool,
+}
+
+/// What comes of a watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said {
+    Event(Kind, u64),
+    /// 410: history is gone.
+    Expired,
+    /// The server ended it.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Kind {
+    Added,
+    Modified,
+    Deleted,
+    Bookmark,
+    Error,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: Kind,
+    object: Head,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: Meta,
+    /// Of a Status.
+    #[serde(default)]
+    code: u16,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+impl Stream {
+    /// A watch of `path`, a collection, from `revision`.
+    pub(crate) async fn open(pool: &Pool, worker: usize, path: &str, revision: u64) -> Result<Stream> {
+        let path = format!("{path}?watch=1&resourceVersion={revision}");
+        let response = pool.send(worker, Method::GET, &path, JSON, Bytes::new()).await?;
+        let status = response.status();
+        let fine = [StatusCode::OK, StatusCode::GONE].contains(&status);
+        check(fine, &path, || status.to_string())?;
+        let refused = status == StatusCode::GONE;
+        Ok(Stream { body: response.into_body(), buffer: Vec::new(), start: 0, last: revision, refused })
+    }
+
+    /// The next event, or the end.
+    pub(crate) async fn next(&mut self) -> Result<Said> {
+        loop {
+            if self.refused {
+                return Ok(Said::Expired);
+            }
+            if let Some(said) = self.parsed()? {
+                return Ok(said);
+            }
+            let last = self.last;
+            let silent = |_| wrong("watch", format!("nothing after {last} for {PATIENCE:?}"));
+            if tokio::time::timeout(PATIENCE, self.more()).await.map_err(silent)??.is_none() {
+                check(self.buffer.is_empty(), "watch", || "it ended within an event".into())?;
+                return Ok(Said::Ended);
+            }
+        }
+    }
+
+    /// Reads some bytes and tells how many. May be dropped while it waits.
+    pub(crate) async fn more(&mut self) -> Result<Option<usize>> {
+        let Some(frame) = self.body.frame().await else { return Ok(None) };
+        let frame = frame.map_err(|e| Fail::Refused { what: "read a watch".into(), why: e.to_string() })?;
+        let Ok(data) = frame.into_data() else { return Ok(Some(0)) };
+        self.buffer.extend_from_slice(&data);
+        Ok(Some(data.len()))
+    }
+
+    /// The next event of those that were read.
+    fn parsed(&mut self) -> Result<Option<Said>> {
+        let rest = &self.buffer[self.start..];
+        let Some(length) = rest.iter().position(|b| *b == b'\n') else {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            return Ok(None);
+        };
+        let event: Event = serde_json::from_slice(&rest[..length]).map_err(|e| wrong("watch", e))?;
+        self.start += length + 1;
+        if event.kind == Kind::Error {
+            check(event.object.code == 410, "watch", || format!("an error of code {}", event.object.code))?;
+            return Ok(Some(Said::Expired));
+        }
+        let revision: u64 = event.object.metadata.resource_version.parse().map_err(|e| wrong("watch", e))?;
+        check(revision > self.last, "watch", || format!("event of {revision} after {}", self.last))?;
+        self.last = revision;
+        Ok(Some(Said::Event(event.kind, revision)))
+    }
+}
+
 /// Open watches.
 pub(crate) struct Watchers {
     tasks: Vec<JoinHandle<Result<Seen>>>,
@@ -19,27 +136,6 @@ pub(crate) struct Watchers {
 struct Seen {
     revisions: Vec<u64>,
     last: Instant,
-}
-
-/// A stream that is silent for so long has lost an event.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    object: Head,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    metadata: Meta,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Meta {
-    resource_version: String,
 }
 
 impl Watchers {
@@ -51,12 +147,11 @@ impl Watchers {
         count: usize,
         events: usize,
     ) -> Result<Self> {
-        let path = format!("/api/v1/namespaces/{namespace}/pods?watch=1&resourceVersion={revision}");
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
         let mut tasks = Vec::with_capacity(count);
         for i in 0..count {
-            let response = pool.send(i, Method::GET, &path, JSON, Bytes::new()).await?;
-            check(response.status() == StatusCode::OK, &path, || response.status().to_string())?;
-            tasks.push(base::tasks::spawn("watcher", read(response.into_body(), revision, events)));
+            let stream = Stream::open(pool, i, &path, revision).await?;
+            tasks.push(base::tasks::spawn("watcher", read(stream, events)));
         }
         Ok(Watchers { tasks })
     }
@@ -74,33 +169,14 @@ impl Watchers {
     }
 }
 
-async fn read(mut body: Body, from: u64, events: usize) -> Result<Seen> {
+async fn read(mut stream: Stream, events: usize) -> Result<Seen> {
     let mut seen = Seen { revisions: Vec::with_capacity(events), last: Instant::now() };
-    let mut buffer: Vec<u8> = Vec::new();
     while seen.revisions.len() < events {
-        let silent =
-            |_| wrong("watch", format!("{} of {events} events after {PATIENCE:?} of silence", seen.revisions.len()));
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(silent)?;
-        let frame = frame.ok_or_else(|| wrong("watch", "the stream ended"))?;
-        let frame = frame.map_err(|e| Fail::Refused { what: "read a watch".into(), why: e.to_string() })?;
-        let Ok(data) = frame.into_data() else { continue };
-        seen.last = Instant::now();
-        buffer.extend_from_slice(&data);
-        let mut start = 0;
-        while let Some(length) = buffer[start..].iter().position(|b| *b == b'\n') {
-            let revision = parse(&buffer[start..start + length])?;
-            let last = seen.revisions.last().copied().unwrap_or(from);
-            check(revision > last, "watch", || format!("event of {revision} after {last}"))?;
-            seen.revisions.push(revision);
-            start += length + 1;
+        match stream.next().await? {
+            Said::Event(Kind::Added, revision) => seen.revisions.push(revision),
+            other => return Err(wrong("watch", format!("{other:?} instead of ADDED"))),
         }
-        buffer.drain(..start);
+        seen.last = Instant::now();
     }
     Ok(seen)
-}
-
-fn parse(line: &[u8]) -> Result<u64> {
-    let event: Event<'_> = serde_json::from_slice(line).map_err(|e| wrong("watch", e))?;
-    check(event.kind == "ADDED", "watch", || format!("{} instead of ADDED", event.kind))?;
-    event.object.metadata.resource_version.parse().map_err(|e| wrong("watch", e))
 }

@@ -44,6 +44,7 @@ macro_rules! conformance_suite {
             watch_from_compacted_is_refused,
             idle_watch_survives_compaction,
             slow_watch_ends_with_compacted,
+            slow_watch_gets_little_at_once,
             dropped_wait_loses_nothing,
             progress_moves_without_events,
             concurrent_commits_are_serial,
@@ -514,6 +515,18 @@ pub async fn slow_watch_ends_with_compacted(store: &dyn Store) {
     for _ in 0..2 {
         let ended = slow.next().await;
         assert!(matches!(ended, Err(StoreError::Compacted { oldest: Revision(15), .. })), "{ended:?}");
+    }
+}
+
+/// What a watcher is behind with comes in pieces, whatever the size of the values.
+pub async fn slow_watch_gets_little_at_once(store: &dyn Store) {
+    let mut slow = watch(store, "/a/", 0).await;
+    let value = "x".repeat(100 << 10);
+    for i in 1..=5 {
+        create(store, &format!("/a/{i}"), &value).await;
+    }
+    for expected in [2, 2, 1] {
+        assert_eq!(slow.next().await.unwrap().len(), expected);
     }
 }
 

@@ -250,6 +250,14 @@ impl Change {
             Change::Deleted { last, .. } => &last.key,
         }
     }
+
+    /// The value that it left.
+    pub(crate) fn value(&self) -> &Bytes {
+        match self {
+            Change::Created(new) | Change::Updated { new, .. } => &new.value,
+            Change::Deleted { last, .. } => &last.value,
+        }
+    }
 }
 
 impl std::fmt::Debug for Event {

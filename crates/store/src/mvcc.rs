@@ -24,6 +24,9 @@ use tokio::sync::Notify;
 /// Events a watcher gets at once: bounds what a slow one holds besides the log (revisions are not torn apart for it).
 const WATCH_BATCH: usize = 256;
 
+/// Bytes of values that it gets at once, or one revision: what is written for a slow one waits until it reads.
+const WATCH_BATCH_BYTES: usize = 128 << 10;
+
 /// Old states kept for lists that are being paged through. One costs what changed since; this many paged lists can be
 /// under way at different revisions outside of the log's window, inside of it any number.
 const PINNED_STATES: usize = 16;
@@ -431,15 +434,15 @@ impl Cursor {
         if group.lost > self.at {
             return Err(StoreError::Compacted { asked: self.at, oldest: state.floor });
         }
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::<Event>::new(), 0);
         for position in group.positions.range(state.seek(group, self.at)..) {
             let event = state.event(*position);
-            if events.len() >= WATCH_BATCH && events.last().is_some_and(|last: &Event| last.revision != event.revision)
-            {
-                let complete = events.last().map_or(self.at, |last| last.revision);
+            let complete = events.last().map_or(self.at, |last| last.revision);
+            if (events.len() >= WATCH_BATCH || bytes >= WATCH_BATCH_BYTES) && complete != event.revision {
                 return Ok((events, complete));
             }
             if self.range.contains(&event.change.key().0) {
+                bytes += event.change.value().len();
                 events.push(event.clone());
             }
         }

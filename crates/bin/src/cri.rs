@@ -100,7 +100,7 @@ pub(crate) async fn serve(
     let random = Arc::new(SystemRandom);
     let network = Arc::new(PodNetwork::new(config.network(), random.clone())?);
     network.setup()?;
-    let proxy = Arc::new(ServiceProxy::new(config.network()));
+    let proxy = Arc::new(ServiceProxy::new(config.network(), SystemClock::shared()));
     let ports = proxy.clone();
     let (data_dir, registries) = (config.data_dir.clone(), config.registries.clone());
     let store = tokio::task::spawn_blocking(move || images::open(&data_dir, &registries)).await??;

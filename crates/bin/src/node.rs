@@ -16,15 +16,15 @@ use agent::plugins::{Handlers as PluginHandlers, PluginHandler, Registrar};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
 use agent::{Agent, AgentHandle, Parts};
-use api::k8s::api::core::v1::NodeStatus;
+use api::k8s::api::core::v1::{NodeStatus, ObjectReference};
 use api::prelude::{EndpointSlice, Node as ApiNode, Service};
 use base::{Clock, Random};
-use client::{Cache, Client, ListParams, Recorder};
+use client::{Cache, Client, EventKind, ListParams, Recorder};
 use ipnet::IpNet;
 use net::dns::{DnsConfig, DnsServer};
 use net::overlay::{Overlay, Underlay};
 use net::pod::PodNetwork;
-use net::service::ServiceProxy;
+use net::service::{HealthServer, PROXY_HEALTH_PORT, ServiceName, ServiceProxy};
 use net::{Change, NetConfig};
 use runtime::Engine;
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ pub(crate) async fn start(
     let (services, slices) = (client.cache::<Service>(), client.cache::<EndpointSlice>());
     let nodes = client.cache_of::<ApiNode>(ListParams::all());
 
-    let proxy = Arc::new(ServiceProxy::new(net_config.clone()));
+    let proxy = Arc::new(ServiceProxy::new(net_config.clone(), clock.clone()));
     let overlay = Arc::new(Overlay::new(net_config, config.overlay, node_ip));
     let dns = Arc::new(DnsServer::new(dns_config(config), random.clone()));
     let sockets = dns.bind().await?;
@@ -153,6 +153,9 @@ pub(crate) async fn start(
         base::tasks::spawn("overlay", overlay.run(shutdown.clone())),
         base::tasks::spawn("dns", dns.run(sockets, shutdown.clone())),
     ];
+    let health = health_server(&client, config, proxy.clone(), clock.clone());
+    tasks.push(base::tasks::spawn("service-health", health.clone().services(shutdown.clone())));
+    tasks.push(base::tasks::spawn("proxy-health", health.node(PROXY_HEALTH_PORT, shutdown.clone())));
 
     let open = config.clone();
     let store = tokio::task::spawn_blocking(move || images::open(&open.data_dir, &open.registries)).await??;
@@ -278,6 +281,30 @@ fn feed(
     follow(slices, move |change| d.apply(change));
     let p = proxy.clone();
     follow(nodes, move |change| p.apply(change));
+}
+
+/// Answers load balancers, and tells of a Service's port that it cannot listen on as kube-proxy does.
+fn health_server(
+    client: &Client,
+    config: &Config,
+    proxy: Arc<ServiceProxy>,
+    clock: Arc<dyn Clock>,
+) -> Arc<HealthServer> {
+    let recorder = Recorder::new(client, "kube-proxy", &config.node_name, clock.clone());
+    let node = config.node_name.clone();
+    let tell = move |service: &ServiceName, port: u16, error: &std::io::Error| {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Service".into()),
+            namespace: Some(service.namespace.clone()),
+            name: Some(service.name.clone()),
+            ..ObjectReference::default()
+        };
+        let service = service.to_string();
+        let message = format!("node {node} failed to start healthcheck {service:?} on port {port}: {error}");
+        recorder.record_ref(about, EventKind::Warning, "FailedToStartServiceHealthcheck", &message);
+    };
+    HealthServer::new(proxy, clock, Box::new(tell))
 }
 
 fn dns_config(config: &Config) -> DnsConfig {

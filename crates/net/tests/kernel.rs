@@ -2,9 +2,9 @@
 //! with the test. Needs root.
 
 use api::prelude::{EndpointSlice, Service};
-use base::SeededRandom;
+use base::{SeededRandom, SystemClock};
 use net::pod::{HostPort, PodNetwork, PodNetworkError};
-use net::service::{Protocol, ServiceProxy, SyncReport};
+use net::service::{HealthServer, PROXY_HEALTH_PORT, Protocol, ServiceProxy, SyncReport};
 use net::{Change, NetConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use sys::netlink::{LinkDetails, NewAddress, NewLink, Nexthop, Route, RouteEntry, VethPeer, netns};
 use sys::nft::{Family, Nft};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -21,7 +23,7 @@ struct Host {
     netns: OwnedFd,
     config: NetConfig,
     pods: PodNetwork,
-    proxy: ServiceProxy,
+    proxy: Arc<ServiceProxy>,
     forwarding_before: String,
     _state: tempfile::TempDir,
 }
@@ -36,7 +38,7 @@ impl Host {
         let state = tempfile::tempdir().expect("directory");
         let config = NetConfig { node_name: "n1".into(), state_dir: state.path().join("net"), ..config };
         let pods = PodNetwork::new(config.clone(), Arc::new(SeededRandom::new(1))).expect("pods");
-        let proxy = ServiceProxy::new(config.clone());
+        let proxy = Arc::new(ServiceProxy::new(config.clone(), SystemClock::shared()));
         let forwarding_before = netns::within(netns.as_fd(), forwarding).expect("enter");
         let host = Host { netns, config, pods, proxy, forwarding_before, _state: state };
         host.run(|| {
@@ -292,6 +294,82 @@ fn cluster_ip_spreads_over_ready_pods_and_follows_them() {
     }
 }
 
+/// The status and body of `GET path` at a port of this namespace.
+async fn get(port: u16, path: &str) -> std::io::Result<(String, String)> {
+    let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    let status = text.split(' ').nth(1).unwrap_or_default().to_owned();
+    Ok((status, text.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned()))
+}
+
+/// Asks until the answer has this status ("refused" = nobody listens).
+async fn until(port: u16, path: &str, wanted: &str) -> String {
+    let asking = async {
+        loop {
+            match get(port, path).await {
+                Ok((status, body)) if status == wanted => return body,
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && wanted == "refused" => {
+                    return String::new();
+                }
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{port}{path} never answers {wanted}"))
+}
+
+#[test]
+fn load_balancers_are_told_where_endpoints_are() {
+    let host = Host::new();
+    let a = host.pod("a");
+    let balanced = |ip: &str, port: u16| {
+        format!(
+            r#"{{"type":"LoadBalancer","externalTrafficPolicy":"Local","clusterIP":"{ip}","healthCheckNodePort":{port},
+                "ports":[{{"port":80}}]}}"#
+        )
+    };
+    host.service("web", &balanced("10.43.0.5", 31000));
+    host.service("taken", &balanced("10.43.0.6", 31001));
+    host.endpoints("web", "TCP", 80, &[&a]);
+    let _taken = host.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 31001))).expect("listen");
+    let (failed, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let on_failure = move |service: &net::service::ServiceName, port: u16, error: &std::io::Error| {
+        failed.send(format!("{service} {port} {:?}", error.kind())).expect("the test waits");
+    };
+    let server = HealthServer::new(host.proxy.clone(), SystemClock::shared(), Box::new(on_failure));
+    let story = async {
+        let cancel = CancellationToken::new();
+        let services = base::tasks::spawn("services", server.clone().services(cancel.clone()));
+        let node = base::tasks::spawn("node", server.node(PROXY_HEALTH_PORT, cancel.clone()));
+        host.proxy.sync().expect("rules");
+        assert_eq!(failures.recv().await.as_deref(), Some("default/taken 31001 AddrInUse"));
+        assert!(until(31000, "/any", "200").await.contains(r#""localEndpoints": 1"#));
+        assert!(until(PROXY_HEALTH_PORT, "/livez", "200").await.contains(r#""status":{"IPv4":"#));
+        let unknown = until(PROXY_HEALTH_PORT, "/healthz", "503").await;
+        assert!(unknown.contains(r#""nodeEligible":false,"healthy":true"#), "{unknown}");
+
+        host.endpoints("web", "TCP", 80, &[]);
+        assert!(get(31000, "/").await.expect("answer").0 == "200", "the rules do not know it yet");
+        host.proxy.sync().expect("rules");
+        until(31000, "/", "503").await;
+        // Another Service takes over the port.
+        let gone = |name| -> Change<'static, Service> { Change::Gone { namespace: "default", name } };
+        host.proxy.apply(gone("web"));
+        host.service("heir", &balanced("10.43.0.7", 31000));
+        host.proxy.sync().expect("rules");
+        while !until(31000, "/", "503").await.contains("heir") {}
+        host.proxy.apply(gone("heir"));
+        host.proxy.sync().expect("rules");
+        until(31000, "/", "refused").await;
+        cancel.cancel();
+        services.await.expect("ends");
+        node.await.expect("ends");
+    };
+    host.run(|| tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio").block_on(story));
+}
+
 #[test]
 fn a_restarted_proxy_finds_its_rules_and_repairs_foreign_damage() {
     let host = Host::new();
@@ -303,7 +381,8 @@ fn a_restarted_proxy_finds_its_rules_and_repairs_foreign_damage() {
     );
     host.endpoints("web", "TCP", 80, &[&a]);
     host.sync();
-    let mut restarted = Host { proxy: ServiceProxy::new(host.config.clone()), ..host };
+    let again = Arc::new(ServiceProxy::new(host.config.clone(), SystemClock::shared()));
+    let mut restarted = Host { proxy: again, ..host };
     restarted.service(
         "web",
         r#"{"type":"NodePort","clusterIP":"10.43.0.5","sessionAffinity":"ClientIP","ports":[{"port":80,"nodePort":30080}]}"#,
@@ -318,7 +397,7 @@ fn a_restarted_proxy_finds_its_rules_and_repairs_foreign_damage() {
 
     // Another version's table, with other hooks: replaced whole.
     restarted.run(|| nft("flush chain ip dhow nat-output; delete chain ip dhow nat-output; add chain ip dhow nat-output { type nat hook output priority 5; }"));
-    restarted.proxy = ServiceProxy::new(restarted.config.clone());
+    restarted.proxy = Arc::new(ServiceProxy::new(restarted.config.clone(), SystemClock::shared()));
     restarted.sync();
     assert_eq!(restarted.sync().operations, 0);
 }

@@ -5,9 +5,11 @@
 //! ruleset` or a lost race end in the same repair.
 
 use super::conntrack::{UdpFronts, stale_flows};
+use super::health::{HealthChecks, Pace, ProxyHealth};
 use super::index::{HostPortMapping, Protocol, ServiceIndex};
 use super::ruleset::{Ruleset, ruleset};
 use crate::{Apply, NetConfig};
+use base::Clock;
 use base::backoff::Backoff;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,8 @@ use std::time::Duration;
 use sys::netlink::{Conntrack, NetlinkError};
 use sys::nft::{BaseChain, Batch, Element, Family, Nft, NftError, Op, TableState};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Changes that come together become one batch.
@@ -71,31 +74,37 @@ struct Applied {
 struct State {
     index: ServiceIndex,
     host_ports: Vec<HostPortMapping>,
+    pace: Pace,
 }
 
 /// The service proxy of a node. Feed it changes, then [`ServiceProxy::run`] it (or call [`ServiceProxy::sync`]).
 #[derive(Debug)]
 pub struct ServiceProxy {
     config: NetConfig,
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Held for a whole sync: one at a time.
     applied: Mutex<BTreeMap<Family, Applied>>,
     fronts: Mutex<Option<UdpFronts>>,
     /// Why the last sync failed.
     fault: Mutex<Option<String>>,
+    /// As of the last sync: a load balancer should not send what the rules do not know yet.
+    health_checks: watch::Sender<HealthChecks>,
     changed: Notify,
 }
 
 impl ServiceProxy {
     /// A proxy that knows no Services yet.
-    pub fn new(config: NetConfig) -> ServiceProxy {
+    pub fn new(config: NetConfig, clock: Arc<dyn Clock>) -> ServiceProxy {
         let index = ServiceIndex::new(&config.node_name, config.dns_ips.iter().copied());
         ServiceProxy {
+            state: Mutex::new(State { index, host_ports: Vec::new(), pace: Pace::new(clock.now()) }),
             config,
-            state: Mutex::new(State { index, host_ports: Vec::new() }),
+            clock,
             applied: Mutex::default(),
             fronts: Mutex::default(),
             fault: Mutex::default(),
+            health_checks: watch::Sender::default(),
             changed: Notify::new(),
         }
     }
@@ -105,7 +114,9 @@ impl ServiceProxy {
     where
         ServiceIndex: Apply<K>,
     {
-        if self.state.lock().index.apply(change) {
+        let mut state = self.state.lock();
+        if state.index.apply(change) {
+            state.pace.change(Instant::now());
             self.changed.notify_one();
         }
     }
@@ -115,6 +126,7 @@ impl ServiceProxy {
         let mut state = self.state.lock();
         if state.host_ports != host_ports {
             state.host_ports = host_ports;
+            state.pace.change(Instant::now());
             self.changed.notify_one();
         }
     }
@@ -122,6 +134,27 @@ impl ServiceProxy {
     /// Why the kernel is not as the index says, if the last attempt to make it so failed.
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().clone()
+    }
+
+    /// Services whose load balancers ask this node, and what they are told.
+    pub fn health_checks(&self) -> watch::Receiver<HealthChecks> {
+        self.health_checks.subscribe()
+    }
+
+    /// Whether the kernel keeps up with the index.
+    pub fn health(&self) -> ProxyHealth {
+        self.state.lock().pace.health(Instant::now())
+    }
+
+    /// See [`ServiceIndex::node_eligible`].
+    pub fn node_eligible(&self) -> bool {
+        self.state.lock().index.node_eligible()
+    }
+
+    /// The IP families in use, as the API names them.
+    pub(super) fn family_names(&self) -> Vec<&'static str> {
+        let name = |family| if family == Family::Ip { "IPv4" } else { "IPv6" };
+        self.config.families().into_iter().map(name).collect()
     }
 
     /// Syncs now and after every change, until cancelled. Start it when the first lists are in: it removes what the index lacks.
@@ -162,12 +195,12 @@ impl ServiceProxy {
     /// Makes the kernel as the index says. Blocks for milliseconds. When it fails, nothing has changed.
     pub fn sync(&self) -> Result<SyncReport, ServiceProxyError> {
         let mut applied = self.applied.lock();
-        let (wanted, fronts) = {
+        let (wanted, fronts, health_checks, changes) = {
             let state = self.state.lock();
             let map = state.index.service_map();
             let one = |family| (family, ruleset(&self.config, family, map, &state.host_ports));
             let wanted: Vec<(Family, Ruleset)> = self.config.families().into_iter().map(one).collect();
-            (wanted, UdpFronts::new(map, &state.host_ports))
+            (wanted, UdpFronts::new(map, &state.host_ports), map.health_checks.clone(), state.pace.changes())
         };
         let mut nft = Nft::open()?;
         let mut report = SyncReport::default();
@@ -177,6 +210,12 @@ impl ServiceProxy {
             report.operations += operations;
             applied.insert(family, now);
         }
+        self.state.lock().pace.done(changes, Instant::now(), self.clock.now());
+        self.health_checks.send_if_modified(|known| {
+            let changed = *known != health_checks;
+            *known = health_checks;
+            changed
+        });
         let mut last = self.fronts.lock();
         if last.as_ref() != Some(&fronts) {
             report.flows = forget_stale_flows(&fronts)?;

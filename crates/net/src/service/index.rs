@@ -3,6 +3,7 @@
 //! A change recomputes the ports of one Service. Which endpoints count follows upstream's `pkg/proxy/topology.go`: ready ones, or else
 //! those that still serve while terminating, decided separately for each traffic policy; hints only if every ready endpoint has one.
 
+use super::health::{HealthCheck, HealthChecks, ServiceName};
 use crate::{Apply, Change};
 use api::meta::MetaExt;
 use api::prelude::{EndpointSlice, Node, Service};
@@ -18,6 +19,8 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Endpoints that only DNS tells of.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The cluster autoscaler's, on a node that it is about to remove.
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 const AFFINITY_DEFAULT_SECONDS: u32 = 10_800;
 
 /// A transport that Services know.
@@ -138,6 +141,8 @@ pub struct ServicePort {
 pub struct ServiceMap {
     /// The ports of each Service.
     pub ports: BTreeMap<PortName, ServicePort>,
+    /// Services whose load balancers ask this node.
+    pub health_checks: HealthChecks,
 }
 
 type Key = (String, String);
@@ -166,6 +171,8 @@ struct Slice {
 pub struct ServiceIndex {
     node_name: String,
     zone: String,
+    /// Whether load balancers may send traffic to this node (`NodeEligible` of `pkg/proxy/healthcheck/proxy_health.go`).
+    eligible: bool,
     /// Addresses that this node answers itself, whatever Services say: those of DNS.
     own_ips: BTreeSet<IpAddr>,
     services: BTreeMap<Key, Service>,
@@ -180,6 +187,7 @@ impl ServiceIndex {
         ServiceIndex {
             node_name: node_name.into(),
             zone: String::new(),
+            eligible: false,
             own_ips: own_ips.into_iter().collect(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -193,8 +201,24 @@ impl ServiceIndex {
         &self.map
     }
 
-    /// Computes a Service's ports anew; returns whether they differ from before.
+    /// Whether this node is there to stay.
+    pub fn node_eligible(&self) -> bool {
+        self.eligible
+    }
+
+    /// Computes a Service's ports and health check anew; returns whether they differ from before.
     fn refresh(&mut self, key: &Key) -> bool {
+        let changed = self.refresh_ports(key);
+        let name = ServiceName { namespace: key.0.clone(), name: key.1.clone() };
+        let check = self.services.get(key).and_then(|s| self.health_check(key, s));
+        let before = match check {
+            Some(check) => self.map.health_checks.insert(name, check),
+            None => self.map.health_checks.remove(&name),
+        };
+        changed || before != check
+    }
+
+    fn refresh_ports(&mut self, key: &Key) -> bool {
         let ports = self.services.get(key).map(|s| self.service_ports(key, s)).unwrap_or_default();
         let first = PortName {
             namespace: key.0.clone(),
@@ -219,12 +243,27 @@ impl ServiceIndex {
         changed
     }
 
+    /// What a Service's load balancer asks (`HealthCheckNodePorts` of `pkg/proxy/servicechangetracker.go`).
+    fn health_check(&self, key: &Key, service: &Service) -> Option<HealthCheck> {
+        let spec = service.spec.as_ref().filter(|_| is_ours(service) && !cluster_ips(service).is_empty())?;
+        let asked =
+            spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+        let port = u16::try_from(spec.health_check_node_port.filter(|_| asked)?).ok().filter(|p| *p > 0)?;
+        Some(HealthCheck { port, local_endpoints: self.local_ready(key) })
+    }
+
+    /// How many addresses of this node are ready, whatever their ports. Those that still serve while terminating do not count: the
+    /// load balancer should look elsewhere before they end (`LocalReadyEndpoints` of `pkg/proxy/endpointschangetracker.go`).
+    fn local_ready(&self, key: &Key) -> usize {
+        let names = self.slices_by_service.get(key).into_iter().flatten();
+        let slices = names.filter_map(|name| self.slices.get(&(key.0.clone(), name.clone())));
+        let endpoints = slices.filter(|s| !s.ports.is_empty()).flat_map(|s| &s.endpoints);
+        endpoints.filter(|e| e.ready && e.local).map(|e| e.ip).collect::<BTreeSet<IpAddr>>().len()
+    }
+
     fn service_ports(&self, key: &Key, service: &Service) -> BTreeMap<PortName, ServicePort> {
         let mut all = BTreeMap::new();
-        let Some(spec) = &service.spec else { return all };
-        if spec.type_.as_deref() == Some("ExternalName") || service.label(PROXY_NAME_LABEL).is_some() {
-            return all;
-        }
+        let Some(spec) = service.spec.as_ref().filter(|_| is_ours(service)) else { return all };
         for cluster_ip in cluster_ips(service).into_iter().filter(|ip| !self.own_ips.contains(ip)) {
             for port in spec.ports.iter().flatten() {
                 let Some(protocol) = Protocol::from_api(port.protocol.as_deref()) else { continue };
@@ -364,7 +403,11 @@ impl Apply<EndpointSlice> for ServiceIndex {
 
 impl Apply<Node> for ServiceIndex {
     fn apply(&mut self, change: Change<'_, Node>) -> bool {
-        let Some(node) = change.object().filter(|n| n.name() == self.node_name) else { return false };
+        if change.key().1 != self.node_name {
+            return false;
+        }
+        self.eligible = change.object().is_some_and(stays);
+        let Some(node) = change.object() else { return false };
         let zone = node.label(ZONE_LABEL).unwrap_or_default();
         if zone == self.zone {
             return false;
@@ -373,6 +416,18 @@ impl Apply<Node> for ServiceIndex {
         let all: Vec<Key> = self.services.keys().cloned().collect();
         all.iter().fold(false, |changed, key| self.refresh(key) | changed)
     }
+}
+
+/// Whether it is for us to serve.
+fn is_ours(service: &Service) -> bool {
+    let type_ = service.spec.as_ref().and_then(|s| s.type_.as_deref());
+    type_ != Some("ExternalName") && service.label(PROXY_NAME_LABEL).is_none()
+}
+
+/// Whether a node is neither deleted nor marked for it.
+fn stays(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    node.metadata.deletion_timestamp.is_none() && !taints.into_iter().any(|t| t.key == TO_BE_DELETED_TAINT)
 }
 
 /// The Service's addresses, at most one per family; none if it is headless.
@@ -493,6 +548,9 @@ impl fmt::Display for ServiceMap {
             }
             writeln!(f, "{}", if port.has_any { "" } else { " (nobody anywhere)" })?;
         }
+        for (service, check) in &self.health_checks {
+            writeln!(f, "{service} health check {} -> {} here", check.port, check.local_endpoints)?;
+        }
         Ok(())
     }
 }
@@ -602,6 +660,54 @@ mod tests {
                 default/out:/TCP 10.43.0.6:80 external 192.0.2.7 node-port 30080 -> [10.42.0.2:80* 10.42.1.2:80] local [10.42.0.2:80*]
             "#]],
         );
+    }
+
+    #[test]
+    fn health_checks_count_addresses_that_are_ready_here() {
+        let balanced = |ip: &str, more: &str| {
+            format!(
+                r#"{{"type":"LoadBalancer","clusterIP":"{ip}","allocateLoadBalancerNodePorts":false,"healthCheckNodePort":31000,
+                    "ports":[{{"port":80}}]{more}}}"#
+            )
+        };
+        let local = r#","externalTrafficPolicy":"Local""#;
+        let web = [("10.42.0.2", "n1", "ready"), ("10.42.0.3", "n1", "terminating"), ("10.42.1.2", "n2", "ready")];
+        let mut again = slice("web", "metrics", 90, &web);
+        again.metadata.name = Some("web-again".into());
+        check(
+            &[
+                service("everywhere", &balanced("10.43.0.6", "")),
+                service("none", &balanced("None", local)),
+                service("web", &balanced("10.43.0.5", local)),
+            ],
+            &[slice("web", "", 80, &web), again, slice("everywhere", "", 80, &web)],
+            expect![[r#"
+                default/everywhere:/TCP 10.43.0.6:80 -> [10.42.0.2:80* 10.42.1.2:80]
+                default/web:/TCP 10.43.0.5:80 -> [10.42.0.2:80* 10.42.1.2:80]
+                default/web health check 31000 -> 1 here
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_node_marked_for_deletion_is_not_eligible() {
+        let mut index = ServiceIndex::new("n1", []);
+        assert!(!index.node_eligible(), "nobody knows the node yet");
+        let mut node = Node::default();
+        node.metadata.name = Some("n1".into());
+        index.apply(Change::Set(&node));
+        assert!(index.node_eligible());
+        let taint = api::k8s::api::core::v1::Taint { key: TO_BE_DELETED_TAINT.into(), ..Default::default() };
+        node.spec.get_or_insert_default().taints = Some(vec![taint]);
+        index.apply(Change::Set(&node));
+        assert!(!index.node_eligible());
+        node.spec = None;
+        index.apply(Change::Set(&node));
+        let gone = |name| -> Change<'static, Node> { Change::Gone { namespace: "", name } };
+        index.apply(gone("n2"));
+        assert!(index.node_eligible(), "another node is gone");
+        index.apply(gone("n1"));
+        assert!(!index.node_eligible());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! [`Counters`]: what has happened on this node since the agent started and how long it took, for `/metrics`
 //! (`pkg/kubelet/metrics/metrics.go`, `pkg/volume/util/metrics.go`). Labels are of few values, so this stays small. Differs: pulls that
 //! fail are counted as starts that fail, as upstream does, but their back-off is not; making a container and starting it is one
-//! operation, `start_container`; a worker's turn (`pod_worker`) does not wait for what it begins; nothing is measured of taking
-//! volumes down.
+//! operation, `start_container`; a worker's turn (`pod_worker`) does not wait for what it begins; volumes of which nothing is made, as
+//! of hostPaths, are not measured when they go. Left out: what only PLEG, an evented CRI, cgroup and memory managers of the kubelet's kind
+//! or its start do.
 
 use crate::pod::view::Role;
 use parking_lot::Mutex;
@@ -57,6 +58,8 @@ families! {
         "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.";
     CONTAINERS_NOT_ALIGNED = "kubelet_container_aligned_compute_resources_failure_count" ["scope", "boundary"]
         "[ALPHA] Cumulative number of failures to allocate aligned compute resources to containers by alignment type.";
+    STRANGERS = "kubelet_orphaned_runtime_pods_total" []
+        "[ALPHA] Number of pods that have been detected in the container runtime without being already known to the pod worker. This typically indicates the kubelet was restarted while a pod was force deleted in the API or in the local configuration, which is unusual.";
     RESIZES_INFEASIBLE = "kubelet_pod_infeasible_resizes_total" ["reason_detail"]
         "[ALPHA] Number of infeasible resizes for pods.";
     RESIZES_REQUESTED = "kubelet_container_requested_resizes_total" ["resource", "requirement", "operation"]
@@ -144,6 +147,8 @@ static RESIZE_MS: [f64; 14] = [
 
 families! {
     HISTOGRAMS: Histogram;
+    CSI_OPERATION = "csi_operations_seconds" ["driver_name", "method_name", "grpc_status_code", "migrated"] STORAGE
+        "[ALPHA] Container Storage Interface operation duration with gRPC error code status total";
     CONTAINERS_PER_POD = "kubelet_containers_per_pod_count" [] CONTAINER_NUMBERS
         "[ALPHA] The number of containers per pod.";
     DEVICE_ALLOCATION = "kubelet_device_plugin_alloc_duration_seconds" ["resource_name"] USUAL
@@ -251,10 +256,16 @@ impl Counters {
         done
     }
 
-    /// A volume was set up, or was not (`OperationCompleteHook`).
-    pub fn mounted(&self, plugin: &str, done: bool, took: Duration) {
+    /// A CSI driver answered, or did not in time.
+    pub fn csi(&self, driver: &str, method: &str, code: &str, took: Duration) {
+        let method = format!("/csi.v1.Node/{method}");
+        self.observe(&CSI_OPERATION, &[driver, &method, code, "false"], took.as_secs_f64());
+    }
+
+    /// Something was done with a volume, or failed (`OperationCompleteHook`).
+    pub fn storage(&self, plugin: &str, operation: &str, done: bool, took: Duration) {
         let status = if done { "success" } else { "fail-unknown" };
-        self.observe(&STORAGE_OPERATION, &[plugin, "volume_mount", status, "false"], took.as_secs_f64());
+        self.observe(&STORAGE_OPERATION, &[plugin, operation, status, "false"], took.as_secs_f64());
     }
 }
 

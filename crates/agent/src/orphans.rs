@@ -13,7 +13,7 @@ pub(crate) async fn sweep(context: &Context, known: &BTreeSet<String>) {
     let uids: BTreeSet<String> = of_pods.iter().flat_map(|dir| names(dir)).filter(|uid| !known.contains(uid)).collect();
     for uid in uids {
         tracing::info!(uid, "removing directories of a pod that is not known");
-        if let Err(error) = context.volumes.tear_down(&uid).await {
+        if let Err(error) = context.volumes.tear_down(&uid, None).await {
             tracing::warn!(uid, error = %base::chain(&error), "volumes of a pod that is not known stay");
             continue;
         }

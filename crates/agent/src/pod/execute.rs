@@ -166,7 +166,7 @@ impl Executor {
         let mut turn = self.volumes_turn.lock().await;
         *turn = Shown::Nothing;
         let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
-        while let Err(error) = self.context.volumes.tear_down(self.uid()).await {
+        while let Err(error) = self.context.volumes.tear_down(self.uid(), Some(&self.pod)).await {
             let error = base::chain(&error);
             tracing::warn!(pod = view::describe(&self.pod), error, "failed to take volumes down");
             let message = format!("error killing pod: failed to take volumes down: {error}");

@@ -94,6 +94,8 @@ struct Worker {
     status_since: Option<Instant>,
     /// What its turn is about, as `/metrics` says it.
     turn: &'static str,
+    /// The sandbox, by its number, whose first containers are known to have failed.
+    failed_in: u32,
 }
 
 /// Starts a pod's worker. `ended` is called when nothing of the pod is left.
@@ -120,6 +122,7 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
         mirror_lost: false,
         status_since: None,
         turn: "create",
+        failed_in: 0,
     };
     base::tasks::detach("pod", async move {
         let counters = &worker.context.counters;
@@ -238,6 +241,11 @@ impl Worker {
                 {
                     self.pulls.remove(container);
                 }
+                if let Observation::StartFailed { container, .. } | Observation::PullFailed { container, .. } =
+                    &happened
+                {
+                    self.count_failed_users(container);
+                }
                 if let Observation::Started { container, running } = &happened {
                     self.hear_early_exit(container, &running.id);
                 }
@@ -274,6 +282,18 @@ impl Worker {
             if let Some(sli) = took.sli {
                 counters.observe(&counters::POD_START_SLI, &[], sli.as_secs_f64());
             }
+        }
+    }
+
+    /// A pod with users of its own has failed to start, for `/metrics`, if its sandbox has not been made or one of the containers that
+    /// begin with it has not; of one sandbox only the first failure counts (the deferred function in `SyncPod` of `kuberuntime_manager.go`).
+    fn count_failed_users(&mut self, container: &str) {
+        let tried = self.seen.containers.get(container).is_some_and(|c| c.waiting.is_some());
+        let later = tried || self.seen.containers.values().any(|c| c.exited().is_some());
+        let own_users = view::spec(&self.pod).host_users == Some(false);
+        if own_users && !later && self.failed_in != self.seen.attempts {
+            self.failed_in = self.seen.attempts;
+            self.context.counters.count(&counters::USER_PODS_FAILED, &[]);
         }
     }
 

@@ -396,6 +396,25 @@ pub fn count_pods(views: &[PodView]) -> BTreeMap<bool, (usize, usize)> {
     out
 }
 
+/// Pods by how far they are, by whether the API or the directory of static pods still has them, and by whether they are static; for
+/// `/metrics` (`PodWorkerSync`). What the runtime alone knows of is gone before the first pod begins.
+pub fn count_working(views: &[PodView]) -> BTreeMap<(&'static str, &'static str, bool), usize> {
+    let states = ["sync", "terminating", "terminated"];
+    let places = states.into_iter().flat_map(|state| ["desired", "orphan"].map(|config| (state, config)));
+    let mut out: BTreeMap<_, _> =
+        places.flat_map(|(state, config)| [false, true].map(|is_static| ((state, config, is_static), 0))).collect();
+    for view in views {
+        let state = match (&view.seen.ending, view.seen.may_run()) {
+            (None, _) => "sync",
+            (Some(_), true) => "terminating",
+            (Some(_), false) => "terminated",
+        };
+        let config = if view.seen.object_gone { "orphan" } else { "desired" };
+        *out.entry((state, config, static_pods::is_static(&view.pod))).or_default() += 1;
+    }
+    out
+}
+
 /// Resizes that are not granted, by reason, and how many are being done; for `/metrics`.
 pub fn count_resizes(views: &[PodView]) -> (BTreeMap<String, usize>, usize) {
     let mut pending = BTreeMap::new();

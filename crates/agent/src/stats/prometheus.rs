@@ -252,6 +252,10 @@ pub struct Own<'a> {
     pub containers: BTreeMap<&'static str, usize>,
     /// Pods, and those of them that go on, by whether they are static.
     pub by_source: BTreeMap<bool, (usize, usize)>,
+    /// Pods by how far they are and whether the API still has them (`lifecycle`, `config`), and by whether they are static.
+    pub working: BTreeMap<(&'static str, &'static str, bool), usize>,
+    /// Of the machine.
+    pub cgroup_version: u8,
     /// Of all pods.
     pub ephemeral_containers: usize,
     /// Volumes of claims, with the namespace.
@@ -284,6 +288,8 @@ pub fn own(own: &Own<'_>) -> String {
         family.value(&[("container_state", state)], count, None);
     }
     pods(out, own);
+    let help = "[ALPHA] cgroup version on the hosts.";
+    gauge(out, "kubelet_cgroup_version", help, &[], own.cgroup_version);
     claims(out, own);
     let seconds_of = |at: Option<Timestamp>| at.map_or(0, Timestamp::as_second);
     let help = "[ALPHA] Last graceful shutdown start time since unix epoch in seconds";
@@ -379,6 +385,13 @@ fn pods(out: &mut String, own: &Own<'_>) {
     let mirrors = own.by_source.get(&true).map_or(0, |(all, _)| *all);
     let help = "[ALPHA] The number of mirror pods the kubelet will try to create (one per admitted static pod)";
     gauge(out, "kubelet_mirror_pods", help, &[], mirrors);
+    let help = "[ALPHA] Number of pods the kubelet is actually running, broken down by lifecycle phase, whether the pod is desired, orphaned, or \
+                runtime only (also orphaned), and whether the pod is static. An orphaned pod has been removed from local configuration or \
+                force deleted in the API and consumes resources that are not otherwise visible.";
+    let mut family = Family::new(out, "kubelet_working_pods", "gauge", help);
+    for ((lifecycle, config, is_static), count) in &own.working {
+        family.value(&[("lifecycle", lifecycle), ("config", config), ("static", from(*is_static))], count, None);
+    }
     let help = "[ALPHA] Current number of ephemeral containers in pods managed by this kubelet.";
     gauge(out, "kubelet_managed_ephemeral_containers", help, &[], own.ephemeral_containers);
 }
@@ -465,13 +478,15 @@ mod tests {
         counters.count(&counters::CONTAINERS_ENDED, &["init_container", "1", "Error"]);
         counters.observe(&counters::CONTAINERS_PER_POD, &[], 2.0);
         counters.observe(&counters::CONTAINERS_PER_POD, &[], 99.0);
-        counters.mounted("kubernetes.io/nfs", true, std::time::Duration::from_millis(200));
+        counters.storage("kubernetes.io/nfs", "volume_mount", true, std::time::Duration::from_millis(200));
         let space = crate::stats::disk::Space { capacity: 9, available: 7, ..Default::default() };
         let claim = VolumeSample { claim: Some("data".into()), space, ..VolumeSample::default() };
         let start_time = Some(Timestamp::from_second(50).expect("small"));
         let text = own(&Own {
             node: "n1",
             by_source: BTreeMap::from([(false, (3, 2)), (true, (1, 1))]),
+            working: BTreeMap::from([(("sync", "desired", false), 2)]),
+            cgroup_version: 2,
             claims: vec![("ns".into(), claim)],
             shutdown: Times { start_time, end_time: None },
             counters: Some(&counters),
@@ -498,6 +513,7 @@ mod tests {
             kubelet_active_pods{static="true"} 1
             kubelet_desired_pods{static=""} 3
             kubelet_desired_pods{static="true"} 1
+            kubelet_working_pods{lifecycle="sync",config="desired",static=""} 2
             kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data"} 9
             kubelet_graceful_shutdown_start_time_seconds 50
             kubelet_graceful_shutdown_end_time_seconds 0
@@ -511,6 +527,7 @@ mod tests {
             kubelet_started_pods_total 0
             kubelet_started_user_namespaced_pods_total 0
             kubelet_terminated_containers_total{container_type="init_container",exit_code="1",reason="Error"} 1
+            kubelet_orphaned_runtime_pods_total 0
             kubelet_cpu_manager_pinning_errors_total 0
             kubelet_cpu_manager_pinning_requests_total 0
             kubelet_containers_per_pod_count_bucket{le="1"} 0

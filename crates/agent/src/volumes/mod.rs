@@ -167,6 +167,17 @@ impl MountError {
     }
 }
 
+/// What is in a directory of volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Our files.
+    Files,
+    /// Our files, or a tmpfs.
+    Mixed,
+    /// Mounts whose content belongs to somebody else, and is never removed.
+    Others,
+}
+
 /// Sets up volumes of all pods.
 pub struct VolumeManager {
     data_dir: PathBuf,
@@ -184,7 +195,7 @@ impl VolumeManager {
     pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>, counters: Arc<Counters>) -> Self {
         let Config { data_dir, run_dir, kubelet_dir, node_name, .. } = config.clone();
         let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
-        let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone());
+        let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone(), counters.clone());
         VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi, counters, sizes: size::Sizes::default() }
     }
 
@@ -254,7 +265,7 @@ impl VolumeManager {
             }
             let begun = Instant::now();
             let at = self.set_up_one(pod, volume, facts, now).await;
-            self.counters.mounted(plugin(volume), at.is_ok(), begun.elapsed());
+            self.counters.storage(plugin(volume), "volume_mount", at.is_ok(), begun.elapsed());
             let at = at.map_err(failed)?;
             renew = [renew, at].into_iter().flatten().min();
         }
@@ -285,7 +296,7 @@ impl VolumeManager {
     ) -> Result<(Place, Option<Timestamp>), VolumeError> {
         let begun = Instant::now();
         let found = doing.await;
-        self.counters.mounted(plugin, found.is_ok(), begun.elapsed());
+        self.counters.storage(plugin, "volume_mount", found.is_ok(), begun.elapsed());
         found.map(|(place, again)| (Place { plugin: plugin.to_owned(), ..place }, again))
     }
 
@@ -354,12 +365,17 @@ impl VolumeManager {
 
     /// Volumes of a pod by the names of upstream's plugins; what is behind a claim is known once it is set up.
     pub fn plugins(&self, pod: &Pod) -> Vec<String> {
+        self.named_plugins(pod).into_iter().map(|(_, plugin)| plugin).collect()
+    }
+
+    /// With the volumes' names.
+    fn named_plugins(&self, pod: &Pod) -> Vec<(String, String)> {
         let places = self.places(pod);
         let of = |volume: &Volume| match places.get(&volume.name) {
             Some(place) if !place.plugin.is_empty() => place.plugin.clone(),
             _ => plugin(volume).to_owned(),
         };
-        view::spec(pod).volumes.iter().flatten().map(of).collect()
+        view::spec(pod).volumes.iter().flatten().map(|v| (v.name.clone(), of(v))).collect()
     }
 
     /// Where volumes of a pod are, as far as that is written down; most pods have none for which it is.
@@ -491,24 +507,39 @@ impl VolumeManager {
         self.cluster.secret(namespace, name).await.map_err(|e| VolumeError::Cluster(e.to_string()))
     }
 
-    /// Takes everything of the pod down; fine if there is nothing.
-    pub async fn tear_down(&self, uid: &str) -> Result<(), VolumeError> {
+    /// Takes everything of the pod with this uid down; fine if there is nothing. The pod itself, if it is known, tells for `/metrics` what
+    /// its volumes are.
+    pub async fn tear_down(&self, uid: &str, pod: Option<&Pod>) -> Result<(), VolumeError> {
         self.tokens.forget(uid);
         self.csi.tear_down(uid).await?;
-        let disk = self.disk_dir(uid);
-        // Only a tmpfs can be mounted here; unmounting what is none is refused and harmless.
-        for entry in std::fs::read_dir(&disk).into_iter().flatten().flatten() {
-            self.engine.mounts().unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+        let plugins: BTreeMap<String, String> = pod.map(|pod| self.named_plugins(pod)).into_iter().flatten().collect();
+        let (disk, remote, memory) = (self.disk_dir(uid), self.remote_dir(uid), self.memory_dir(uid));
+        for (dir, content) in [(&disk, Content::Mixed), (&remote, Content::Others), (&memory, Content::Files)] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let begun = Instant::now();
+                let done = self.take_down(entry.path(), content).await;
+                let plugin =
+                    entry.file_name().to_str().and_then(|name| plugins.get(name)).map_or("N/A", String::as_str);
+                self.counters.storage(plugin, "volume_unmount", done.is_ok(), begun.elapsed());
+                done?;
+            }
         }
-        let remote = self.remote_dir(uid);
-        for entry in std::fs::read_dir(&remote).into_iter().flatten().flatten() {
-            self.engine.mounts().unmount(&entry.path()).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
-            // Never with its content: that would be the server's.
-            std::fs::remove_dir(entry.path()).map_err(|e| VolumeError::io("remove", &entry.path(), e))?;
+        [disk, memory].iter().try_for_each(|dir| remove_dir(dir))
+    }
+
+    async fn take_down(&self, path: PathBuf, content: Content) -> Result<(), VolumeError> {
+        if content != Content::Files {
+            // Unmounting what is no mount is refused and harmless.
+            self.engine.mounts().unmount(&path).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
         }
-        let dirs = [disk, self.memory_dir(uid)];
-        let remove = move || dirs.iter().try_for_each(|dir| remove_dir(dir));
-        tokio::task::spawn_blocking(remove).await.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
+        match content {
+            Content::Files | Content::Mixed => {
+                let remove = move || remove_dir(&path);
+                let removed = tokio::task::spawn_blocking(remove).await;
+                removed.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?
+            }
+            Content::Others => std::fs::remove_dir(&path).map_err(|e| VolumeError::io("remove", &path, e)),
+        }
     }
 
     /// The files that a container's environment is taken from. Upstream's API lets them

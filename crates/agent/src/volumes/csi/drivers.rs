@@ -1,6 +1,7 @@
 //! CSI drivers of this node: where those that registered serve, and calls to their node service
 //! (`pkg/volume/csi/csi_client.go`, `csi_drivers_store.go`). Requests may hold secrets and are never logged.
 
+use crate::counters::Counters;
 use crate::plugins::{self, rpc_error, within};
 use node_api::csi::node_client::NodeClient;
 use node_api::csi::node_service_capability::{Type, rpc};
@@ -12,10 +13,11 @@ use node_api::csi::{
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 
 /// How long a call may take (`csiTimeout`).
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -27,7 +29,10 @@ type Version = Vec<u64>;
 
 /// See the file's head.
 #[derive(Debug, Default)]
-pub struct Drivers(Mutex<BTreeMap<String, (PathBuf, Version)>>);
+pub struct Drivers {
+    known: Mutex<BTreeMap<String, (PathBuf, Version)>>,
+    counters: Arc<Counters>,
+}
 
 /// Why a driver did not do as it was told.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -57,6 +62,11 @@ fn answered(status: &Status) -> CallError {
 }
 
 impl Drivers {
+    /// None yet; what they are asked is counted.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Drivers { counters, ..Drivers::default() }
+    }
+
     /// Whether a driver that speaks these versions could be registered (`validateVersions`); the highest of them.
     pub fn check(&self, caller: &str, name: &str, versions: &[String]) -> Result<Version, String> {
         let refused = |why: &str| Err(format!("kubernetes.io/csi: {caller} for CSI driver {name:?} failed. {why}"));
@@ -69,7 +79,7 @@ impl Drivers {
                 return refused(&format!("None of the versions specified {versions:?} are supported. err={why}"));
             }
         };
-        match self.0.lock().get(name) {
+        match self.known.lock().get(name) {
             Some((_, other)) if *other >= highest => refused(&format!(
                 "Another driver with the same name is already registered with a higher supported version: {:?}",
                 shown(other)
@@ -80,32 +90,33 @@ impl Drivers {
 
     /// Takes a driver in.
     pub fn set(&self, name: &str, endpoint: &Path, version: Version) {
-        self.0.lock().insert(name.to_owned(), (endpoint.to_path_buf(), version));
+        self.known.lock().insert(name.to_owned(), (endpoint.to_path_buf(), version));
     }
 
     /// It is gone.
     pub fn remove(&self, name: &str) {
-        self.0.lock().remove(name);
+        self.known.lock().remove(name);
     }
 
     /// Whether it is there.
     pub fn has(&self, name: &str) -> bool {
-        self.0.lock().contains_key(name)
+        self.known.lock().contains_key(name)
     }
 
     /// Its node service.
     pub async fn node(&self, name: &str) -> Result<NodeService, CallError> {
-        let endpoint = self.0.lock().get(name).map(|(endpoint, _)| endpoint.clone());
+        let endpoint = self.known.lock().get(name).map(|(endpoint, _)| endpoint.clone());
         let Some(endpoint) = endpoint else {
             let text = format!("driver name {name} not found in the list of registered CSI drivers");
             return Err(CallError { text, code: None });
         };
         let channel = plugins::connect(&endpoint).await.map_err(|text| CallError { text, code: None })?;
         let mut client = NodeClient::new(channel);
-        let answer = within(TIMEOUT, client.node_get_capabilities(NodeGetCapabilitiesRequest {})).await;
-        let types = answer.map_err(|e| answered(&e))?.capabilities.into_iter().filter_map(|c| c.r#type);
+        let calls = Calls { driver: name.to_owned(), counters: self.counters.clone() };
+        let asking = client.node_get_capabilities(NodeGetCapabilitiesRequest {});
+        let types = calls.call("NodeGetCapabilities", asking).await?.capabilities.into_iter().filter_map(|c| c.r#type);
         let capabilities = types.map(|Type::Rpc(rpc)| rpc.r#type).collect();
-        Ok(NodeService { client, capabilities })
+        Ok(NodeService { client, calls, capabilities })
     }
 }
 
@@ -132,9 +143,39 @@ fn shown(version: &Version) -> String {
     version.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
 }
 
+/// Waits for a driver's answers and measures that (`pkg/volume/csi/csi_metrics.go`).
+struct Calls {
+    driver: String,
+    counters: Arc<Counters>,
+}
+
+impl Calls {
+    async fn call<T>(
+        &self,
+        method: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CallError> {
+        let begun = Instant::now();
+        let answer = within(TIMEOUT, call).await;
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        self.counters.csi(&self.driver, method, &go_name(code), begun.elapsed());
+        answer.map_err(|e| answered(&e))
+    }
+}
+
+/// `codes.Code.String`
+fn go_name(code: Code) -> String {
+    match code {
+        Code::Ok => "OK".into(),
+        Code::Cancelled => "Canceled".into(),
+        other => format!("{other:?}"),
+    }
+}
+
 /// A connection to a driver's node service, for one operation.
 pub struct NodeService {
     client: NodeClient<Channel>,
+    calls: Calls,
     capabilities: BTreeSet<i32>,
 }
 
@@ -146,31 +187,31 @@ impl NodeService {
 
     /// What the driver calls this node.
     pub async fn info(&mut self) -> Result<NodeGetInfoResponse, CallError> {
-        within(TIMEOUT, self.client.node_get_info(NodeGetInfoRequest {})).await.map_err(|e| answered(&e))
+        self.calls.call("NodeGetInfo", self.client.node_get_info(NodeGetInfoRequest {})).await
     }
 
     pub(super) async fn stage(&mut self, request: NodeStageVolumeRequest) -> Result<(), CallError> {
-        within(TIMEOUT, self.client.node_stage_volume(request)).await.map(drop).map_err(|e| answered(&e))
+        self.calls.call("NodeStageVolume", self.client.node_stage_volume(request)).await.map(drop)
     }
 
     pub(super) async fn unstage(&mut self, volume: &str, path: &Path) -> Result<(), CallError> {
         let request =
             NodeUnstageVolumeRequest { volume_id: volume.to_owned(), staging_target_path: path.display().to_string() };
-        within(TIMEOUT, self.client.node_unstage_volume(request)).await.map(drop).map_err(|e| answered(&e))
+        self.calls.call("NodeUnstageVolume", self.client.node_unstage_volume(request)).await.map(drop)
     }
 
     pub(super) async fn publish(&mut self, request: NodePublishVolumeRequest) -> Result<(), CallError> {
-        within(TIMEOUT, self.client.node_publish_volume(request)).await.map(drop).map_err(|e| answered(&e))
+        self.calls.call("NodePublishVolume", self.client.node_publish_volume(request)).await.map(drop)
     }
 
     pub(super) async fn unpublish(&mut self, volume: &str, path: &Path) -> Result<(), CallError> {
         let request =
             NodeUnpublishVolumeRequest { volume_id: volume.to_owned(), target_path: path.display().to_string() };
-        within(TIMEOUT, self.client.node_unpublish_volume(request)).await.map(drop).map_err(|e| answered(&e))
+        self.calls.call("NodeUnpublishVolume", self.client.node_unpublish_volume(request)).await.map(drop)
     }
 
     pub(super) async fn expand(&mut self, request: NodeExpandVolumeRequest) -> Result<(), CallError> {
-        within(TIMEOUT, self.client.node_expand_volume(request)).await.map(drop).map_err(|e| answered(&e))
+        self.calls.call("NodeExpandVolume", self.client.node_expand_volume(request)).await.map(drop)
     }
 
     pub(super) async fn usage(&mut self, volume: &str, path: &Path) -> Result<Vec<VolumeUsage>, CallError> {
@@ -179,8 +220,8 @@ impl NodeService {
             volume_path: path.display().to_string(),
             staging_target_path: String::new(),
         };
-        let answer = within(TIMEOUT, self.client.node_get_volume_stats(request)).await;
-        answer.map(|a| a.usage).map_err(|e| answered(&e))
+        let answer = self.calls.call("NodeGetVolumeStats", self.client.node_get_volume_stats(request)).await;
+        answer.map(|a| a.usage)
     }
 }
 

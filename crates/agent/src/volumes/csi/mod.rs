@@ -21,6 +21,7 @@ mod request;
 use super::persistent::{Place, needs_group};
 use super::{VolumeError, atomic, fs_group, tokens::Tokens};
 use crate::cluster::{Cluster, ClusterEvent, TokenRequest};
+use crate::counters::Counters;
 use api::k8s::api::core::v1::{CSIVolumeSource, SecretReference};
 use api::k8s::api::storage::v1::CSIDriver;
 use api::meta::MetaExt;
@@ -39,7 +40,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long a pod waits for its volumes before somebody is told (`podAttachAndMountTimeout`).
@@ -86,6 +87,7 @@ pub struct CsiVolumes {
     node: String,
     cluster: Arc<dyn Cluster>,
     drivers: Arc<Drivers>,
+    counters: Arc<Counters>,
     tokens: Tokens,
     state: Mutex<State>,
     in_use_changed: Notify,
@@ -104,7 +106,7 @@ pub fn plugin(driver: &str) -> String {
 
 impl CsiVolumes {
     /// Reads what an earlier run left below `kubelet_dir`.
-    pub(super) fn new(kubelet_dir: PathBuf, node: String, cluster: Arc<dyn Cluster>) -> Self {
+    pub(super) fn new(kubelet_dir: PathBuf, node: String, cluster: Arc<dyn Cluster>, counters: Arc<Counters>) -> Self {
         let places = Places(kubelet_dir);
         let mut state = State::default();
         for published in places.published() {
@@ -116,7 +118,8 @@ impl CsiVolumes {
             places,
             node,
             cluster,
-            drivers: Arc::default(),
+            drivers: Arc::new(Drivers::new(counters.clone())),
+            counters,
             tokens: Tokens::load(None),
             state: Mutex::new(state),
             in_use_changed: Notify::new(),
@@ -643,7 +646,8 @@ impl CsiVolumes {
         for published in self.places.published_to(uid) {
             let volume = published.record.volume();
             let _one = self.lock(&volume).await;
-            self.unpublish(&published).await?;
+            let operation = if published.record.is_block() { "unmap_volume" } else { "volume_unmount" };
+            self.measured(&volume, operation, self.unpublish(&published)).await?;
             concerned.insert(volume);
         }
         for volume in &concerned {
@@ -654,6 +658,18 @@ impl CsiVolumes {
             self.in_use_changed.notify_one();
         }
         Ok(())
+    }
+
+    async fn measured(
+        &self,
+        volume: &CsiVolume,
+        operation: &str,
+        doing: impl Future<Output = Result<(), VolumeError>>,
+    ) -> Result<(), VolumeError> {
+        let begun = Instant::now();
+        let done = doing.await;
+        self.counters.storage(&plugin(&volume.driver), operation, done.is_ok(), begun.elapsed());
+        done
     }
 
     async fn unpublish(&self, published: &record::Published) -> Result<(), VolumeError> {
@@ -697,31 +713,35 @@ impl CsiVolumes {
     /// Unstages a volume; fine if it is not staged.
     async fn unstage(&self, volume: &CsiVolume) -> Result<(), VolumeError> {
         for record in self.places.all_staged().into_iter().filter(|r| r.volume() == *volume) {
-            let refused = |why: CallError| {
-                let operation = if record.is_block() { "UnmapVolume.TearDownDevice" } else { "UnmountDevice" };
-                let why = format!("kubernetes.io/csi: attacher.UnmountDevice failed: {why}");
-                VolumeError::Operation { operation, volume: record.name.clone(), why }
-            };
-            let staging = self.places.staging(volume, &record.name, record.is_block());
-            let mut node = self.drivers.node(&volume.driver).await.map_err(refused)?;
-            if node.can(Capability::StageUnstageVolume) {
-                node.unstage(&volume.handle, &staging).await.map_err(refused)?;
-            }
-            if record.is_block() && !is_mount_point(&staging) {
-                // Drivers put files of their own there.
-                match std::fs::remove_dir_all(&staging) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(VolumeError::io("remove", &staging, e));
-                    }
-                    _ => {}
-                }
-            } else {
-                remove_mount_point(&staging)?;
-            }
-            let dir = self.places.staged(volume, &record.name, record.is_block());
-            self.places.forget(&dir)?;
+            let operation = if record.is_block() { "unmap_device" } else { "unmount_device" };
+            self.measured(volume, operation, self.unstage_one(volume, &record)).await?;
         }
         Ok(())
+    }
+
+    async fn unstage_one(&self, volume: &CsiVolume, record: &Record) -> Result<(), VolumeError> {
+        let refused = |why: CallError| {
+            let operation = if record.is_block() { "UnmapVolume.TearDownDevice" } else { "UnmountDevice" };
+            let why = format!("kubernetes.io/csi: attacher.UnmountDevice failed: {why}");
+            VolumeError::Operation { operation, volume: record.name.clone(), why }
+        };
+        let staging = self.places.staging(volume, &record.name, record.is_block());
+        let mut node = self.drivers.node(&volume.driver).await.map_err(refused)?;
+        if node.can(Capability::StageUnstageVolume) {
+            node.unstage(&volume.handle, &staging).await.map_err(refused)?;
+        }
+        if record.is_block() && !is_mount_point(&staging) {
+            // Drivers put files of their own there.
+            match std::fs::remove_dir_all(&staging) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(VolumeError::io("remove", &staging, e));
+                }
+                _ => {}
+            }
+        } else {
+            remove_mount_point(&staging)?;
+        }
+        self.places.forget(&self.places.staged(volume, &record.name, record.is_block()))
     }
 
     /// Unstages what an earlier run left staged for nobody. A driver has come (back).

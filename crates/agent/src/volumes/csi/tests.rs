@@ -1,6 +1,7 @@
 //! A real driver on a socket, a fake cluster.
 
 use super::*;
+use crate::counters;
 use crate::pod::fixture::{object, pod};
 use crate::testing::FakeCluster;
 use api::k8s::api::storage::v1::VolumeAttachment;
@@ -43,7 +44,8 @@ impl Lab {
 
     /// The agent's part, as after a start.
     fn volumes(&self) -> Arc<CsiVolumes> {
-        let volumes = CsiVolumes::new(self.dir.path().join("kubelet"), "n1".into(), self.cluster.clone());
+        let volumes =
+            CsiVolumes::new(self.dir.path().join("kubelet"), "n1".into(), self.cluster.clone(), Arc::default());
         volumes.drivers().set("d", &self.dir.path().join("csi.sock"), vec![1, 0, 0]);
         Arc::new(volumes)
     }
@@ -99,7 +101,16 @@ async fn staged_once_published_per_pod_and_all_undone() {
     volumes.tear_down("1").await.expect("gone");
     assert_eq!(lab.driver.calls(), ["unpublish h"]);
     // The agent starts anew: what is left is found on disk.
-    lab.volumes().tear_down("2").await.expect("gone");
+    let volumes = lab.volumes();
+    volumes.tear_down("2").await.expect("gone");
+    let of = |family| volumes.counters.spreads_of(family).into_iter().map(|(labels, s)| (labels.join(" "), s.count));
+    let operations: Vec<(String, u64)> = of(&counters::STORAGE_OPERATION).collect();
+    let named = |operation: &str| (format!("kubernetes.io/csi:d {operation} success false"), 1);
+    assert_eq!(operations, [named("unmount_device"), named("volume_unmount")]);
+    let calls: Vec<(String, u64)> = of(&counters::CSI_OPERATION).collect();
+    let named = |method: &str, count| (format!("d /csi.v1.Node/{method} OK false"), count);
+    let wanted = [("NodeGetCapabilities", 2), ("NodeUnpublishVolume", 1), ("NodeUnstageVolume", 1)];
+    assert_eq!(calls, wanted.map(|(method, count)| named(method, count)));
     assert_eq!(lab.driver.calls(), ["unpublish h", "unpublish h", "unstage h"]);
     assert_eq!(lab.files(), 0);
 }

@@ -4,6 +4,8 @@
 //! Start, in this order: what the engine and the checkpoints know is put together; pods that the API no longer has are
 //! stopped; sandboxes, addresses and root file systems that belong to nothing are removed. Nothing that runs is touched.
 
+mod waiting;
+
 use crate::cluster::{Cluster, ClusterEvent, ObjectReference};
 use crate::context::{Config, Context};
 use crate::counters::{self, Counters};
@@ -46,6 +48,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use waiting::Waiting;
 
 /// What the agent works with.
 pub struct Parts {
@@ -90,10 +93,18 @@ pub enum Feed {
 
 type Workers = Arc<RwLock<BTreeMap<String, WorkerHandle>>>;
 
+/// A pod that ends so that the node can take another.
+struct Victim {
+    pod: Arc<Pod>,
+    /// What the other has too little of, for `/metrics`.
+    resource: &'static str,
+}
+
 /// The agent, assembled but not yet running.
 pub struct Agent {
     context: Arc<Context>,
     workers: Workers,
+    waiting: Arc<Waiting>,
 }
 
 impl Agent {
@@ -128,7 +139,7 @@ impl Agent {
             users: Ranges::default(),
             counters,
         };
-        Agent { context: Arc::new(context), workers: Workers::default() }
+        Agent { context: Arc::new(context), workers: Workers::default(), waiting: Arc::default() }
     }
 
     /// For the node API.
@@ -162,6 +173,9 @@ impl Agent {
                     None => break,
                 },
                 () = self.context.ledger.room_made() => self.tell_of_room(),
+                pods = self.waiting.over() => for pod in pods {
+                    self.begin_with_share(pod).await;
+                },
                 pods = self.context.devices.concerned() => self.tell_of_devices(&pods),
                 event = self.context.engine.next_event() => match event {
                     Some(event) => self.engine_event(event),
@@ -213,6 +227,7 @@ impl Agent {
         let ours = |id: &str| kept.iter().any(|(_, seen)| sandbox_id(seen).as_deref() == Some(id));
         for snapshot in snapshots.iter().filter(|s| !ours(&s.id)) {
             tracing::info!(sandbox = snapshot.id, pod = snapshot.name, "removing a sandbox that belongs to no pod");
+            self.context.counters.count(&counters::STRANGERS, &[]);
             if let Err(error) = self.context.engine.remove_sandbox(&snapshot.id).await {
                 tracing::error!(sandbox = snapshot.id, error = %base::chain(&error), "failed to remove it");
             }
@@ -252,9 +267,32 @@ impl Agent {
 
     /// A pod that the node has not seen before: taken or rejected (`HandlePodAdditions`).
     async fn begin_new(&self, pod: Arc<Pod>) {
-        let over = pod.metadata.deletion_timestamp.is_some()
-            || matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
-        let admitted = if over { Ok(()) } else { self.admit(&pod).await };
+        if is_over(&pod) {
+            return self.begin_admitted(pod, Ok(()));
+        }
+        match self.admit(&pod).await {
+            Ok(victims) if victims.is_empty() => self.begin_with_share(pod).await,
+            Ok(victims) => self.wait_for(pod, victims),
+            Err(rejection) => self.begin_admitted(pod, Err(rejection)),
+        }
+    }
+
+    /// A pod whose share nobody has any more gets what else it is to have of the machine, and begins.
+    async fn begin_with_share(&self, pod: Arc<Pod>) {
+        if is_over(&pod) {
+            return self.begin_admitted(pod, Ok(()));
+        }
+        let given = match self.context.shutdown.admit() {
+            Ok(()) => self.context.managers.allocate(&pod, &self.context.devices, &self.context.counters).await,
+            off => off,
+        };
+        if given.is_err() {
+            self.context.give_back(pod.uid());
+        }
+        self.begin_admitted(pod, given);
+    }
+
+    fn begin_admitted(&self, pod: Arc<Pod>, admitted: Result<(), Rejection>) {
         let devices = self.context.devices.health(pod.uid());
         let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), devices, ..Seen::default() };
         if let Err(Rejection { reason, message }) = admitted {
@@ -267,7 +305,8 @@ impl Agent {
         self.begin(pod, seen);
     }
 
-    async fn admit(&self, pod: &Pod) -> Result<(), Rejection> {
+    /// Gives the pod its share of the node, or tells why not. Those whose share that was must end before it begins.
+    async fn admit(&self, pod: &Pod) -> Result<Vec<Victim>, Rejection> {
         self.context.shutdown.admit()?;
         admission::admit(pod)?;
         admission::admit_confined(pod, runtime::apparmor::is_enabled())?;
@@ -277,17 +316,14 @@ impl Agent {
         let shortage = self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read()).err();
         match shortage {
             Some(shortage) if !admission::is_critical(pod) => Err(shortage.into()),
-            shortage => self.give(pod, shortage).await.inspect_err(|_| self.context.give_back(pod.uid())),
+            shortage => self.give(pod, shortage).inspect_err(|_| self.context.give_back(pod.uid())),
         }
     }
 
-    /// What the pod gets beside its share, and room for that if it is too little.
-    async fn give(&self, pod: &Pod, shortage: Option<Shortage>) -> Result<(), Rejection> {
+    /// The pod's ports, and its share if that is too little so far.
+    fn give(&self, pod: &Pod, shortage: Option<Shortage>) -> Result<Vec<Victim>, Rejection> {
         self.context.host_ports.take(pod, pod.uid())?;
-        if let Some(shortage) = shortage {
-            self.make_room(pod, &shortage)?;
-        }
-        self.context.managers.allocate(pod, &self.context.devices, &self.context.counters).await
+        shortage.map_or(Ok(Vec::new()), |shortage| self.make_room(pod, &shortage))
     }
 
     /// The watch of the node may be behind the scheduler's, so who does not fit is looked at again with what the server has now.
@@ -300,22 +336,20 @@ impl Agent {
         }
     }
 
-    /// A pod that the node needs gets its share from others. Differs from `pkg/kubelet/preemption/preemption.go`: it does not
-    /// wait until they have ended.
-    fn make_room(&self, pod: &Pod, first: &Shortage) -> Result<(), Rejection> {
+    /// A pod that the node needs gets its share from others (`evictPodsToFreeRequests`), which are told to end.
+    fn make_room(&self, pod: &Pod, first: &Shortage) -> Result<Vec<Victim>, Rejection> {
         let (ledger, demand) = (&self.context.ledger, Demand::of(pod));
         let shortages = ledger.shortages(pod.uid(), demand, &self.context.allocatable.read());
         let views: Vec<PodView> = self.workers.read().values().map(WorkerHandle::view).collect();
         let running: Vec<_> = views.into_iter().filter(|v| v.seen.ending.is_none()).map(|v| v.pod).collect();
         let victims = preemption::victims(pod, &running, &shortages).map_err(Rejection::without_room)?;
-        victims.iter().for_each(|victim| self.preempt(victim, first.resource));
         ledger.record(pod.uid(), demand);
-        Ok(())
+        victims.iter().for_each(|victim| self.preempt(victim));
+        Ok(victims.into_iter().map(|pod| Victim { pod, resource: first.resource }).collect())
     }
 
-    fn preempt(&self, victim: &Arc<Pod>, resource: &str) {
+    fn preempt(&self, victim: &Arc<Pod>) {
         let (reason, message) = (preemption::REASON, preemption::MESSAGE);
-        self.context.counters.count(&counters::PREEMPTIONS, &[resource]);
         let event = ClusterEvent { pod: Some(victim), field_path: None, warning: true, reason, message };
         self.context.cluster.event(event);
         let grace = view::grace_period(victim, None);
@@ -323,6 +357,17 @@ impl Agent {
         if let Some(worker) = self.workers.read().get(victim.uid()) {
             worker.tell(Message::Observed(happened));
         }
+    }
+
+    fn wait_for(&self, pod: Arc<Pod>, victims: Vec<Victim>) {
+        let (waiting, uid) = (self.waiting.clone(), pod.uid().to_owned());
+        let ends = victims.into_iter().map(|v| waiting::ended(self.handle(), self.context.clone(), v));
+        let all = futures_util::future::join_all(ends);
+        waiting.add(pod);
+        base::tasks::detach("room for a pod", async move {
+            all.await;
+            waiting.has_room(&uid);
+        });
     }
 
     fn begin(&self, pod: Arc<Pod>, seen: Seen) -> WorkerHandle {
@@ -349,6 +394,8 @@ impl Agent {
         match change {
             Feed::Pod(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, false),
             Feed::Gone(mirror) if static_pods::is_mirror(&mirror) => self.take_mirror(mirror, true),
+            Feed::Pod(pod) if self.waiting.update(&pod) => {}
+            Feed::Gone(pod) if self.waiting.remove(pod.uid()) => self.context.give_back(pod.uid()),
             Feed::Pod(pod) => {
                 let worker = self.workers.read().get(pod.uid()).cloned();
                 match worker {
@@ -426,6 +473,12 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether there is nothing to begin any more.
+fn is_over(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+        || matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// The sandbox that a record speaks of.

@@ -508,7 +508,10 @@ async fn a_pod_that_the_node_needs_gets_room_from_others() {
 
     world.cluster.put(asking("vital", "1", 2_000_000_000));
     until_phase(&world, "vital", "Running").await;
-    until_phase(&world, "web", "Failed").await;
+    assert_eq!(world.phase("web"), "Failed");
+    let calls = world.engine.calls();
+    let order = calls.iter().rposition(|c| c == "SIGKILL").zip(calls.iter().rposition(|c| c.starts_with("start a")));
+    assert!(order.is_some_and(|(end, start)| end < start), "it begins when the other has ended: {calls:?}");
     let web = status("web");
     let why = Some("Preempted in order to admit critical pod");
     assert_eq!((web.reason.as_deref(), web.message.as_deref()), (Some("Preempting"), why));
@@ -516,11 +519,20 @@ async fn a_pod_that_the_node_needs_gets_room_from_others() {
     let why = Some("Pod was preempted by Kubelet to accommodate a critical pod.");
     assert_eq!((disruption.reason.as_deref(), disruption.message.as_deref()), (Some("TerminationByKubelet"), why));
 
+    world.cluster.put(asking("fickle", "1", 2_000_000_001));
+    until("the pod makes room", || async { world.engine.calls().iter().filter(|c| *c == "SIGTERM").count() == 2 })
+        .await;
+    world.cluster.take_away("fickle");
+    until_phase(&world, "vital", "Failed").await;
+    world.cluster.put(asking("heir", "1", 0));
+    until_phase(&world, "heir", "Running").await;
+    assert!(world.cluster.get("fickle").is_none(), "what waited and is gone has nothing");
+
     world.cluster.put(asking("too-much", "2", 2_000_000_000));
     until_phase(&world, "too-much", "Failed").await;
     let refused = status("too-much");
     assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
-    let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 2000), ]";
+    let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]";
     assert_eq!(refused.message.as_deref(), Some(why));
     agent.stop().await;
 }

@@ -338,6 +338,8 @@ pub struct ContainerSpec {
     pub stdin: bool,
     /// Standard input closes after the first attach.
     pub stdin_once: bool,
+    /// Programs of the node that take part in the making of the container.
+    pub hooks: runtime::Hooks,
     /// Log file in CRI format.
     pub log_path: PathBuf,
     /// Whose processes it sees.

@@ -1,10 +1,10 @@
 //! Container Device Interface: files of device makers that say what a container needs for a device (CDI specification 1.0).
 //!
-//! Pure but for [`Specs::read`] and the looks at device files. Differs: programs of the machine that a spec wants to be run (hooks),
-//! network devices and cache partitions are refused by name.
+//! Pure but for [`Specs::read`] and the looks at device files. Differs: hooks that run in the runtime's namespaces (`createRuntime`,
+//! `prestart`, `poststart`, `poststop`), network devices and cache partitions are refused by name.
 
 use crate::devices;
-use crate::spec::{Device, Mount, ReadOnly};
+use crate::spec::{Device, Hook, Hooks, Mount, ReadOnly};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ struct Edits {
     mounts: Vec<SpecMount>,
     #[serde(rename = "additionalGids")]
     groups: Vec<u32>,
-    hooks: Vec<serde_json::Value>,
+    hooks: Vec<SpecHook>,
     net_devices: Vec<serde_json::Value>,
     intel_rdt: Option<serde_json::Value>,
 }
@@ -60,6 +60,16 @@ struct SpecMount {
     host_path: PathBuf,
     container_path: PathBuf,
     options: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct SpecHook {
+    hook_name: String,
+    path: PathBuf,
+    args: Vec<String>,
+    env: Vec<String>,
+    timeout: Option<u32>,
 }
 
 /// Devices by their full names (`vendor.example/class=name`), each with what every device of its spec needs.
@@ -106,6 +116,8 @@ pub struct Needs {
     pub devices: Vec<(PathBuf, Device)>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Programs of the machine.
+    pub hooks: Hooks,
 }
 
 /// What the named devices need.
@@ -126,11 +138,7 @@ pub fn needs(names: &BTreeSet<String>, specs: &Specs) -> Result<Needs, String> {
 
 impl Needs {
     fn edit(&mut self, edits: &Edits) -> Result<(), String> {
-        let refused = [
-            ("hooks", !edits.hooks.is_empty()),
-            ("netDevices", !edits.net_devices.is_empty()),
-            ("intelRdt", edits.intel_rdt.is_some()),
-        ];
+        let refused = [("netDevices", !edits.net_devices.is_empty()), ("intelRdt", edits.intel_rdt.is_some())];
         if let Some((what, _)) = refused.into_iter().find(|(_, there)| *there) {
             return Err(format!("{what} of a CDI spec is not supported by dhow"));
         }
@@ -152,6 +160,23 @@ impl Needs {
             }
         }
         self.groups.extend(&edits.groups);
+        edits.hooks.iter().try_for_each(|hook| self.add_hook(hook))
+    }
+
+    fn add_hook(&mut self, said: &SpecHook) -> Result<(), String> {
+        let SpecHook { hook_name, path, args, env, timeout } = said;
+        let all = match hook_name.as_str() {
+            "createContainer" => &mut self.hooks.create_container,
+            "startContainer" => &mut self.hooks.start_container,
+            "createRuntime" | "prestart" | "poststart" | "poststop" => {
+                return Err(format!("a {hook_name} hook of a CDI spec is not supported by dhow"));
+            }
+            _ => return Err(format!("invalid hook name {hook_name:?}")),
+        };
+        if !path.is_absolute() {
+            return Err(format!("invalid hook path {path:?}: it is not absolute"));
+        }
+        all.push(Hook { path: path.clone(), args: args.clone(), env: env.clone(), timeout_seconds: *timeout });
         Ok(())
     }
 }
@@ -217,7 +242,8 @@ mod tests {
                 "{cdiVersion: 0.6.0, kind: v.example/gpu, containerEdits: {env: [LIB=1]}, devices: [\
                 {name: a, containerEdits: {deviceNodes: [{path: /dev/a, type: c, major: 9, minor: 1}], mounts: [{hostPath: /h, containerPath: /c, options: [ro]}]}},\
                 {name: n, containerEdits: {deviceNodes: [{path: /dev/n, hostPath: /dev/null, permissions: r}]}},\
-                {name: b, containerEdits: {hooks: [{hookName: createContainer, path: /bin/x}]}}]}",
+                {name: h, containerEdits: {hooks: [{hookName: createContainer, path: /bin/x, args: [x, link], timeout: 5}]}},\
+                {name: b, containerEdits: {hooks: [{hookName: poststop, path: /bin/x}]}}]}",
             )
             .expect("valid");
         let names = names.iter().map(|n| (*n).to_owned()).collect();
@@ -230,7 +256,9 @@ mod tests {
                     .collect();
                 let mounts: Vec<String> =
                     needs.mounts.iter().map(|m| format!("{} {:?}", m.destination.display(), m.readonly)).collect();
-                format!("{:?} {} {}", needs.env, devices.join(","), mounts.join(","))
+                let hooks = needs.hooks.create_container.iter();
+                let hooks: Vec<String> = hooks.map(|h| format!("{:?} {:?}", h.args, h.timeout_seconds)).collect();
+                format!("{:?} {} {}{}", needs.env, devices.join(","), mounts.join(","), hooks.join(","))
             }
         };
         assert_eq!(got, want);
@@ -241,7 +269,9 @@ mod tests {
         check(&["v.example/gpu=a"], r#"[("LIB", "1")] /dev/a c9:1 rwm /c Yes"#);
         check(&["v.example/gpu=n"], r#"[("LIB", "1")] /dev/null c1:3 r "#);
         check(&["v.example/gpu=x"], "CDI device injection failed: unresolvable CDI devices v.example/gpu=x");
-        let refused = "CDI device injection failed: v.example/gpu=b: hooks of a CDI spec is not supported by dhow";
+        check(&["v.example/gpu=h"], r#"[("LIB", "1")]  ["x", "link"] Some(5)"#);
+        let refused =
+            "CDI device injection failed: v.example/gpu=b: a poststop hook of a CDI spec is not supported by dhow";
         check(&["v.example/gpu=b"], refused);
     }
 }

@@ -552,7 +552,10 @@ impl Engine {
 
     /// Creates and starts a container. When this returns its program runs.
     pub async fn start_container(&self, pod: &Pod, spec: &ContainerSpec) -> Result<Started> {
-        let request = Request::StartContainer { spec: Box::new(spec.clone()) };
+        let request = match spec.hooks.is_empty() {
+            true => Request::StartContainer { spec: Box::new(spec.clone()) },
+            false => Request::StartContainerWithHooks { spec: Box::new(spec.clone()) },
+        };
         let record = ContainerRecord::of(spec);
         loop {
             match pod.ask_once(&request, &[], Some(&record)).await {

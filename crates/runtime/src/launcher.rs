@@ -6,9 +6,10 @@
 //! Invariants: not dumpable until exec; every path in the container is resolved inside its root; nothing but stdio survives exec.
 
 use crate::caps;
+use crate::hooks::{self, Bundle};
 use crate::seccomp;
 use crate::spec::{
-    ContainerSpec, Device, IdRange, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs,
+    ContainerSpec, Device, Hook, IdRange, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs,
 };
 use crate::user;
 use crate::users::Users;
@@ -142,6 +143,7 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         }
         write_sysctl(name, value).step(|| format!("failed to set sysctl {name}={value}"))?;
     }
+    run_create_hooks(launch)?;
     let tty = match launch.stdio {
         Stdio::Terminal => Some(container_terminal(root, sync)?),
         Stdio::Given(_) => None,
@@ -160,7 +162,8 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         sys::mount::set_attr(root, Attr::RDONLY, None, false).step(|| "failed to make the rootfs read-only".into())?;
     }
     sys::mount::pivot_root(root).step(|| "failed to change the root (pivot_root)".into())?;
-    become_process(&spec.process, &launch.stdio, tty, sync, ids, || {
+    let program = Program { process: &spec.process, container: &spec.id, hooks: &spec.hooks.start_container };
+    become_process(&program, &launch.stdio, tty, sync, ids, || {
         users.map_or(Ok(()), |u| u.enter_new()).step(|| "failed to enter the user namespace of the pod".into())
     })
 }
@@ -177,11 +180,26 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         }
         Stdio::Given(_) => None,
     };
-    become_process(launch.process, &launch.stdio, tty, sync, launch.ids, || match launch.ids {
+    let program = Program { process: launch.process, container: "", hooks: &[] };
+    become_process(&program, &launch.stdio, tty, sync, launch.ids, || match launch.ids {
         Some(_) => sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWUSER)
             .step(|| "failed to join the user namespace of the container".into()),
         None => Ok(()),
     })
+}
+
+/// Programs of the machine that change what the container finds, in its mount namespace but with the machine's files still in sight.
+fn run_create_hooks(launch: &Launch<'_>) -> Result<()> {
+    let spec = launch.spec;
+    if spec.hooks.is_empty() {
+        return Ok(());
+    }
+    if launch.pod.users.is_some() {
+        return Err(Failure("hooks are not supported in a pod with users of its own".into()));
+    }
+    let dir = launch.scratch.with_file_name(format!("bundle-{}", spec.id));
+    let bundle = Bundle::make(dir, spec, launch.scratch).step(|| "failed to write the bundle for hooks".into())?;
+    bundle.run("createContainer", &spec.hooks.create_container, &spec.id).map_err(Failure)
 }
 
 /// What is made in the container from here on (mount points, devices, `/dev/shm`) belongs to its root.
@@ -647,16 +665,25 @@ fn make_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<()> {
         .step(|| format!("failed to create the working directory {cwd:?}"))
 }
 
+/// What is left to become.
+struct Program<'a> {
+    process: &'a Process,
+    container: &'a str,
+    /// Run just before it.
+    hooks: &'a [Hook],
+}
+
 /// Sheds rights in the order of runc's `finalizeNamespace` and executes.
 /// `enter` joins the pod's user namespace, if it has one: from there on this is nobody on the machine.
 fn become_process(
-    process: &Process,
+    program: &Program<'_>,
     stdio: &Stdio,
     tty: Option<OwnedFd>,
     sync: BorrowedFd<'_>,
     ids: Option<IdRange>,
     enter: impl FnOnce() -> Result<()>,
 ) -> Result<Infallible> {
+    let process = program.process;
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let user = user::resolve(&process.user, &read("/etc/passwd"), &read("/etc/group")).map_err(Failure)?;
     let (env, path) = environment(process, &user);
@@ -709,6 +736,7 @@ fn become_process(
         install()?;
     }
     sys::fd::cloexec_from(3).step(|| "failed to close descriptors".into())?;
+    hooks::run_inside(program.hooks, program.container).map_err(Failure)?;
     execute(&process.args, &env, &path)
 }
 

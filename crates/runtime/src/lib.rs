@@ -25,6 +25,7 @@ mod engine;
 mod features;
 mod files;
 mod hierarchies;
+mod hooks;
 mod keep;
 mod launcher;
 mod log;
@@ -49,7 +50,7 @@ pub use files::remove_tree;
 pub use hierarchies::Hierarchies;
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{
-    Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, NamespaceMode, PidMode,
+    Capabilities, Cgroup, ContainerSpec, Device, Hook, Hooks, IdRange, Log, Mount, MountKind, NamespaceMode, PidMode,
     PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
 };
 pub use stream::Stream;

@@ -45,6 +45,8 @@ pub(crate) enum Request {
     Snapshot,
     /// Create and start.
     StartContainer { spec: Box<ContainerSpec> },
+    /// Likewise, with hooks: a word of its own, because a supervisor from before there were any would leave them out.
+    StartContainerWithHooks { spec: Box<ContainerSpec> },
     /// Run one more process. Without tty: three descriptors for stdin, stdout, stderr. With tty: none; the reply brings the master.
     Exec { container: String, exec: Box<ExecSpec> },
     /// Signal the first process, or all.

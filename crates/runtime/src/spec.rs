@@ -396,6 +396,43 @@ pub struct Log {
     pub max_files: u32,
 }
 
+/// A program of the machine that is run while a container is made; the container's state is its standard input.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// Where it is: for those that run after the root has changed, in the container.
+    pub path: PathBuf,
+    /// With the name of the program.
+    pub args: Vec<String>,
+    /// `NAME=value`, and nothing else.
+    pub env: Vec<String>,
+    /// After which it is killed, and the container is not made.
+    pub timeout_seconds: Option<u32>,
+}
+
+/// Programs that take part in the making of a container: those that OCI runs in its namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hooks {
+    /// When everything is mounted, and the root has not changed yet.
+    pub create_container: Vec<Hook>,
+    /// Just before the program, with its rights.
+    pub start_container: Vec<Hook>,
+}
+
+impl Hooks {
+    /// Nobody takes part.
+    pub fn is_empty(&self) -> bool {
+        self.create_container.is_empty() && self.start_container.is_empty()
+    }
+
+    /// These and then those.
+    pub fn extend(&mut self, more: Hooks) {
+        self.create_container.extend(more.create_container);
+        self.start_container.extend(more.start_container);
+    }
+}
+
 /// A container.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -424,6 +461,8 @@ pub struct ContainerSpec {
     pub all_devices: bool,
     /// Written before the program starts. For namespaces of the pod use those of the pod.
     pub sysctls: BTreeMap<String, String>,
+    /// Programs of the machine that take part.
+    pub hooks: Hooks,
     /// Where output goes; nowhere if unset.
     pub log: Option<Log>,
     /// Has a standard input that can be attached to; else it is /dev/null.

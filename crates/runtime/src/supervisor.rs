@@ -425,7 +425,9 @@ impl Supervisor {
             }
             Ok(Request::Ping) => Ok(Some(Reply::Done)),
             Ok(Request::Snapshot) => Ok(Some(Reply::Snapshot(Box::new(self.snapshot())))),
-            Ok(Request::StartContainer { spec }) => self.start(client, id, &spec).map(|()| None),
+            Ok(Request::StartContainer { spec } | Request::StartContainerWithHooks { spec }) => {
+                self.start(client, id, &spec).map(|()| None)
+            }
             Ok(Request::Exec { container, exec }) => self.exec(client, id, &container, *exec, fds).map(|()| None),
             Ok(Request::Kill { container, signal, all }) => {
                 self.kill(&container, signal, all).map(|()| Some(Reply::Done))

@@ -3,8 +3,8 @@
 mod support;
 
 use runtime::{
-    Capabilities, Config, ContainerSpec, ContainerState, Engine, EngineError, EngineEvent, Event, ExecSpec, Exit,
-    IdRange, Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
+    Capabilities, Config, ContainerSpec, ContainerState, Engine, EngineError, EngineEvent, Event, ExecSpec, Exit, Hook,
+    Hooks, IdRange, Mount, NamespaceMode, PidMode, Pod, PodSandboxSpec, Resources, Seccomp, User,
 };
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -79,6 +79,64 @@ async fn what_cannot_start_is_a_sentence_and_leaves_nothing() {
     assert!(refusal(f.engine.kill(&pod, "c", 15).await).contains("not found"));
     assert!(f.engine.snapshot(&pod).await.unwrap().containers.is_empty());
     assert!(refusal(f.engine.create_pod(&f.pod_spec("p")).await).contains("exists already"));
+    f.finish(pod).await;
+}
+
+fn hook(script: &str, timeout_seconds: Option<u32>) -> Hook {
+    let args = ["sh", "-c", script].map(String::from).to_vec();
+    Hook { path: "/bin/sh".into(), args, env: vec!["WHO=hook".into(), "PATH=/bin:/usr/bin".into()], timeout_seconds }
+}
+
+#[tokio::test]
+async fn hooks_change_a_container_before_its_program_runs() {
+    let mut f = Fixture::new();
+    let pod = f.pod("p").await;
+    let state = f.dir.path().join("state.json");
+    let value = |key: &str, file: &str| format!(r#"$(sed 's/.*"{key}":"\([^"]*\)".*/\1/' {file})"#);
+    let (bundle, root) = (value("bundle", "$S"), value("path", "$B/config.json"));
+    // It finds the root as real ones do, and sees the machine's files beside it.
+    let create = format!("S={}; cat > $S; B={bundle}; R={root}; echo made by $WHO > $R/made", state.display());
+    let start = "cat > /tmp/state; cat /made > /tmp/again";
+    let hooks = Hooks { create_container: vec![hook(&create, Some(20))], start_container: vec![hook(start, None)] };
+    let script = "cat /made /tmp/again; grep -o '\"status\":\"[a-z]*\"' /tmp/state; ls /proc | grep -c '^[0-9]'";
+    let (exit, out) = f.run(&pod, ContainerSpec { hooks, ..f.spec("p", "c", script) }).await;
+    assert_eq!((exit.code, out.as_str()), (0, "made by hook\nmade by hook\n\"status\":\"created\"\n3\n"));
+    let state: serde_json::Value = serde_json::from_slice(&std::fs::read(state).unwrap()).unwrap();
+    assert_eq!((&state["id"], &state["status"], &state["pid"]), (&"c".into(), &"creating".into(), &1.into()));
+    assert!(!Path::new(state["bundle"].as_str().unwrap()).exists(), "it is there while hooks run");
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+async fn a_hook_that_fails_or_takes_too_long_keeps_the_container_from_starting() {
+    let f = Fixture::new();
+    let pod = f.pod("p").await;
+    let creating = |hooks: Vec<Hook>| {
+        let hooks = Hooks { create_container: hooks, ..Hooks::default() };
+        ContainerSpec { hooks, ..f.spec("p", "c", "true") }
+    };
+    let nowhere = Hook { path: "/no/such/hook".into(), ..Hook::default() };
+    let inside = Hooks { start_container: vec![hook("exit 4", None)], ..Hooks::default() };
+    for (spec, want) in [
+        (
+            creating(vec![hook("true", None), hook("echo no room >&2; exit 3", None)]),
+            "error running createContainer hook #1: exit status 3, output: no room",
+        ),
+        (
+            creating(vec![hook("echo waiting; sleep 1000", Some(1))]),
+            "error running createContainer hook #0: context deadline exceeded, output: waiting",
+        ),
+        (
+            creating(vec![nowhere]),
+            r#"error running createContainer hook #0: "/no/such/hook": no such file or directory"#,
+        ),
+        (
+            ContainerSpec { hooks: inside, ..f.spec("p", "c", "true") },
+            "error running startContainer hook #0: exit status 4, output: ",
+        ),
+    ] {
+        assert_eq!(refusal(f.engine.start_container(&pod, &spec).await), want);
+    }
     f.finish(pod).await;
 }
 

@@ -354,6 +354,7 @@ fn container_spec(spec: &ContainerSpec, cgroup_root: &str) -> runtime::Container
         stdin_once: spec.stdin_once,
         labels: spec.labels.clone(),
         devices: spec.devices.iter().map(device).collect(),
+        hooks: spec.hooks.clone(),
         ..runtime::ContainerSpec::default()
     }
 }

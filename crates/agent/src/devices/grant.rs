@@ -21,6 +21,8 @@ pub struct Grant {
     pub devices: Vec<Device>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Programs of the node that take part in the making of the container.
+    pub hooks: runtime::Hooks,
 }
 
 impl Grant {
@@ -74,6 +76,7 @@ impl Grant {
         };
         self.add_devices(needs.devices.into_iter().map(device).collect());
         self.groups.extend(needs.groups);
+        self.hooks.extend(needs.hooks);
     }
 
     fn add_mount(&mut self, mount: Mount) {
@@ -98,6 +101,7 @@ impl Grant {
         spec.mounts.splice(0..0, self.mounts);
         spec.devices.splice(0..0, self.devices);
         spec.user.groups.extend(self.groups);
+        spec.hooks.extend(self.hooks);
     }
 }
 

@@ -239,6 +239,7 @@ pub(crate) fn grant(spec: &mut ContainerSpec, needs: Needs) {
     spec.mounts.extend(needs.mounts);
     spec.devices.extend(needs.devices.into_iter().map(|(_, device)| device));
     spec.process.user.additional_gids.extend(needs.groups);
+    spec.hooks.extend(needs.hooks);
 }
 
 /// What was asked to be mounted; what lies deeper comes later.

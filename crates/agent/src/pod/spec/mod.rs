@@ -174,6 +174,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         tty: c.tty == Some(true),
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
+        hooks: runtime::Hooks::default(),
         log_path: input.log_path,
         processes: processes(pod, input.target),
         devices: input.devices,

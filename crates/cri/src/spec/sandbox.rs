@@ -23,8 +23,19 @@ pub(crate) fn cgroup(id: &str, config: &PodSandboxConfig, default_parent: &str) 
     format!("{}/{id}", parent.unwrap_or(default_parent))
 }
 
+/// A slice is systemd's: a cgroup that is made in it without systemd's knowledge loses its controllers when systemd next looks at it.
+fn refuse_slices(config: &PodSandboxConfig) -> Result<(), Status> {
+    match config.linux.as_ref().map(|l| l.cgroup_parent.trim_end_matches('/')) {
+        Some(parent) if parent.ends_with(".slice") => Err(Status::unimplemented(format!(
+            "the cgroup parent {parent:?} of the cgroup driver systemd is not supported by dhow: let the kubelet use cgroupfs"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The sandbox as the engine makes it.
 pub(crate) fn spec(id: &str, config: &PodSandboxConfig, default_parent: &str) -> Result<PodSandboxSpec, Status> {
+    refuse_slices(config)?;
     let metadata =
         config.metadata.as_ref().ok_or_else(|| Status::invalid_argument("sandbox config has no metadata"))?;
     let options = namespaces(config);
@@ -141,6 +152,13 @@ mod tests {
 
     fn node() -> i32 {
         NamespaceMode::Node.into()
+    }
+
+    #[test]
+    fn slices_of_systemd_are_refused() {
+        let mut config = config(NamespaceOption::default());
+        config.linux.get_or_insert_default().cgroup_parent = "kubepods-besteffort-podx.slice".into();
+        assert_eq!(spec("id", &config, "/d").expect_err("systemd's").code(), tonic::Code::Unimplemented);
     }
 
     #[test]

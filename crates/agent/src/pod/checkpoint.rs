@@ -126,4 +126,34 @@ mod tests {
         assert_eq!(all[0].0.spec, pod.spec);
         assert!(load_all(&dir.path().join("none")).expect("no directory is no error").is_empty());
     }
+
+    /// As the first version wrote it, and as a later one may: what is not there is as before there was such a thing, what is not known is
+    /// passed over. Only a state of its own that this version has no word for makes a pod begin anew.
+    #[test]
+    fn checkpoints_of_other_versions_are_understood() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let write = |uid: &str, seen: &str| {
+            let of_pod = dir.path().join(uid);
+            fs::create_dir(&of_pod).expect("mkdir");
+            let pod = format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{uid}","uid":"{uid}"}},"spec":{{"containers":[{{"name":"a","image":"i"}}]}}}}"#
+            );
+            fs::write(of_pod.join("pod.json"), pod).expect("written");
+            fs::write(of_pod.join("seen.json"), seen).expect("written");
+        };
+        let running = r#""run":{"Running":{"id":"c1","image":"i","image_id":"i@sha256:1","definition":"d","started_at":"2026-01-01T00:00:00Z","stop_signal":"SIGTERM","post_start":"Done","stop":null}}"#;
+        let sandbox = r#""sandbox":{"Ready":{"id":"old-0"}},"volumes":"Mounted""#;
+        write("old", &format!(r#"{{{sandbox},"containers":{{"a":{{{running},"restarts":3}}}}}}"#));
+        write("new", &format!(r#"{{{sandbox},"mood":{{"is":"good"}},"containers":{{"a":{{{running},"colour":1}}}}}}"#));
+        write("strange", r#"{"sandbox":"Dreaming"}"#);
+        let mut all = load_all(dir.path()).expect("listed");
+        all.sort_by(|a, b| b.0.metadata.uid.cmp(&a.0.metadata.uid));
+        let shown = |(pod, seen): &(Pod, Seen)| {
+            let run = seen.containers["a"].running().map(|r| r.id.clone());
+            (pod.metadata.uid.clone(), seen.sandbox.ready().map(str::to_owned), run, seen.containers["a"].restarts)
+        };
+        let known =
+            |uid: &str, restarts| (Some(uid.to_owned()), Some("old-0".to_owned()), Some("c1".to_owned()), restarts);
+        assert_eq!(all.iter().map(shown).collect::<Vec<_>>(), [known("old", 3), known("new", 0)]);
+    }
 }

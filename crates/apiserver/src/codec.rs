@@ -3,10 +3,12 @@
 
 use crate::negotiate::Encoding;
 use crate::options::FieldValidation;
+use crate::reader::KindRef;
 use crate::status;
 use api::{AnyObject, Status};
 use bytes::Bytes;
 use machinery::kinds::Kind;
+use machinery::patch::Patched;
 use machinery::schema::check::{BodyError, Checked, check_json, check_sent_json, strict_error};
 use machinery::schema::{Schema, TypeId};
 use serde::Deserialize;
@@ -169,16 +171,28 @@ type ReadAs = fn(&Schema, TypeId, &[u8]) -> Result<Checked, BodyError>;
 
 /// JSON as an object of `kind`, and what a strict server complains about.
 pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
-    read_as(check_json, kind, json)
+    read_as(check_json, kind, json, json)
 }
 
-fn read_as(read: ReadAs, kind: &dyn Kind, json: &[u8]) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
+/// [`read`] of a patched object. What is stored of a built-in kind was checked when it was written, so only what is new is now.
+pub(crate) fn read_patched(kind: &KindRef, patched: &Patched) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
+    let new = if matches!(kind, KindRef::BuiltIn(_)) { &patched.mentioned } else { &patched.text };
+    read_as(check_json, &**kind, &patched.text, new)
+}
+
+/// Reads `json`, of which `new` is all that may be wrong.
+fn read_as(
+    read: ReadAs,
+    kind: &dyn Kind,
+    json: &[u8],
+    new: &[u8],
+) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
     let expected = Expected::of(kind);
     // Go reads null into nothing.
     let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
     let is_blank = check_identity(json, expected)?;
     let refuse = |error: BodyError| refused(expected, error, json);
-    let verdict = kind.check(json).map_err(refuse)?;
+    let verdict = kind.check(new).map_err(refuse)?;
     let shown = match kind.schema().filter(|_| verdict.adjusted || is_blank) {
         Some(schema) => {
             let mut value = read(schema.schema, schema.ty, json).map_err(refuse)?.value;
@@ -213,7 +227,7 @@ pub(crate) fn decode_new(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Box<dyn AnyObject>, Status> {
-    let (object, problems) = read_as(check_sent_json, kind, json)?;
+    let (object, problems) = read_as(check_sent_json, kind, json, json)?;
     complain(Expected::of(kind), problems, validation, warnings)?;
     Ok(object)
 }

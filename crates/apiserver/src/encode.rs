@@ -45,19 +45,48 @@ fn with_owners(bare: Vec<u8>, owners: &Owners) -> Vec<u8> {
     [&bare[..at], before.as_bytes(), name, entries, after.as_bytes(), &bare[at..]].concat()
 }
 
+/// An object as it is committed, but for its owners.
+pub(crate) struct Bare {
+    /// Its JSON with an empty resourceVersion.
+    json: Vec<u8>,
+    /// Where the digits go.
+    splice: usize,
+}
+
+impl Bare {
+    pub(crate) fn of(kind: &dyn Kind, object: &mut dyn AnyObject) -> Result<Self, api::Status> {
+        // An empty one would not be shown.
+        let asked = object.meta_mut().resource_version.replace("0".to_owned());
+        let mut json = kind.encode(object);
+        object.meta_mut().resource_version = asked;
+        let Some(revision) = revision(&json) else {
+            return Err(crate::status::internal("the object has no place for a resourceVersion"));
+        };
+        json.drain(revision.clone());
+        Ok(Bare { json, splice: revision.start })
+    }
+
+    /// Whether an object without owners differs in nothing but the revision.
+    pub(crate) fn is_same(&self, other: &[u8]) -> bool {
+        is_spliced(&self.json, self.splice, other)
+    }
+
+    /// Its length without a revision.
+    pub(crate) fn len(&self) -> usize {
+        self.json.len()
+    }
+
+    /// With owners, which come before the revision.
+    pub(crate) fn with(self, owners: &Owners) -> Value {
+        let length = self.json.len();
+        let bytes = Bytes::from(with_owners(self.json, owners));
+        Value { splice: Some(self.splice + (bytes.len() - length)), bytes, derived: None }
+    }
+}
+
 /// An object as it is committed: its JSON with an empty resourceVersion and the place where the digits go.
 pub(crate) fn to_value(kind: &dyn Kind, object: &mut dyn AnyObject, owners: &Owners) -> Result<Value, api::Status> {
-    // An empty one would not be shown.
-    object.meta_mut().resource_version = Some("0".to_owned());
-    let mut bare = kind.encode(object);
-    let Some(revision) = revision(&bare) else {
-        return Err(crate::status::internal("the object has no place for a resourceVersion"));
-    };
-    bare.drain(revision.clone());
-    // Owners come before it.
-    let length = bare.len();
-    let bytes = Bytes::from(with_owners(bare, owners));
-    Ok(Value { splice: Some(revision.start + (bytes.len() - length)), bytes, derived: None })
+    Ok(Bare::of(kind, object)?.with(owners))
 }
 
 /// Stored bytes as they were before their revision was spliced in, for the last event of a deletion.
@@ -95,7 +124,11 @@ pub(crate) fn unrevised(value: &Value) -> Bytes {
 
 /// Whether committing `value` over `stored` would change nothing but the revision.
 pub(crate) fn is_same(value: &Value, stored: &[u8]) -> bool {
-    let Some((head, tail)) = value.splice.and_then(|at| value.bytes.split_at_checked(at)) else { return false };
+    value.splice.is_some_and(|at| is_spliced(&value.bytes, at, stored))
+}
+
+fn is_spliced(json: &[u8], at: usize, stored: &[u8]) -> bool {
+    let Some((head, tail)) = json.split_at_checked(at) else { return false };
     let Some(rest) = stored.strip_prefix(head) else { return false };
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
     &rest[digits..] == tail

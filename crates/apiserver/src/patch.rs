@@ -12,7 +12,7 @@ use api::{AnyObject, Status};
 use jiff::Timestamp;
 use machinery::apply;
 use machinery::field::{FieldError, Path};
-use machinery::patch::{Patch, PatchType};
+use machinery::patch::{Patch, PatchType, Patched};
 use machinery::schema::check::strict_error;
 use machinery::schema::{self, Schema, TypeId};
 use parking_lot::Mutex;
@@ -119,13 +119,14 @@ impl PatchChange {
     }
 
     /// What a patch made of the object. What cannot be read is the patch's fault, and so is what a strict server complains about.
-    fn decode(&self, patch: &Patch, json: &[u8]) -> Result<Box<dyn AnyObject>, Status> {
+    fn decode(&self, patch: &Patch, patched: &Patched) -> Result<Box<dyn AnyObject>, Status> {
         let refuse = |why: &str| {
-            let text = String::from_utf8_lossy(json);
+            let text = String::from_utf8_lossy(&patched.text);
             let error = FieldError::invalid(&Path::new("patch"), text.as_ref(), why);
             status::invalid("", "", "", &vec![error])
         };
-        let (object, found) = codec::read(&*self.kind, json).map_err(|status| refuse(&status.message))?;
+        let read = codec::read_patched(&self.kind, patched);
+        let (object, found) = read.map_err(|status| refuse(&status.message))?;
         let problems = [patch.problems(), &found].concat();
         match self.validation {
             FieldValidation::Strict if !problems.is_empty() => return Err(refuse(&strict_error(&problems))),

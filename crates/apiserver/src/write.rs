@@ -397,10 +397,11 @@ impl ApiServer {
         if subresource.is_none() {
             w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
         }
-        let owners = managed::unless_only_times(w.kind, owners, &mut *object, &old_owners, &*old, &bare)?;
+        let new = encode::Bare::of(&**w.kind, &mut *object)?;
+        let owners = managed::unless_only_times(w.kind, owners, &new, &old_owners, &*old, &bare)?;
         let before = Some((&*old, &old_owners));
         let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;
-        let attempt = self.commit_change(w, object, &owners, &*old, stored, guard.as_mut()).await?;
+        let attempt = self.commit_change(w, object, new, &owners, &*old, stored, guard.as_mut()).await?;
         if matches!(attempt, Attempt::Done(_)) {
             reservation.keep();
         }
@@ -442,6 +443,7 @@ impl ApiServer {
         &self,
         w: &Write<'_>,
         mut object: Box<dyn AnyObject>,
+        bare: encode::Bare,
         owners: &Owners,
         old: &dyn AnyObject,
         stored: Stored,
@@ -454,10 +456,10 @@ impl ApiServer {
         }
         let revision = stored.revision();
         if w.options.dry_run {
-            let bytes = encode::splice(&encode::to_value(&**w.kind, &mut *object, owners)?, &revision.0.to_string());
+            let bytes = encode::splice(&bare.with(owners), &revision.0.to_string());
             return Ok(Attempt::Done(Written::DryRun { bytes, created: false }));
         }
-        let value = view::to_stored(self, w.kind, &mut *object, owners).await?;
+        let value = view::bare_to_stored(self, w.kind, &*object, bare, owners).await?;
         if !ends && encode::is_same(&value, stored.bytes()) {
             let stored = view::stored(self, w.kind, stored).await?;
             return Ok(Attempt::Done(Written::Stored { stored, created: false }));

@@ -3,6 +3,7 @@
 //! For text that was written here or checked before: a flaw in it gives `None` without a reason, and of equal keys the
 //! first is found. Where a client has to be told what is wrong, [`crate::schema::check`] reads.
 
+use crate::scan::skip_text;
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -190,7 +191,7 @@ impl<'d> Json<'d> {
 
 /// The text between two quotes.
 fn unquoted(raw: &str) -> Cow<'_, str> {
-    if !raw.contains('\\') {
+    if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
         return Cow::Borrowed(raw);
     }
     serde_json::from_str(&format!("\"{raw}\"")).map_or(Cow::Borrowed(raw), Cow::Owned)
@@ -250,16 +251,11 @@ impl Parser<'_> {
 
     /// Where the text between the quotes is.
     fn string(&mut self) -> Option<(u32, u32)> {
-        self.take(b'"')?;
-        let start = self.at;
-        loop {
-            match self.peek()? {
-                b'"' => break,
-                b'\\' => self.at += 2,
-                _ => self.at += 1,
-            }
+        if self.peek()? != b'"' {
+            return None;
         }
-        self.at += 1;
+        let start = self.at + 1;
+        self.at = skip_text(self.bytes, self.at)?;
         Some((start as u32, self.at as u32 - 1))
     }
 

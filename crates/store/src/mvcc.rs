@@ -280,12 +280,14 @@ fn list(root: &Root, range: &Range, page: Page) -> Listing {
 
 /// The smallest text that is greater than every text with `prefix`; `None` if there is none.
 fn prefix_end(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
+    let mut chars = prefix.chars();
+    while let Some(last) = chars.next_back() {
         let next = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32);
         if let Some(next) = next {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
+            let mut end = String::with_capacity(prefix.len() + next.len_utf8());
+            end.push_str(chars.as_str());
+            end.push(next);
+            return Some(end);
         }
     }
     None

@@ -6,6 +6,7 @@
 
 use super::Custom;
 use crate::api_server::ApiServer;
+use crate::encode::Bare;
 use crate::managed::{NO_OWNERS, Owners};
 use crate::reader::{Header, KindRef, Stored};
 use crate::webhook_client::{ClientConfig, Target};
@@ -108,16 +109,28 @@ pub(crate) async fn to_stored(
     object: &mut dyn AnyObject,
     owners: &Owners,
 ) -> Result<store::Value, Status> {
-    let own = |kind: &KindRef, object: &mut dyn AnyObject| {
-        let mut value = encode::to_value(&**kind, object, owners)?;
+    let bare = Bare::of(&**kind, object)?;
+    bare_to_stored(server, kind, object, bare, owners).await
+}
+
+/// [`to_stored`] of an object that is encoded already.
+pub(crate) async fn bare_to_stored(
+    server: &ApiServer,
+    kind: &KindRef,
+    object: &dyn AnyObject,
+    bare: Bare,
+    owners: &Owners,
+) -> Result<store::Value, Status> {
+    let own = |bare: Bare| {
+        let mut value = bare.with(owners);
         let header = Header::of(object, &**kind);
         header.set_form(kind.revision());
         value.derived = Some(Arc::new(header));
         Ok(value)
     };
-    let KindRef::Custom(custom) = kind else { return own(kind, object) };
+    let KindRef::Custom(custom) = kind else { return own(bare) };
     let Some(storage) = custom.definition.storage().filter(|s| s.revision() != custom.kind.revision()) else {
-        return own(kind, object);
+        return own(bare);
     };
     let mut value: Value = serde_json::from_slice(&encode::whole(&**kind, object, owners)).map_err(status::internal)?;
     if custom.definition.has_webhook() {

@@ -8,9 +8,9 @@
 //! what the status costs, however large the rest is.
 
 use super::path::{PathElement, same_value};
-use super::presence::{self, Presences};
+use super::presence::{self, FieldPresence, Presences};
 use super::set::{FieldSet, Filter, Node};
-use super::typed::{Ref, SchemaRef, Shape, TypeErrors, Types, field_type};
+use super::typed::{Ref, SchemaRef, Shape, TypeErrors, Types};
 use crate::json::{Json, Kind};
 use crate::schema::{ListTopology, Struct};
 use std::borrow::Cow;
@@ -147,25 +147,24 @@ impl<'s> Walk<'s> {
 
     fn map(&self, element: Ref, old: &View<'s, '_>, new: &View<'s, '_>, out: &mut Changes) -> Result<(), TypeErrors> {
         let fields = old.fields.or(new.fields);
-        let mut field = |key: &str| -> Result<(), TypeErrors> {
-            let r = field_type(fields, element, key);
-            let child = self.value(r, old.get(key), new.get(key)).map_err(|e| e.below(&PathElement::field(key)))?;
+        let mut put = |key: &str, field: Option<usize>, old: Option<Json<'_>>, new: Option<Json<'_>>| {
+            let r = fields.zip(field).map_or(element, |(s, at)| Ref::Type(s.fields[at].ty));
+            let child = self.value(r, old, new).map_err(|e| e.below(&PathElement::field(key)))?;
             out.put(|| PathElement::field(key), child);
-            Ok(())
+            Ok::<(), TypeErrors>(())
         };
-        let (mut olds, mut news) = (old.keys().peekable(), new.keys().peekable());
+        let (mut olds, mut news) = (old.members().peekable(), new.members().peekable());
         loop {
             // Both are sorted; the smaller key goes first.
-            let (a, b) = (olds.peek().copied(), news.peek().copied());
-            let Some(key) = a.into_iter().chain(b).min() else { break };
-            field(key)?;
-            olds.next_if(|k| *k == key);
-            news.next_if(|k| *k == key);
+            let next = olds.peek().into_iter().chain(news.peek()).min_by(|a, b| a.key.cmp(&b.key)).copied();
+            let Some(Member { key, field, .. }) = next else { break };
+            let (a, b) = (olds.next_if(|m| m.key == *key), news.next_if(|m| m.key == *key));
+            put(key, *field, old.seen(a, *field), new.seen(b, *field))?;
         }
         // Fields that one side always has, and of which neither says anything.
         if old.implies() != new.implies() {
-            for name in old.always().chain(new.always()).filter(|name| !old.has(name) && !new.has(name)) {
-                field(name)?;
+            for (at, name) in old.always().chain(new.always()).filter(|(_, name)| !old.has(name) && !new.has(name)) {
+                put(name, Some(at), old.seen(None, Some(at)), new.seen(None, Some(at)))?;
             }
         }
         Ok(())
@@ -244,44 +243,56 @@ struct View<'s, 'v> {
     presences: Option<&'static Presences>,
     side: Side,
     /// Sorted by key. `None` if there is no map.
-    members: Option<Vec<(Cow<'v, str>, Json<'v>)>>,
+    members: Option<Vec<Member<'v>>>,
+}
+
+struct Member<'v> {
+    key: Cow<'v, str>,
+    /// Which field of the struct it is.
+    field: Option<usize>,
+    /// As the side sees it: what is hidden is not there, or as if nobody had set it.
+    seen: Option<Json<'v>>,
 }
 
 impl<'s, 'v> View<'s, 'v> {
     fn new(fields: Option<&'s Struct>, side: Side, value: Option<Json<'v>>) -> Self {
         let map = value.filter(|v| v.kind() == Kind::Object);
-        let members = map.map(|map| {
-            let mut members: Vec<_> = map.members().collect();
-            if !members.is_sorted_by(|(a, _), (b, _)| a < b) {
-                members.sort_by(|(a, _), (b, _)| a.cmp(b));
-            }
-            members
-        });
-        View { fields, presences: fields.and_then(presence::of), side, members }
+        let mut view =
+            View { fields, presences: fields.and_then(presence::of), side, members: map.map(|_| Vec::new()) };
+        let member = |(key, value): (Cow<'v, str>, Json<'v>)| {
+            let field = fields.and_then(|s| position(s, &key));
+            let is_hidden = side == Side::Typed && view.presence(field).is_some_and(|p| p.hides(value));
+            let seen = if is_hidden { view.implied(field) } else { Some(value) };
+            Member { key, field, seen }
+        };
+        let mut members: Vec<_> = map.into_iter().flat_map(Json::members).map(member).collect();
+        if !members.is_sorted_by(|a, b| a.key < b.key) {
+            members.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        view.members = map.map(|_| members);
+        view
     }
 
-    fn member(&self, key: &str) -> Option<Json<'v>> {
-        let members = self.members.as_ref()?;
-        members.binary_search_by(|(name, _)| name.as_ref().cmp(key)).ok().map(|at| members[at].1)
+    fn members(&self) -> impl Iterator<Item = &Member<'v>> {
+        self.members.iter().flatten()
     }
 
     fn has(&self, key: &str) -> bool {
-        self.member(key).is_some()
+        self.members.as_ref().is_some_and(|members| members.binary_search_by(|m| m.key.as_ref().cmp(key)).is_ok())
     }
 
-    fn keys(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().flatten().map(|(key, _)| key.as_ref())
+    fn presence(&self, field: Option<usize>) -> Option<&'static FieldPresence> {
+        Some(&self.presences?[field?])
     }
 
-    fn get(&self, key: &str) -> Option<Json<'v>> {
-        self.members.as_ref()?;
-        let value = self.member(key);
-        let Some((presences, at)) = self.presences.zip(self.fields.and_then(|s| position(s, key))) else {
-            return value;
-        };
-        let presence = &presences[at];
-        let seen = value.filter(|value| self.side != Side::Typed || !presence.hides(*value));
-        seen.or(presence.implied.filter(|_| self.side != Side::Plain))
+    /// What is there of this field if nobody set it.
+    fn implied(&self, field: Option<usize>) -> Option<Json<'v>> {
+        self.presence(field)?.implied.filter(|_| self.implies())
+    }
+
+    /// What is there in place of a member of either side.
+    fn seen(&self, member: Option<&Member<'v>>, field: Option<usize>) -> Option<Json<'v>> {
+        member.map_or_else(|| self.implied(field), |member| member.seen)
     }
 
     /// Whether it has fields that nobody set.
@@ -290,7 +301,7 @@ impl<'s, 'v> View<'s, 'v> {
     }
 
     fn is_empty(&self) -> bool {
-        self.keys().all(|key| self.get(key).is_none()) && self.always().next().is_none()
+        self.members().all(|member| member.seen.is_none()) && self.always().next().is_none()
     }
 
     /// An empty map in place of one whose fields are all hidden.
@@ -298,11 +309,12 @@ impl<'s, 'v> View<'s, 'v> {
         if self.members.is_some() { Some(Json::EMPTY_OBJECT) } else { value }
     }
 
-    fn always(&self) -> impl Iterator<Item = &'s str> + use<'s> {
+    /// The fields that are there whether somebody set them or not.
+    fn always(&self) -> impl Iterator<Item = (usize, &'s str)> + use<'s> {
         let fields = self.fields.filter(|_| self.implies()).map_or(&[][..], |s| &s.fields);
         let presences = self.presences.map_or(&[][..], |p| p);
-        let implied = fields.iter().zip(presences).filter(|(_, presence)| presence.implied.is_some());
-        implied.map(|(field, _)| field.name.as_ref())
+        let implied = fields.iter().zip(presences).enumerate().filter(|(_, (_, p))| p.implied.is_some());
+        implied.map(|(at, (field, _))| (at, field.name.as_ref()))
     }
 }
 

@@ -56,6 +56,11 @@ impl Owned {
         Owned { api_version: api_version.to_owned(), time, set, text: None }
     }
 
+    /// Whether nothing is owned, neither in the set nor in the text that stands for one that was not read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.text.is_none()
+    }
+
     pub(super) fn set(&self) -> &FieldSet {
         &self.set
     }
@@ -92,35 +97,24 @@ impl Managers {
     pub(super) fn decode(entries: Option<Json<'_>>, source: Source) -> Result<Managers, String> {
         let mut managers = Managers::default();
         for (i, entry) in entries.into_iter().flat_map(Json::items).enumerate() {
-            let text = |key: &str| entry.get(key).and_then(Json::text).unwrap_or_default();
-            let operation = match &*text("operation") {
-                "Apply" => Operation::Apply,
-                "Update" => Operation::Update,
-                _ => return Err("operation must be `Apply` or `Update`".to_owned()),
-            };
-            let api_version = text("apiVersion").into_owned();
-            if api_version.is_empty() {
-                return Err("apiVersion must not be empty".to_owned());
-            }
-            match &*text("fieldsType") {
-                "FieldsV1" => {}
-                "" => return Err(format!("missing fieldsType in managed fields entry {i}")),
-                other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {i}")),
-            }
-            let fields = entry.get("fieldsV1").unwrap_or(Json::NULL);
-            let set = FieldSet::from_json(fields)
+            let (id, mut owned, fields) = read_entry(i, entry)?;
+            owned.set = FieldSet::from_json(fields)
                 .map_err(|e| format!("error decoding versioned set: error decoding set: {e}"))?;
-            let time = entry.get("time").and_then(Json::text).and_then(|t| t.parse().ok());
-            let id = ManagerId {
-                manager: text("manager").into_owned(),
-                operation,
-                api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
-                subresource: text("subresource").into_owned(),
-            };
-            let text = (source == Source::Ours && fields.kind() == Kind::Object).then(|| fields.json().to_owned());
-            managers.0.insert(id, Owned { api_version, time, set, text });
+            owned.text = owned.text.filter(|_| source == Source::Ours);
+            managers.0.insert(id, owned);
         }
         Ok(managers)
+    }
+
+    /// Reads entries of ours without their sets, which stay the texts that they are. `None` if there are none, or none like ours.
+    pub(super) fn unread(entries: Json<'_>) -> Option<Vec<(ManagerId, Owned, Json<'_>)>> {
+        let read = |(i, entry)| read_entry(i, entry).ok().filter(|(_, owned, _)| owned.text.is_some());
+        entries.items().enumerate().map(read).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty())
+    }
+
+    /// Whether none need be merged, see [`Managers::cap_updaters`].
+    pub(super) fn is_few(&self) -> bool {
+        self.0.len() <= MAX_UPDATE_MANAGERS
     }
 
     /// Writes `metadata.managedFields`, sorted as upstream sorts; the members of an entry as our typed objects have them.
@@ -201,6 +195,35 @@ impl Managers {
     }
 }
 
+/// Who, what is known without the set, and the set's text.
+fn read_entry(i: usize, entry: Json<'_>) -> Result<(ManagerId, Owned, Json<'_>), String> {
+    let text = |key: &str| entry.get(key).and_then(Json::text).unwrap_or_default();
+    let operation = match &*text("operation") {
+        "Apply" => Operation::Apply,
+        "Update" => Operation::Update,
+        _ => return Err("operation must be `Apply` or `Update`".to_owned()),
+    };
+    let api_version = text("apiVersion").into_owned();
+    if api_version.is_empty() {
+        return Err("apiVersion must not be empty".to_owned());
+    }
+    match &*text("fieldsType") {
+        "FieldsV1" => {}
+        "" => return Err(format!("missing fieldsType in managed fields entry {i}")),
+        other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {i}")),
+    }
+    let fields = entry.get("fieldsV1").unwrap_or(Json::NULL);
+    let time = entry.get("time").and_then(Json::text).and_then(|t| t.parse().ok());
+    let id = ManagerId {
+        manager: text("manager").into_owned(),
+        operation,
+        api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() },
+        subresource: text("subresource").into_owned(),
+    };
+    let text = (fields.kind() == Kind::Object).then(|| fields.json().to_owned());
+    Ok((id, Owned { api_version, time, set: FieldSet::new(), text }, fields))
+}
+
 fn write_entry(out: &mut String, id: &ManagerId, owned: &Owned) {
     let text = |out: &mut String, start: &str, text: &str| {
         out.push_str(start);
@@ -220,7 +243,7 @@ fn write_entry(out: &mut String, id: &ManagerId, owned: &Owned) {
         text(out, ",\"subresource\":", &id.subresource);
     }
     if let Some(time) = owned.time {
-        text(out, ",\"time\":", &time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        text(out, ",\"time\":", &format!("{time:.0}"));
     }
     out.push('}');
 }

@@ -154,6 +154,9 @@ pub enum Given<'a> {
 pub fn owners_after(ctx: &Context<'_>, change: &Change<'_>) -> Option<String> {
     let old_entries = change.old.and_then(|(_, entries)| entries).map(Doc::root);
     let of_old = || Managers::decode(old_entries, Source::Ours).unwrap_or_default();
+    let old = change.old.map_or(Json::EMPTY_OBJECT, |(old, _)| old.root());
+    let (old, new) = ((old, Side::Typed), (change.new.root(), Side::Typed));
+    let comparison = ctx.compare(old, new).ok()?;
     let managers = match change.given {
         Given::Entries(given) if ctx.subresource.is_empty() => {
             let given = given.map(Doc::root);
@@ -165,15 +168,17 @@ pub fn owners_after(ctx: &Context<'_>, change: &Change<'_>) -> Option<String> {
                 edited.filter(|m| !m.0.is_empty()).unwrap_or_else(of_old)
             }
         }
-        _ => of_old(),
+        _ => match old_entries.and_then(|entries| ctx.undisputed(entries, &comparison)) {
+            Some(managers) => return managers.encode(),
+            None => of_old(),
+        },
     };
     // Objects without owners stay so; only a create or an apply starts to count.
     let uid = change.old.and_then(|(old, _)| old.root().get("metadata")?.get("uid")?.text());
     if managers.0.is_empty() && uid.is_some_and(|uid| !uid.is_empty()) {
         return None;
     }
-    let old = change.old.map_or(Json::EMPTY_OBJECT, |(old, _)| old.root());
-    ctx.update(old, change.new.root(), managers, ctx.manager).ok()?.encode()
+    ctx.update(old, new, comparison, managers, ctx.manager).ok()?.encode()
 }
 
 /// [`owners_after`] for objects in hand: sets `new.metadata.managedFields`.
@@ -204,8 +209,11 @@ pub fn apply(ctx: &Context<'_>, live: Option<&Value>, config: &Value, force: boo
     // What Go does not show of the live object nobody can own or keep.
     presence::drop_hidden(ctx.root, &mut live);
     if managers.0.is_empty() {
+        let doc = Doc::of(&live);
+        let (nothing, all) = ((Json::EMPTY_OBJECT, Side::Typed), (doc.root(), Side::Typed));
         managers = ctx
-            .update(Json::EMPTY_OBJECT, Doc::of(&live).root(), managers, "before-first-apply")
+            .compare(nothing, all)
+            .and_then(|comparison| ctx.update(nothing, all, comparison, managers, "before-first-apply"))
             .map_err(|e| ApplyError::Live(format!("failed to create manager for existing fields: {e}")))?;
     }
     let result = ctx.apply(&live, config, managers.clone(), force);
@@ -269,17 +277,58 @@ impl<'a> Context<'a> {
         })
     }
 
+    /// The owners after a write that changes nothing of what others own, as most writes do: their sets stay the texts that they
+    /// are. `None`: it is not such a write, or cannot be told to be. (Sets of types that have become atomic since stay as they are
+    /// until somebody changes something in them.)
+    fn undisputed(&self, entries: Json<'_>, comparison: &Comparison) -> Option<Managers> {
+        let Comparison { removed, changed } = comparison;
+        let id = self.id(self.manager, Operation::Update);
+        let (mut managers, mut own) = (Managers::default(), None);
+        for (owner, owned, fields) in Managers::unread(entries)? {
+            if owned.api_version != self.api_version {
+                return None;
+            }
+            if owner == id {
+                own = Some((owned, fields));
+            } else if changed.is_apart_from(fields) && removed.is_apart_from(fields) {
+                managers.0.insert(owner, owned);
+            } else {
+                return None;
+            }
+        }
+        let stripped = changed.intersection(&STRIPPED);
+        let gained = changed.difference(&stripped);
+        let time = (!gained.is_empty()).then_some(self.now);
+        let owned = match own {
+            None => Owned::new(self.api_version, gained, time),
+            Some((mut owned, fields)) => {
+                owned.time = time.or(owned.time);
+                // Mostly a writer changes what it owns anyway.
+                if !(gained.is_within(fields) && removed.is_apart_from(fields) && stripped.is_apart_from(fields)) {
+                    let set = FieldSet::from_json(fields).ok()?;
+                    let set = self.reconciled(&set).unwrap_or(set);
+                    owned.replace(set.difference(removed).difference(&stripped).union(gained));
+                }
+                owned
+            }
+        };
+        if !owned.is_empty() {
+            managers.0.insert(id, owned);
+        }
+        managers.is_few().then_some(managers)
+    }
+
     fn update(
         &self,
-        old: Json<'_>,
-        new: Json<'_>,
+        old: (Json<'_>, Side),
+        new: (Json<'_>, Side),
+        comparison: Comparison,
         mut managers: Managers,
         manager: &str,
     ) -> Result<Managers, TypeErrors> {
         self.reconcile(&mut managers);
         let id = self.id(manager, Operation::Update);
-        let (old, new) = ((old, Side::Typed), (new, Side::Typed));
-        let Disowned { mut managers, comparison, .. } = self.disown(old, new, managers, Some(&id))?;
+        let Disowned { mut managers, comparison, .. } = self.disown(old, new, comparison, managers, Some(&id))?;
         let Comparison { removed, changed: mut gained } = comparison;
         // Nobody owns these, unless a client put them there.
         let stripped = gained.intersection(&STRIPPED);
@@ -319,7 +368,9 @@ impl<'a> Context<'a> {
             _ => merged,
         };
         let (before, after) = (Doc::of(live), Doc::of(&object));
-        let disowned = self.disown((before.root(), Side::Typed), (after.root(), Side::Merged), managers, Some(&id));
+        let (before, after) = ((before.root(), Side::Typed), (after.root(), Side::Merged));
+        let disowned = self.compare(before, after);
+        let disowned = disowned.and_then(|ours| self.disown(before, after, ours, managers, Some(&id)));
         let disowned = disowned.map_err(|e| ApplyError::Live(format!("failed to compare objects: {e}")))?;
         if !force && !disowned.taken.is_empty() {
             return Err(Conflicts::of(disowned.taken).into());
@@ -336,15 +387,15 @@ impl<'a> Context<'a> {
         Ok((object, managers))
     }
 
-    /// Takes from everybody but `writer` what changed.
+    /// Takes from everybody but `writer` what changed; `ours` says what did in the version of the request.
     fn disown(
         &self,
         old: (Json<'_>, Side),
         new: (Json<'_>, Side),
+        ours: Comparison,
         managers: Managers,
         writer: Option<&ManagerId>,
     ) -> Result<Disowned, TypeErrors> {
-        let ours = self.compare_in(self.api_version, old, new)?.unwrap_or_default();
         let mut others: BTreeMap<String, Option<Comparison>> = BTreeMap::new();
         for owned in managers.0.values().filter(|o| o.api_version != self.api_version) {
             if !others.contains_key(&owned.api_version) {
@@ -378,15 +429,18 @@ impl<'a> Context<'a> {
         Ok(Disowned { managers: kept, comparison: ours, taken: all_taken })
     }
 
+    /// What changed, in the version of the request.
+    fn compare(&self, old: (Json<'_>, Side), new: (Json<'_>, Side)) -> Result<Comparison, TypeErrors> {
+        Ok(compare(self.root, old, new)?.filter(self.filter))
+    }
+
+    /// What changed, in another version.
     fn compare_in(
         &self,
         version: &str,
         old: (Json<'_>, Side),
         new: (Json<'_>, Side),
     ) -> Result<Option<Comparison>, TypeErrors> {
-        if version == self.api_version {
-            return Ok(Some(compare(self.root, old, new)?.filter(self.filter)));
-        }
         let here = |object: Json<'_>| self.in_version(&object.to_value(), version);
         let Some(((before, root), (after, _))) = here(old.0).zip(here(new.0)) else { return Ok(None) };
         compare(root, (Doc::of(&before).root(), old.1), (Doc::of(&after).root(), new.1)).map(Some)
@@ -406,10 +460,15 @@ impl<'a> Context<'a> {
     /// Adapts sets to types that have become atomic since.
     fn reconcile(&self, managers: &mut Managers) {
         for owned in managers.0.values_mut().filter(|o| o.api_version == self.api_version) {
-            if let Some(set) = typed::reconcile(Types(self.root.schema), Ref::Type(self.root.ty), owned.set()) {
+            if let Some(set) = self.reconciled(owned.set()) {
                 owned.replace(set);
             }
         }
+    }
+
+    /// A set without what is now inside of something atomic, if there is such a thing in it.
+    fn reconciled(&self, set: &FieldSet) -> Option<FieldSet> {
+        typed::reconcile(Types(self.root.schema), Ref::Type(self.root.ty), set)
     }
 
     /// Removes what the writer applied last time, does not apply now, and nobody else owns.

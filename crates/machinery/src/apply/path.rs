@@ -25,6 +25,14 @@ impl PathElement {
         PathElement::Field(name.to_owned())
     }
 
+    /// Of a field.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            PathElement::Field(name) => Some(name),
+            _ => None,
+        }
+    }
+
     /// As a key of FieldsV1.
     pub fn to_key(&self) -> String {
         match self {

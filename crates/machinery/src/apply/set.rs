@@ -103,6 +103,22 @@ impl FieldSet {
         })
     }
 
+    /// Whether everything in it is in a set of which `fields` is the text, as [`FieldSet::write_sorted`] writes it.
+    pub(super) fn is_within(&self, fields: Json<'_>) -> bool {
+        self.nodes.iter().all(|(element, node)| {
+            let theirs = fields.get(&element.to_key());
+            theirs.is_some_and(|theirs| (is_member(theirs) || !node.member) && node.children.is_within(theirs))
+        })
+    }
+
+    /// Whether nothing in it, nor anything below that, is in a set of which `fields` is the text.
+    pub(super) fn is_apart_from(&self, fields: Json<'_>) -> bool {
+        self.nodes.iter().all(|(element, node)| {
+            let theirs = fields.get(&element.to_key());
+            theirs.is_none_or(|theirs| !node.member && node.children.is_apart_from(theirs))
+        })
+    }
+
     /// What is in either.
     #[must_use]
     pub fn union(mut self, other: FieldSet) -> FieldSet {
@@ -252,18 +268,25 @@ impl FieldSet {
 
     /// Writes FieldsV1 as `serde_json` writes [`FieldSet::to_value`].
     pub(super) fn write_sorted(&self, out: &mut String) {
-        self.write(out, false, &|keys| {
-            // Names sort as text already.
-            if keys.iter().any(|(key, _)| !key.starts_with("f:")) {
-                keys.sort_by(|(a, _), (b, _)| a.cmp(b));
-            }
-        });
+        self.write(out, false, &|keys| keys.sort_by(|(a, _), (b, _)| a.cmp(b)));
     }
 
     fn write(&self, out: &mut String, include_self: bool, arrange: &dyn Fn(&mut Vec<(String, &Node)>)) {
         out.push('{');
         if include_self && !self.is_empty() {
             out.push_str("\".\":{},");
+        }
+        // Names sort as text already.
+        let names: Option<Vec<(&str, &Node)>> = self.nodes.iter().map(|(e, node)| Some((e.name()?, node))).collect();
+        if let Some(names) = names {
+            for (i, (name, node)) in names.into_iter().enumerate() {
+                out.push_str(if i > 0 { ",\"f:" } else { "\"f:" });
+                write_inner(out, name);
+                out.push_str("\":");
+                node.children.write(out, node.member, arrange);
+            }
+            out.push('}');
+            return;
         }
         let mut keys: Vec<(String, &Node)> = self.nodes.iter().map(|(e, node)| (e.to_key(), node)).collect();
         arrange(&mut keys);
@@ -297,7 +320,7 @@ impl FieldSet {
             }
             if let Some(element) = PathElement::from_key(&key)? {
                 let children = FieldSet::from_json(below)?;
-                let member = children.is_empty() || below.get(".").is_some();
+                let member = children.is_empty() || is_member(below);
                 set.put(element, Node { member, children });
             }
         }
@@ -305,14 +328,25 @@ impl FieldSet {
     }
 }
 
+/// Whether what has this below it in FieldsV1 is in the set itself.
+fn is_member(below: Json<'_>) -> bool {
+    below.is_empty() || below.get(".").is_some()
+}
+
 /// Appends text as a JSON string.
 pub(super) fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    write_inner(out, text);
+    out.push('"');
+}
+
+/// Appends what stands between the quotes.
+fn write_inner(out: &mut String, text: &str) {
     if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
-        out.push_str(&Value::from(text).to_string());
+        let quoted = Value::from(text).to_string();
+        out.push_str(&quoted[1..quoted.len() - 1]);
     } else {
-        out.push('"');
         out.push_str(text);
-        out.push('"');
     }
 }
 

@@ -47,6 +47,22 @@ pub struct Patch {
     problems: Vec<String>,
 }
 
+/// What a patch made of an object's JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patched {
+    /// The object.
+    pub text: Vec<u8>,
+    /// The object without those of its members that the patch does not mention, which are as they were.
+    pub mentioned: Vec<u8>,
+}
+
+impl Patched {
+    fn all(value: Value) -> Self {
+        let text: Vec<u8> = value.to_string().into();
+        Patched { mentioned: text.clone(), text }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Kind {
     Json(Vec<json::Operation>),
@@ -119,32 +135,39 @@ impl Patch {
     }
 
     /// [`Patch::apply`] to an object's JSON. What the patch does not mention is copied as it stands.
-    pub fn apply_text(&self, schema: Option<(&Schema, TypeId)>, current: &[u8]) -> Result<Vec<u8>, PatchError> {
+    pub fn apply_text(&self, schema: Option<(&Schema, TypeId)>, current: &[u8]) -> Result<Patched, PatchError> {
         let not_json = || PatchError::BadRequest("the current object is not a JSON object".to_owned());
         let doc = Doc::parse(current).ok_or_else(not_json)?;
         let Some(said) = self.members().filter(|_| doc.root().kind() == crate::json::Kind::Object) else {
-            return Ok(self.apply(schema, &doc.root().to_value())?.to_string().into());
+            return Ok(Patched::all(self.apply(schema, &doc.root().to_value())?));
         };
         // Members are patched each for itself, so the others need not be there.
         let mentioned = doc.root().members().filter(|(key, _)| said.contains_key(key.as_ref()));
         let part = Value::Object(mentioned.map(|(key, value)| (key.into_owned(), value.to_value())).collect());
         let mut patched = match self.apply(schema, &part)? {
             Value::Object(patched) => patched,
-            other => return Ok(other.to_string().into()),
+            other => return Ok(Patched::all(other)),
         };
-        let mut out = String::with_capacity(current.len() + 256);
+        let (mut out, mut mentioned) = (String::with_capacity(current.len() + 256), String::new());
+        let mut write_new = |out: &mut String, key: &str, new: &Value| {
+            let new = new.to_string();
+            write_member(out, key, &new);
+            write_member(&mut mentioned, key, &new);
+        };
         for (key, value) in doc.root().members() {
             match patched.remove(key.as_ref()) {
-                Some(new) => write_member(&mut out, &key, &new.to_string()),
+                Some(new) => write_new(&mut out, &key, &new),
                 None if said.contains_key(key.as_ref()) => {}
                 None => write_member(&mut out, &key, value.json()),
             }
         }
         for (key, new) in patched {
-            write_member(&mut out, &key, &new.to_string());
+            write_new(&mut out, &key, &new);
         }
-        out.push_str(if out.is_empty() { "{}" } else { "}" });
-        Ok(out.into())
+        for out in [&mut out, &mut mentioned] {
+            out.push_str(if out.is_empty() { "{}" } else { "}" });
+        }
+        Ok(Patched { text: out.into(), mentioned: mentioned.into() })
     }
 
     /// What the patch says, if it says it member by member.
@@ -245,8 +268,14 @@ mod tests {
             let patch = Patch::from_value(kind, patch).expect("an object");
             let schema = Some((&b.schema, pod));
             let text = patch.apply_text(schema, current.to_string().as_bytes());
-            let text = text.map(|t| serde_json::from_slice::<Value>(&t).expect("JSON"));
-            proptest::prop_assert_eq!(text, patch.apply(schema, &current));
+            let value = |json: &[u8]| serde_json::from_slice::<Value>(json).expect("JSON");
+            let text = text.map(|t| (value(&t.text), value(&t.mentioned)));
+            let whole = patch.apply(schema, &current);
+            let mentioned = whole.clone().map(|mut whole| {
+                whole.as_object_mut().expect("an object").remove("spec");
+                whole
+            });
+            proptest::prop_assert_eq!(text, whole.and_then(|whole| Ok((whole, mentioned?))));
         }
     }
 

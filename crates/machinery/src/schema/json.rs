@@ -251,10 +251,15 @@ impl<'a> Reader<'a> {
         let start = self.at;
         let plain = self.run();
         if plain == Some(b'"') {
-            let text = String::from_utf8_lossy(&self.bytes[start..self.at]);
-            self.adjusted |= matches!(text, Cow::Owned(_));
+            let text = &self.bytes[start..self.at];
             self.at += 1;
-            return Ok(text);
+            return Ok(match std::str::from_utf8(text) {
+                Ok(text) => Cow::Borrowed(text),
+                Err(_) => {
+                    self.adjusted = true;
+                    String::from_utf8_lossy(text)
+                }
+            });
         }
         let mut text = self.bytes[start..self.at].to_vec();
         loop {
@@ -279,13 +284,11 @@ impl<'a> Reader<'a> {
 
     /// Moves to the next quote, backslash or control character.
     fn run(&mut self) -> Option<u8> {
-        while let Some(c) = self.peek() {
-            if c == b'"' || c == b'\\' || c < 0x20 {
-                return Some(c);
-            }
-            self.at += 1;
-        }
-        None
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+        let control = rest[..end].iter().position(|c| *c < 0x20);
+        self.at += control.unwrap_or(end);
+        self.peek()
     }
 
     fn escape(&mut self) -> Result<char, Syntax> {

@@ -5,7 +5,7 @@
 //! empty lists (`apimachinery/pkg/runtime/serializer/protobuf`), and `encoding/json` prints structs that are no pointers
 //! even if nothing is set in them.
 
-use super::{Scalar, Schema, Struct, Type, TypeId, builtin};
+use super::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
 use crate::apply::presence::{self, FieldPresence};
 use crate::scan::skip_text;
 
@@ -59,12 +59,13 @@ impl Writer<'_> {
 
     fn structure(&mut self, s: &Struct, presences: &[FieldPresence]) -> Walked {
         let start = self.open(b'{');
-        let mut seen = 0u128;
+        let (mut seen, mut next) = (0u128, 0);
         while self.json.get(self.at)? != &b'}' {
             let key = self.at..skip_text(self.json, self.at)?;
             self.at = key.end + 1;
             let name = self.json.get(key.start + 1..key.end - 1)?;
-            let field = s.fields.binary_search_by(|f| f.name.as_bytes().cmp(name)).ok();
+            let field = find(s, next, name);
+            next = field.map_or(next, |i| i + 1);
             let presence = field.map(|i| &presences[i]);
             seen |= field.map_or(0, |i| 1 << i);
             let empty = self.zero();
@@ -144,9 +145,17 @@ impl Writer<'_> {
     /// What stands here, if Go would call it zero.
     fn zero(&self) -> Option<&'static str> {
         let rest = self.json.get(self.at..)?;
-        ["\"\"", "[]", "{}", "0", "false", "null"]
-            .into_iter()
-            .find(|zero| rest.starts_with(zero.as_bytes()) && matches!(rest.get(zero.len()), Some(b',' | b'}' | b']')))
+        let zero = match rest.first()? {
+            b'"' => "\"\"",
+            b'[' => "[]",
+            b'{' => "{}",
+            b'0' => "0",
+            b'f' => "false",
+            b'n' => "null",
+            _ => return None,
+        };
+        let ends = |rest: &[u8]| matches!(rest.first(), Some(b',' | b'}' | b']'));
+        rest.strip_prefix(zero.as_bytes()).is_some_and(ends).then_some(zero)
     }
 
     fn copy(&mut self) -> Walked {
@@ -184,6 +193,13 @@ impl Writer<'_> {
         }
         Some(())
     }
+}
+
+/// The field of this name; looked for from `next` on first, since our encoder writes fields in their order.
+fn find(s: &Struct, next: usize, name: &[u8]) -> Option<usize> {
+    let is_it = |f: &Field| f.name.as_bytes() == name;
+    let ahead = s.fields.get(next..).and_then(|fields| fields.iter().position(is_it)).map(|i| next + i);
+    ahead.or_else(|| s.fields.iter().position(is_it))
 }
 
 #[cfg(test)]

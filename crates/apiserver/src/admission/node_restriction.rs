@@ -1,10 +1,12 @@
-//! NodeRestriction (`plugin/pkg/admission/noderestriction/admission.go`): a node's identity changes only its own Node, Lease and
-//! CSINode, the status of its own pods, and asks for tokens only of pods that run on it.
+//! NodeRestriction (`plugin/pkg/admission/noderestriction/admission.go`): a node's identity changes only its own Node, Lease,
+//! CSINode and ResourceSlices, the status of its own pods, and asks for tokens only of pods that run on it.
 
 use super::{Admission, Operation, Request};
 use crate::auth::node_name;
 use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;
+use api::k8s::api::core::v1::PodStatus;
+use api::k8s::api::resource::v1::ResourceSlice;
 use api::prelude::{Lease, MetaExt, Node, Pod};
 use async_trait::async_trait;
 use machinery::kinds::KindInfo;
@@ -45,6 +47,7 @@ impl Admission for NodeRestriction {
                 (&*kind.group, &*kind.plural),
                 ("", "pods" | "nodes" | "serviceaccounts")
                     | ("coordination.k8s.io", "leases")
+                    | ("resource.k8s.io", "resourceslices")
                     | ("storage.k8s.io", "csinodes")
             )
     }
@@ -61,6 +64,7 @@ impl Admission for NodeRestriction {
             "nodes" => own_node(request, &node),
             "serviceaccounts" => token(request, &node).await,
             "leases" => lease(request, &node),
+            "resourceslices" => slice(request, &node),
             _ => named_like_node(request, &node),
         }
     }
@@ -129,6 +133,14 @@ fn pod_status(request: &Request<'_>, node: &str) -> Result<(), Status> {
     }
     if old.metadata.labels != new.metadata.labels {
         return Err(request.forbidden(&format!("node {node:?} cannot update labels through pod status")));
+    }
+    let (before, after) = (old.status.clone().unwrap_or_default(), new.status.clone().unwrap_or_default());
+    let claims = |status: &PodStatus| status.resource_claim_statuses.clone().unwrap_or_default();
+    if claims(&before) != claims(&after) {
+        return Err(request.forbidden(&format!("node {node:?} cannot update resource claim statues")));
+    }
+    if before.extended_resource_claim_status != after.extended_resource_claim_status {
+        return Err(request.forbidden(&format!("node {node:?} cannot update extended resource claim status")));
     }
     Ok(())
 }
@@ -224,6 +236,20 @@ fn lease(request: &Request<'_>, node: &str) -> Result<(), Status> {
         if request.name.is_empty() { request.object_as::<Lease>().map_or("", |l| l.name()) } else { request.name };
     if named != node {
         return Err(request.forbidden("can only access node lease with the same name as the requesting node"));
+    }
+    Ok(())
+}
+
+/// The authorizer cannot see what is made, nor each one of a collection that is deleted.
+fn slice(request: &Request<'_>, node: &str) -> Result<(), Status> {
+    let (slice, verb) = match request.operation {
+        Operation::Create => (request.object_as::<ResourceSlice>(), "create"),
+        Operation::Delete => (request.old_object_as::<ResourceSlice>(), "delete"),
+        Operation::Update | Operation::Connect => return Ok(()),
+    };
+    if slice.is_some_and(|s| s.spec.node_name.as_deref() != Some(node)) {
+        let why = format!("can only {verb} ResourceSlice with the same NodeName as the requesting node");
+        return Err(request.forbidden(&why));
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The Node authorizer: what a node's own identity may touch (`plugin/pkg/auth/authorizer/node/node_authorizer.go`).
 //!
-//! A node reads secrets, config maps, claims, volumes and service accounts only if a pod bound to it uses them, its pods only
-//! through a `spec.nodeName` selector, and only its own Node, Lease and CSINode. NodeRestriction (admission) limits what it
+//! A node reads secrets, config maps, claims, volumes and service accounts only if a pod bound to it uses them, its pods and
+//! ResourceSlices only through a `spec.nodeName` selector, and only its own Node, Lease and CSINode. NodeRestriction (admission) limits what it
 //! writes. Differs from upstream: relations are looked up in the newest state when asked, there is no graph that could
 //! lag; and a node may follow Services, EndpointSlices and Nodes, because dhow's agent is also the service proxy (upstream
 //! gives that to `system:node-proxier`).
@@ -9,6 +9,7 @@
 use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo};
 use crate::reader::Reader;
 use api::k8s::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PodSpec, SecretReference, Volume};
+use api::k8s::api::resource::v1::ResourceSlice;
 use api::k8s::api::storage::v1::VolumeAttachment;
 use api::prelude::*;
 use async_trait::async_trait;
@@ -64,6 +65,7 @@ impl NodeAuthorizer {
                     bound.flat_map(|p| claims_of(p).into_iter().map(|c| (p.namespace().to_owned(), c))).collect();
                 self.claims_use_volume(claims, a.name).await
             }
+            "resourceclaims" => bound.any(|p| resource_claims_of(p).contains(&a.name)),
             resource => bound.any(|p| p.spec.as_ref().is_some_and(|s| spec_uses(s, p.name(), resource, a.name))),
         }
     }
@@ -109,6 +111,27 @@ impl NodeAuthorizer {
         }
     }
 
+    /// Slices of the node's own drivers (`authorizeResourceSlice`); NodeRestriction looks at those that are made.
+    async fn slice(&self, node: &str, a: &Attributes<'_>) -> Decision {
+        if !a.subresource.is_empty() {
+            return no("cannot authorize ResourceSlice subresources");
+        }
+        match a.verb {
+            "create" => Decision::ALLOW,
+            "get" | "update" | "patch" | "delete" => match self.reader.get::<ResourceSlice>("", a.name).await {
+                Ok(Some(slice)) if slice.spec.node_name.as_deref() == Some(node) => Decision::ALLOW,
+                _ => Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")),
+            },
+            "list" | "watch" | "deletecollection" if selects_node(node, a) => Decision::ALLOW,
+            "list" | "watch" | "deletecollection" => {
+                no("can only list/watch/deletecollection resourceslices with nodeName field selector")
+            }
+            _ => no(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
+        }
+    }
+
     async fn related(&self, node: &str, a: &Attributes<'_>, verbs: &[&str], text: &str) -> Decision {
         if !verbs.contains(&a.verb) {
             return no(text);
@@ -126,10 +149,7 @@ impl NodeAuthorizer {
     }
 
     async fn pod(&self, node: &str, a: &Attributes<'_>) -> Decision {
-        let scoped = a
-            .field_selector
-            .split(',')
-            .any(|r| r.strip_prefix("spec.nodeName=").is_some_and(|value| value.trim_start_matches('=') == node));
+        let scoped = selects_node(node, a);
         match (a.subresource, a.verb) {
             // NodeRestriction limits these to the node's own (mirror) pods.
             ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Decision::ALLOW,
@@ -141,6 +161,12 @@ impl NodeAuthorizer {
             _ => no(""),
         }
     }
+}
+
+/// Whether only what is on the node is asked for.
+fn selects_node(node: &str, a: &Attributes<'_>) -> bool {
+    let mut requirements = a.field_selector.split(',');
+    requirements.any(|r| r.strip_prefix("spec.nodeName=").is_some_and(|value| value.trim_start_matches('=') == node))
 }
 
 fn no(why: &str) -> Decision {
@@ -212,6 +238,7 @@ impl Authorizer for NodeAuthorizer {
             ("", "serviceaccounts") => {
                 self.related(node, a, &["get"], "can only create tokens for individual service accounts").await
             }
+            ("resource.k8s.io", "resourceslices") => self.slice(node, a).await,
             ("storage.k8s.io", "volumeattachments") => self.attachment(node, a).await,
             ("", "pods") => self.pod(node, a).await,
             ("", "nodes") | ("coordination.k8s.io", "leases") | ("storage.k8s.io", "csinodes") => own(node, a),
@@ -263,6 +290,16 @@ fn claim_of(volume: &Volume, pod: &str) -> Option<String> {
 
 fn claims_of(pod: &Pod) -> Vec<String> {
     pod.spec.iter().flat_map(volumes).filter_map(|v| claim_of(v, pod.name())).collect()
+}
+
+/// Those that it names, those made for it, and the one for its extended resources.
+fn resource_claims_of(pod: &Pod) -> Vec<&str> {
+    let named = pod.spec.iter().flat_map(|s| s.resource_claims.iter().flatten());
+    let named = named.filter_map(|c| c.resource_claim_name.as_deref());
+    let made = pod.status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
+    let made = made.filter_map(|c| c.resource_claim_name.as_deref());
+    let extended = pod.status.iter().filter_map(|s| s.extended_resource_claim_status.as_ref());
+    named.chain(made).chain(extended.map(|c| c.resource_claim_name.as_str())).collect()
 }
 
 fn volume_uses_secret(volume: &PersistentVolume, namespace: &str, name: &str) -> bool {
@@ -326,7 +363,9 @@ fn environments(spec: &PodSpec) -> Vec<Environment<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::store_with;
     use api::Codec;
+    use serde_json::json;
 
     #[test]
     fn a_pod_uses_what_its_volumes_and_environment_name() {
@@ -344,5 +383,57 @@ mod tests {
         assert!(spec_uses(&spec, "web", "persistentvolumeclaims", "web-e"));
         assert!(spec_uses(&spec, "web", "serviceaccounts", "sa"));
         assert!(!spec_uses(&spec, "web", "secrets", "other"));
+    }
+
+    #[test]
+    fn a_pod_uses_claims_that_it_names_and_those_made_for_it() {
+        let pod = Pod::decode(
+            br#"{"metadata":{"name":"p"},
+                "spec":{"containers":[],"resourceClaims":[{"name":"a","resourceClaimName":"shared"},{"name":"b","resourceClaimTemplateName":"t"}]},
+                "status":{"resourceClaimStatuses":[{"name":"b","resourceClaimName":"p-b-x"}],
+                    "extendedResourceClaimStatus":{"resourceClaimName":"p-ext","requestMappings":[]}}}"#,
+        )
+        .expect("literal is a pod");
+        assert_eq!(resource_claims_of(&pod), ["shared", "p-b-x", "p-ext"]);
+    }
+
+    #[tokio::test]
+    async fn a_node_has_the_slices_that_name_it() {
+        let slice = |name: &str, node: &str| {
+            json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": name},
+                "spec": {"driver": "d", "nodeName": node, "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}})
+        };
+        let store = store_with(vec![
+            ("/resource.k8s.io/resourceslices/own", slice("own", "n")),
+            ("/resource.k8s.io/resourceslices/foreign", slice("foreign", "m")),
+        ]);
+        let authorizer = NodeAuthorizer::new(Reader::new(store.await));
+        let user = UserInfo::new("system:node:n", &["system:nodes"]);
+        let mut got = Vec::new();
+        for (verb, name, field_selector) in [
+            ("create", "", ""),
+            ("delete", "own", ""),
+            ("delete", "foreign", ""),
+            ("list", "", ""),
+            ("deletecollection", "", "spec.driver=d,spec.nodeName=n"),
+            ("deletecollection", "", "spec.nodeName=m"),
+        ] {
+            let attributes = Attributes {
+                user: &user,
+                verb,
+                group: "resource.k8s.io",
+                version: "v1",
+                resource: "resourceslices",
+                subresource: "",
+                namespace: "",
+                name,
+                path: "",
+                is_resource_request: true,
+                field_selector,
+                label_selector: "",
+            };
+            got.push(authorizer.authorize(&attributes).await.is_allowed());
+        }
+        assert_eq!(got, [true, true, false, false, true, false]);
     }
 }

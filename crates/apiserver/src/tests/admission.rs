@@ -2,8 +2,11 @@
 
 use super::Fixture;
 use crate::admission::{
-    MutatingPolicies, MutatingWebhooks, NodeDeclaredFeatures, PodResize, ValidatingPolicies, ValidatingWebhooks,
+    MutatingPolicies, MutatingWebhooks, NodeDeclaredFeatures, NodeRestriction, PodResize, ValidatingPolicies,
+    ValidatingWebhooks,
 };
+use crate::auth::{MASTERS, Peer, UserInfo};
+use crate::response::body_from;
 use base::SeededRandom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -433,6 +436,45 @@ async fn failing_webhooks_fail_as_configured() {
 }
 
 // === what a node can do ===
+
+#[tokio::test(start_paused = true)]
+async fn a_node_offers_devices_of_its_own_only() {
+    let store = Arc::new(MemoryStore::new(store::Limits::default()));
+    let f = Fixture::with(store, vec![Box::new(NodeRestriction)], None).await;
+    let slices = "/apis/resource.k8s.io/v1/resourceslices";
+    let as_node = async |method: &str, path: &str, body: Value| {
+        let request = Request::builder().method(method).uri(path).body(body_from(body.to_string())).expect("a request");
+        let user = UserInfo::new("system:node:n", &["system:nodes", MASTERS]);
+        let answer = f.server.handle(request, Peer::local(user)).await;
+        let answer = answer.into_body().collect().await.expect("a body").to_bytes();
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        answer["message"].as_str().unwrap_or("done").to_owned()
+    };
+    let slice = |name: &str, node: &str| {
+        json!({"metadata": {"name": name}, "spec": {"driver": "d.example", "nodeName": node,
+            "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "a"}]}})
+    };
+    assert_eq!(as_node("POST", slices, slice("own", "n")).await, "done");
+    let refused = as_node("POST", slices, slice("foreign", "m")).await;
+    let why = "is forbidden: can only create ResourceSlice with the same NodeName as the requesting node";
+    assert_eq!(refused, format!("resourceslices.resource.k8s.io \"foreign\" {why}"));
+    f.post(slices, slice("foreign", "m")).await;
+    let refused = as_node("DELETE", slices, json!({})).await;
+    let why = "is forbidden: can only delete ResourceSlice with the same NodeName as the requesting node";
+    assert_eq!(refused, format!("resourceslices.resource.k8s.io \"foreign\" {why}"));
+    assert_eq!(as_node("DELETE", &format!("{slices}?fieldSelector=spec.nodeName%3Dn"), json!({})).await, "done");
+
+    f.post(
+        "/api/v1/namespaces/default/pods",
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "a", "image": "i"}]}}),
+    )
+    .await;
+    let pod = f.json("GET /api/v1/namespaces/default/pods/p").await;
+    let mut changed = pod.clone();
+    changed["status"]["resourceClaimStatuses"] = json!([{"name": "a", "resourceClaimName": "b"}]);
+    let refused = as_node("PUT", "/api/v1/namespaces/default/pods/p/status", changed).await;
+    assert_eq!(refused, "pods \"p\" is forbidden: node \"n\" cannot update resource claim statues");
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_is_resized_only_as_its_node_can() {

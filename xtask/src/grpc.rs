@@ -11,6 +11,9 @@ use std::path::Path;
 /// An interface: the module it becomes, and where its .proto is in the tree of Kubernetes.
 const PROTOS: &[(&str, &str)] = &[
     ("cri", "staging/src/k8s.io/cri-api/pkg/apis/runtime/v1/api.proto"),
+    ("dra", "staging/src/k8s.io/kubelet/pkg/apis/dra/v1/api.proto"),
+    ("dra_health", "staging/src/k8s.io/kubelet/pkg/apis/dra-health/v1alpha1/api.proto"),
+    ("dra_v1beta1", "staging/src/k8s.io/kubelet/pkg/apis/dra/v1beta1/api.proto"),
     ("device_plugin", "staging/src/k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1/api.proto"),
     ("plugin_registration", "staging/src/k8s.io/kubelet/pkg/apis/pluginregistration/v1/api.proto"),
     ("pod_resources", "staging/src/k8s.io/kubelet/pkg/apis/podresources/v1/api.proto"),

@@ -11,6 +11,15 @@ pub mod csi;
 /// Device plugins, v1beta1 (`k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1/api.proto`).
 #[allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated")]
 pub mod device_plugin;
+/// Drivers of dynamic resources, v1 (`k8s.io/kubelet/pkg/apis/dra/v1/api.proto`).
+#[allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated")]
+pub mod dra;
+/// What drivers of dynamic resources say of how their devices are (`k8s.io/kubelet/pkg/apis/dra-health/v1alpha1/api.proto`).
+#[allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated")]
+pub mod dra_health;
+/// Drivers of dynamic resources, v1beta1 (`k8s.io/kubelet/pkg/apis/dra/v1beta1/api.proto`).
+#[allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated")]
+pub mod dra_v1beta1;
 /// Registration of plugins with the node agent, v1 (`k8s.io/kubelet/pkg/apis/pluginregistration/v1/api.proto`).
 #[allow(clippy::all, unreachable_pub, rustdoc::all, reason = "generated")]
 pub mod plugin_registration;

@@ -11,6 +11,7 @@ use crate::context::{Config, Context};
 use crate::counters::{self, Counters};
 use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
+use crate::dra::DynamicResources;
 use crate::engine::{
     Engine, EngineError, EngineEvent, EngineExit, SandboxNetwork, SandboxSnapshot, Session, StreamRequest, Streams,
 };
@@ -26,7 +27,7 @@ use crate::pod::host_ports::HostPorts;
 use crate::pod::observe::Observation;
 use crate::pod::preemption;
 use crate::pod::recover::recover;
-use crate::pod::seen::{Ending, Run, Seen};
+use crate::pod::seen::{Claims, Ending, Run, Seen};
 use crate::pod::users::Ranges;
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
@@ -115,10 +116,13 @@ impl Agent {
         let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone(), counters.clone());
         let devices = Devices::new(devices::dir(&config.kubelet_dir), clock.clone(), counters.clone());
         let devices = Arc::new(devices);
+        let data_dir = config.data_dir.clone();
+        let dynamic = DynamicResources::new(data_dir, cluster.clone(), clock.clone(), counters.clone());
         let swap = Swap::read(config.swap, memory);
         let context = Context {
             config,
             devices,
+            dynamic: Arc::new(dynamic),
             engine,
             images,
             network,
@@ -177,6 +181,7 @@ impl Agent {
                     self.begin_with_share(pod).await;
                 },
                 pods = self.context.devices.concerned() => self.tell_of_devices(&pods),
+                pods = self.context.dynamic.concerned() => self.tell_of_dynamic(&pods),
                 event = self.context.engine.next_event() => match event {
                     Some(event) => self.engine_event(event),
                     None => break,
@@ -201,6 +206,7 @@ impl Agent {
         self.context.devices.retain(|uid| known.contains(uid));
         self.context.managers.retain(|uid| known.contains(uid));
         let all = known.iter().cloned().chain(pods.iter().map(|p| p.uid().to_owned())).collect();
+        self.context.dynamic.undo_others(&all);
         orphans::sweep(&self.context, &all).await;
         for (pod, seen) in kept {
             self.resume(pod, seen, pods, &snapshots);
@@ -254,6 +260,7 @@ impl Agent {
             |name: &str, restarts: u32, exit: &EngineExit| last_words(&self.context, &pod, name, restarts, exit.code);
         let mut seen = recover(&pod, seen, snapshot, message, now);
         seen.devices = self.context.devices.health(pod.uid());
+        seen.dynamic = self.context.dynamic.statuses(&pod);
         let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
         if seen.ending.is_none() {
             self.context.ledger.record(pod.uid(), Demand::of(&granted.apply(&pod)));
@@ -294,7 +301,9 @@ impl Agent {
 
     fn begin_admitted(&self, pod: Arc<Pod>, admitted: Result<(), Rejection>) {
         let devices = self.context.devices.health(pod.uid());
-        let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), devices, ..Seen::default() };
+        let claims =
+            if self.context.dynamic.knows(pod.uid()) { Claims::Due { retry_at: None } } else { Claims::Unknown };
+        let mut seen = Seen { allocated: Some(Allocation::wanted(&pod)), devices, claims, ..Seen::default() };
         if let Err(Rejection { reason, message }) = admitted {
             self.context.counters.count(&counters::ADMISSION_REJECTIONS, &[counters::rejection(&reason)]);
             let event =
@@ -453,6 +462,14 @@ impl Agent {
         let workers = self.workers.read();
         for (uid, worker) in pods.iter().filter_map(|uid| Some((uid, workers.get(uid)?))) {
             worker.tell(Message::Observed(Observation::Devices(self.context.devices.health(uid))));
+        }
+    }
+
+    fn tell_of_dynamic(&self, pods: &BTreeSet<String>) {
+        let workers = self.workers.read();
+        for worker in pods.iter().filter_map(|uid| workers.get(uid)) {
+            let statuses = self.context.dynamic.statuses(&worker.view().pod);
+            worker.tell(Message::Observed(Observation::DynamicDevices(statuses)));
         }
     }
 

@@ -1,5 +1,6 @@
 //! [`Cluster`]: what the agent wants of the API server. The adapter to crate `client` is `adapters/cluster.rs`.
 
+use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use async_trait::async_trait;
@@ -51,6 +52,8 @@ pub trait Cluster: Send + Sync {
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, ClusterError>;
     /// A claim, as the server has it now.
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError>;
+    /// A claim to devices, likewise.
+    async fn resource_claim(&self, namespace: &str, name: &str) -> Result<ResourceClaim, ClusterError>;
     /// A volume, likewise.
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError>;
     /// What a RuntimeClass calls the runtime; `None` if there is no such class.

@@ -4,6 +4,7 @@ use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::credential_providers::CredentialProviders;
 use crate::devices::Devices;
+use crate::dra::DynamicResources;
 use crate::engine::{Engine, RuntimeInfo};
 use crate::eviction::Pressure;
 use crate::images::Images;
@@ -106,6 +107,8 @@ pub struct Context {
     pub managers: Managers,
     /// Which of its devices they have.
     pub devices: Arc<Devices>,
+    /// What their claims are prepared for.
+    pub dynamic: Arc<DynamicResources>,
     /// Whether the machine shuts down.
     pub shutdown: Shutdown,
     /// Pods have come or gone.

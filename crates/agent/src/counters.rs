@@ -141,6 +141,24 @@ static START: [f64; 25] = [
     0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
     600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 ];
+/// `prometheus.ExponentialBucketsRange(.1, 40, 15)`
+static DRA: [f64; 15] = [
+    0.1,
+    0.1534127404634391,
+    0.23535468936502524,
+    0.36106407876409946,
+    0.5539182980610752,
+    0.8497812409839363,
+    1.303672689737678,
+    1.9999999999999993,
+    3.068254809268781,
+    4.707093787300503,
+    7.221281575281985,
+    11.0783659612215,
+    16.995624819678717,
+    26.07345379475355,
+    39.99999999999997,
+];
 static RESIZE_MS: [f64; 14] = [
     10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 30000.0, 60000.0, 120000.0, 300000.0, 600000.0,
 ];
@@ -149,6 +167,10 @@ families! {
     HISTOGRAMS: Histogram;
     CSI_OPERATION = "csi_operations_seconds" ["driver_name", "method_name", "grpc_status_code", "migrated"] STORAGE
         "[ALPHA] Container Storage Interface operation duration with gRPC error code status total";
+    DRA_CALLS = "dra_grpc_operations_duration_seconds" ["driver_name", "method_name", "grpc_status_code"] DRA
+        "[ALPHA] Duration in seconds of the DRA gRPC operations";
+    DRA_OPERATIONS = "dra_operations_duration_seconds" ["operation_name", "is_error"] DRA
+        "[ALPHA] Latency histogram in seconds for the duration of handling all ResourceClaims referenced by a pod when the pod starts or stops. Identified by the name of the operation (PrepareResources or UnprepareResources) and separated by the success of the operation. The number of failed operations is provided through the histogram's overall count.";
     CONTAINERS_PER_POD = "kubelet_containers_per_pod_count" [] CONTAINER_NUMBERS
         "[ALPHA] The number of containers per pod.";
     DEVICE_ALLOCATION = "kubelet_device_plugin_alloc_duration_seconds" ["resource_name"] USUAL

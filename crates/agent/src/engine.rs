@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use image::DiskUse;
 use jiff::Timestamp;
 use net::traffic::Traffic;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -314,6 +314,8 @@ pub struct ContainerSpec {
     pub read_only_rootfs: bool,
     /// In order.
     pub mounts: Vec<Mount>,
+    /// Devices by what stands for them in CDI specs, for an engine that reads these itself.
+    pub cdi_devices: BTreeSet<String>,
     /// Permitted and bounding set, with `CAP_`.
     pub capabilities: Vec<String>,
     /// All devices, no masked paths, writable cgroups and /sys.

@@ -18,6 +18,7 @@ pub mod counters;
 pub mod credential_providers;
 pub mod devices;
 mod dir_watch;
+pub mod dra;
 pub mod engine;
 pub mod eviction;
 pub mod evictor;

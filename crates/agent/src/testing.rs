@@ -6,6 +6,7 @@ use crate::engine::*;
 use crate::images::{Credential, Image, ImageError, Images};
 use crate::network::{AttachRequest, NetworkError, PodNetwork};
 use api::Codec;
+use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
@@ -387,6 +388,7 @@ pub(crate) struct FakeCluster {
     pods: Mutex<BTreeMap<(String, String), Pod>>,
     config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
     claims: Mutex<BTreeMap<String, PersistentVolumeClaim>>,
+    resource_claims: Mutex<BTreeMap<String, ResourceClaim>>,
     volumes: Mutex<BTreeMap<String, PersistentVolume>>,
     drivers: Mutex<BTreeMap<String, Arc<CSIDriver>>>,
     attachments: Mutex<BTreeMap<String, VolumeAttachment>>,
@@ -433,6 +435,10 @@ impl FakeCluster {
     pub(crate) fn put_claim(&self, claim: PersistentVolumeClaim, volume: PersistentVolume) {
         self.claims.lock().insert(claim.name().to_owned(), claim);
         self.volumes.lock().insert(volume.name().to_owned(), volume);
+    }
+
+    pub(crate) fn put_resource_claim(&self, claim: ResourceClaim) {
+        self.resource_claims.lock().insert(claim.name().to_owned(), claim);
     }
 
     pub(crate) fn put_driver(&self, driver: CSIDriver) {
@@ -522,6 +528,11 @@ impl Cluster for FakeCluster {
 
     async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
         Ok(self.get_claim(name))
+    }
+
+    async fn resource_claim(&self, _: &str, name: &str) -> Result<ResourceClaim, ClusterError> {
+        let found = self.resource_claims.lock().get(name).cloned();
+        found.ok_or_else(|| ClusterError::NotFound(format!("resourceclaims.resource.k8s.io {name:?}")))
     }
 
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {

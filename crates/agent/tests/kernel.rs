@@ -8,6 +8,7 @@ use agent::network::{AttachRequest, NetworkError, PodNetwork};
 use agent::pod::spec::dns::ClusterDns;
 use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::RuntimeEngine};
 use api::Codec;
+use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
@@ -168,6 +169,9 @@ impl Cluster for OneCluster {
     }
     async fn read_node(&self) -> Result<Node, ClusterError> {
         Err(ClusterError::Failed("there is no node here".into()))
+    }
+    async fn resource_claim(&self, _: &str, name: &str) -> Result<ResourceClaim, ClusterError> {
+        Err(ClusterError::NotFound(name.into()))
     }
     async fn delete_pod(&self, pod: &Pod) -> Result<(), ClusterError> {
         if let Some(pod) = self.pods.lock().remove(pod.name()) {

@@ -12,6 +12,7 @@ use agent::evictor::Evictor;
 use agent::managers::Managers;
 use agent::node::{Machine, NodeKeeper, node_status};
 use agent::plugins::csi::{self, CsiPlugins};
+use agent::plugins::dra::{self, DraPlugins};
 use agent::plugins::{Handlers as PluginHandlers, PluginHandler, Registrar};
 use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
 use agent::stats::Collector;
@@ -263,7 +264,8 @@ async fn runs(
 
 /// What is done with plugins of the node, by their type.
 fn plugin_handlers(context: &Arc<agent::Context>, client: &Client) -> PluginHandlers {
-    PluginHandlers::from([(csi::KIND, Arc::new(CsiPlugins::new(context.clone(), client)) as Arc<dyn PluginHandler>)])
+    let csi: Arc<dyn PluginHandler> = Arc::new(CsiPlugins::new(context.clone(), client));
+    PluginHandlers::from([(csi::KIND, csi), (dra::KIND, Arc::new(DraPlugins::start(context.clone(), client)))])
 }
 
 fn feed(

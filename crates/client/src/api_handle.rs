@@ -125,6 +125,13 @@ impl<K: Object> Api<K> {
         self.bytes(Method::DELETE, url::<K>(namespace, name, ""), &[], Some("application/json"), body).await.map(drop)
     }
 
+    /// Deletes all that match.
+    pub async fn delete_collection(&self, params: &ListParams) -> Result<(), ClientError> {
+        let path = url::<K>(params.namespace.as_deref().unwrap_or_default(), "", "");
+        let body = delete_options(&DeleteParams::default());
+        self.bytes(Method::DELETE, path, &selectors(params), Some("application/json"), body).await.map(drop)
+    }
+
     /// POSTs a body of another kind to a subresource (`binding`, `eviction`, `token`) and decodes the answer as `A`.
     pub async fn post_subresource<A: api::Codec>(
         &self,

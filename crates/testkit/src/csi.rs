@@ -3,15 +3,14 @@
 //!
 //! Keeps what the interface promises: every call can be repeated, unpublishing removes the target.
 
+use crate::rpc::{self, Answer, answer, service_of};
 use async_trait::async_trait;
-use futures_util::stream::unfold;
 use node_api::csi::controller_server::{Controller, ControllerServer};
 use node_api::csi::identity_server::{Identity, IdentityServer};
 use node_api::csi::node_server::{Node, NodeServer};
 use node_api::csi::volume_capability::AccessType;
 use node_api::csi::*;
-use node_api::plugin_registration::registration_server::{Registration, RegistrationServer};
-use node_api::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+use node_api::plugin_registration::PluginInfo;
 use parking_lot::Mutex;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::BTreeMap;
@@ -22,11 +21,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 /// How a driver behaves.
 #[derive(Debug, Clone)]
@@ -55,12 +53,6 @@ struct State {
 pub struct CsiFixture {
     options: Arc<CsiOptions>,
     state: Arc<Mutex<State>>,
-}
-
-type Answer<T> = Result<Response<T>, Status>;
-
-fn answer<T>(message: T) -> Answer<T> {
-    Ok(Response::new(message))
 }
 
 fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Status {
@@ -99,13 +91,18 @@ impl CsiFixture {
             controller: ControllerServer::new(self.clone()),
             node: NodeServer::new(self.clone()),
         };
-        listen(socket, services)
+        rpc::listen(socket, services)
     }
 
     /// Offers the driver that serves at `endpoint` for registration at `socket`.
     pub fn register(&self, socket: &Path, endpoint: &Path) -> std::io::Result<JoinHandle<()>> {
-        let registrar = Registrar { name: self.options.name.clone(), endpoint: endpoint.display().to_string() };
-        listen(socket, RegistrationServer::new(registrar))
+        let driver = PluginInfo {
+            r#type: "CSIPlugin".into(),
+            name: self.options.name.clone(),
+            endpoint: endpoint.display().to_string(),
+            supported_versions: vec!["1.0.0".into()],
+        };
+        rpc::register(socket, driver)
     }
 
     fn note(&self, call: &'static str, about: &str) -> Result<(), Status> {
@@ -154,23 +151,6 @@ fn is_mounted(path: &Path) -> Result<bool, Status> {
     Ok(table.lines().any(|line| line.split(' ').nth(4) == Some(path.as_str())))
 }
 
-fn listen<S>(socket: &Path, service: S) -> std::io::Result<JoinHandle<()>>
-where
-    S: tower_service::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send,
-{
-    let listener = UnixListener::bind(socket)?;
-    let incoming = unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) });
-    Ok(base::tasks::spawn("csi driver", async move {
-        let served = tonic::transport::Server::builder().serve_with_incoming(service, Box::pin(incoming)).await;
-        // Whoever asks sees that nobody answers.
-        drop(served);
-    }))
-}
-
 /// The services of one socket, by the beginning of the path.
 #[derive(Debug, Clone)]
 struct Services {
@@ -189,33 +169,11 @@ impl tower_service::Service<http::Request<Body>> for Services {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default().to_owned();
-        match service.as_str() {
+        match service_of(&request).as_str() {
             <ControllerServer<CsiFixture> as NamedService>::NAME => self.controller.call(request),
             <NodeServer<CsiFixture> as NamedService>::NAME => self.node.call(request),
             _ => self.identity.call(request),
         }
-    }
-}
-
-struct Registrar {
-    name: String,
-    endpoint: String,
-}
-
-#[async_trait]
-impl Registration for Registrar {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Answer<PluginInfo> {
-        answer(PluginInfo {
-            r#type: "CSIPlugin".into(),
-            name: self.name.clone(),
-            endpoint: self.endpoint.clone(),
-            supported_versions: vec!["1.0.0".into()],
-        })
-    }
-
-    async fn notify_registration_status(&self, _: Request<RegistrationStatus>) -> Answer<RegistrationStatusResponse> {
-        answer(RegistrationStatusResponse {})
     }
 }
 

@@ -8,6 +8,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, Refer
 use api::k8s::api::authentication::v1::{BoundObjectReference, TokenRequest as ApiTokenRequest, TokenRequestSpec};
 use api::k8s::api::core::v1::ObjectReference as EventTarget;
 use api::k8s::api::node::v1::RuntimeClass;
+use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
 use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
@@ -174,6 +175,10 @@ impl Cluster for ApiCluster {
 
     async fn claim(&self, namespace: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
         self.options.client.api::<PersistentVolumeClaim>().find(namespace, name).await.map_err(failed)
+    }
+
+    async fn resource_claim(&self, namespace: &str, name: &str) -> Result<ResourceClaim, ClusterError> {
+        self.options.client.api::<ResourceClaim>().get(namespace, name).await.map_err(failed)
     }
 
     async fn persistent_volume(&self, name: &str) -> Result<Option<PersistentVolume>, ClusterError> {

@@ -1,11 +1,14 @@
 //! The agent with fakes around it, in paused time.
 
 use super::*;
+use crate::dra::drivers::Version;
+use crate::engine::Handlers;
 use crate::pod::fixture::{object, pod};
 use crate::pod::spec::dns::ClusterDns;
 use crate::testing::{FakeCluster, FakeEngine, FakeImages, FakeNetwork, TokioClock};
 use base::SeededRandom;
 use std::future::Future;
+use testkit::{DraFixture, DraOptions};
 
 /// A node with its machine; the agent on it can be restarted.
 struct World {
@@ -15,6 +18,7 @@ struct World {
     network: Arc<FakeNetwork>,
     cluster: Arc<FakeCluster>,
     clock: Arc<dyn Clock>,
+    handlers: Handlers,
 }
 
 struct Running {
@@ -32,6 +36,7 @@ impl World {
             network: Arc::default(),
             cluster: Arc::default(),
             clock: TokioClock::shared(),
+            handlers: Handlers::Own,
         }
     }
 
@@ -59,7 +64,11 @@ impl World {
             shutdown: crate::shutdown::Settings::new(Duration::from_secs(30), Duration::from_secs(10), None)
                 .expect("valid"),
             labels: BTreeMap::new(),
-            runtime: crate::engine::RuntimeInfo { name: "dhow".into(), ..Default::default() },
+            runtime: crate::engine::RuntimeInfo {
+                name: "dhow".into(),
+                handlers: self.handlers.clone(),
+                ..Default::default()
+            },
         }
     }
 
@@ -535,4 +544,52 @@ async fn a_pod_that_the_node_needs_gets_room_from_others() {
     let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]";
     assert_eq!(refused.message.as_deref(), Some(why));
     agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn devices_of_claims_are_prepared_before_the_pod_and_undone_before_it_is_over() {
+    let world = World { handlers: Handlers::Foreign(Vec::new()), ..World::new() };
+    let driver = DraFixture::new(DraOptions {
+        name: "d.example".into(),
+        cdi: world.dir.path().join("cdi"),
+        services: vec!["v1.DRAPlugin".into()],
+    });
+    let socket = world.dir.path().join("dra.sock");
+    let server = driver.serve(&socket).expect("a socket");
+    world.cluster.put_resource_claim(object(
+        r#"{"apiVersion":"resource.k8s.io/v1","kind":"ResourceClaim","metadata":{"name":"gpu","namespace":"default","uid":"cu"},"spec":{},
+            "status":{"reservedFor":[{"resource":"pods","name":"web","uid":"1-2-3"}],
+                "allocation":{"devices":{"results":[{"driver":"d.example","pool":"pool","device":"gpu","request":"r"}]}}}}"#,
+    ));
+    let agent = world.start();
+    world.cluster.put(pod(
+        r#"{"nodeName":"n1","containers":[{"name":"a","image":"nginx","resources":{"claims":[{"name":"c"}]}}],
+            "resourceClaims":[{"name":"c","resourceClaimName":"gpu"}],"restartPolicy":"Never"}"#,
+    ));
+    let missing = "Warning FailedPrepareDynamicResources \"Failed to prepare dynamic resources: prepare dynamic resources: DRA driver d.example is not registered\"";
+    until("it is told what is missing", || async { world.cluster.events().iter().any(|e| e == missing) }).await;
+    agent.handle.context.dynamic.drivers.add("d.example", &socket, Version::V1).expect("it is new");
+    until_phase(&world, "web", "Running").await;
+    let spec = world.engine.spec_of("a").expect("it runs");
+    assert_eq!(spec.cdi_devices, BTreeSet::from(["d.example/device=cu".to_owned()]));
+    let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("written");
+    let health = statuses[0].allocated_resources_status.as_ref().expect("it has a device");
+    assert_eq!(health[0].name, "claim:c");
+
+    // Killed now, the agent still knows what it has prepared; the pod is over only once that is undone.
+    agent.stop().await;
+    driver.refuse("unprepare", Some("stuck"));
+    let agent = world.start();
+    agent.handle.context.dynamic.drivers.add("d.example", &socket, Version::V1).expect("it is new");
+    let (sandbox, id) = world.engine.running("a").expect("it runs");
+    world.engine.end(&sandbox, &id, 0, world.clock.now());
+    until("the driver is asked", || async { driver.calls().iter().filter(|c| *c == "unprepare gpu").count() > 2 })
+        .await;
+    assert_eq!(world.phase("web"), "Running");
+    driver.refuse("unprepare", None);
+    until_phase(&world, "web", "Succeeded").await;
+    assert_eq!(driver.calls().iter().filter(|c| *c == "prepare gpu").count(), 1);
+    assert_eq!(agent.handle.context.dynamic.in_use(), BTreeMap::from([("<any>".to_owned(), 0)]));
+    agent.stop().await;
+    server.abort();
 }

@@ -23,12 +23,14 @@ pub struct Grant {
     pub groups: Vec<u32>,
     /// Programs of the node that take part in the making of the container.
     pub hooks: runtime::Hooks,
+    /// Devices that CDI specs tell of.
+    pub cdi_devices: BTreeSet<String>,
 }
 
 impl Grant {
     /// From the plugins' answers. Of two that want the same place the first has it.
     pub fn of<'a>(answers: impl Iterator<Item = &'a [u8]>) -> Result<Grant, String> {
-        let (mut grant, mut names) = (Grant::default(), BTreeSet::new());
+        let mut grant = Grant::default();
         for answer in answers {
             let answer = ContainerAllocateResponse::decode(answer).map_err(|e| base::chain(&e))?;
             for (name, value) in answer.envs {
@@ -47,12 +49,18 @@ impl Grant {
                 let found = device_files(from, to, &device.permissions);
                 grant.add_devices(found.map_err(|e| format!("error gathering device information {from:?}: {e}"))?);
             }
-            names.extend(answer.cdi_devices.into_iter().map(|d| d.name));
-        }
-        if !names.is_empty() {
-            grant.add_needs(cdi::needs(&names, &cdi::Specs::read(cdi::DIRS))?);
+            grant.cdi_devices.extend(answer.cdi_devices.into_iter().map(|d| d.name));
         }
         Ok(grant)
+    }
+
+    /// Adds what the CDI specs of the node say that its CDI devices need.
+    pub fn resolve(&mut self) -> Result<(), String> {
+        let names = std::mem::take(&mut self.cdi_devices);
+        if !names.is_empty() {
+            self.add_needs(cdi::needs(&names, &cdi::Specs::read(cdi::DIRS))?);
+        }
+        Ok(())
     }
 
     fn add_needs(&mut self, needs: cdi::Needs) {
@@ -102,6 +110,7 @@ impl Grant {
         spec.devices.splice(0..0, self.devices);
         spec.user.groups.extend(self.groups);
         spec.hooks.extend(self.hooks);
+        spec.cdi_devices.extend(self.cdi_devices);
     }
 }
 

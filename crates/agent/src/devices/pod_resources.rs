@@ -8,7 +8,7 @@ use crate::counters::{self, Counter};
 use crate::managers::memories::Block;
 use crate::pod::view;
 use crate::pod::worker::PodView;
-use api::k8s::api::core::v1::Pod;
+use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
 use futures_util::stream::unfold;
 use node_api::pod_resources::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
@@ -72,19 +72,19 @@ impl Lister {
 
     fn resources(&self, pod: &Pod) -> PodResources {
         let sidecars = view::init_containers(pod).iter().filter(|c| view::is_sidecar(c));
-        let container = |name: &String| ContainerResources {
-            name: name.clone(),
+        let container = |c: &Container| ContainerResources {
+            name: c.name.clone(),
             devices: self.context.devices.with_registry(|registry| {
-                registry.held(pod.uid(), name).flat_map(|(resource, held)| devices_of(resource, held)).collect()
+                registry.held(pod.uid(), &c.name).flat_map(|(resource, held)| devices_of(resource, held)).collect()
             }),
-            cpu_ids: self.context.managers.cpus.alone(pod.uid(), name),
-            memory: self.context.managers.memories.of(pod.uid(), name).into_iter().map(memory).collect(),
-            ..ContainerResources::default()
+            cpu_ids: self.context.managers.cpus.alone(pod.uid(), &c.name),
+            memory: self.context.managers.memories.of(pod.uid(), &c.name).into_iter().map(memory).collect(),
+            dynamic_resources: self.context.dynamic.shown(pod, c),
         };
         PodResources {
             name: pod.name().to_owned(),
             namespace: pod.namespace().to_owned(),
-            containers: sidecars.chain(view::app_containers(pod)).map(|c| container(&c.name)).collect(),
+            containers: sidecars.chain(view::app_containers(pod)).map(container).collect(),
         }
     }
 }

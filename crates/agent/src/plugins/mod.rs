@@ -10,6 +10,7 @@
 //! deregisters nothing.
 
 pub mod csi;
+pub mod dra;
 
 use crate::dir_watch::DirWatch;
 use async_trait::async_trait;
@@ -70,12 +71,16 @@ pub async fn connect(socket: &Path) -> Result<Channel, String> {
 
 /// An answer's error as Go's gRPC prints it.
 pub fn rpc_error(status: &tonic::Status) -> String {
-    let code = match status.code() {
+    format!("rpc error: code = {} desc = {}", code_name(status.code()), status.message())
+}
+
+/// How it ended, in Go's words.
+pub fn code_name(code: tonic::Code) -> String {
+    match code {
         tonic::Code::Ok => "OK".to_owned(),
         tonic::Code::Cancelled => "Canceled".to_owned(),
         other => format!("{other:?}"),
-    };
-    format!("rpc error: code = {code} desc = {}", status.message())
+    }
 }
 
 /// Ends a call that takes too long as gRPC does.

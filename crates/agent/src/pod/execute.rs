@@ -16,7 +16,8 @@ use crate::cluster::ClusterError;
 use crate::context::Context;
 use crate::counters::{self, Counter};
 use crate::engine::{
-    ContainerSpec, EngineError, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, SandboxSpec, Seccomp, User,
+    ContainerSpec, EngineError, Handlers, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, SandboxSpec, Seccomp,
+    User,
 };
 use crate::images::{Credential, Image, ImageError};
 use crate::network::{AttachRequest, HostPort};
@@ -115,6 +116,8 @@ impl Executor {
         match action {
             PodAction::MountVolumes => self.mount_volumes().await,
             PodAction::UnmountVolumes => self.unmount_volumes().await,
+            PodAction::PrepareClaims => self.prepare_claims().await,
+            PodAction::UndoClaims => self.undo_claims().await,
             PodAction::CreateSandbox { attempt } => self.create_sandbox(attempt).await,
             PodAction::StopSandbox { id } => {
                 self.take_down(&id).await;
@@ -174,6 +177,29 @@ impl Executor {
             tokio::time::sleep(backoff.fail()).await;
         }
         self.tell(Observation::VolumesUnmounted);
+    }
+
+    // === claims ===
+
+    async fn prepare_claims(&self) {
+        let dynamic = &self.context.dynamic;
+        match dynamic.prepare(&self.pod).await {
+            Ok(()) => self.tell(Observation::ClaimsPrepared(dynamic.statuses(&self.pod))),
+            Err(error) => {
+                let text = format!("Failed to prepare dynamic resources: {error}");
+                self.events.record(&self.pod, None, true, "FailedPrepareDynamicResources", &text);
+                self.tell(Observation::ClaimsFailed);
+            }
+        }
+    }
+
+    async fn undo_claims(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), STUBBORN);
+        while let Err(error) = self.context.dynamic.unprepare(self.uid()).await {
+            tracing::warn!(pod = view::describe(&self.pod), error, "failed to undo what was prepared");
+            tokio::time::sleep(backoff.fail()).await;
+        }
+        self.tell(Observation::ClaimsUndone);
     }
 
     // === sandbox ===
@@ -576,7 +602,12 @@ impl Executor {
         }
         spec.resources.cpuset = context.managers.cpus.of(pod.uid(), &c.name);
         spec.resources.memory_nodes = context.managers.memories.nodes(pod.uid(), &c.name);
-        context.devices.ready(pod.uid(), &c.name).await?.apply(&mut spec);
+        let mut grant = context.devices.ready(pod.uid(), &c.name).await?;
+        grant.cdi_devices.extend(context.dynamic.cdi_devices(pod, c)?);
+        if context.config.runtime.handlers == Handlers::Own {
+            grant.resolve()?;
+        }
+        grant.apply(&mut spec);
         // Last, so that nothing is left behind by a spec that cannot be formed.
         for mount in c.volume_mounts.iter().flatten() {
             let Some(image) = pulled.volumes.get(&mount.name) else { continue };
@@ -841,6 +872,7 @@ pub fn broken_off(action: &PodAction) -> Option<Observation> {
     let container = |c: &String| c.clone();
     Some(match action {
         PodAction::MountVolumes => Observation::VolumesFailed,
+        PodAction::PrepareClaims => Observation::ClaimsFailed,
         PodAction::CreateSandbox { .. } => Observation::SandboxFailed,
         PodAction::PullImage { container: c, .. } => {
             Observation::PullFailed { container: container(c), reason: "ErrImagePull".into(), message: TEXT.into() }
@@ -864,6 +896,7 @@ pub fn broken_off(action: &PodAction) -> Option<Observation> {
             Observation::Resized { to: to.clone(), running: running.clone(), error: Some(TEXT.into()) }
         }
         PodAction::UnmountVolumes
+        | PodAction::UndoClaims
         | PodAction::StopSandbox { .. }
         | PodAction::RemoveSandbox { .. }
         | PodAction::Signal { .. }

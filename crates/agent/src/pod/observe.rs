@@ -6,11 +6,12 @@
 use super::allocation::{Allocation, Pending, Progress, Refusal};
 use super::plan::ProbeKind;
 use super::seen::{
-    ContainerSeen, Doing, Ending, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage,
+    Claims, ContainerSeen, Doing, Ending, Exit, FIRST_PAUSE, LONGEST_PAUSE, PostStart, ProbeSeen, Probes, PulledImage,
 };
 use super::seen::{Run, Running, Sandbox, Seen, StopStage, Volumes, Waiting, signed};
 use super::view;
 use crate::devices::registry::Health;
+use crate::dra::book::Statuses;
 use api::k8s::api::core::v1::{Pod, Probe};
 use jiff::Timestamp;
 use std::net::IpAddr;
@@ -25,6 +26,12 @@ pub enum Observation {
     VolumesFailed,
     /// All volumes are taken down.
     VolumesUnmounted,
+    /// All claims are prepared.
+    ClaimsPrepared(Statuses),
+    /// A claim could not be prepared.
+    ClaimsFailed,
+    /// Nothing is prepared for the pod any more.
+    ClaimsUndone,
     /// A sandbox is ready.
     SandboxCreated {
         /// The engine's id.
@@ -144,6 +151,8 @@ pub enum Observation {
     },
     /// Devices of the pod are better or worse.
     Devices(Health),
+    /// The same of what its claims gave it.
+    DynamicDevices(Statuses),
     /// Another pod has given resources of the node back.
     RoomMade,
     /// A ConfigMap, Secret or Service that the pod refers to has changed: what failed for want of it is tried at once.
@@ -203,6 +212,16 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             seen.volumes = Volumes::Failed { retry_at: now + signed(pause), pause };
         }
         Observation::VolumesUnmounted => seen.volumes = Volumes::Unmounted,
+        Observation::ClaimsPrepared(statuses) => {
+            seen.claims = Claims::Prepared;
+            seen.dynamic = statuses;
+        }
+        Observation::ClaimsFailed => {
+            let pause = next_pause(seen.last_claims_pause.unwrap_or_default());
+            seen.last_claims_pause = Some(pause);
+            seen.claims = Claims::Due { retry_at: Some(now + signed(pause)) };
+        }
+        Observation::ClaimsUndone => seen.claims = Claims::Undone,
         Observation::SandboxCreated { id, ips } => sandbox_created(pod, seen, id, ips),
         Observation::SandboxFailed => {
             let pause = FIRST_PAUSE;
@@ -210,7 +229,12 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
         }
         Observation::SandboxStopped => sandbox_stopped(seen),
         Observation::SandboxLost => sandbox_lost(seen, now),
-        Observation::SandboxRemoved => seen.sandbox = Sandbox::None,
+        Observation::SandboxRemoved => {
+            seen.sandbox = Sandbox::None;
+            if seen.claims == Claims::Prepared {
+                seen.claims = Claims::Due { retry_at: None };
+            }
+        }
         Observation::StatusWritten { terminal } => seen.terminal_reported |= terminal,
         Observation::DeleteFailed => {
             seen.deleting = false;
@@ -229,6 +253,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             }
         }
         Observation::Devices(health) => seen.devices = health,
+        Observation::DynamicDevices(statuses) => seen.dynamic = statuses,
         Observation::RoomMade => {
             if let Some(pending) = seen.resize.pending.as_mut().filter(|p| !p.infeasible) {
                 pending.again = true;

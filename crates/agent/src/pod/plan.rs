@@ -1,9 +1,9 @@
 //! [`plan`]: what the spec asks for and what the node has seen become what to do next. The whole pod contract is here.
 //!
 //! ```text
-//!  volumes ─▶ sandbox ─▶ init 1 ─▶ init 2 ─▶ … ─▶ app containers (start one after the other, pull side by side)
+//!  volumes ─▶ claims ─▶ sandbox ─▶ init 1 ─▶ init 2 ─▶ … ─▶ app containers (start one after the other, pull side by side)
 //!                          each:  pull ─▶ start ─▶ postStart ─▶ probes ─▶ … ─▶ exit ─▶ back-off ─▶ pull ─▶ start …
-//!  ending:  preStop ─▶ TERM ─▶ (grace) ─▶ KILL ─▶ exits ─▶ stop sandbox ─▶ volumes down ─▶ terminal status ─▶ delete
+//!  ending:  preStop ─▶ TERM ─▶ (grace) ─▶ KILL ─▶ exits ─▶ stop sandbox ─▶ claims undone ─▶ volumes down ─▶ terminal status ─▶ delete
 //! ```
 //!
 //! Pure: values in, values out; the time is an argument and `wake_at` says when to ask again even if nothing happens.
@@ -16,10 +16,11 @@
 use super::allocation::{self, Allocation};
 use super::observe::next_restart;
 use super::seen::{
-    ContainerSeen, Doing, Ending, PostStart, ProbeSeen, PulledImage, Run, Sandbox, Seen, Stop, StopStage, Volumes,
-    Waiting, signed,
+    Claims, ContainerSeen, Doing, Ending, PostStart, ProbeSeen, PulledImage, Run, Sandbox, Seen, Stop, StopStage,
+    Volumes, Waiting, signed,
 };
 use super::view::{self, Role};
+use crate::dra::uses::uses_any;
 use api::k8s::api::core::v1::{Container, Pod, Probe};
 use jiff::Timestamp;
 use std::time::Duration;
@@ -31,6 +32,10 @@ pub enum PodAction {
     MountVolumes,
     /// Take down all volumes.
     UnmountVolumes,
+    /// Have all claims to devices prepared.
+    PrepareClaims,
+    /// Have that undone.
+    UndoClaims,
     /// Make the sandbox and its network.
     CreateSandbox {
         /// Counts from 0.
@@ -357,6 +362,23 @@ impl Planner<'_> {
         false
     }
 
+    /// As upstream (`SyncPod` in kuberuntime_manager.go), before a sandbox is made and not while it is there.
+    fn claims_ready(&mut self) -> bool {
+        match self.seen.claims {
+            _ if !uses_any(self.pod) => return true,
+            Claims::Prepared => return true,
+            Claims::Preparing | Claims::Undoing => return false,
+            Claims::Due { retry_at: Some(retry_at) } if self.now < retry_at => {
+                self.wake(retry_at);
+                return false;
+            }
+            Claims::Due { .. } | Claims::Unknown | Claims::Undone => {}
+        }
+        self.seen.claims = Claims::Preparing;
+        self.actions.push(PodAction::PrepareClaims);
+        false
+    }
+
     fn sandbox_ready(&mut self) -> bool {
         match self.seen.sandbox.clone() {
             Sandbox::Ready { .. } => return true,
@@ -380,6 +402,9 @@ impl Planner<'_> {
         }
         if !self.goes_on_in_new_sandbox() {
             self.seen.ending = Some(Ending::Completed);
+            return false;
+        }
+        if !self.claims_ready() {
             return false;
         }
         self.seen.sandbox = Sandbox::Creating;
@@ -795,7 +820,7 @@ impl Planner<'_> {
             }
         }
         self.advance_stops();
-        if busy || !self.sandbox_stopped() || !self.volumes_down() {
+        if busy || !self.sandbox_stopped() || !self.claims_undone() || !self.volumes_down() {
             return;
         }
         if self.seen.object_gone {
@@ -819,6 +844,18 @@ impl Planner<'_> {
             Sandbox::Ready { id } | Sandbox::Lost { id } => {
                 self.seen.sandbox = Sandbox::Stopping { id: id.clone() };
                 self.actions.push(PodAction::StopSandbox { id });
+                false
+            }
+        }
+    }
+
+    fn claims_undone(&mut self) -> bool {
+        match self.seen.claims {
+            Claims::Unknown | Claims::Undone => true,
+            Claims::Preparing | Claims::Undoing => false,
+            Claims::Prepared | Claims::Due { .. } => {
+                self.seen.claims = Claims::Undoing;
+                self.actions.push(PodAction::UndoClaims);
                 false
             }
         }

@@ -85,6 +85,9 @@ impl Script {
             "mounted" => Observation::VolumesMounted,
             "mount-failed" => Observation::VolumesFailed,
             "unmounted" => Observation::VolumesUnmounted,
+            "prepared" => Observation::ClaimsPrepared(BTreeMap::new()),
+            "prepare-failed" => Observation::ClaimsFailed,
+            "undone" => Observation::ClaimsUndone,
             "sandbox" => Observation::SandboxCreated { id: format!("s{}", self.seen.attempts), ips: ips() },
             "sandbox-failed" => Observation::SandboxFailed,
             "sandbox-lost" => Observation::SandboxLost,
@@ -197,6 +200,8 @@ impl Script {
         Some(match action {
             PodAction::MountVolumes => Observation::VolumesMounted,
             PodAction::UnmountVolumes => Observation::VolumesUnmounted,
+            PodAction::PrepareClaims => Observation::ClaimsPrepared(BTreeMap::new()),
+            PodAction::UndoClaims => Observation::ClaimsUndone,
             PodAction::CreateSandbox { .. } => {
                 Observation::SandboxCreated { id: format!("s{}", self.seen.attempts), ips: ips() }
             }
@@ -299,6 +304,8 @@ fn describe(action: &PodAction) -> String {
     match action {
         PodAction::MountVolumes => "mount volumes".into(),
         PodAction::UnmountVolumes => "unmount volumes".into(),
+        PodAction::PrepareClaims => "prepare claims".into(),
+        PodAction::UndoClaims => "undo claims".into(),
         PodAction::CreateSandbox { attempt } => format!("create sandbox {attempt}"),
         PodAction::StopSandbox { id } => format!("stop sandbox {id}"),
         PodAction::RemoveSandbox { id } => format!("remove sandbox {id}"),

@@ -26,6 +26,8 @@ pub struct Seen {
     pub ips: Vec<IpAddr>,
     /// The pod's volumes.
     pub volumes: Volumes,
+    /// The pod's claims to devices.
+    pub claims: Claims,
     /// By container name.
     pub containers: BTreeMap<String, ContainerSeen>,
     /// Set once, when the pod must end; never unset.
@@ -44,6 +46,8 @@ pub struct Seen {
     pub delete_retry_at: Option<Timestamp>,
     /// The pause after the last failed mount.
     pub last_volume_pause: Option<Duration>,
+    /// The same of claims.
+    pub last_claims_pause: Option<Duration>,
     /// Ids of ended runs whose files can go.
     pub leftovers: Vec<String>,
     /// Exits that were reported before the start.
@@ -58,6 +62,8 @@ pub struct Seen {
     pub restarting_all: bool,
     /// The devices of its containers, and which of them are well.
     pub devices: crate::devices::registry::Health,
+    /// The same of what claims gave them.
+    pub dynamic: crate::dra::book::Statuses,
 }
 
 /// A run that ended before its start was reported.
@@ -139,6 +145,34 @@ pub enum Volumes {
     Unmounting,
     /// Taken down.
     Unmounted,
+}
+
+/// The pod's claims to devices. A pod without claims leaves them as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub enum Claims {
+    /// No driver has heard of them yet.
+    #[default]
+    Unknown,
+    /// Being prepared.
+    Preparing,
+    /// Prepared.
+    Prepared,
+    /// To be prepared, and drivers may know of them: it was tried, or it was for a sandbox that is gone.
+    Due {
+        /// Not earlier, after a failure.
+        retry_at: Option<Timestamp>,
+    },
+    /// Being undone.
+    Undoing,
+    /// Undone.
+    Undone,
+}
+
+impl Claims {
+    /// Whether drivers may have something prepared.
+    fn are_held(&self) -> bool {
+        !matches!(self, Claims::Unknown | Claims::Undone)
+    }
 }
 
 /// What the node knows of one container.
@@ -428,6 +462,12 @@ impl Seen {
             Volumes::Unmounting => Volumes::Pending,
             other => other,
         };
+        self.claims = match self.claims {
+            Claims::Preparing | Claims::Due { .. } | Claims::Undoing => Claims::Due { retry_at: None },
+            // The machine may have been started anew; what runs has its devices.
+            Claims::Prepared if self.sandbox.ready().is_none() => Claims::Due { retry_at: None },
+            other => other,
+        };
         for container in self.containers.values_mut() {
             container.doing = Doing::Nothing;
             container.image = None;
@@ -457,9 +497,9 @@ impl Seen {
         self.containers.get(name)
     }
 
-    /// Whether a process of the pod may still run (`PodCouldHaveRunningContainers`).
+    /// Whether a process of the pod may still run, or devices of it are still prepared (`PodCouldHaveRunningContainers`).
     pub fn may_run(&self) -> bool {
-        self.anything_runs() || self.containers.values().any(|c| c.running().is_some())
+        self.anything_runs() || self.claims.are_held() || self.containers.values().any(|c| c.running().is_some())
     }
 
     /// A container that was stopped only to be started again is about to run: what it looks like meanwhile is worth no word

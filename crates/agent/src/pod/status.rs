@@ -170,7 +170,10 @@ fn container_status(
         out.resources = Some(actual.unwrap_or(granted));
     }
     if role == Role::App {
-        out.allocated_resources_status = seen.devices.get(&c.name).map(device_status);
+        let devices = seen.devices.get(&c.name).map(device_status).into_iter().flatten();
+        let all: Vec<ResourceStatus> =
+            devices.chain(seen.dynamic.get(&c.name).into_iter().flatten().cloned()).collect();
+        out.allocated_resources_status = (!all.is_empty()).then_some(all);
     }
     explain_waiting(pod, &mut out, s, c, role);
     set_readiness(&mut out, s, c, role);

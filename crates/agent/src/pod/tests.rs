@@ -973,3 +973,74 @@ fn a_sidecars_rule_restarts_all_containers_even_those_that_do_not_heed_term() {
         "#]],
     );
 }
+
+const CLAIM: &str = r#"{"containers":[{"name":"a","image":"nginx"}],"resourceClaims":[{"name":"c","resourceClaimName":"gpu"}],"terminationGracePeriodSeconds":0}"#;
+
+#[test]
+fn claims_are_prepared_before_the_sandbox_and_undone_after_it() {
+    check_pod(
+        CLAIM,
+        "+1 status-written\n+1 delete 0\nexit a 0\nstatus-written\n+1 gone",
+        expect![[r#"
+        [  0] bound
+              mount volumes
+              prepare claims
+              create sandbox 0
+              pull nginx for a (IfNotPresent)
+              start a #0
+              = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        [  1] status-written
+        [  2] delete 0
+              event Normal Killing a "Stopping container a"
+              SIGTERM to a1
+              wake at 4
+        [  2] exit a 0
+              stop sandbox s1
+              remove a1
+              undo claims
+              unmount volumes
+              = Succeeded | a Completed=0 | Initialized
+        [  2] status-written
+              delete object
+        [  3] gone
+              remove sandbox s1
+              forget
+    "#]],
+    );
+}
+
+#[test]
+fn claims_are_prepared_again_after_failures_and_restarts() {
+    check_slow_pod(
+        CLAIM,
+        "mounted\nprepare-failed\n+1 prepare-failed\n+1 restart-agent\nmounted\nprepared\nsandbox-failed\n+1 restart-agent\nmounted\nprepared\nsandbox",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  = Pending | a ContainerCreating | Initialized
+            [  0] mounted
+                  prepare claims
+            [  0] prepare-failed
+                  wake at 0
+            [  1] prepare-failed
+                  wake at 2
+            [  2] restart-agent
+                  mount volumes
+            [  2] mounted
+                  prepare claims
+            [  2] prepared
+                  create sandbox 0
+            [  2] sandbox-failed
+                  wake at 12
+            [  3] restart-agent
+                  mount volumes
+            [  3] mounted
+                  prepare claims
+            [  3] prepared
+                  create sandbox 1
+            [  3] sandbox
+                  pull nginx for a (IfNotPresent)
+                  = Pending | a ContainerCreating | PodReadyToStartContainers,Initialized
+        "#]],
+    );
+}

@@ -46,6 +46,7 @@ impl Numbers for AgentNumbers {
             shutdown: Times::load(&context.config.data_dir),
             counters: Some(&context.counters),
             cpus: context.managers.cpus.numbers(),
+            dynamic: context.dynamic.in_use(),
             resizes: stats::count_resizes(&views),
             volumes: stats::count_volumes(&views, |pod| context.volumes.plugins(pod)),
             resident,

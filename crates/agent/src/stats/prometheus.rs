@@ -266,6 +266,8 @@ pub struct Own<'a> {
     pub counters: Option<&'a Counters>,
     /// Processors, if containers can have some for themselves.
     pub cpus: Option<cpus::Numbers>,
+    /// Claims to devices that are prepared, by driver.
+    pub dynamic: BTreeMap<String, usize>,
     /// Resizes that are not granted, by reason, and those under way.
     pub resizes: (BTreeMap<String, usize>, usize),
     /// Volumes by plugin and state.
@@ -349,6 +351,14 @@ fn managed(out: &mut String, own: &Own<'_>) {
         gauge(out, "kubelet_cpu_manager_exclusive_cpu_allocation_count", help, &[], all);
         let help = "[ALPHA] The size of the shared CPU pool for non-guaranteed QoS pods, in millicores.";
         gauge(out, "kubelet_cpu_manager_shared_pool_size_millicores", help, &[], cpus.free * 1000);
+    }
+    let help = "[ALPHA] The number of ResourceClaims that are currently in use on the node, by driver name (driver_name label value) and across \
+                all drivers (special value <any> for driver_name). Note that the sum of all by-driver counts is not the total number of \
+                in-use ResourceClaims because the same ResourceClaim might use devices from different drivers. Instead, use the count for \
+                the <any> driver_name.";
+    let mut family = Family::new(out, "dra_resource_claims_in_use", "gauge", help);
+    for (driver, count) in &own.dynamic {
+        family.value(&[("driver_name", driver)], count, None);
     }
     let (pending, in_progress) = &own.resizes;
     let help = "[ALPHA] Number of in-progress resizes for pods.";

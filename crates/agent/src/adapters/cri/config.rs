@@ -12,10 +12,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use node_api::cri::security_profile::ProfileType;
 use node_api::cri::{
-    Capability, ContainerConfig, ContainerMetadata, IdMapping, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
-    SecurityProfile, Signal, SupplementalGroupsPolicy, UserNamespace,
+    Capability, CdiDevice, ContainerConfig, ContainerMetadata, IdMapping, ImageSpec, Int64Value, KeyValue,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, PortMapping, Protocol, SecurityProfile, Signal, SupplementalGroupsPolicy, UserNamespace,
 };
 use node_api::cri::{ContainerUser as CriUser, Device as CriDevice, Mount as CriMount};
 use prost::Message as _;
@@ -118,6 +118,7 @@ pub(super) fn container(spec: &ContainerSpec, sandbox: &PodSandboxConfig) -> Con
         envs: spec.env.iter().map(|(k, v)| KeyValue { key: k.clone(), value: v.clone().into_bytes() }).collect(),
         mounts: spec.mounts.iter().map(|m| mount(m, sandbox)).collect(),
         devices: spec.devices.iter().map(device).collect(),
+        cdi_devices: spec.cdi_devices.iter().map(|name| CdiDevice { name: name.clone() }).collect(),
         labels,
         annotations: spec.labels.iter().map(|(k, v)| (format!("{LABEL}{k}"), v.clone())).collect(),
         log_path: log_path.display().to_string(),

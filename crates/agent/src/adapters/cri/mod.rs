@@ -214,9 +214,6 @@ impl CriRuntime {
 
     /// Makes a container, starts it and gives its id.
     async fn create_and_start(&self, spec: &ContainerSpec, sandbox: PodSandboxConfig) -> Result<Started, EngineError> {
-        if !spec.hooks.is_empty() {
-            return Err(EngineError::Unsupported("hooks of CDI specs in a foreign runtime".into()));
-        }
         let request = CreateContainerRequest {
             pod_sandbox_id: spec.sandbox.clone(),
             config: Some(config::container(spec, &sandbox)),

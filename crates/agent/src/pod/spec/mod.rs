@@ -19,7 +19,7 @@ use crate::network::HostPort;
 use crate::swap::Swap;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -162,6 +162,7 @@ pub fn container_spec(pod: &Pod, c: &Container, input: ContainerInput<'_>) -> Re
         rootfs: input.rootfs,
         read_only_rootfs: context.read_only_root_filesystem == Some(true),
         mounts: input.mounts,
+        cdi_devices: BTreeSet::new(),
         capabilities: security::capabilities(&context)?,
         privileged,
         stop_signal: stop_signal(c, &input.image.config),

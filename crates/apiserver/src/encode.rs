@@ -71,11 +71,6 @@ impl Bare {
         is_spliced(&self.json, self.splice, other)
     }
 
-    /// Its length without a revision.
-    pub(crate) fn len(&self) -> usize {
-        self.json.len()
-    }
-
     /// With owners, which come before the revision.
     pub(crate) fn with(self, owners: &Owners) -> Value {
         let length = self.json.len();

@@ -4,7 +4,6 @@
 //! Owners are as large as everything else in an object, and most writes change only a time in them. So they are [`Owners`],
 //! a text beside the object, from where an object is read until it is encoded; the object itself has none meanwhile.
 
-use crate::encode::Bare;
 use crate::reader::KindRef;
 use crate::status;
 use api::{AnyObject, Codec, ObjectMeta, Status};
@@ -61,7 +60,7 @@ impl Owners {
     }
 }
 
-fn doc(json: &[u8]) -> Result<Doc<'_>, Status> {
+pub(crate) fn doc(json: &[u8]) -> Result<Doc<'_>, Status> {
     Doc::parse(json).ok_or_else(|| status::internal("an object of ours is not JSON"))
 }
 
@@ -153,7 +152,7 @@ fn filter(info: &KindInfo, subresource: &str, is_custom: bool) -> Filter {
 /// and its owners, cut out.
 pub(crate) fn record(
     kind: &KindRef,
-    old: Option<(&Bytes, &Owners)>,
+    old: Option<(&Doc<'_>, &Owners)>,
     new: &dyn AnyObject,
     wish: Wish,
     manager: Manager<'_>,
@@ -166,9 +165,9 @@ pub(crate) fn record(
     };
     let new = kind.encode(new);
     let (new, given_doc) = (doc(&new)?, given.as_ref().map(Owners::doc).transpose()?);
-    let (old_doc, old_entries) = (old.map(|(bytes, _)| doc(bytes)).transpose()?, before.doc()?);
+    let old_entries = before.doc()?;
     let change = Change {
-        old: old_doc.as_ref().map(|old| (old, old_entries.as_ref())),
+        old: old.map(|(old, _)| (old, old_entries.as_ref())),
         new: &new,
         given: given_doc.as_ref().map_or(Given::Unchanged, |entries| Given::Entries(entries.as_ref())),
     };
@@ -191,19 +190,9 @@ pub(crate) fn checked<T>(
 }
 
 /// The owners to store: a write that changes nothing but their times changes nothing
-/// (`fieldmanager.IgnoreManagedFieldsTimestampsTransformer`). `bare` is the JSON of `old`.
-pub(crate) fn unless_only_times(
-    kind: &KindRef,
-    owners: Owners,
-    new: &Bare,
-    before: &Owners,
-    old: &dyn AnyObject,
-    bare: &[u8],
-) -> Result<Owners, Status> {
-    let revision = old.meta().resource_version.as_ref().map_or(0, String::len);
-    // What was stored in another version may have its members in another order.
-    let same = new.is_same(bare) || (new.len() + revision == bare.len() && new.is_same(&kind.encode(old)));
-    if !same || owners == *before {
+/// (`fieldmanager.IgnoreManagedFieldsTimestampsTransformer`). `is_same` tells whether it changes nothing else.
+pub(crate) fn unless_only_times(owners: Owners, before: &Owners, is_same: bool) -> Result<Owners, Status> {
+    if !is_same || owners == *before {
         return Ok(owners);
     }
     let (Some(now), Some(then)) = (owners.doc()?, before.doc()?) else { return Ok(owners) };

@@ -143,7 +143,8 @@ impl Change for PatchChange {
         match &self.how {
             How::Patch(patch) => {
                 let existing = existing.ok_or_else(|| status::not_found(self.kind.info(), &self.name))?;
-                let current = if patch.touches_owners() { existing.whole } else { existing.bare };
+                let whole = patch.touches_owners().then(|| managed::doc(existing.whole)).transpose()?;
+                let current = whole.as_ref().unwrap_or(existing.bare);
                 let schema = self.kind.schema().map(|s| (s.schema, s.ty));
                 let patched = patch.apply_text(schema, current).map_err(|e| e.to_status())?;
                 let mut object = self.decode(patch, &patched)?;

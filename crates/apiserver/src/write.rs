@@ -19,6 +19,7 @@ use api::k8s::api::certificates::v1::CertificateSigningRequest;
 use api::k8s::api::core::v1::LimitRange;
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
+use machinery::json::Doc;
 use std::sync::Arc;
 use store::{Op, StoreError, Txn};
 
@@ -82,7 +83,7 @@ pub(crate) struct Existing<'a> {
     /// All of it.
     pub(crate) whole: &'a [u8],
     /// Without its owners.
-    pub(crate) bare: &'a [u8],
+    pub(crate) bare: &'a Doc<'a>,
 }
 
 /// The object that is wanted.
@@ -176,7 +177,7 @@ impl ApiServer {
     fn drafted(
         &self,
         w: &Write<'_>,
-        old: Option<(&Bytes, &Owners)>,
+        old: Option<(&Doc<'_>, &Owners)>,
         object: Box<dyn AnyObject>,
         wish: Wish,
     ) -> Result<Draft, Status> {
@@ -370,14 +371,15 @@ impl ApiServer {
         let whole = convert::view(&**w.kind, seen.bytes());
         let (bare, old_owners) = Owners::cut(&whole);
         let old = w.kind.decode(&bare).map_err(status::internal)?;
-        let wanted = change.wanted(Some(&Existing { whole: &whole, bare: &bare }));
+        let doc = managed::doc(&bare)?;
+        let wanted = change.wanted(Some(&Existing { whole: &whole, bare: &doc }));
         w.warnings.add(change.take_warnings());
         let Wanted { mut object, owners, uid } = wanted?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
         check_revision(w, &*object, &stored)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
         self.complete(w, &mut *object);
-        let draft = self.drafted(w, Some((&bare, &old_owners)), object, owners)?;
+        let draft = self.drafted(w, Some((&doc, &old_owners)), object, owners)?;
         let draft = self.admit_draft(w, Operation::Update, w.name, draft, Some((&*old, &old_owners))).await?;
         let Draft { mut object, owners, edited } = draft;
 
@@ -398,7 +400,10 @@ impl ApiServer {
             w.warnings.add(w.kind.warnings(&*object, Some(&*old)));
         }
         let new = encode::Bare::of(&**w.kind, &mut *object)?;
-        let owners = managed::unless_only_times(w.kind, owners, &new, &old_owners, &*old, &bare)?;
+        // What was stored in another version may have its members in another order.
+        let is_foreign = || convert::is_foreign(&**w.kind, stored.bytes());
+        let is_same = new.is_same(&bare) || (is_foreign() && new.is_same(&w.kind.encode(&*old)));
+        let owners = managed::unless_only_times(owners, &old_owners, is_same)?;
         let before = Some((&*old, &old_owners));
         let object = self.admit_final_object(w, Operation::Update, w.name, object, &owners, before).await?;
         let attempt = self.commit_change(w, object, new, &owners, &*old, stored, guard.as_mut()).await?;

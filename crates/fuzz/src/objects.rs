@@ -208,7 +208,7 @@ fn patched(kind: PatchType, input: &[u8]) -> Option<(Patch, Value)> {
     let patch = Patch::parse(kind, patch).ok()?;
     let schema = Some(pod_type());
     let value = patch.apply(schema, &current);
-    let text = patch.apply_text(schema, current.to_string().as_bytes()).map(|patched| patched.text);
+    let text = patch.apply_text(schema, &Doc::of(&current)).map(|patched| patched.text);
     let text = text.map(|text| serde_json::from_slice::<Value>(&text).expect("JSON"));
     assert_eq!(text, value);
     Some((patch, value.ok()?))

@@ -135,26 +135,25 @@ impl Patch {
     }
 
     /// [`Patch::apply`] to an object's JSON. What the patch does not mention is copied as it stands.
-    pub fn apply_text(&self, schema: Option<(&Schema, TypeId)>, current: &[u8]) -> Result<Patched, PatchError> {
-        let not_json = || PatchError::BadRequest("the current object is not a JSON object".to_owned());
-        let doc = Doc::parse(current).ok_or_else(not_json)?;
-        let Some(said) = self.members().filter(|_| doc.root().kind() == crate::json::Kind::Object) else {
-            return Ok(Patched::all(self.apply(schema, &doc.root().to_value())?));
+    pub fn apply_text(&self, schema: Option<(&Schema, TypeId)>, current: &Doc<'_>) -> Result<Patched, PatchError> {
+        let current = current.root();
+        let Some(said) = self.members().filter(|_| current.kind() == crate::json::Kind::Object) else {
+            return Ok(Patched::all(self.apply(schema, &current.to_value())?));
         };
         // Members are patched each for itself, so the others need not be there.
-        let mentioned = doc.root().members().filter(|(key, _)| said.contains_key(key.as_ref()));
+        let mentioned = current.members().filter(|(key, _)| said.contains_key(key.as_ref()));
         let part = Value::Object(mentioned.map(|(key, value)| (key.into_owned(), value.to_value())).collect());
         let mut patched = match self.apply(schema, &part)? {
             Value::Object(patched) => patched,
             other => return Ok(Patched::all(other)),
         };
-        let (mut out, mut mentioned) = (String::with_capacity(current.len() + 256), String::new());
+        let (mut out, mut mentioned) = (String::with_capacity(current.json().len() + 256), String::new());
         let mut write_new = |out: &mut String, key: &str, new: &Value| {
             let new = new.to_string();
             write_member(out, key, &new);
             write_member(&mut mentioned, key, &new);
         };
-        for (key, value) in doc.root().members() {
+        for (key, value) in current.members() {
             match patched.remove(key.as_ref()) {
                 Some(new) => write_new(&mut out, &key, &new),
                 None if said.contains_key(key.as_ref()) => {}
@@ -267,7 +266,7 @@ mod tests {
             let patch = json!({"metadata": patch, "status": null, "x": patch});
             let patch = Patch::from_value(kind, patch).expect("an object");
             let schema = Some((&b.schema, pod));
-            let text = patch.apply_text(schema, current.to_string().as_bytes());
+            let text = patch.apply_text(schema, &Doc::of(&current));
             let value = |json: &[u8]| serde_json::from_slice::<Value>(json).expect("JSON");
             let text = text.map(|t| (value(&t.text), value(&t.mentioned)));
             let whole = patch.apply(schema, &current);

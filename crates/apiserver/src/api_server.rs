@@ -21,6 +21,7 @@ use crate::remarks::Remarks;
 use crate::request_info::{Query, RequestInfo};
 use crate::response::Answer;
 use crate::services::{Allocator, ServiceNetwork};
+use crate::trace::{self, Traces};
 use crate::webhook_client::WebhookClient;
 use crate::write::{Write, Written};
 use crate::{Body, node_metrics, pipeline, response, routes, status};
@@ -38,7 +39,7 @@ use machinery::schema::parse_go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::{Entry, Revision, Store, StoreError, Txn};
 use tokio::time::Instant;
@@ -84,6 +85,7 @@ pub(crate) struct Inner {
     pub(crate) webhooks: WebhookClient,
     pub(crate) metrics: Metrics,
     pub(crate) hooks: Hooks,
+    traces: OnceLock<Arc<Traces>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -129,6 +131,7 @@ impl ApiServer {
             allocator,
             metrics: Metrics::new(),
             hooks: Hooks::default(),
+            traces: OnceLock::new(),
             shutdown: CancellationToken::new(),
             deps,
         };
@@ -193,7 +196,10 @@ impl ApiServer {
         };
         let labels = self.labels(&call);
         let _in_flight = self.inner.metrics.requests.in_flight(&labels);
-        let answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer_in_time(call, body, peer));
+        let mut answer: BoxFuture<'_, Response<Body>> = Box::pin(self.answer_in_time(call, body, peer));
+        if let Some(traces) = self.inner.traces.get() {
+            answer = Box::pin(trace::follow(traces, answer));
+        }
         let answer = AssertUnwindSafe(answer).catch_unwind().await;
         let response = match answer {
             Ok(response) => response,
@@ -237,7 +243,9 @@ impl ApiServer {
     }
 
     async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {
-        let result = self.answer_inner(&mut call, body, &peer).await;
+        let user = self.authenticate(&call.head, &peer).await;
+        let span = user.as_ref().ok().and_then(|user| trace::begin(&call, user, &peer, || self.clock_now()));
+        let result = self.answer_inner(user, &mut call, body, &peer).await;
         if matches!(&result, Err(failure) if failure.code == 401) {
             self.begin_record(&call, None, &peer).await;
         }
@@ -257,7 +265,11 @@ impl ApiServer {
             Some(seat) if call.info.verb == "list" => response.map(|body| flow::hold_until_written(body, seat)),
             _ => response,
         };
-        self.end_record(&call, failure.as_ref(), response).await
+        let response = self.end_record(&call, failure.as_ref(), response).await;
+        match span {
+            Some(span) => trace::answered(span, response),
+            None => response,
+        }
     }
 
     /// Begins to note a request, if the policy wants it.
@@ -319,9 +331,15 @@ impl ApiServer {
         Ok(())
     }
 
-    /// The steps every request takes, in order.
-    async fn answer_inner(&self, call: &mut Call, body: Body, peer: &Peer) -> Result<Answer, Status> {
-        call.user = self.authenticate(&call.head, peer).await?;
+    /// The steps every request takes once it is known who asks, in order.
+    async fn answer_inner(
+        &self,
+        user: Result<UserInfo, Status>,
+        call: &mut Call,
+        body: Body,
+        peer: &Peer,
+    ) -> Result<Answer, Status> {
+        call.user = user?;
         let impersonated = self.impersonated(call).await?;
         let impersonator = impersonated.map(|user| std::mem::replace(&mut call.user, user));
         self.begin_record(call, impersonator.as_ref(), peer).await;
@@ -476,6 +494,13 @@ impl ApiServer {
         let info = &call.info;
         let kind = info.is_resource.then(|| self.find_kind(&info.group, &info.version, &info.resource)).flatten();
         metrics::labels(call, kind)
+    }
+
+    /// Traces requests from now on. The first call decides.
+    pub fn set_traces(&self, traces: Traces) {
+        if self.inner.traces.set(Arc::new(traces)).is_err() {
+            tracing::error!("requests are traced already");
+        }
     }
 
     /// Shows more under `/metrics`: of other parts of this process.

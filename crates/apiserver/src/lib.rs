@@ -55,6 +55,7 @@ mod subresources;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod watch;
 pub mod webhook_client;
 mod websocket;

@@ -16,7 +16,7 @@ use crate::reader::{Header, KindRef, Stored};
 use crate::response::Answer;
 use crate::select::Selection;
 use crate::write::{Replace, Write, Written};
-use crate::{Body, convert, discovery, encode, list, response, reviews, status, subresources, watch};
+use crate::{Body, convert, discovery, encode, list, response, reviews, status, subresources, trace, watch};
 use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -56,6 +56,7 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, body: Body) -> Res
         server.inner.metrics.requests.deprecated(kind.info(), &info.subresource);
     }
     call.warnings.add(deprecation.map(str::to_owned));
+    let _step = trace::verb_name(&info.verb).and_then(|name| trace::enter(name, || trace::fields_of(call)));
     if !info.subresource.is_empty() {
         return subresources::dispatch(server, call, &kind, body).await;
     }

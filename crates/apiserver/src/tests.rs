@@ -26,6 +26,7 @@ mod quotas;
 mod services;
 mod starts;
 mod subresources;
+mod traces;
 mod watches;
 mod writes;
 

@@ -1,5 +1,6 @@
-//! Calls to webhooks of the cluster: conversion and admission. HTTP/1.1 over TLS to a Service or a URL
-//! (`apiserver/pkg/util/webhook/client.go`, texts as Go's `net/http` and client-go make them).
+//! Calls to webhooks: conversion, admission, authentication, authorization. HTTP/1.1 over TLS to a Service or a URL
+//! (`apiserver/pkg/util/webhook/client.go`, texts as Go's `net/http` and client-go make them). Whether a URL may do without TLS is
+//! who configures it to check.
 //!
 //! Always holds: a call ends at its deadline; nothing of a connection is shared between webhooks of different trust; an answer
 //! larger than `MAX_ANSWER` is refused.
@@ -7,13 +8,15 @@
 pub(crate) mod trust;
 
 use crate::reader::Reader;
-use crate::service_client;
+use crate::{service_client, trace};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use opentelemetry::Context;
+use opentelemetry::trace::SpanKind;
 use parking_lot::Mutex;
 use rustls::ClientConfig as TlsConfig;
 use rustls_pki_types::ServerName;
@@ -22,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -63,7 +67,7 @@ pub struct Credentials {
 /// Where a webhook is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// `https://host[:port][/path]`
+    /// `https://host[:port][/path]`, or `http://` without TLS.
     Url(String),
     /// A Service of the cluster, reached at one of its ready endpoints; its certificate names `<name>.<namespace>.svc`.
     Service {
@@ -132,7 +136,8 @@ struct Address {
     url: String,
     uri: Uri,
     authority: String,
-    server_name: String,
+    /// Whom the certificate must name; `None`: no TLS.
+    server_name: Option<String>,
     dial: Dial,
 }
 
@@ -155,15 +160,24 @@ impl WebhookClient {
     }
 
     /// POSTs a JSON review and returns the body of a successful answer. A `timeout` is the call's deadline and is told to the
-    /// webhook as the query's `timeout`, as client-go does.
+    /// webhook as the query's `timeout`, as client-go does. Its trace goes on `within` a span of the request.
     pub async fn post(
         &self,
         config: &ClientConfig,
         timeout: Option<Duration>,
         body: Bytes,
+        within: Option<&Context>,
     ) -> Result<Bytes, WebhookError> {
         let address = Address::of(&config.target, timeout)?;
-        self.send(config, &address, timeout.unwrap_or(DEFAULT_TIMEOUT), Some(body)).await
+        let span = trace::start_below(within, "HTTP POST", SpanKind::Client, || {
+            trace::client_attributes("POST", &address.authority, &address.url)
+        });
+        let message = Message { body: Some(body), span: span.as_ref(), ..Message::get(&address, config) };
+        let answer = self.send(config, message, timeout.unwrap_or(DEFAULT_TIMEOUT)).await;
+        if let (Some(span), Err(error)) = (&span, &answer) {
+            trace::failed(span, &error.to_string());
+        }
+        answer
     }
 
     /// POSTs a review to somebody who is told no deadline.
@@ -173,27 +187,39 @@ impl WebhookClient {
         timeout: Duration,
         body: Bytes,
     ) -> Result<Bytes, WebhookError> {
-        self.send(config, &Address::of(&config.target, None)?, timeout, Some(body)).await
+        let address = Address::of(&config.target, None)?;
+        self.send(config, Message { body: Some(body), ..Message::get(&address, config) }, timeout).await
     }
 
     /// GETs a document.
     pub(crate) async fn get(&self, config: &ClientConfig, timeout: Duration) -> Result<Bytes, WebhookError> {
-        self.send(config, &Address::of(&config.target, None)?, timeout, None).await
+        let address = Address::of(&config.target, None)?;
+        self.send(config, Message::get(&address, config), timeout).await
+    }
+
+    /// GETs a document as who has this `Authorization`, which is not remembered.
+    pub(crate) async fn get_as(
+        &self,
+        config: &ClientConfig,
+        authorization: &str,
+        timeout: Duration,
+    ) -> Result<Bytes, WebhookError> {
+        let address = Address::of(&config.target, None)?;
+        let message = Message { authorization: Some(authorization), ..Message::get(&address, config) };
+        self.send(config, message, timeout).await
     }
 
     async fn send(
         &self,
         config: &ClientConfig,
-        address: &Address,
+        message: Message<'_>,
         timeout: Duration,
-        body: Option<Bytes>,
     ) -> Result<Bytes, WebhookError> {
         let pool = self.pool(config)?;
-        let verb = if body.is_some() { "Post" } else { "Get" };
-        let message = Message { address, authorization: config.credentials.authorization.as_deref(), body };
+        let verb = if message.body.is_some() { "Post" } else { "Get" };
         match tokio::time::timeout(timeout, self.call(&pool, &message, verb)).await {
             Ok(answer) => answer,
-            Err(_) => Err(WebhookError::Timeout { verb, url: address.url.clone() }),
+            Err(_) => Err(WebhookError::Timeout { verb, url: message.address.url.clone() }),
         }
     }
 
@@ -239,18 +265,10 @@ impl WebhookClient {
         let tcp = self.dial(&address.dial).await?;
         // Reviews are small; a delayed segment is a delayed write of somebody.
         tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
-        let name = ServerName::try_from(address.server_name.clone()).map_err(|error| error.to_string())?;
-        let tls = TlsConnector::from(pool.tls.clone())
-            .connect(name, tcp)
-            .await
-            .map_err(|error| trust::explain(&error, &address.server_name))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|error| base::chain(&error))?;
-        base::tasks::detach("webhook-connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %base::chain(&error), "connection to a webhook ended");
-            }
-        });
-        Ok(sender)
+        let Some(server_name) = &address.server_name else { return converse(tcp).await };
+        let name = ServerName::try_from(server_name.clone()).map_err(|error| error.to_string())?;
+        let tls = TlsConnector::from(pool.tls.clone()).connect(name, tcp).await;
+        converse(tls.map_err(|error| trust::explain(&error, server_name))?).await
     }
 
     /// Connects to the host, or to an endpoint of the Service that answers.
@@ -282,6 +300,19 @@ impl WebhookClient {
     }
 }
 
+/// HTTP over a connection.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<SendRequest<Full<Bytes>>, String> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| base::chain(&error))?;
+    base::tasks::detach("webhook-connection", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error = %base::chain(&error), "connection to a webhook ended");
+        }
+    });
+    Ok(sender)
+}
+
 impl Pool {
     /// A kept connection that is still open.
     fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
@@ -305,9 +336,15 @@ struct Message<'a> {
     authorization: Option<&'a str>,
     /// `None`: a GET.
     body: Option<Bytes>,
+    /// In which it is sent.
+    span: Option<&'a Context>,
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    fn get(address: &'a Address, config: &'a ClientConfig) -> Self {
+        Message { address, authorization: config.credentials.authorization.as_deref(), body: None, span: None }
+    }
+
     fn request(&self) -> Result<Request<Full<Bytes>>, http::Error> {
         let uri = self.address.uri.clone();
         let mut builder = match &self.body {
@@ -317,11 +354,15 @@ impl Message<'_> {
         if let Some(authorization) = self.authorization {
             builder = builder.header(header::AUTHORIZATION, authorization);
         }
-        builder
+        let mut request = builder
             .header(header::HOST, &self.address.authority)
             .header(header::ACCEPT, "application/json, */*")
             .header(header::USER_AGENT, "dhow")
-            .body(Full::new(self.body.clone().unwrap_or_default()))
+            .body(Full::new(self.body.clone().unwrap_or_default()))?;
+        if let Some(span) = self.span {
+            trace::inject(span, request.headers_mut());
+        }
+        Ok(request)
     }
 }
 
@@ -343,6 +384,9 @@ async fn exchange(
         Err(error) => return Err(Failure::Why(base::chain(&error))),
     };
     let (head, mut incoming) = answer.into_parts();
+    if let Some(span) = message.span {
+        trace::responded(span, head.status);
+    }
     let mut all = BytesMut::new();
     while let Some(frame) = incoming.frame().await {
         let broken = |why: String| {
@@ -407,26 +451,29 @@ fn generic_message(code: u16, text: String) -> String {
 impl Address {
     fn of(target: &Target, timeout: Option<Duration>) -> Result<Self, WebhookError> {
         let query = timeout.map(|t| format!("?timeout={}", go_duration(t))).unwrap_or_default();
-        let (authority, server_name, path, dial) = match target {
+        let (authority, tls_name, path, dial) = match target {
             Target::Service { namespace, name, path, port } => {
                 let port = if *port == 0 { 443 } else { *port };
                 let server_name = format!("{name}.{namespace}.svc");
                 let dial = Dial::Service { namespace: namespace.clone(), name: name.clone(), port };
-                (format!("{server_name}:{port}"), server_name, path.clone(), dial)
+                (format!("{server_name}:{port}"), Some(server_name), path.clone(), dial)
             }
             Target::Url(text) => {
                 let url = Url::parse(text).map_err(|e| WebhookError::Config(format!("Unparsable URL: {e}")))?;
                 let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-                let port = url.port().unwrap_or(443);
+                let is_plain = url.scheme() == "http";
+                let port = url.port().unwrap_or(if is_plain { 80 } else { 443 });
                 let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
-                (authority.to_owned(), host.clone(), url.path().to_owned(), Dial::Host(host, port))
+                let tls_name = (!is_plain).then(|| host.clone());
+                (authority.to_owned(), tls_name, url.path().to_owned(), Dial::Host(host, port))
             }
         };
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
         let target = format!("{path}{query}");
-        let url = format!("https://{authority}{target}");
+        let scheme = if tls_name.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{authority}{target}");
         let uri = target.parse().map_err(|e| WebhookError::Config(format!("parse {url:?}: {e}")))?;
-        Ok(Address { url, uri, authority, server_name, dial })
+        Ok(Address { url, uri, authority, server_name: tls_name, dial })
     }
 }
 

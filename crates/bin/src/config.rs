@@ -168,6 +168,9 @@ pub(crate) struct Settings {
     /// What is noted in the audit log: a Policy of audit.k8s.io/v1 [default: everything but the system's own reading, at level Metadata]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) audit_policy: Option<PathBuf>,
+    /// Where traces of requests go: a TracingConfiguration of apiserver.config.k8s.io [default: nowhere]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) tracing_config_file: Option<PathBuf>,
     /// Admission plugins to be used beside the default ones: OwnerReferencesPermissionEnforcement
     #[arg(long, global = true, value_name = "NAME,…")]
     pub(crate) enable_admission_plugins: Option<String>,
@@ -257,6 +260,8 @@ pub(crate) struct Config {
     pub(crate) credential_providers: Option<(PathBuf, PathBuf)>,
     /// `None`: the default policy.
     pub(crate) audit_policy: Option<PathBuf>,
+    /// `None`: nobody collects traces.
+    pub(crate) tracing_config: Option<PathBuf>,
     pub(crate) enable_admission_plugins: Vec<String>,
     /// Whether our controllers run.
     pub(crate) controllers: bool,
@@ -409,6 +414,7 @@ impl Settings {
                 .image_credential_provider_bin_dir
                 .or(file.image_credential_provider_bin_dir),
             audit_policy: self.audit_policy.or(file.audit_policy),
+            tracing_config_file: self.tracing_config_file.or(file.tracing_config_file),
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
             disable_controllers: self.disable_controllers || file.disable_controllers,
             disable_scheduler: self.disable_scheduler || file.disable_scheduler,
@@ -538,6 +544,7 @@ impl Settings {
                     shutdown,
                     credential_providers,
                     audit_policy: self.audit_policy,
+                    tracing_config: self.tracing_config_file,
                     enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
                     controllers: !self.disable_controllers,
                     scheduler: !self.disable_scheduler,

@@ -20,6 +20,7 @@ mod node;
 mod presence;
 mod process;
 mod server;
+mod spans;
 mod storage;
 mod system;
 mod tokens;

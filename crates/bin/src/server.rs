@@ -9,6 +9,7 @@ use crate::leaders::Leaders;
 use crate::local::LocalTransport;
 use crate::membership::Network;
 use crate::presence;
+use crate::spans;
 use crate::storage::{Storage, StorageError};
 use api::prelude::{ConfigMap, Secret, ServiceAccount};
 use apiserver::admission::{Admission, Settings};
@@ -71,6 +72,8 @@ pub(crate) struct Server {
     shutdown: CancellationToken,
     /// Where its objects are.
     pub(crate) storage: Storage,
+    /// Who sends traces.
+    spans: Option<spans::Sender>,
     /// Dropping it would end the loops.
     _leadership: watch::Sender<bool>,
 }
@@ -211,6 +214,11 @@ pub(crate) async fn start(
     let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
     let collectors = [metrics.collectors(), foreign.metrics.collectors(), tokens.collectors()];
     collectors.into_iter().flatten().for_each(|collector| api.register_metrics(collector));
+    let spans = config.tracing_config.as_deref().map(|path| spans::start(path, &config.node_name)).transpose();
+    let spans = spans.map_err(ServerError::Api)?.map(|(traces, sender)| {
+        api.set_traces(traces);
+        sender
+    });
     let started = STARTS.map(|name| api.begin_start(name));
     api.check_log(crate::logging::check);
     let listener = TcpListener::bind(config.listen)
@@ -279,7 +287,7 @@ pub(crate) async fn start(
         objects::api_endpoints(&client, &[node_ip], address.port()).await.map_err(ServerError::Bootstrap)?;
     }
     tasks.extend(start_loops(config, &api, &facts, clock, random, &leading, &shutdown));
-    Ok(Server { api, client, address, tasks, shutdown, storage, _leadership: leadership })
+    Ok(Server { api, client, address, tasks, shutdown, storage, spans, _leadership: leadership })
 }
 
 /// Admission as the configuration wants it.
@@ -439,6 +447,9 @@ impl Server {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task failed");
             }
+        }
+        if let Some(spans) = self.spans {
+            spans.stop().await;
         }
     }
 }

@@ -7,8 +7,8 @@ use super::review::request_of;
 use super::{Operation, Request};
 use crate::metrics::{Phase, Rejection, WebhookCall};
 use crate::reader::KindRef;
-use crate::status;
 use crate::webhook_client::{ClientConfig, Target};
+use crate::{status, trace};
 use api::Status;
 use api::k8s::api::admissionregistration::v1::{
     MatchCondition, MutatingWebhook, RuleWithOperations, ValidatingWebhook, WebhookClientConfig,
@@ -16,6 +16,8 @@ use api::k8s::api::admissionregistration::v1::{
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use opentelemetry::trace::SpanKind;
+use opentelemetry::{Context, KeyValue};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -164,7 +166,9 @@ impl Hook {
             return Err(Failure::Calling(why.into()));
         };
         let review = review(request, kind, objects, uid, version);
-        let sent = request.cluster.webhooks().post(&self.client, self.timeout, Bytes::from(review.to_string())).await;
+        let span = self.span(request, uid, mutating);
+        let body = Bytes::from(review.to_string());
+        let sent = request.cluster.webhooks().post(&self.client, self.timeout, body, span.as_ref()).await;
         let body = sent.map_err(|error| Failure::Calling(format!("failed to call webhook: {error}")))?;
         let invalid = |why: String| Failure::Calling(format!("received invalid webhook response: {why}"));
         let response = read(&body, uid, version, mutating).map_err(invalid)?;
@@ -188,6 +192,22 @@ impl Hook {
             }
         };
         Ok(Answer { warnings: response.warnings, annotations: response.audit_annotations, patch })
+    }
+
+    /// A call, in the trace of its request (`webhook/{mutating,validating}/dispatcher.go`).
+    fn span(&self, request: &Request<'_>, uid: &str, mutating: bool) -> Option<Context> {
+        let name = if mutating { "Call mutating webhook" } else { "Call validating webhook" };
+        trace::start(name, SpanKind::Internal, || {
+            let info = request.info();
+            vec![
+                KeyValue::new("configuration", self.configuration.clone()),
+                KeyValue::new("webhook", self.name.clone()),
+                KeyValue::new("resource", format!("{}/{}, Resource={}", info.group, info.version, info.plural)),
+                KeyValue::new("subresource", request.subresource.to_owned()),
+                KeyValue::new("operation", request.operation.as_str()),
+                KeyValue::new("UID", uid.to_owned()),
+            ]
+        })
     }
 
     /// The hook's refusal in admission's words (`errors.ToStatusErr`).

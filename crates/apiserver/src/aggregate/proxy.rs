@@ -6,7 +6,7 @@ use crate::api_server::{ApiServer, Call};
 use crate::auth::{MASTERS, Peer, UserInfo};
 use crate::connect::{self, Dial, Security, Target};
 use crate::response::{Answer, body_from, plain};
-use crate::{Body, status};
+use crate::{Body, status, trace};
 use api::Status;
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -14,6 +14,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use opentelemetry::trace::SpanKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +47,24 @@ async fn forward_to(server: &ApiServer, call: &Call, remote: &Arc<Remote>, path:
         (Ok(_), Ok(targets)) => targets,
     };
     let target = targets.swap_remove(server.inner.deps.random.next_u64() as usize % targets.len());
-    match connect::forward(server, call, &target, user_headers(&call.user), None, body).await {
+    let method = call.head.method.as_str();
+    let span = trace::start(format!("HTTP {method}"), SpanKind::Client, || {
+        let authority = format!("{}:{}", target.host, target.port);
+        trace::client_attributes(method, &authority, &format!("https://{authority}{}", target.path))
+    });
+    let mut headers = user_headers(&call.user);
+    if let Some(span) = &span {
+        trace::inject(span, &mut headers);
+    }
+    let sent = connect::forward(server, call, &target, headers, None, body).await;
+    if let Some(span) = &span {
+        match &sent {
+            Ok(Answer::Raw(response)) => trace::responded(span, response.status()),
+            Ok(_) => {}
+            Err(failure) => trace::failed(span, &failure.message),
+        }
+    }
+    match sent {
         Ok(answer) => answer,
         Err(failure) => refusal(503, &failure.message),
     }

@@ -169,7 +169,7 @@ async fn by_webhook(
         .ok_or_else(|| failed("failed: webhook configuration must have either service or URL".into()))?;
     let uid = server.inner.deps.random.uuid();
     let review = convert::request(version, &uid, &info.api_version(), &objects);
-    let answer = server.inner.webhooks.post(&config, None, review.to_string().into()).await;
+    let answer = server.inner.webhooks.post(&config, None, review.to_string().into(), None).await;
     let answer = answer.map_err(|error| failed(format!("failed: {error}")))?;
     convert::answer(version, &uid, to, &objects, &answer).map_err(failed)
 }

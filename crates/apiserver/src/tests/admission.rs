@@ -24,7 +24,7 @@ use store::MemoryStore;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-async fn fixture() -> Fixture {
+pub(super) async fn fixture() -> Fixture {
     let store = Arc::new(MemoryStore::new(store::Limits::default()));
     let random = || Arc::new(SeededRandom::new(7));
     let plugins: Vec<Box<dyn crate::admission::Admission>> = vec![
@@ -48,7 +48,7 @@ fn rules(group: &str, resource: &str) -> Value {
 }
 
 impl Fixture {
-    async fn post(&self, path: &str, object: Value) {
+    pub(super) async fn post(&self, path: &str, object: Value) {
         let (code, body) = self.ask(&format!("POST {path}\n{object}")).await;
         assert_eq!(code, 201, "{}", String::from_utf8_lossy(&body));
     }
@@ -250,15 +250,15 @@ async fn policies_change_objects() {
 // === webhooks ===
 
 /// A webhook on a port of its own; keeps the requests it got.
-struct Hook {
+pub(super) struct Hook {
     url: String,
     ca: String,
-    seen: Arc<Mutex<Vec<Value>>>,
+    pub(super) seen: Arc<Mutex<Vec<Value>>>,
 }
 
 type Respond = fn(&Value) -> Value;
 
-async fn hook(respond: Respond) -> Hook {
+pub(super) async fn hook(respond: Respond) -> Hook {
     let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("names");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().expect("a key");
@@ -295,8 +295,12 @@ async fn answer(
     seen: Arc<Mutex<Vec<Value>>>,
     respond: Respond,
 ) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let traceparent = request.headers().get("traceparent").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let body = request.into_body().collect().await?.to_bytes();
-    let review: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let mut review: Value = serde_json::from_slice(&body).unwrap_or_default();
+    if let Some(traceparent) = traceparent {
+        review["request"]["traceparent"] = traceparent.into();
+    }
     seen.lock().push(review["request"].clone());
     let mut response = respond(&review["request"]);
     response["uid"] = review["request"]["uid"].clone();
@@ -306,7 +310,7 @@ async fn answer(
 
 impl Hook {
     /// A configuration with this one hook.
-    fn configured(&self, kind: &str, name: &str, more: Value) -> Value {
+    pub(super) fn configured(&self, kind: &str, name: &str, more: Value) -> Value {
         let mut hook = json!({
             "name": format!("{name}.example.com"),
             "clientConfig": {"url": self.url, "caBundle": self.ca},
@@ -321,7 +325,7 @@ impl Hook {
 }
 
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
-const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+pub(super) const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 
 fn patch(operations: Value) -> Value {
     json!({"allowed": true, "patchType": "JSONPatch", "patch": BASE64.encode(operations.to_string())})

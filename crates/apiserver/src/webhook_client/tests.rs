@@ -91,7 +91,7 @@ async fn client_with(service: Option<(u16, u16)>) -> WebhookClient {
 async fn ask(client: &WebhookClient, hook: &Hook, target: Target, body: &'static str) -> String {
     let config = ClientConfig { target, ca_bundle: hook.ca.clone(), credentials: Default::default() };
     let timeout = Some(Duration::from_secs(if body == "hang" { 0 } else { 10 }));
-    let text = match client.post(&config, timeout, Bytes::from(body)).await {
+    let text = match client.post(&config, timeout, Bytes::from(body), None).await {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => error.to_string(),
     };

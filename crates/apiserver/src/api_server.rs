@@ -319,12 +319,11 @@ impl ApiServer {
     /// Takes a seat of the request's priority level.
     async fn take_seat(&self, call: &mut Call) -> Result<(), Status> {
         let Some((class, flow)) = self.inner.flow.classify(call) else { return Ok(()) };
-        let metrics = &self.inner.metrics.flow;
         let begun = Instant::now();
         let cost = self.inner.flow.cost(self, call, &class).await;
-        let result = self.inner.flow.seat(&class, flow, cost, metrics).await;
+        let result = self.inner.flow.seat(&class, flow, cost, call.info.verb == "watch").await;
         let waited = begun.elapsed();
-        metrics.seated(&class, result.as_ref().err().copied(), waited);
+        class.numbers().seated(result.as_ref().err().copied(), waited);
         call.warnings.waited(waited);
         call.class = Some(class);
         call.seat = Some(result.map_err(|_| flow::refusal())?);

@@ -57,8 +57,13 @@ pub(super) struct Queues {
 pub(super) enum Entry {
     /// It has a seat.
     Runs,
-    /// It waits, under this number.
-    Waits(u64),
+    /// It waits.
+    Waits {
+        /// Under this number,
+        id: u64,
+        /// as this one of its queue.
+        place: usize,
+    },
     /// Its queues are full, or its level has none.
     Refused(&'static str),
 }
@@ -134,7 +139,7 @@ impl<W> Book<W> {
             level.turns.push_back(shortest);
         }
         queue.push_back(Waiter { id, seats, waker });
-        Entry::Waits(id)
+        Entry::Waits { id, place: queue.len() }
     }
 
     /// A request that ran on so many seats is done. Returns who may run now.
@@ -166,9 +171,9 @@ impl<W> Book<W> {
         self.levels.get(name).map(|level| &level.limits)
     }
 
-    /// What each level allows.
-    pub(super) fn limits(&self) -> impl Iterator<Item = (&str, &Limits)> {
-        self.levels.iter().map(|(name, level)| (name.as_str(), &level.limits))
+    /// What each level allows, and how many seats that are now.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (&str, &Limits, u32)> {
+        self.levels.iter().map(|(name, level)| (name.as_str(), &level.limits, self.current(level)))
     }
 
     /// Per level: seats in use, requests that wait.
@@ -192,13 +197,19 @@ impl<W> Book<W> {
 
     /// Who asks for more than there will ever be runs alone (`canAccommodateSeatsLocked`).
     fn has_seats(&self, level: &Level<W>, seats: u32) -> bool {
+        level.used == 0 || level.used + seats <= level.limits.nominal || level.used + seats <= self.current(level)
+    }
+
+    /// What a level may use as others are now: its own seats, and those that nobody uses or keeps.
+    fn current(&self, level: &Level<W>) -> u32 {
         let limits = &level.limits;
-        if level.used == 0 || level.used + seats <= limits.nominal {
-            return true;
+        if limits.exempt {
+            return limits.nominal;
         }
-        let kept = |l: &Level<W>| l.used.max(l.limits.nominal - l.limits.lendable.min(l.limits.nominal));
-        let taken: u32 = self.levels.values().filter(|l| !l.limits.exempt).map(kept).sum();
-        level.used + seats <= limits.most && taken + seats <= self.total
+        let kept = |l: &Level<W>| l.used.max(l.limits.nominal.saturating_sub(l.limits.lendable));
+        let all: u32 = self.levels.values().filter(|l| !l.limits.exempt).map(kept).sum();
+        let free = (self.total + kept(level)).saturating_sub(all);
+        free.min(limits.most).max(limits.nominal)
     }
 
     /// Gives free seats to those who wait.
@@ -277,8 +288,8 @@ mod tests {
     fn a_full_level_queues_and_then_refuses() {
         let mut book = book(1, &[("a", limits(1, 0, Some((1, 1, 2))))]);
         assert_eq!(book.enter("a", 7, 1, "1"), Entry::Runs);
-        assert_eq!(book.enter("a", 7, 1, "2"), Entry::Waits(0));
-        assert_eq!(book.enter("a", 7, 1, "3"), Entry::Waits(1));
+        assert_eq!(book.enter("a", 7, 1, "2"), Entry::Waits { id: 0, place: 1 });
+        assert_eq!(book.enter("a", 7, 1, "3"), Entry::Waits { id: 1, place: 2 });
         assert_eq!(book.enter("a", 7, 1, "4"), Entry::Refused("queue-full"));
         assert!(book.give_up("a", 0), "still waits");
         assert_eq!(book.leave("a", 1), ["3"]);
@@ -309,10 +320,10 @@ mod tests {
         let mut book = book(10, &[("a", limits(4, 0, Some((1, 1, 9))))]);
         book.levels.get_mut("a").expect("made above").limits.most = 4;
         assert_eq!(book.enter("a", 1, 3, "three"), Entry::Runs);
-        assert_eq!(book.enter("a", 1, 2, "two"), Entry::Waits(0));
-        assert_eq!(book.enter("a", 1, 1, "one"), Entry::Waits(1), "who waits comes first");
+        assert_eq!(book.enter("a", 1, 2, "two"), Entry::Waits { id: 0, place: 1 });
+        assert_eq!(book.enter("a", 1, 1, "one"), Entry::Waits { id: 1, place: 2 }, "who waits comes first");
         assert_eq!(book.leave("a", 3), ["two", "one"]);
-        assert_eq!(book.enter("a", 1, 100, "all"), Entry::Waits(2));
+        assert_eq!(book.enter("a", 1, 100, "all"), Entry::Waits { id: 2, place: 1 });
         assert!(book.leave("a", 1).is_empty());
         assert_eq!(book.leave("a", 2), ["all"]);
     }

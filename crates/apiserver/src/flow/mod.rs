@@ -18,7 +18,7 @@ mod width;
 
 use crate::admission::Cluster;
 use crate::api_server::{ApiServer, Call};
-use crate::metrics::{Executing, FlowMetrics};
+use crate::metrics::{Executing, FlowMetrics, FlowNumbers};
 use crate::reader::{KindRef, Stored, storage_of};
 use crate::{Body, status};
 use api::k8s::api::flowcontrol::v1::{
@@ -72,10 +72,10 @@ struct Config {
 /// Where a request was put, for its answer and the metrics.
 #[derive(Clone)]
 pub(crate) struct Class {
-    schema: Arc<str>,
     schema_uid: Arc<str>,
     level: Arc<str>,
     level_uid: Arc<str>,
+    numbers: Arc<FlowNumbers>,
 }
 
 /// What a level allows, for the metrics.
@@ -83,6 +83,7 @@ pub(crate) struct LevelLimits {
     pub(crate) nominal: u32,
     pub(crate) lower: u32,
     pub(crate) upper: u32,
+    pub(crate) current: u32,
 }
 
 /// A seat in use; given back when dropped.
@@ -180,19 +181,21 @@ impl Flow {
         class: &Class,
         flow: u64,
         cost: Cost,
-        metrics: &FlowMetrics,
+        is_watch: bool,
     ) -> Result<Seat, &'static str> {
         let (sender, receiver) = oneshot::channel();
         let (level, seats) = (&class.level, cost.seats);
         let entry = self.book.lock().enter(level, flow, seats, sender);
-        let seat =
-            || Seat { flow: self.clone(), level: level.clone(), cost, _executing: metrics.executes(class, seats) };
+        let seat = || {
+            let _executing = class.numbers.executes(seats, is_watch);
+            Seat { flow: self.clone(), level: level.clone(), cost, _executing }
+        };
         match entry {
             Entry::Runs => Ok(seat()),
             Entry::Refused(why) => Err(why),
-            Entry::Waits(id) => {
+            Entry::Waits { id, place } => {
                 let mut waiting = Waiting { flow: self.clone(), level: level.clone(), id, seats, seated: false };
-                let _counted = metrics.waits(class);
+                let _counted = class.numbers.waits(seats, place);
                 match tokio::time::timeout(QUEUE_WAIT, receiver).await {
                     Ok(Ok(())) => {
                         waiting.seated = true;
@@ -218,7 +221,13 @@ impl Flow {
     pub(crate) async fn cost(&self, server: &ApiServer, call: &Call, class: &Class) -> Cost {
         let most = || self.book.lock().limits_of(&class.level).map_or(1, Limits::widest);
         match call.info.verb.as_ref() {
-            "create" | "update" | "patch" | "delete" => self.watchers.cost_of_write(&call.info, most()),
+            "create" | "update" | "patch" | "delete" => match self.watchers.of_write(&call.info) {
+                None => Cost::ONE,
+                Some(watchers) => {
+                    class.numbers.watched_by(watchers);
+                    watchers::cost(watchers, most())
+                }
+            },
             "list" | "watch" => Cost::of(self.width(server, call, most()).await),
             _ => Cost::ONE,
         }
@@ -255,12 +264,13 @@ impl Flow {
 
     /// What each level allows.
     pub(crate) fn limits(&self) -> Vec<(String, LevelLimits)> {
-        let of = |limits: &Limits| LevelLimits {
+        let of = |limits: &Limits, current| LevelLimits {
             nominal: limits.nominal,
             lower: limits.nominal.saturating_sub(limits.lendable),
             upper: limits.most,
+            current,
         };
-        self.book.lock().limits().map(|(name, limits)| (name.to_owned(), of(limits))).collect()
+        self.book.lock().limits().map(|(name, limits, current)| (name.to_owned(), of(limits, current))).collect()
     }
 
     #[cfg(test)]
@@ -268,31 +278,31 @@ impl Flow {
         self.book.lock().counts()
     }
 
-    fn configure(&self, mut schemas: Vec<FlowSchema>, levels: &[PriorityLevelConfiguration]) {
+    fn configure(&self, mut schemas: Vec<FlowSchema>, levels: &[PriorityLevelConfiguration], metrics: &FlowMetrics) {
         schemas.retain(|s| level_exists(s, levels));
         sort(&mut schemas);
         let woken = self.book.lock().configure(limits(levels));
         wake(woken);
-        let classes = schemas.iter().map(|schema| Class::of(schema, levels)).collect();
+        let classes = schemas.iter().map(|schema| Class::of(schema, levels, metrics)).collect();
         self.config.store(Some(Arc::new(Config { schemas, classes })));
     }
 }
 
 impl Class {
-    fn of(schema: &FlowSchema, levels: &[PriorityLevelConfiguration]) -> Self {
+    fn of(schema: &FlowSchema, levels: &[PriorityLevelConfiguration], metrics: &FlowMetrics) -> Self {
         let level = schema.spec.as_ref().map(|s| s.priority_level_configuration.name.as_str()).unwrap_or_default();
         let found = levels.iter().find(|l| l.name() == level);
         Class {
-            schema: schema.name().into(),
             schema_uid: schema.metadata.uid.as_deref().unwrap_or_default().into(),
             level: level.into(),
             level_uid: found.and_then(|l| l.metadata.uid.as_deref()).unwrap_or_default().into(),
+            numbers: Arc::new(metrics.of(level, schema.name())),
         }
     }
 
-    /// `priority_level`, `flow_schema`
-    pub(crate) fn labels(&self) -> [&str; 2] {
-        [&self.level, &self.schema]
+    /// What is counted of its requests.
+    pub(crate) fn numbers(&self) -> &FlowNumbers {
+        &self.numbers
     }
 
     /// `X-Kubernetes-PF-*` (`setResponseHeaders`).
@@ -463,7 +473,7 @@ async fn reconcile(server: &ApiServer) -> bool {
     let changes = schemas.iter().filter_map(|schema| with_condition(schema, &levels, server.clock_now()));
     let all = changes.map(async |schema| server.apply_own(&kind, "status", CONSUMER, status_config(&schema)).await);
     let written = all_done(futures_util::future::join_all(all).await);
-    server.inner.flow.configure(schemas, &levels);
+    server.inner.flow.configure(schemas, &levels, &server.inner.metrics.flow);
     well & written
 }
 

@@ -37,20 +37,29 @@ fn a_schema_says_whether_its_level_exists() {
     );
 }
 
+/// Of the level `a`.
+fn class() -> Class {
+    counted(&crate::metrics::Metrics::new())
+}
+
+fn counted(metrics: &crate::metrics::Metrics) -> Class {
+    let numbers = metrics.flow.of("a", "s").into();
+    Class { schema_uid: "".into(), level: "a".into(), level_uid: "".into(), numbers }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whoever_stops_waiting_leaves_no_seat_behind() {
     let flow = Arc::new(Flow::default());
     let queues = Some(Queues { count: 1, hand: 1, length: 9 });
     let limits = Limits { exempt: false, nominal: 1, lendable: 0, most: 1, queues };
     flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
-    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
-    let metrics = &crate::metrics::Metrics::new().flow;
-    let seat = flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free");
-    assert_eq!(flow.seat(&class, 1, Cost::ONE, metrics).await.err(), Some("time-out"));
+    let class = class();
+    let seat = flow.seat(&class, 1, Cost::ONE, false).await.expect("free");
+    assert_eq!(flow.seat(&class, 1, Cost::ONE, false).await.err(), Some("time-out"));
     // A seat that comes to one that is dropped goes on to the next.
-    let mut first = Box::pin(flow.seat(&class, 1, Cost::ONE, metrics));
+    let mut first = Box::pin(flow.seat(&class, 1, Cost::ONE, false));
     assert!(futures_util::poll!(first.as_mut()).is_pending());
-    let mut second = Box::pin(flow.seat(&class, 1, Cost::ONE, metrics));
+    let mut second = Box::pin(flow.seat(&class, 1, Cost::ONE, false));
     assert!(futures_util::poll!(second.as_mut()).is_pending());
     drop(seat);
     drop(first);
@@ -61,20 +70,70 @@ async fn whoever_stops_waiting_leaves_no_seat_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn waiting_and_running_are_counted() {
+    let flow = Arc::new(Flow::default());
+    let queues = Some(Queues { count: 1, hand: 1, length: 9 });
+    let limits = Limits { exempt: false, nominal: 4, lendable: 0, most: 4, queues };
+    flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
+    let metrics = crate::metrics::Metrics::new();
+    let class = counted(&metrics);
+    let cost = Cost { seats: 3, linger: Duration::ZERO };
+    let seat = flow.seat(&class, 1, cost, true).await.expect("free");
+    let mut next = Box::pin(flow.seat(&class, 1, cost, false));
+    assert!(futures_util::poll!(next.as_mut()).is_pending());
+    let shown = |name: &str| {
+        let lines = metrics.lines(&format!("{name}{{"));
+        lines.iter().filter_map(|line| Some(line.rsplit_once(' ')?.1.to_owned())).collect::<Vec<_>>().join(" ")
+    };
+    let gauges = ["executing_requests", "executing_seats", "inqueue_requests", "inqueue_seats"];
+    assert_eq!(gauges.map(shown), ["1", "3", "1", "3"]);
+    assert_eq!(shown("request_queue_length_after_enqueue_sum"), "1");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    drop(seat);
+    drop(next.await.expect("comes"));
+    assert_eq!(gauges.map(shown), ["0"; 4]);
+    let durations = metrics.lines("request_execution_seconds_sum");
+    let flow = r#"apiserver_flowcontrol_request_execution_seconds_sum{flow_schema="s",priority_level="a""#;
+    assert_eq!(durations, [format!(r#"{flow},type="regular"}} 0"#), format!(r#"{flow},type="watch"}} 2"#)]);
+}
+
+#[test]
+fn a_level_may_use_what_nobody_keeps() {
+    let flow = Flow::default();
+    flow.book.lock().configure(limits(&defaults::levels()));
+    let mut now = flow.limits();
+    now.sort_by(|a, b| a.0.cmp(&b.0));
+    let shown: Vec<String> = now.iter().map(|(name, l)| format!("{name} {} of {}", l.current, l.upper)).collect();
+    // Of 600 seats, others keep what they do not lend.
+    assert_eq!(
+        shown,
+        [
+            "catch-all 355 of 600",
+            "exempt 0 of 600",
+            "global-default 366 of 600",
+            "leader-election 367 of 600",
+            "node-high 415 of 600",
+            "system 392 of 600",
+            "workload-high 391 of 600",
+            "workload-low 366 of 600",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_that_nobody_reads_gives_its_seat_back_in_time() {
     let flow = Arc::new(Flow::default());
     let queues = Some(Queues { count: 1, hand: 1, length: 9 });
     let limits = Limits { exempt: false, nominal: 1, lendable: 0, most: 1, queues };
     flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
-    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
-    let metrics = &crate::metrics::Metrics::new().flow;
+    let class = class();
     let held = |seat| hold_until_written(crate::response::body_from("[]"), seat);
-    let unread = held(flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free"));
+    let unread = held(flow.seat(&class, 1, Cost::ONE, false).await.expect("free"));
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 1, 0)]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
-    let read = held(flow.seat(&class, 1, Cost::ONE, metrics).await.expect("free"));
+    let read = held(flow.seat(&class, 1, Cost::ONE, false).await.expect("free"));
     drop((unread, read));
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 0, 0)]);
@@ -86,10 +145,9 @@ async fn a_write_that_many_watch_keeps_its_seats_for_a_while() {
     let queues = Some(Queues { count: 1, hand: 1, length: 9 });
     let limits = Limits { exempt: false, nominal: 4, lendable: 0, most: 4, queues };
     flow.book.lock().configure(HashMap::from([("a".to_owned(), limits)]));
-    let class = Class { schema: "s".into(), schema_uid: "".into(), level: "a".into(), level_uid: "".into() };
-    let metrics = &crate::metrics::Metrics::new().flow;
+    let class = class();
     let cost = Cost { seats: 3, linger: Duration::from_millis(5) };
-    drop(flow.seat(&class, 1, cost, metrics).await.expect("free"));
+    drop(flow.seat(&class, 1, cost, false).await.expect("free"));
     tokio::time::sleep(Duration::from_millis(4)).await;
     assert_eq!(flow.counts(), [("a".to_owned(), 3, 0)]);
     tokio::time::sleep(Duration::from_millis(2)).await;

@@ -70,11 +70,10 @@ impl Watchers {
         all
     }
 
-    /// What a write costs, on a level whose requests take at most `most` seats.
-    pub(super) fn cost_of_write(&self, info: &RequestInfo, most: u32) -> Cost {
-        // It makes no event.
+    /// How many see a write; `None` of one that makes no event.
+    pub(super) fn of_write(&self, info: &RequestInfo) -> Option<u32> {
         let is_token = info.resource == "serviceaccounts" && info.subresource == "token";
-        if is_token { Cost::ONE } else { cost(self.interested(info), most) }
+        (!is_token).then(|| self.interested(info))
     }
 }
 
@@ -87,7 +86,8 @@ fn watched(info: &RequestInfo, namespace: &str, name: &str) -> Watched {
     }
 }
 
-fn cost(watchers: u32, most: u32) -> Cost {
+/// What a write costs that so many see, on a level whose requests take at most `most` seats.
+pub(super) fn cost(watchers: u32, most: u32) -> Cost {
     if watchers < WATCHERS_PER_SEAT {
         return Cost::ONE;
     }

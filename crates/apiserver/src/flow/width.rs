@@ -1,7 +1,5 @@
 //! How many seats a list takes: as many as it needs memory (`flowcontrol/request/list_work_estimator.go`,
 //! `seatsBasedOnObjectSize`). Everything is read from memory here, as from upstream's watch cache.
-//!
-//! Differs from upstream: writes take one seat however many watch.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;

@@ -1,9 +1,11 @@
-//! Priority and fairness (`apiserver/pkg/util/flowcontrol/metrics/metrics.go`).
+//! Priority and fairness (`apiserver/pkg/util/flowcontrol/metrics/metrics.go`). What upstream computes to move seats every ten seconds
+//! and the virtual times of its queues have no meaning here (`flow/book.rs`).
 
 use super::Family;
-use crate::flow::{Class, Flow};
-use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+use crate::flow::Flow;
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Requests of this level never wait.
 const EXEMPT: &str = "exempt";
@@ -16,11 +18,35 @@ pub(crate) struct FlowMetrics {
     executing: IntGaugeVec,
     executing_seats: IntGaugeVec,
     waiting: IntGaugeVec,
+    waiting_seats: IntGaugeVec,
     waited: HistogramVec,
+    executed: HistogramVec,
+    queue_lengths: HistogramVec,
     estimated: HistogramVec,
+    watchers: HistogramVec,
     nominal: IntGaugeVec,
     lower: IntGaugeVec,
     upper: IntGaugeVec,
+    current: IntGaugeVec,
+}
+
+/// The numbers of one flow schema and its priority level, looked up once.
+pub(crate) struct FlowNumbers {
+    /// Level and schema.
+    labels: [String; 2],
+    dispatched: IntCounter,
+    rejected: IntCounterVec,
+    executing: IntGauge,
+    executing_seats: IntGauge,
+    waiting: IntGauge,
+    waiting_seats: IntGauge,
+    waited: HistogramVec,
+    waited_and_ran: Histogram,
+    executed: Histogram,
+    watched: Histogram,
+    queue_lengths: Histogram,
+    estimated: Histogram,
+    watchers: Histogram,
 }
 
 impl FlowMetrics {
@@ -53,11 +79,34 @@ impl FlowMetrics {
                 "[BETA] Number of requests currently pending in queues of the API Priority and Fairness subsystem",
                 &flow,
             ),
+            waiting_seats: family.gauge(
+                &name("current_inqueue_seats"),
+                "[ALPHA] Number of seats currently pending in queues of the API Priority and Fairness subsystem",
+                &flow,
+            ),
             waited: family.histogram(
                 &name("request_wait_duration_seconds"),
                 "[BETA] Length of time a request spent waiting in its queue",
                 &["priority_level", "flow_schema", "execute"],
                 &SECONDS,
+            ),
+            executed: family.histogram(
+                &name("request_execution_seconds"),
+                "[ALPHA] Duration of initial stage (for a WATCH) or any (for a non-WATCH) stage of request execution in the API Priority and Fairness subsystem",
+                &["priority_level", "flow_schema", "type"],
+                &SECONDS,
+            ),
+            queue_lengths: family.histogram(
+                &name("request_queue_length_after_enqueue"),
+                "[ALPHA] Length of queue in the API Priority and Fairness subsystem, as seen by each request after it is enqueued",
+                &flow,
+                &[0.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0],
+            ),
+            watchers: family.histogram(
+                &name("watch_count_samples"),
+                "[ALPHA] count of watchers for mutating requests in API Priority and Fairness",
+                &flow,
+                &[0.0, 1.0, 10.0, 100.0, 1000.0, 10000.0],
             ),
             estimated: family.histogram(
                 &name("work_estimated_seats"),
@@ -80,35 +129,33 @@ impl FlowMetrics {
                 "[ALPHA] Configured upper bound on number of execution seats available to each priority level",
                 &flow[..1],
             ),
+            current: family.gauge(
+                &name("current_limit_seats"),
+                "[ALPHA] current derived number of execution seats available to each priority level",
+                &flow[..1],
+            ),
         }
     }
 
-    /// A request begins to wait or goes on at once.
-    pub(crate) fn waits(&self, class: &Class) -> super::Held {
-        super::Held::new(self.waiting.with_label_values(&class.labels()))
-    }
-
-    /// A request got its seat, or none for this reason.
-    pub(crate) fn seated(&self, class: &Class, refused: Option<&'static str>, waited: Duration) {
-        let [level, schema] = class.labels();
-        match refused {
-            None => self.dispatched.with_label_values(&[level, schema]).inc(),
-            Some(reason) => self.rejected.with_label_values(&[level, schema, reason]).inc(),
+    /// The numbers of a flow schema.
+    pub(crate) fn of(&self, level: &str, schema: &str) -> FlowNumbers {
+        let labels = [level, schema];
+        FlowNumbers {
+            labels: labels.map(str::to_owned),
+            dispatched: self.dispatched.with_label_values(&labels),
+            rejected: self.rejected.clone(),
+            executing: self.executing.with_label_values(&labels),
+            executing_seats: self.executing_seats.with_label_values(&labels),
+            waiting: self.waiting.with_label_values(&labels),
+            waiting_seats: self.waiting_seats.with_label_values(&labels),
+            waited: self.waited.clone(),
+            waited_and_ran: self.waited.with_label_values(&[level, schema, "true"]),
+            executed: self.executed.with_label_values(&[level, schema, "regular"]),
+            watched: self.executed.with_label_values(&[level, schema, "watch"]),
+            queue_lengths: self.queue_lengths.with_label_values(&labels),
+            estimated: self.estimated.with_label_values(&labels),
+            watchers: self.watchers.with_label_values(&labels),
         }
-        if level == EXEMPT {
-            return;
-        }
-        let execute = if refused.is_none() { "true" } else { "false" };
-        self.waited.with_label_values(&[level, schema, execute]).observe(waited.as_secs_f64());
-    }
-
-    /// A request runs on so many seats.
-    pub(crate) fn executes(&self, class: &Class, seats: u32) -> Executing {
-        let labels = class.labels();
-        self.estimated.with_label_values(&labels).observe(seats.into());
-        let held = self.executing_seats.with_label_values(&labels);
-        held.add(seats.into());
-        Executing { _request: super::Held::new(self.executing.with_label_values(&labels)), held, seats }
     }
 
     /// Takes over the limits in force.
@@ -117,19 +164,78 @@ impl FlowMetrics {
             self.nominal.with_label_values(&[&level]).set(limits.nominal.into());
             self.lower.with_label_values(&[&level]).set(limits.lower.into());
             self.upper.with_label_values(&[&level]).set(limits.upper.into());
+            self.current.with_label_values(&[&level]).set(limits.current.into());
         }
     }
 }
 
-/// Counts down when dropped.
-pub(crate) struct Executing {
+impl FlowNumbers {
+    /// A request waits for so many seats, as this one of its queue.
+    pub(crate) fn waits(&self, seats: u32, place: usize) -> HeldSeats {
+        self.queue_lengths.observe(place as f64);
+        HeldSeats::new(&self.waiting, &self.waiting_seats, seats)
+    }
+
+    /// A request got its seat, or none for this reason.
+    pub(crate) fn seated(&self, refused: Option<&'static str>, waited: Duration) {
+        let [level, schema] = &self.labels;
+        match refused {
+            None => self.dispatched.inc(),
+            Some(reason) => self.rejected.with_label_values(&[level, schema, reason]).inc(),
+        }
+        match refused {
+            _ if level == EXEMPT => {}
+            None => self.waited_and_ran.observe(waited.as_secs_f64()),
+            Some(_) => self.waited.with_label_values(&[level, schema, "false"]).observe(waited.as_secs_f64()),
+        }
+    }
+
+    /// A write is seen by so many watchers.
+    pub(crate) fn watched_by(&self, watchers: u32) {
+        self.watchers.observe(watchers.into());
+    }
+
+    /// A request runs on so many seats.
+    pub(crate) fn executes(&self, seats: u32, is_watch: bool) -> Executing {
+        self.estimated.observe(seats.into());
+        let durations = if is_watch { &self.watched } else { &self.executed };
+        Executing {
+            _seats: HeldSeats::new(&self.executing, &self.executing_seats, seats),
+            begun: Instant::now(),
+            durations: durations.clone(),
+        }
+    }
+}
+
+/// A request and its seats; counts down when dropped.
+pub(crate) struct HeldSeats {
     _request: super::Held,
-    held: prometheus::IntGauge,
+    gauge: IntGauge,
     seats: u32,
+}
+
+impl HeldSeats {
+    fn new(requests: &IntGauge, gauge: &IntGauge, seats: u32) -> Self {
+        gauge.add(seats.into());
+        HeldSeats { _request: super::Held::new(requests.clone()), gauge: gauge.clone(), seats }
+    }
+}
+
+impl Drop for HeldSeats {
+    fn drop(&mut self) {
+        self.gauge.sub(self.seats.into());
+    }
+}
+
+/// A request that runs until this is dropped.
+pub(crate) struct Executing {
+    _seats: HeldSeats,
+    begun: Instant,
+    durations: Histogram,
 }
 
 impl Drop for Executing {
     fn drop(&mut self) {
-        self.held.sub(self.seats.into());
+        self.durations.observe(self.begun.elapsed().as_secs_f64());
     }
 }

@@ -16,7 +16,7 @@ pub(crate) use access::{Access, Authenticated};
 pub use admission::AdmissionMetrics;
 pub(crate) use admission::{Phase, PolicyCheck, Rejection, WebhookCall};
 pub(crate) use aggregator::AggregatorMetrics;
-pub(crate) use flow::{Executing, FlowMetrics};
+pub(crate) use flow::{Executing, FlowMetrics, FlowNumbers};
 pub(crate) use health::Health;
 pub(crate) use pod_security::PodSecurityMetrics;
 pub(crate) use requests::{Labels, Requests, WatchMetrics, labels};
@@ -64,6 +64,14 @@ impl Metrics {
             tls_errors: tls_errors.with_label_values::<&str>(&[]),
             registry,
         }
+    }
+
+    /// The numbers whose lines contain `part`.
+    #[cfg(test)]
+    pub(crate) fn lines(&self, part: &str) -> Vec<String> {
+        let text = String::from_utf8(encode(self.registry.gather())).expect("text");
+        let is_wanted = |line: &&str| !line.starts_with('#') && line.contains(part);
+        text.lines().filter(is_wanted).map(str::to_owned).collect()
     }
 
     /// Shows more, of other parts of this process.

@@ -1,22 +1,20 @@
-//! Who may ask, and who decides what for: the cluster's own means, and those of the files that the configuration names. The files
-//! are read again when they change; what is wrong then is logged, and the old state stays.
+//! Who may ask, and who decides what for: the cluster's own means, and those of the files that the configuration names, which are
+//! read again when they change (`reload.rs`).
 
 use crate::config::{Access, Oidc, TokenWebhook};
+use crate::reload::{Reloads, follow};
 use apiserver::Reader;
 use apiserver::auth::jwt::{self, Configuration, JwtMetrics, JwtTokens};
 use apiserver::auth::webhook::{
-    AuthorizationConfiguration, AuthorizationMetrics, AuthorizerKind, WebhookAuthorizer, WebhookTokens, kubeconfig,
+    self, AuthorizationConfiguration, AuthorizationMetrics, AuthorizerKind, WebhookAuthorizer, WebhookTokens,
+    kubeconfig,
 };
-use apiserver::auth::{Authenticator, Authorizer, Authorizers, Masters, Replaceable};
+use apiserver::auth::{Authenticator, Authorizer, Authorizers, Counted, Masters, Replaceable};
 use apiserver::webhook_client::{ClientConfig, WebhookClient};
 use base::Clock;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// How often the files are looked at (upstream's `PollInterval`).
-const LOOK: Duration = Duration::from_secs(60);
 
 /// Who knows tokens that the cluster does not issue itself.
 pub(crate) struct ForeignTokens {
@@ -32,6 +30,7 @@ pub(crate) fn foreign_tokens(
     reader: &Reader,
     clock: &Arc<dyn Clock>,
     own: &str,
+    reloads: Reloads,
     shutdown: &CancellationToken,
 ) -> Result<ForeignTokens, String> {
     let jwt = JwtTokens::new(WebhookClient::new(reader.clone()), clock.clone(), own);
@@ -41,7 +40,7 @@ pub(crate) fn foreign_tokens(
     if let Some(path) = &access.authentication {
         let configured = jwt.clone();
         let apply = move |text: &str| configured.configure(&Configuration::parse(text)?, &[]);
-        follow("authentication-config", path, apply, shutdown)?;
+        follow("authentication-config", path, reloads, apply, shutdown)?;
     }
     let metrics = jwt.metrics().clone();
     let mut all: Vec<Arc<dyn Authenticator>> = vec![jwt];
@@ -96,37 +95,68 @@ pub(crate) struct OwnAuthorizers {
     pub(crate) rbac: Arc<dyn Authorizer>,
 }
 
-/// Who decides: the masters' rule first, then Node and RBAC, or what the file says. Webhooks are counted in `metrics`.
+/// What lists of authorizers are made of.
+struct Chains {
+    own: OwnAuthorizers,
+    client: Arc<WebhookClient>,
+    metrics: AuthorizationMetrics,
+}
+
+impl Chains {
+    /// Node and RBAC; their names are those of upstream's `--authorization-mode`.
+    fn default(&self) -> Authorizers {
+        Authorizers(vec![self.masters(), self.node("node"), self.rbac("rbac")])
+    }
+
+    /// What a file says.
+    fn configured(&self, config: &AuthorizationConfiguration) -> Result<Authorizers, String> {
+        let one = |entry: &webhook::Entry| match entry.kind() {
+            AuthorizerKind::Node => Ok(self.node(&entry.name)),
+            AuthorizerKind::Rbac => Ok(self.rbac(&entry.name)),
+            AuthorizerKind::Webhook(webhook) => {
+                let file = webhook.connection_info.kube_config_file.clone().unwrap_or_default();
+                let config = client_config(Path::new(&file)).map_err(|why| format!("{file}: {why}"))?;
+                let (client, metrics) = (self.client.clone(), self.metrics.clone());
+                let made = WebhookAuthorizer::new(&entry.name, webhook, config, client, metrics);
+                Ok(self.metrics.decisions.of("Webhook", &entry.name, Arc::new(made)))
+            }
+        };
+        let configured = config.authorizers.iter().map(one);
+        let all: Result<Vec<Counted>, String> = std::iter::once(Ok(self.masters())).chain(configured).collect();
+        Ok(Authorizers(all?))
+    }
+
+    fn masters(&self) -> Counted {
+        Counted::never(Arc::new(Masters))
+    }
+
+    fn node(&self, name: &str) -> Counted {
+        self.metrics.decisions.of("Node", name, self.own.node.clone())
+    }
+
+    fn rbac(&self, name: &str) -> Counted {
+        self.metrics.decisions.of("RBAC", name, self.own.rbac.clone())
+    }
+}
+
+/// Who decides: the masters' rule first, then Node and RBAC, or what the file says. Decisions are counted in `metrics`.
 pub(crate) fn authorizer(
     access: &Access,
     own: OwnAuthorizers,
     reader: &Reader,
     metrics: &AuthorizationMetrics,
+    reloads: Reloads,
     shutdown: &CancellationToken,
 ) -> Result<Arc<dyn Authorizer>, String> {
-    let masters: Arc<dyn Authorizer> = Arc::new(Masters);
-    let all = Replaceable::new(Authorizers(vec![masters.clone(), own.node.clone(), own.rbac.clone()]));
+    let chains = Chains { own, client: Arc::new(WebhookClient::new(reader.clone())), metrics: metrics.clone() };
+    let all = Replaceable::new(chains.default());
     if let Some(path) = &access.authorization {
-        let (replaced, metrics) = (all.clone(), metrics.clone());
-        let client = Arc::new(WebhookClient::new(reader.clone()));
+        let replaced = all.clone();
         let apply = move |text: &str| {
-            let mut list = vec![masters.clone()];
-            for entry in &AuthorizationConfiguration::parse(text)?.authorizers {
-                list.push(match entry.kind() {
-                    AuthorizerKind::Node => own.node.clone(),
-                    AuthorizerKind::Rbac => own.rbac.clone(),
-                    AuthorizerKind::Webhook(webhook) => {
-                        let file = webhook.connection_info.kube_config_file.clone().unwrap_or_default();
-                        let config = client_config(Path::new(&file)).map_err(|why| format!("{file}: {why}"))?;
-                        let (client, metrics) = (client.clone(), metrics.clone());
-                        Arc::new(WebhookAuthorizer::new(&entry.name, webhook, config, client, metrics))
-                    }
-                });
-            }
-            replaced.replace(Authorizers(list));
+            replaced.replace(chains.configured(&AuthorizationConfiguration::parse(text)?)?);
             Ok(())
         };
-        follow("authorization-config", path, apply, shutdown)?;
+        follow("authorization-config", path, reloads, apply, shutdown)?;
     }
     Ok(all)
 }
@@ -140,55 +170,6 @@ fn client_config(path: &Path) -> Result<ClientConfig, String> {
         std::fs::read(&file).map_err(|e| format!("failed to read {}: {e}", file.display()))
     };
     kubeconfig::parse(&text, &read)
-}
-
-/// Applies a file now, which must work, and again whenever it changes.
-fn follow(
-    flag: &'static str,
-    path: &Path,
-    apply: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
-    shutdown: &CancellationToken,
-) -> Result<(), String> {
-    let mut seen = read(path).and_then(|text| apply(&text).map(|()| text)).map_err(|why| wrong(flag, path, &why))?;
-    let (path, shutdown): (PathBuf, _) = (path.to_owned(), shutdown.clone());
-    base::tasks::detach(flag, async move {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let text = match read(&path) {
-                Ok(text) if text == seen => continue,
-                Ok(text) => text,
-                Err(why) => {
-                    tracing::error!(
-                        error = wrong(flag, &path, &why),
-                        "a file cannot be read; its last contents stay in force"
-                    );
-                    continue;
-                }
-            };
-            match apply(&text) {
-                Ok(()) => tracing::info!(path = %path.display(), "a changed file is in force"),
-                Err(why) => {
-                    tracing::error!(
-                        error = wrong(flag, &path, &why),
-                        "a changed file is wrong; its last contents stay in force"
-                    );
-                }
-            }
-            seen = text;
-        }
-    });
-    Ok(())
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
-}
-
-fn wrong(flag: &str, path: &Path, why: &str) -> String {
-    format!("{flag} {}: {why}", path.display())
 }
 
 #[cfg(test)]

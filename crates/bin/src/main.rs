@@ -19,6 +19,7 @@ mod membership;
 mod node;
 mod presence;
 mod process;
+mod reload;
 mod server;
 mod spans;
 mod storage;

@@ -9,6 +9,7 @@ use crate::leaders::Leaders;
 use crate::local::LocalTransport;
 use crate::membership::Network;
 use crate::presence;
+use crate::reload::Reloads;
 use crate::spans;
 use crate::storage::{Storage, StorageError};
 use api::prelude::{ConfigMap, Secret, ServiceAccount};
@@ -183,8 +184,10 @@ pub(crate) async fn start(
     let audit = audit_log::start(&config.data_dir, config.audit_policy.as_deref(), shutdown.clone());
     let audit = audit.map_err(ServerError::Api)?;
     let admission = admission(config, &random)?;
-    let foreign =
-        access::foreign_tokens(&config.access, &reader, &clock, &issuer, &shutdown).map_err(ServerError::Api)?;
+    let reloads = |what| Reloads::new(what, &format!("apiserver-{}", config.node_name), &clock);
+    let (authentication, authorization) = (reloads("authentication"), reloads("authorization"));
+    let foreign = access::foreign_tokens(&config.access, &reader, &clock, &issuer, authentication.clone(), &shutdown);
+    let foreign = foreign.map_err(ServerError::Api)?;
     let mut authenticators: Vec<Arc<dyn Authenticator>> = vec![
         Arc::new(RequestHeaders { allowed_names: vec![FRONT_PROXY.into()] }),
         Arc::new(ClientCertificates),
@@ -194,7 +197,8 @@ pub(crate) async fn start(
     authenticators.extend(foreign.authenticators);
     let own = OwnAuthorizers { node: Arc::new(NodeAuthorizer::new(reader.clone())), rbac };
     let metrics = AuthorizationMetrics::default();
-    let authorizer = access::authorizer(&config.access, own, &reader, &metrics, &shutdown).map_err(ServerError::Api)?;
+    let authorizer = access::authorizer(&config.access, own, &reader, &metrics, authorization.clone(), &shutdown);
+    let authorizer = authorizer.map_err(ServerError::Api)?;
     let deps = Deps {
         store,
         authenticator: Arc::new(Authenticators(authenticators)),
@@ -212,8 +216,9 @@ pub(crate) async fn start(
         random: random.clone(),
     };
     let api = ApiServer::new(deps).await.map_err(|e| ServerError::Api(e.message))?;
-    let collectors = [metrics.collectors(), foreign.metrics.collectors(), tokens.collectors()];
-    collectors.into_iter().flatten().for_each(|collector| api.register_metrics(collector));
+    let of_access = [metrics.collectors(), foreign.metrics.collectors(), tokens.collectors()];
+    let of_files = [authentication.collectors(), authorization.collectors()];
+    of_access.into_iter().chain(of_files).flatten().for_each(|collector| api.register_metrics(collector));
     let spans = config.tracing_config.as_deref().map(|path| spans::start(path, &config.node_name)).transpose();
     let spans = spans.map_err(ServerError::Api)?.map(|(traces, sender)| {
         api.set_traces(traces);

@@ -5,6 +5,7 @@
 pub mod bootstrap;
 mod bootstrap_tokens;
 mod certificates;
+mod decisions;
 pub mod jwt;
 mod node;
 mod rbac;
@@ -16,6 +17,7 @@ pub mod webhook;
 
 pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
+pub use decisions::{Counted, Decisions};
 pub use node::{NodeAuthorizer, node_name};
 pub use rbac::{Policy, Rbac};
 pub(crate) use rbac::{breakdown, covers};

@@ -1,7 +1,7 @@
 //! Several authenticators or authorizers in order (`apiserver/pkg/authentication/request/union`,
 //! `apiserver/pkg/authorization/union`), and the rule that needs no objects: `system:masters`.
 
-use super::{Attributes, AuthError, Authenticator, Authorizer, Decision, MASTERS, Peer, Rules, UserInfo};
+use super::{Attributes, AuthError, Authenticator, Authorizer, Counted, Decision, MASTERS, Peer, Rules, UserInfo};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -45,14 +45,16 @@ impl Authenticator for Authenticators {
 }
 
 /// Asks each authorizer until one allows or denies.
-pub struct Authorizers(pub Vec<Arc<dyn Authorizer>>);
+pub struct Authorizers(pub Vec<Counted>);
 
 #[async_trait]
 impl Authorizer for Authorizers {
     async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         let mut reasons = Vec::new();
-        for authorizer in &self.0 {
-            match authorizer.authorize(attributes).await {
+        for counted in &self.0 {
+            let decision = counted.authorizer.authorize(attributes).await;
+            counted.count(&decision);
+            match decision {
                 Decision::NoOpinion(reason) if reason.is_empty() => {}
                 Decision::NoOpinion(reason) => reasons.push(reason),
                 decided => return decided,
@@ -63,8 +65,8 @@ impl Authorizer for Authorizers {
 
     async fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
         let mut all = Rules::default();
-        for authorizer in &self.0 {
-            let rules = authorizer.rules_for(user, namespace).await;
+        for counted in &self.0 {
+            let rules = counted.authorizer.rules_for(user, namespace).await;
             all.resource.extend(rules.resource);
             all.non_resource.extend(rules.non_resource);
             all.incomplete = all.incomplete.or(rules.incomplete);

@@ -7,7 +7,7 @@
 
 use super::cache::Cache;
 use super::post;
-use crate::auth::{Attributes, Authorizer, Decision, Rules, UserInfo};
+use crate::auth::{Attributes, Authorizer, Decision, Decisions, Rules, UserInfo};
 use crate::webhook_client::{ClientConfig, WebhookClient, WebhookError};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,7 +23,6 @@ use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 const VERSIONS: [&str; 3] =
     ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
@@ -241,6 +240,8 @@ impl Webhook {
 /// What is counted (`apiserver/plugin/pkg/authorizer/webhook/metrics`).
 #[derive(Clone)]
 pub struct AuthorizationMetrics {
+    /// By who made them.
+    pub decisions: Decisions,
     evaluations: IntCounterVec,
     durations: HistogramVec,
     fail_open: IntCounterVec,
@@ -258,6 +259,7 @@ impl Default for AuthorizationMetrics {
             "[ALPHA] Request latency in seconds.",
         );
         AuthorizationMetrics {
+            decisions: Decisions::default(),
             evaluations: counter(
                 "webhook_evaluations_total",
                 "[ALPHA] Round-trips to authorization webhooks.",
@@ -282,6 +284,7 @@ impl AuthorizationMetrics {
     /// For whoever shows them.
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
         vec![
+            Box::new(self.decisions.collector()),
             Box::new(self.evaluations.clone()),
             Box::new(self.durations.clone()),
             Box::new(self.fail_open.clone()),
@@ -343,19 +346,28 @@ impl WebhookAuthorizer {
             "kind": "SubjectAccessReview", "apiVersion": format!("authorization.k8s.io/{}", self.version),
             "metadata": {}, "spec": spec, "status": {"allowed": false},
         });
-        let begun = Instant::now();
-        let answer = post(&self.client, &self.config, self.timeout, Bytes::from(review.to_string())).await;
-        let result = match &answer {
-            Ok(_) => "success",
-            Err(WebhookError::Timeout { .. } | WebhookError::Answered { code: 504, .. }) => "timeout",
-            Err(_) => "error",
+        let read = |answer: Result<Bytes, WebhookError>, took: Duration| {
+            let decision = answer.and_then(|answer| decision_of(&answer).map_err(WebhookError::Config));
+            let labels = [&*self.name, result_of(&decision)];
+            self.metrics.evaluations.with_label_values(&labels).inc();
+            self.metrics.durations.with_label_values(&labels).observe(took.as_secs_f64());
+            decision
         };
-        self.metrics.evaluations.with_label_values(&[&self.name, result]).inc();
-        self.metrics.durations.with_label_values(&[&self.name, result]).observe(begun.elapsed().as_secs_f64());
-        if answer.is_err() && matches!(self.on_error, Decision::NoOpinion(_)) {
-            self.metrics.fail_open.with_label_values(&[&self.name, result]).inc();
+        let body = Bytes::from(review.to_string());
+        let decision = post(&self.client, &self.config, self.timeout, body, read).await;
+        if decision.is_err() && matches!(self.on_error, Decision::NoOpinion(_)) {
+            self.metrics.fail_open.with_label_values(&[&self.name, result_of(&decision)]).inc();
         }
-        decision_of(&answer?).map_err(WebhookError::Config)
+        decision
+    }
+}
+
+/// As metrics name it.
+fn result_of(decision: &Result<Decision, WebhookError>) -> &'static str {
+    match decision {
+        Ok(_) => "success",
+        Err(WebhookError::Timeout { .. } | WebhookError::Answered { code: 504, .. }) => "timeout",
+        Err(_) => "error",
     }
 }
 

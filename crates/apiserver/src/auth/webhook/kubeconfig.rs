@@ -104,10 +104,10 @@ pub fn parse(text: &str, read: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Resu
     Ok(ClientConfig { target: Target::Url(cluster.server.clone()), ca_bundle, credentials })
 }
 
-/// What we do not do is refused by name.
+/// What we do not do is refused by name (why `exec` is: `docs/decisions/0006-…`).
 fn check_supported(cluster: &Cluster, user: Option<&User>) -> Result<(), String> {
-    if !cluster.server.starts_with("https://") {
-        return Err(format!("unsupported: the server {:?} is not https", cluster.server));
+    if !["https://", "http://"].iter().any(|scheme| cluster.server.starts_with(scheme)) {
+        return Err(format!("unsupported: the server {:?} is no URL", cluster.server));
     }
     let unsupported = [
         (cluster.insecure_skip_tls_verify, "insecure-skip-tls-verify"),
@@ -164,7 +164,8 @@ mod tests {
             r#"Url("https://h/x") <ca.pem> Some("Basic YTpi") false"#
         );
         assert_eq!(check("exec: {command: x}", cluster), "unsupported: exec in the kubeconfig of a webhook");
-        assert_eq!(check("", "server: http://h"), r#"unsupported: the server "http://h" is not https"#);
+        assert_eq!(check("", "server: http://h"), r#"Url("http://h")  None false"#);
+        assert_eq!(check("", "server: h"), r#"unsupported: the server "h" is no URL"#);
         let none = parse("{}", &|_| Ok(Vec::new())).expect_err("nothing in it");
         assert_eq!(none, "invalid configuration: no configuration has been provided");
     }

@@ -99,7 +99,7 @@ impl WebhookTokens {
         let api_version = format!("authentication.k8s.io/{}", self.version);
         let review = json!({"kind": "TokenReview", "apiVersion": api_version, "metadata": {}, "spec": spec, "status": {"user": {}}});
         let body = Bytes::from(review.to_string());
-        let answer = post(&self.client, &self.config, TIMEOUT, body).await.map_err(|error| {
+        let answer = post(&self.client, &self.config, TIMEOUT, body, |answer, _| answer).await.map_err(|error| {
             tracing::error!(%error, "failed to make webhook authenticator request");
             AuthError(error.to_string())
         })?;

@@ -38,6 +38,7 @@ use machinery::kinds::KindInfo;
 use machinery::schema::parse_go_duration;
 use parking_lot::Mutex;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -86,6 +87,9 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) hooks: Hooks,
     traces: OnceLock<Arc<Traces>>,
+    pub(crate) started: jiff::Timestamp,
+    /// What the process was told, by name.
+    pub(crate) flags: OnceLock<BTreeMap<String, String>>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -132,6 +136,8 @@ impl ApiServer {
             metrics: Metrics::new(),
             hooks: Hooks::default(),
             traces: OnceLock::new(),
+            started: deps.clock.now(),
+            flags: OnceLock::new(),
             shutdown: CancellationToken::new(),
             deps,
         };
@@ -502,6 +508,13 @@ impl ApiServer {
         }
     }
 
+    /// What the process was told, for `/flagz`. The first call decides.
+    pub fn set_flags(&self, flags: BTreeMap<String, String>) {
+        if self.inner.flags.set(flags).is_err() {
+            tracing::error!("the flags are known already");
+        }
+    }
+
     /// Shows more under `/metrics`: of other parts of this process.
     pub fn register_metrics(&self, collector: Box<dyn prometheus::core::Collector>) {
         self.inner.metrics.register(collector);
@@ -674,7 +687,7 @@ impl Cluster for ApiServer {
 /// Why nobody is impersonated although headers want that (`endpoints/filters/impersonation/impersonation.go`); upstream's text shows
 /// the user in Go's notation.
 fn impersonation_without_name(headers: &http::HeaderMap, groups: &[String], uids: &[String]) -> Option<String> {
-    let mut extra = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    let mut extra = BTreeMap::<&str, Vec<&str>>::new();
     for (header, value) in headers {
         if let (Some(key), Ok(value)) = (header.as_str().strip_prefix("impersonate-extra-"), value.to_str()) {
             extra.entry(key).or_default().push(value);

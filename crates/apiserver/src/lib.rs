@@ -60,6 +60,7 @@ mod watch;
 pub mod webhook_client;
 mod websocket;
 mod write;
+mod zpages;
 
 pub use aggregate::{FRONT_PROXY, FrontProxy};
 pub use api_server::{ApiServer, Deps};

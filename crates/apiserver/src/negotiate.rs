@@ -114,7 +114,7 @@ pub(crate) fn refusal() -> Status {
 
 /// The best form both sides know. `watch` streams are never YAML.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
-    let pretty = query.flag("pretty").unwrap_or_else(|| wants_pretty(headers)) && !watch;
+    let pretty = pretty(headers, query) && !watch;
     let clauses = accepted(headers);
     restful(&clauses, served())?;
     if clauses.is_empty() {
@@ -137,6 +137,11 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
         return Ok(Output { encoding, form, pretty });
     }
     Err(if watch { status::not_acceptable(STREAMS) } else { refusal() })
+}
+
+/// Whether an answer is laid out for people.
+pub(crate) fn pretty(headers: &HeaderMap, query: &Query) -> bool {
+    query.flag("pretty").unwrap_or_else(|| wants_pretty(headers))
 }
 
 /// People at a terminal or in a browser.

@@ -2,7 +2,7 @@
 
 use crate::api_server::{ApiServer, Call};
 use crate::response::{Answer, plain};
-use crate::{Body, discovery, health, metrics, negotiate, openapi, response, status};
+use crate::{Body, discovery, health, metrics, negotiate, openapi, response, status, zpages};
 use api::Status;
 use http::Method;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -36,6 +36,11 @@ pub(crate) async fn non_resource(server: &ApiServer, call: &Call, _body: Body) -
             let text = server.inner.metrics.health.text();
             Ok(Answer::Raw(plain(200, METRICS, text.into())))
         }
+        "statusz" if rest.is_empty() => zpages::status(server, call),
+        "flagz" if rest.is_empty() => match server.inner.flags.get() {
+            Some(flags) => zpages::flags(server, call, flags),
+            None => Ok(response::no_such_page()),
+        },
         "openapi" => openapi::answer(server, call, rest).await,
         _ => Ok(response::no_such_page()),
     }
@@ -49,7 +54,8 @@ fn issuer_document(server: &ApiServer, path: &str) -> Result<Answer, Status> {
     Ok(Answer::Raw(response))
 }
 
-fn paths(server: &ApiServer) -> Vec<String> {
+/// All that is served, but for the resources.
+pub(crate) fn paths(server: &ApiServer) -> Vec<String> {
     let mut paths: Vec<String> =
         ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"].map(Into::into).into();
     for (group, versions) in discovery::groups(server) {
@@ -61,8 +67,9 @@ fn paths(server: &ApiServer) -> Vec<String> {
         std::iter::once(group.to_owned()).chain(checks)
     }));
     let rest =
-        ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"];
-    paths.extend(rest.map(Into::into));
+        ["/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/statusz"];
+    paths.extend(rest.into_iter().chain(["/version"]).map(Into::into));
+    paths.extend(server.inner.flags.get().map(|_| "/flagz".to_owned()));
     paths.sort_unstable();
     paths
 }

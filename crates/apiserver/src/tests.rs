@@ -29,6 +29,7 @@ mod subresources;
 mod traces;
 mod watches;
 mod writes;
+mod zpages;
 
 /// A server over an empty memory store, with the namespace `default`.
 struct Fixture {

@@ -9,7 +9,9 @@ use agent::swap;
 use clap::Args;
 use ipnet::IpNet;
 use net::overlay::Mode;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ const DATA_DIR: &str = "/var/lib/dhow";
 pub(crate) const CONFIG_FILE: &str = "/etc/dhow/config.yaml";
 
 /// Everything that can be set. Absent = default. The file has the same names in camelCase.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[derive(Debug, Clone, Default, Args, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Settings {
     /// Configuration file (YAML) [default: /etc/dhow/config.yaml, if it exists]
@@ -231,6 +233,8 @@ pub(crate) struct Settings {
 /// What it means: plain data, nothing left to look up.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// What was said, by the names of flags; empty texts for defaults.
+    pub(crate) flags: BTreeMap<String, String>,
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) kubelet_dir: PathBuf,
@@ -444,6 +448,7 @@ impl Settings {
 
     fn check(self, host_name: &str) -> Result<Config, ConfigErrors> {
         let mut mistakes = Vec::new();
+        let flags = self.flags();
         let etcd = self.check_etcd(&mut mistakes);
         let programs = (&self.image_credential_provider_config, &self.image_credential_provider_bin_dir);
         let credential_providers = match programs {
@@ -520,6 +525,7 @@ impl Settings {
                     _ => "/var/lib/kubelet".into(),
                 };
                 Ok(Config {
+                    flags,
                     data_dir: self.data_dir.unwrap_or_else(|| DATA_DIR.into()),
                     kubelet_dir: self.kubelet_dir.unwrap_or(kubelet_dir),
                     run_dir: self.run_dir.unwrap_or_else(|| "/run/dhow".into()),
@@ -559,6 +565,16 @@ impl Settings {
 }
 
 impl Settings {
+    fn flags(&self) -> BTreeMap<String, String> {
+        let Ok(Value::Object(said)) = serde_json::to_value(self) else { return BTreeMap::new() };
+        let text = |value: Value| match value {
+            Value::Null => String::new(),
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        said.into_iter().map(|(name, value)| (kebab(&name), text(value))).collect()
+    }
+
     fn managers(&self) -> managers::Written<'_> {
         managers::Written {
             cpu_policy: self.cpu_manager_policy.as_deref(),
@@ -702,6 +718,18 @@ impl Settings {
     }
 }
 
+/// `camelCase` as flags are written.
+fn kebab(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() {
+            out.push('-');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
+}
+
 /// Names with commas between.
 fn names(said: Option<&str>) -> Vec<String> {
     said.unwrap_or_default().split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect()
@@ -827,6 +855,23 @@ mod tests {
         for part in ["listen \"here\"", "did you mean 10.43.0.0/16?", "overlap", "node-name \"Not_Valid\""] {
             assert!(text.contains(part), "{part} not in {text}");
         }
+    }
+
+    /// Every flag is in the file, too, and both are shown under one name.
+    #[test]
+    fn flags_are_shown_as_they_are_written() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let line = <Line as clap::Parser>::parse_from(["dhow", "--node-ip", "10.0.0.1", "--agent-port", "7"]);
+        let flags = line.settings.check("box").expect("valid").flags;
+        assert_eq!((&*flags["node-ip"], &*flags["agent-port"], &*flags["listen"]), ("10.0.0.1", "7", ""));
+        let command = <Line as clap::CommandFactory>::command();
+        let known = command.get_arguments().filter_map(|a| a.get_long()).filter(|name| *name != "config");
+        let missing: Vec<&str> = known.filter(|name| !flags.contains_key(*name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
     }
 
     #[test]

@@ -224,6 +224,7 @@ pub(crate) async fn start(
         api.set_traces(traces);
         sender
     });
+    api.set_flags(config.flags.clone());
     let started = STARTS.map(|name| api.begin_start(name));
     api.check_log(crate::logging::check);
     let listener = TcpListener::bind(config.listen)

@@ -1,15 +1,15 @@
 //! The keys of an issuer, and whether one of them signed a token (RFC 7515, 7517, 7518; `go-oidc`'s `jwks.go` and `verify.go`).
 //! Pure.
-//!
-//! Differs from upstream: P-521 (ES512) is not known to the library, so that such tokens are refused.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as B64};
+use p521::ecdsa::signature::Verifier;
 use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 /// What issuers may sign with.
-pub(crate) const ALGORITHMS: [&str; 8] = ["ES256", "ES384", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
+pub(crate) const ALGORITHMS: [&str; 9] =
+    ["ES256", "ES384", "ES512", "PS256", "PS384", "PS512", "RS256", "RS384", "RS512"];
 /// More keys of one issuer are not kept.
 const MAX_KEYS: usize = 256;
 /// Clocks may differ by this much (`verify.go`, `leeway` of nbf).
@@ -157,6 +157,7 @@ impl Key {
             ("RSA", _) => Material::Rsa { n: bytes(&jwk.n)?, e: bytes(&jwk.e)? },
             ("EC", "P-256") => Material::Ec { bits: 256, point: point(&bytes(&jwk.x)?, &bytes(&jwk.y)?, 32)? },
             ("EC", "P-384") => Material::Ec { bits: 384, point: point(&bytes(&jwk.x)?, &bytes(&jwk.y)?, 48)? },
+            ("EC", "P-521") => Material::Ec { bits: 521, point: point(&bytes(&jwk.x)?, &bytes(&jwk.y)?, 66)? },
             _ => return None,
         };
         Some(Key { id: jwk.kid, algorithm: jwk.alg, material })
@@ -182,6 +183,7 @@ impl Key {
             }
             Material::Ec { bits, point } => {
                 let algorithm = match (token.algorithm.as_str(), bits) {
+                    ("ES512", 521) => return verifies_p521(point, message, &token.signature),
                     ("ES256", 256) => &signature::ECDSA_P256_SHA256_FIXED,
                     ("ES384", 384) => &signature::ECDSA_P384_SHA384_FIXED,
                     _ => return false,
@@ -192,6 +194,13 @@ impl Key {
     }
 }
 
+/// `ring` has no P-521.
+fn verifies_p521(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(point);
+    let signature = p521::ecdsa::Signature::from_slice(signature);
+    matches!((key, signature), (Ok(key), Ok(signature)) if key.verify(message, &signature).is_ok())
+}
+
 /// `0x04`, x and y in `size` bytes each.
 fn point(x: &[u8], y: &[u8], size: usize) -> Option<Vec<u8>> {
     let padded = |part: &[u8]| {
@@ -199,4 +208,35 @@ fn point(x: &[u8], y: &[u8], size: usize) -> Option<Vec<u8>> {
         Some([vec![0; missing].as_slice(), part].concat())
     };
     Some([vec![4], padded(x)?, padded(y)?].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use p521::ecdsa::signature::Signer;
+    use p521::ecdsa::{Signature, SigningKey};
+    use serde_json::json;
+
+    #[test]
+    fn es512_is_checked_on_its_curve() {
+        let key = SigningKey::from_slice(&[[0].as_slice(), &[7; 65]].concat()).expect("a number below the order");
+        let point = key.verifying_key().to_sec1_point(false);
+        let bytes = point.as_bytes();
+        let set = json!({"keys": [{
+            "kty": "EC", "crv": "P-521", "kid": "k", "x": B64.encode(&bytes[1..67]), "y": B64.encode(&bytes[67..]),
+        }]});
+        let keys = Keys::parse(set.to_string().as_bytes()).expect("a set");
+        let check = |algorithm: &str, altered: bool| {
+            let header = B64.encode(json!({"alg": algorithm, "kid": "k"}).to_string());
+            let signed = format!("{header}.{}", B64.encode("{}"));
+            let signature: Signature = key.sign(signed.as_bytes());
+            let mut signature = signature.to_bytes().to_vec();
+            signature[100] ^= u8::from(altered);
+            let text = format!("{signed}.{}", B64.encode(signature));
+            keys.verify(&Token::parse(&text).expect("a token"))
+        };
+        assert!(check("ES512", false));
+        assert!(!check("ES512", true), "another signature");
+        assert!(!check("ES384", false), "another curve");
+    }
 }

@@ -6,11 +6,14 @@
 //!  token ──▶ keys.rs: who signed it ──▶ claims.rs: the user
 //! ```
 //!
-//! Differs from upstream: distributed claims are not looked up, and the document of an issuer is asked for when the first token of
-//! it comes, not at start, so that an issuer that runs in the cluster needs no retries.
+//! Groups that a token does not hold are fetched from where it says ([`distributed`]).
+//!
+//! Differs from upstream: the document of an issuer is asked for when the first token of it comes, not at start, so that an issuer
+//! that runs in the cluster needs no retries.
 
 mod claims;
 mod config;
+mod distributed;
 mod keys;
 mod metrics;
 
@@ -22,13 +25,14 @@ pub(crate) use keys::ALGORITHMS;
 pub use metrics::JwtMetrics;
 
 use super::{AuthError, Authenticator, Peer, UserInfo, tokens};
-use crate::webhook_client::{ClientConfig, Target, WebhookClient};
+use crate::webhook_client::{ClientConfig, Target, WebhookClient, WebhookError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use base::Clock;
 use config::Rules;
 use keys::{Keys, Token};
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -38,6 +42,8 @@ use tokio::time::Instant;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// After a failure, and after keys that did not help, an issuer is not asked for this long.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Of no more issuers of distributed claims are keys kept, per issuer that points to them.
+const MAX_OTHERS: usize = 64;
 
 /// See the file's head.
 pub struct JwtTokens {
@@ -56,13 +62,22 @@ struct State {
     anonymous: Option<Anonymous>,
 }
 
-/// An issuer.
+/// An issuer whose tokens are good.
 struct Provider {
-    issuer: Issuer,
     rules: Rules,
     algorithms: Vec<String>,
     /// As which metrics know it.
     hash: String,
+    source: KeySource,
+    /// Who signs the claims that its tokens only point to, by URL.
+    others: parking_lot::Mutex<HashMap<String, Arc<KeySource>>>,
+}
+
+/// The keys of an issuer, fetched when they are needed.
+struct KeySource {
+    issuer: Issuer,
+    /// As which metrics know it; `None`: it is not in the configuration.
+    hash: Option<String>,
     keys: ArcSwapOption<Keys>,
     /// Held by who asks the issuer; where its keys are, and when it was asked last.
     asking: Mutex<Asked>,
@@ -96,13 +111,15 @@ impl JwtTokens {
             some => some.to_vec(),
         };
         let rules = configuration.compile(&self.own)?;
-        let provider = |(one, rules): (&JwtIssuer, Rules)| Provider {
-            issuer: one.issuer.clone(),
-            rules,
-            algorithms: algorithms.clone(),
-            hash: metrics::hash(&one.issuer.url),
-            keys: ArcSwapOption::empty(),
-            asking: Mutex::default(),
+        let provider = |(one, rules): (&JwtIssuer, Rules)| {
+            let hash = metrics::hash(&one.issuer.url);
+            Provider {
+                rules,
+                algorithms: algorithms.clone(),
+                source: KeySource::of(one.issuer.clone(), Some(hash.clone())),
+                hash,
+                others: parking_lot::Mutex::default(),
+            }
         };
         let providers: Vec<Provider> = configuration.jwt.iter().zip(rules).map(provider).collect();
         for gone in self.state.load().providers.iter().filter(|old| !providers.iter().any(|p| p.hash == old.hash)) {
@@ -116,27 +133,92 @@ impl JwtTokens {
     async fn check(&self, text: &str) -> Result<Option<(UserInfo, Vec<String>)>, AuthError> {
         let Some(token) = Token::parse(text) else { return Ok(None) };
         let state = self.state.load_full();
-        let Some(provider) = state.providers.iter().find(|p| p.issuer.url == token.issuer()) else { return Ok(None) };
+        let Some(provider) = state.providers.iter().find(|p| p.source.issuer.url == token.issuer()) else {
+            return Ok(None);
+        };
         let begun = Instant::now();
         let user = self.user_of(provider, &token).await;
         self.metrics.authenticated(&provider.hash, user.is_ok(), begun.elapsed());
         let user = user?;
         let own = token.audiences();
-        let shared = provider.issuer.audiences.iter().filter(|a| own.contains(&a.as_str())).cloned().collect();
+        let shared = provider.source.issuer.audiences.iter().filter(|a| own.contains(&a.as_str())).cloned().collect();
         Ok(Some((user, shared)))
     }
 
     async fn user_of(&self, provider: &Provider, token: &Token<'_>) -> Result<UserInfo, AuthError> {
-        let verified = async {
-            token.check(&provider.issuer.audiences, &provider.algorithms, self.clock.now().as_second())?;
-            provider.verify(self, token).await
-        };
-        verified.await.map_err(|why| AuthError(format!("oidc: verify token: {why}")))?;
-        claims::user_of(&provider.rules, &token.claims).map_err(AuthError)
+        let verified = provider.verify(self, &provider.source, token).await;
+        verified.map_err(|why| AuthError(format!("oidc: verify token: {why}")))?;
+        let elsewhere = provider.groups_elsewhere(self, token).await;
+        let elsewhere = elsewhere.map_err(|why| format!("oidc: could not expand distributed claims: {why}"));
+        match elsewhere.map_err(AuthError)? {
+            None => claims::user_of(&provider.rules, &token.claims),
+            Some((claim, value)) => {
+                let mut claims = token.claims.clone();
+                claims.insert(claim, value);
+                claims::user_of(&provider.rules, &claims)
+            }
+        }
+        .map_err(AuthError)
     }
 }
 
 impl Provider {
+    /// Whether a token is good, which who has the keys of `source` signed.
+    async fn verify(&self, of: &JwtTokens, source: &KeySource, token: &Token<'_>) -> Result<(), String> {
+        token.check(&self.source.issuer.audiences, &self.algorithms, of.clock.now().as_second())?;
+        source.verify(of, token).await
+    }
+
+    /// The claim with the groups, and its value, if a token says that it is elsewhere.
+    async fn groups_elsewhere(
+        &self,
+        of: &JwtTokens,
+        token: &Token<'_>,
+    ) -> Result<Option<(String, serde_json::Value)>, String> {
+        let Some(config::Source::Claim { name: claim, .. }) = &self.rules.groups else { return Ok(None) };
+        let Some(endpoint) = distributed::endpoint_of(claim, &token.claims)? else { return Ok(None) };
+        let url = &endpoint.url;
+        let config = self.source.config(url.clone());
+        let got = match endpoint.access_token.as_str() {
+            "" => of.client.get(&config, TIMEOUT).await,
+            token => of.client.get_as(&config, &format!("Bearer {token}"), TIMEOUT).await,
+        };
+        let got = got.map_err(|error| match error {
+            WebhookError::Answered { code, .. } => format!("error while getting distributed claim JWT: {code}"),
+            other => other.to_string(),
+        });
+        let got = got.map_err(|why| format!("while getting distributed claim {claim:?}: {why}"))?;
+        let found = std::str::from_utf8(&got).ok().and_then(Token::parse).ok_or_else(|| {
+            format!("getting untrusted issuer from endpoint {url} failed for claim {claim:?}: malformed token")
+        })?;
+        let source = self.other(found.issuer());
+        let verified = self.verify(of, &source, &found).await;
+        verified.map_err(|why| format!("verify distributed claim token: {why}"))?;
+        match found.claims.get(claim) {
+            Some(value) => Ok(Some((claim.clone(), value.clone()))),
+            None => Err(format!("jwt returned by distributed claim endpoint {url:?} did not contain claim: {claim}")),
+        }
+    }
+
+    /// The keys of another issuer, which our own vouches for by pointing to its tokens.
+    fn other(&self, url: &str) -> Arc<KeySource> {
+        let mut others = self.others.lock();
+        if others.len() >= MAX_OTHERS && !others.contains_key(url) {
+            others.clear();
+        }
+        let made = || {
+            let issuer = Issuer { url: url.to_owned(), discovery_url: None, ..self.source.issuer.clone() };
+            Arc::new(KeySource::of(issuer, None))
+        };
+        others.entry(url.to_owned()).or_insert_with(made).clone()
+    }
+}
+
+impl KeySource {
+    fn of(issuer: Issuer, hash: Option<String>) -> Self {
+        KeySource { issuer, hash, keys: ArcSwapOption::empty(), asking: Mutex::default() }
+    }
+
     async fn verify(&self, of: &JwtTokens, token: &Token<'_>) -> Result<(), String> {
         let known = self.keys.load_full();
         if known.as_ref().is_some_and(|keys| keys.verify(token)) {
@@ -167,7 +249,9 @@ impl Provider {
         }
         asked.last = Some(Instant::now());
         let fetched = self.ask(&of.client, &mut asked).await;
-        of.metrics.fetched(&self.hash, fetched.is_ok(), of.clock.now());
+        if let Some(hash) = &self.hash {
+            of.metrics.fetched(hash, fetched.is_ok(), of.clock.now());
+        }
         let keys = Arc::new(fetched.inspect_err(
             |why| tracing::warn!(issuer = %self.issuer.url, %why, "an issuer of tokens cannot be asked"),
         )?);
@@ -206,9 +290,12 @@ impl Provider {
     }
 
     async fn get(&self, client: &WebhookClient, url: String) -> Result<bytes::Bytes, String> {
+        client.get(&self.config(url), TIMEOUT).await.map_err(|error| error.to_string())
+    }
+
+    fn config(&self, url: String) -> ClientConfig {
         let ca_bundle = self.issuer.certificate_authority.as_bytes().to_vec();
-        let config = ClientConfig { target: Target::Url(url), ca_bundle, credentials: Default::default() };
-        client.get(&config, TIMEOUT).await.map_err(|error| error.to_string())
+        ClientConfig { target: Target::Url(url), ca_bundle, credentials: Default::default() }
     }
 }
 

@@ -19,6 +19,8 @@ struct TestIssuer {
     key: EcdsaKeyPair,
     /// The JWK set as it is now.
     published: Arc<Mutex<Value>>,
+    /// What it answers who asks for claims with the token `t`.
+    claims: Arc<Mutex<String>>,
     requests: Arc<AtomicUsize>,
 }
 
@@ -43,6 +45,8 @@ impl TestIssuer {
         let key = new_key();
         let published = Arc::new(Mutex::new(set_of("one", &key)));
         let jwks = published.clone();
+        let claims = Arc::new(Mutex::new(String::new()));
+        let of_claims = claims.clone();
         let certificate = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).expect("a certificate");
         let tls_key =
             rustls_pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).expect("a key");
@@ -62,12 +66,14 @@ impl TestIssuer {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, jwks, document, counted) =
                     (acceptor.clone(), jwks.clone(), document.clone(), counted.clone());
+                let of_claims = of_claims.clone();
                 base::tasks::detach("issuer-connection", async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                         counted.fetch_add(1, Ordering::Relaxed);
                         let body = match request.uri().path() {
                             "/.well-known/openid-configuration" => document.to_string(),
+                            "/claims" if request.headers()["authorization"] == "Bearer t" => of_claims.lock().clone(),
                             _ => jwks.lock().to_string(),
                         };
                         async move {
@@ -79,7 +85,7 @@ impl TestIssuer {
                 });
             }
         });
-        TestIssuer { url, ca_pem: certificate.cert.pem(), key, published, requests }
+        TestIssuer { url, ca_pem: certificate.cert.pem(), key, published, claims, requests }
     }
 
     /// From now on, another key under this name.
@@ -243,6 +249,39 @@ async fn each_issuer_speaks_for_itself_alone() {
     tokens.configure(&Configuration::parse(&text).expect("a file"), &[]).expect("a configuration");
     assert_eq!(samples(&tokens).len(), 2);
     assert_eq!(show(&tokens, &a.token("one", json!({"sub": "jane"}))).await, "nobody\n");
+}
+
+#[tokio::test]
+async fn groups_are_fetched_from_where_a_token_says() {
+    let (mut issuer, groups) = (TestIssuer::start().await, TestIssuer::start().await);
+    issuer.ca_pem += &groups.ca_pem;
+    let mapping = "  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: roles, prefix: 'r:'}}\n";
+    let tokens = issuer.configure(mapping).expect("a configuration");
+    let source = json!({"endpoint": format!("{}/claims", groups.url), "access_token": "t"});
+    let elsewhere = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
+    let mut out = String::new();
+    for published in [
+        groups.token("one", json!({"roles": ["a", "b"]})),
+        groups.token("one", json!({})),
+        groups.token("one", json!({"roles": ["a"], "aud": "them"})),
+        // Signed by the first issuer in the name of the second.
+        issuer.token("one", json!({"roles": ["root"], "iss": groups.url})),
+        "no token".to_owned(),
+    ] {
+        *groups.claims.lock() = published;
+        out += &show(&tokens, &issuer.token("one", elsewhere.clone())).await;
+    }
+    let own = json!({"sub": "jane", "roles": "own", "_claim_names": {"roles": "s"}});
+    out += &show(&tokens, &issuer.token("one", own)).await;
+    expect![[r#"
+        jane "" ["r:a", "r:b"] {}
+        oidc: could not expand distributed claims: jwt returned by distributed claim endpoint "URL/claims" did not contain claim: roles
+        oidc: could not expand distributed claims: verify distributed claim token: oidc: expected audience in ["us"] got ["them"]
+        oidc: could not expand distributed claims: verify distributed claim token: failed to verify signature: failed to verify id token signature
+        oidc: could not expand distributed claims: getting untrusted issuer from endpoint URL/claims failed for claim "roles": malformed token
+        jane "" ["r:own"] {}
+    "#]]
+    .assert_eq(&out.replace(&groups.url, "URL"));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! gives them (`apiserver/pkg/endpoints/filters/traces.go`, `component-base/tracing`, `otelhttp`). Spans of its storage are left out.
 //!
 //! Making and sending spans is `opentelemetry`'s, which `bin` sets up. Wherever the future of a request runs, its trace is found in the
-//! thread ([`follow`]), so that nobody hands it on. Where nobody collects there never is one, and looking costs a thread-local.
+//! thread (`follow`), so that nobody hands it on. Where nobody collects there never is one, and looking costs a thread-local.
 
 use crate::api_server::Call;
 use crate::auth::{MASTERS, Peer, UserInfo};

@@ -6,7 +6,7 @@
 //!  token ──▶ keys.rs: who signed it ──▶ claims.rs: the user
 //! ```
 //!
-//! Groups that a token does not hold are fetched from where it says ([`distributed`]).
+//! Groups that a token does not hold are fetched from where it says (`distributed.rs`).
 //!
 //! Differs from upstream: the document of an issuer is asked for when the first token of it comes, not at start, so that an issuer
 //! that runs in the cluster needs no retries.

@@ -104,7 +104,7 @@ pub fn parse(text: &str, read: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Resu
     Ok(ClientConfig { target: Target::Url(cluster.server.clone()), ca_bundle, credentials })
 }
 
-/// What we do not do is refused by name (why `exec` is: `docs/decisions/0006-…`).
+/// What we do not do is refused by name (why `exec` is: `docs/decisions/0008-…`).
 fn check_supported(cluster: &Cluster, user: Option<&User>) -> Result<(), String> {
     if !["https://", "http://"].iter().any(|scheme| cluster.server.starts_with(scheme)) {
         return Err(format!("unsupported: the server {:?} is no URL", cluster.server));

@@ -33,6 +33,7 @@ mod pods;
 mod raw;
 mod replicaset;
 mod replication_controller;
+mod resource_claim;
 mod resource_quota;
 mod root_ca;
 pub mod run;
@@ -90,6 +91,8 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<volume_protection::ClaimProtection>(),
         Runner::of::<volume_protection::VolumeProtection>(),
         Runner::of::<ephemeral_volume::EphemeralVolumes>(),
+        Runner::of::<resource_claim::PodClaims>(),
+        Runner::of::<resource_claim::ClaimReservations>(),
         Runner::of::<attach_detach::AttachDetach>(),
         Runner::of::<expand::Expand>(),
         Runner::of::<autoscaler::HorizontalPodAutoscalers>(),

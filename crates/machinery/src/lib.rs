@@ -17,6 +17,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod resource_claims;
 pub mod scan;
 pub mod schema;
 pub mod selector;

@@ -118,8 +118,7 @@ fn pods_with(ctx: &Context, namespace: &str, wanted: impl Fn(&Pod) -> bool) -> V
 /// The pod has its node, uses the claim and has no reservation.
 fn may_need_reservation(pod: &Pod, claim: &ResourceClaim) -> bool {
     let mut named = claims::of_pod(pod).filter_map(|c| claims::name_of(pod, c).ok()?);
-    let is_its =
-        |(name, own): (&str, bool)| name == claim.name() && (!own || claims::check_owner(pod, claim).is_ok());
+    let is_its = |(name, own): (&str, bool)| name == claim.name() && (!own || claims::check_owner(pod, claim).is_ok());
     is_placed(pod) && !claims::is_reserved_for(claim, pod) && named.any(is_its)
 }
 
@@ -183,10 +182,7 @@ fn from_template(template: &ResourceClaimTemplate, pod: &Pod, name: &str) -> Res
             namespace: pod.metadata.namespace.clone(),
             labels: meta.labels,
             annotations: Some(annotations),
-            owner_references: Some(vec![OwnerReference {
-                block_owner_deletion: None,
-                ..pods::controller_ref(pod)
-            }]),
+            owner_references: Some(vec![OwnerReference { block_owner_deletion: None, ..pods::controller_ref(pod) }]),
             ..ObjectMeta::default()
         },
         spec: template.spec.spec.clone(),
@@ -343,7 +339,8 @@ mod tests {
     use serde_json::Value;
 
     fn claim(name: &str, fields: Value) -> Arc<ResourceClaim> {
-        let mut claim = json!({"metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")}, "spec": {}});
+        let mut claim =
+            json!({"metadata": {"name": name, "namespace": "ns", "uid": format!("uid-{name}")}, "spec": {}});
         merge(&mut claim, fields);
         object(claim)
     }

@@ -420,7 +420,7 @@ fn is_accumulator(expr: &Expr) -> bool {
 
 fn select(operand: &Value, field: &Arc<str>) -> Result<Value, EvalError> {
     match operand {
-        Value::Map(map) => map.get(&Key::String(field.clone())).cloned().ok_or_else(|| EvalError::no_key(field)),
+        Value::Map(map) => map.find(&Key::String(field.clone())).cloned().ok_or_else(|| EvalError::no_key(field)),
         Value::Object(object) => object.fields.get(field).cloned().ok_or_else(|| EvalError::no_key(field)),
         Value::Optional(None) => Ok(Value::Optional(None)),
         Value::Optional(Some(inner)) => optional_index(inner, &Value::String(field.clone())),

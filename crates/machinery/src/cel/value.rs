@@ -13,6 +13,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 /// A value.
@@ -80,7 +81,12 @@ pub(super) enum ListKind {
 }
 
 /// Entries by key.
-pub type Map = BTreeMap<Key, Value>;
+#[derive(Debug, Clone, Default)]
+pub struct Map {
+    entries: BTreeMap<Key, Value>,
+    /// What looking up a key gives that is not there.
+    pub(super) absent: Option<Value>,
+}
 
 /// What may be a key of a map. Numbers are one kind: `1`, `1u` and `1.0` find the same entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,6 +137,37 @@ impl From<Vec<Value>> for Value {
 impl From<Map> for Value {
     fn from(map: Map) -> Self {
         Value::Map(Arc::new(map))
+    }
+}
+
+impl Map {
+    /// No entries.
+    pub fn new() -> Self {
+        Map::default()
+    }
+
+    /// What looking up a key gives.
+    pub(super) fn find(&self, key: &Key) -> Option<&Value> {
+        self.entries.get(key).or(self.absent.as_ref())
+    }
+}
+
+impl Deref for Map {
+    type Target = BTreeMap<Key, Value>;
+    fn deref(&self) -> &Self::Target {
+        &self.entries
+    }
+}
+
+impl DerefMut for Map {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.entries
+    }
+}
+
+impl FromIterator<(Key, Value)> for Map {
+    fn from_iter<I: IntoIterator<Item = (Key, Value)>>(entries: I) -> Self {
+        Map { entries: entries.into_iter().collect(), absent: None }
     }
 }
 

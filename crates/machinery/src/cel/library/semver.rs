@@ -78,7 +78,7 @@ fn normalize(text: &str) -> Result<String, String> {
 }
 
 impl Version {
-    fn parse(text: &str) -> Result<Version, String> {
+    pub(in crate::cel) fn parse(text: &str) -> Result<Version, String> {
         if text.is_empty() {
             return Err("Version string empty".into());
         }

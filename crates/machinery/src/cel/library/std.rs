@@ -326,7 +326,7 @@ pub(crate) fn find(container: &Value, key: &Value) -> Result<Option<Value>, Eval
             _ => Err(EvalError::new("unsupported index type in list")),
         },
         Value::Map(map) => match Key::of(key) {
-            Some(key) => Ok(map.get(&key).cloned()),
+            Some(key) => Ok(map.find(&key).cloned()),
             None => Ok(None),
         },
         Value::Object(object) => match key {

@@ -1,8 +1,9 @@
 //! What is done about a decision, beside the loop: binding a pod (its volumes first), making room for one, noting why one
 //! waits. A task tells how it ended; nothing here decides.
 
-use crate::decide::Waiting;
+use crate::decide::{Preparation, Waiting};
 use crate::preempt::Room;
+use crate::reserve;
 use crate::volumes::VolumePlan;
 use api::k8s::api::core::v1::{Binding, ObjectReference};
 use api::k8s::apimachinery::pkg::apis::meta::v1::Status;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The longest a single write may take. One that never ends must not keep a pod from being tried again.
-const WRITE: Duration = Duration::from_secs(60);
+pub(crate) const WRITE: Duration = Duration::from_secs(60);
 /// How long volumes may take to be bound or made (`bindTimeoutSeconds`).
 const VOLUMES: Duration = Duration::from_secs(600);
 /// How long the cache may take to show that victims go.
@@ -32,24 +33,36 @@ pub(crate) struct Tools {
 
 /// How a task ended.
 pub(crate) enum Done {
-    /// A binding, with what was done about volumes; the error's text.
-    Bind(VolumePlan, Result<(), String>),
+    /// A binding, with what was done before; the error's text.
+    Bind(Preparation, Result<(), String>),
     /// Whether the pod's waiting was noted and, if so planned, room made.
     Wait(Waiting, Result<(), String>),
+    /// Nothing could be decided, which was noted.
+    Fail,
 }
 
-async fn in_time<T>(write: impl Future<Output = Result<T, ClientError>>) -> Result<T, String> {
+pub(crate) async fn in_time<T>(write: impl Future<Output = Result<T, ClientError>>) -> Result<T, String> {
     match tokio::time::timeout(WRITE, write).await {
         Ok(done) => done.map_err(|e| e.to_string()),
         Err(_) => Err(format!("no answer within {WRITE:?}")),
     }
 }
 
-/// Binds volumes and then the pod.
-pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: VolumePlan) -> Done {
-    if let Err(error) = bind_volumes(&tools.client, &pod, &node, &plan).await {
-        return Done::Bind(plan, Err(format!("running PreBind plugin \"VolumeBinding\": {error}")));
+/// Binds volumes, reserves devices and then binds the pod.
+pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: Preparation) -> Done {
+    let done = prepare_and_bind(&tools, &pod, &node, &plan).await;
+    if done.is_err() {
+        reserve::release(&tools, &pod, &plan.claims).await;
     }
+    Done::Bind(plan, done)
+}
+
+async fn prepare_and_bind(tools: &Tools, pod: &Pod, node: &str, plan: &Preparation) -> Result<(), String> {
+    let failed = |plugin: &str, error| format!("running PreBind plugin {plugin:?}: {error}");
+    let done = bind_volumes(&tools.client, pod, node, &plan.volumes).await;
+    done.map_err(|error| failed("VolumeBinding", error))?;
+    let done = reserve::reserve(tools, pod, node, &plan.claims).await;
+    done.map_err(|error| failed("DynamicResources", error))?;
     let binding = Binding {
         metadata: ObjectMeta {
             name: pod.metadata.name.clone(),
@@ -57,16 +70,20 @@ pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: Volume
             uid: pod.metadata.uid.clone(),
             ..ObjectMeta::default()
         },
-        target: ObjectReference { kind: Some("Node".into()), name: Some(node.clone()), ..ObjectReference::default() },
+        target: ObjectReference {
+            kind: Some("Node".into()),
+            name: Some(node.to_owned()),
+            ..ObjectReference::default()
+        },
     };
     let api = tools.client.api::<Pod>();
     let sent = api.post_subresource::<Status>(pod.namespace(), pod.name(), "binding", Codec::encode(&binding));
     let sent = in_time(sent).await.map(drop);
     if sent.is_ok() {
         let text = format!("Successfully assigned {}/{} to {node}", pod.namespace(), pod.name());
-        tools.recorder.record(pod.as_ref(), EventKind::Normal, "Scheduled", &text);
+        tools.recorder.record(pod, EventKind::Normal, "Scheduled", &text);
     }
-    Done::Bind(plan, sent.map_err(|error| format!("running Bind plugin \"DefaultBinder\": {error}")))
+    sent.map_err(|error| format!("running Bind plugin \"DefaultBinder\": {error}"))
 }
 
 // === volumes ===
@@ -141,7 +158,15 @@ fn are_bound(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan) -> Resul
 
 // === waiting ===
 
-/// Makes room if some is planned, and notes why the pod waits.
+/// Notes what is wrong.
+pub(crate) async fn fail(tools: Tools, pod: Arc<Pod>, why: String) -> Done {
+    if let Err(error) = note(&tools, &pod, ("SchedulerError", &why), None, false).await {
+        tracing::debug!(pod = pod.name(), error, "failed to note what is wrong about a pod");
+    }
+    Done::Fail
+}
+
+/// Gives back devices and makes room, if that is planned, and notes why the pod waits.
 pub(crate) async fn wait(tools: Tools, pod: Arc<Pod>, room: Option<Room>, waiting: Waiting) -> Done {
     let promise = room.as_ref().map(|room| room.node.clone());
     let noted = note(&tools, &pod, ("Unschedulable", &waiting.why), promise.as_deref(), waiting.ends_promise).await;
@@ -149,7 +174,11 @@ pub(crate) async fn wait(tools: Tools, pod: Arc<Pod>, room: Option<Room>, waitin
         Some(room) => make_room(&tools, &pod, &room).await,
         None => Ok(()),
     };
-    Done::Wait(waiting, noted.and(made))
+    let given_back = match &waiting.gives_back {
+        Some(claim) => reserve::give_back(&tools, claim).await,
+        None => Ok(()),
+    };
+    Done::Wait(waiting, noted.and(made).and(given_back))
 }
 
 /// `prepareCandidate`: who was promised the node and is less important loses the promise; victims are told why and deleted.

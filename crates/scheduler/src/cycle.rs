@@ -2,7 +2,9 @@
 //! (upstream's PreFilter and CycleState), and kept right when pods are added or taken away in thought.
 
 use crate::events::Events;
-use crate::plugins::{FILTERS, inter_pod_affinity, topology_spread, volume_binding, volume_restrictions, volume_zone};
+use crate::plugins::{
+    FILTERS, dynamic_resources, inter_pod_affinity, topology_spread, volume_binding, volume_restrictions, volume_zone,
+};
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
 use std::borrow::Cow;
@@ -14,19 +16,36 @@ use std::sync::Arc;
 pub(crate) struct Refusal {
     /// One reason, or several (one per missing resource).
     pub(crate) reasons: Vec<Cow<'static, str>>,
-    /// Whether it could be another answer if other pods were away (`Unschedulable`, not `UnschedulableAndUnresolvable`).
-    pub(crate) by_pods: bool,
+    /// What would have to change.
+    pub(crate) cause: Cause,
+}
+
+/// What has to change before a refusal can be another answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Other pods are in the way (`Unschedulable`).
+    Pods,
+    /// Whatever runs there (`UnschedulableAndUnresolvable`).
+    Node,
+    /// Something is wrong, and no other node may be tried before that is mended (`Error`).
+    Error,
 }
 
 impl Refusal {
     /// Other pods are in the way.
     pub(crate) fn by_pods(reason: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { reasons: vec![reason.into()], by_pods: true }
+        Refusal { reasons: vec![reason.into()], cause: Cause::Pods }
     }
 
     /// Whatever runs there.
     pub(crate) fn of_node(reason: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { reasons: vec![reason.into()], by_pods: false }
+        Refusal { reasons: vec![reason.into()], cause: Cause::Node }
+    }
+
+    /// Something is wrong; `plugin` found it.
+    pub(crate) fn error(plugin: &str, why: &str) -> Self {
+        let reason = format!("running {plugin:?} filter plugin: {why}");
+        Refusal { reasons: vec![reason.into()], cause: Cause::Error }
     }
 }
 
@@ -41,6 +60,8 @@ pub(crate) struct Cycle<'a> {
     pub(crate) zones: Arc<volume_zone::State>,
     /// How many others use claims that only one pod may use.
     pub(crate) exclusive: volume_restrictions::State,
+    /// Claims of devices, if the pod has some.
+    pub(crate) devices: Option<Arc<dynamic_resources::State>>,
     /// The only nodes to look at.
     pub(crate) only: Option<&'a BTreeSet<String>>,
 }
@@ -49,6 +70,7 @@ impl<'a> Cycle<'a> {
     /// Prepares. `Err`: no node will do, and what may change that.
     pub(crate) fn begin(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Result<Self, (Refusal, Events)> {
         let storage = |refusal| (refusal, Events::STORAGE | Events::NODE);
+        let devices = |refusal| (refusal, Events::CLAIM | Events::DEVICE);
         if pod.named_nodes.as_ref().is_some_and(BTreeSet::is_empty) {
             return Err((Refusal::of_node("pod affinity terms conflict"), Events::NONE));
         }
@@ -60,6 +82,7 @@ impl<'a> Cycle<'a> {
             zones: Arc::new(volume_zone::State::begin(pod, snapshot).map_err(storage)?),
             affinity: inter_pod_affinity::State::begin(pod, snapshot),
             spread: topology_spread::State::begin(pod, snapshot),
+            devices: dynamic_resources::State::begin(pod, snapshot).map_err(devices)?.map(Arc::new),
             only: pod.named_nodes.as_ref(),
         })
     }

@@ -1,28 +1,44 @@
 //! [`decide`]: one pod, all nodes. Pure.
 
-use crate::cycle::{Cycle, Refusal};
+use crate::cycle::{Cause, Cycle, Refusal};
+use crate::devices::ClaimPlan;
 use crate::events::Events;
-use crate::plugins::{SCORES, Scoring, volume_binding};
+use crate::plugins::{SCORES, Scoring, dynamic_resources, volume_binding};
 use crate::pod::PodInfo;
 use crate::preempt::{self, Room};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::volumes::VolumePlan;
+use api::k8s::api::resource::v1::ResourceClaim;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What becomes of a pod.
 #[derive(Debug, Clone)]
 pub enum Decision {
-    /// It goes to this node, after this was done about its claims.
-    Bind(String, VolumePlan),
+    /// It goes to this node, after this was done.
+    Bind(String, Preparation),
     /// Others make room for it.
     Preempt(Room, Waiting),
     /// Nowhere for now.
     Wait(Waiting),
+    /// It is not ready to be placed before one of these.
+    Hold(Events),
+    /// Something is wrong that nodes cannot help; what.
+    Fail(String),
+}
+
+/// What is done before a pod is bound.
+#[derive(Debug, Clone, Default)]
+pub struct Preparation {
+    /// About its claims of volumes.
+    pub volumes: VolumePlan,
+    /// About its claims of devices.
+    pub claims: ClaimPlan,
 }
 
 /// Why a pod has to wait, and for what.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Waiting {
     /// Says why on how many nodes.
     pub why: String,
@@ -30,26 +46,27 @@ pub struct Waiting {
     pub hears: Events,
     /// A node that was promised to it is of no use any more.
     pub ends_promise: bool,
+    /// Its devices are of no use to it, and are given back.
+    pub gives_back: Option<Arc<ResourceClaim>>,
 }
 
 /// Filters all nodes, scores the rest, takes the best; of equals the one `tie` picks (any number). If no node fits, looks
 /// whether pods of less priority can make room.
 pub fn decide(pod: &PodInfo, snapshot: &Snapshot, tie: u64) -> Decision {
     let total = snapshot.len();
+    if dynamic_resources::find(pod, snapshot).is_err() {
+        return Decision::Hold(Events::CLAIM);
+    }
     if total == 0 {
         let why = "no nodes available to schedule pods".into();
-        return Decision::Wait(Waiting { why, hears: Events::NODE, ends_promise: true });
-    }
-    if let Some(why) = pod.unsupported {
-        let why = format!("0/{total} nodes are available: {why}.");
-        return Decision::Wait(Waiting { why, hears: Events::NONE, ends_promise: true });
+        return Decision::Wait(Waiting { why, hears: Events::NODE, ends_promise: true, gives_back: None });
     }
     let cycle = match Cycle::begin(pod, snapshot) {
         Ok(cycle) => cycle,
         Err((refusal, hears)) => {
             let why = format!("0/{total} nodes are available: {}.", refusal.reasons.join(", "));
             let room = preempt::find(pod, None, snapshot, &BTreeMap::new(), tie);
-            return without_node(room, why, hears);
+            return without_node(Claims::None, room, why, hears);
         }
     };
     let uid = pod.pod.metadata.uid.as_deref().unwrap_or_default();
@@ -74,10 +91,13 @@ pub fn decide(pod: &PodInfo, snapshot: &Snapshot, tie: u64) -> Decision {
         None => snapshot.nodes().for_each(|(_, info)| take(info)),
         Some(only) => only.iter().filter_map(|name| snapshot.node(name)).for_each(take),
     }
+    if let Some(error) = refused.values().find(|refusal| refusal.cause == Cause::Error) {
+        return Decision::Fail(error.reasons.join(", "));
+    }
     let Some(best) = best(&cycle, &fitting, tie) else {
         let why = fit_error(total, &refused, "node(s) didn't satisfy plugin(s) [NodeAffinity]");
         let room = preempt::find(pod, Some(&cycle), snapshot, &refused, tie);
-        return without_node(room, why, hears | Events::NODE);
+        return without_node(Claims::of(&cycle, &refused), room, why, hears | Events::NODE);
     };
     bind(&cycle, best)
 }
@@ -85,18 +105,38 @@ pub fn decide(pod: &PodInfo, snapshot: &Snapshot, tie: u64) -> Decision {
 fn bind(cycle: &Cycle<'_>, node: &NodeInfo) -> Decision {
     // The filter has found that this works.
     let volumes = volume_binding::plan(cycle, node).unwrap_or_default();
-    Decision::Bind(node.name().to_owned(), volumes)
+    let claims = dynamic_resources::plan(cycle, node).unwrap_or_default();
+    Decision::Bind(node.name().to_owned(), Preparation { volumes, claims })
 }
 
-fn without_node(room: Result<Room, preempt::No>, why: String, hears: Events) -> Decision {
+/// What becomes of the claims of devices of a pod without a node (`DynamicResources.PostFilter`).
+enum Claims {
+    None,
+    Stay,
+    GiveBack(Arc<ResourceClaim>),
+}
+
+impl Claims {
+    fn of(cycle: &Cycle<'_>, refused: &BTreeMap<&str, Refusal>) -> Self {
+        let Some(state) = &cycle.devices else { return Claims::None };
+        state.to_give_back(cycle, refused).map_or(Claims::Stay, Claims::GiveBack)
+    }
+}
+
+fn without_node(claims: Claims, room: Result<Room, preempt::No>, why: String, hears: Events) -> Decision {
+    let (said, gives_back) = match claims {
+        Claims::None => ("no new claims to deallocate", None),
+        Claims::Stay => ("still not schedulable", None),
+        Claims::GiveBack(claim) => ("deallocation of ResourceClaim completed", Some(claim)),
+    };
     match room {
         Ok(room) => {
             let hears = hears | Events::POD_GONE;
-            Decision::Preempt(room, Waiting { why, hears, ends_promise: false })
+            Decision::Preempt(room, Waiting { why, hears, ends_promise: false, gives_back })
         }
         Err(no) => {
-            let why = format!("{why} preemption: {}", no.why);
-            Decision::Wait(Waiting { why, hears, ends_promise: no.ends_promise })
+            let why = format!("{why} {said}, preemption: {}", no.why);
+            Decision::Wait(Waiting { why, hears, ends_promise: no.ends_promise, gives_back })
         }
     }
 }
@@ -141,10 +181,9 @@ mod tests {
     use api::Codec;
     use api::prelude::*;
     use expect_test::{Expect, expect};
-    use std::sync::Arc;
 
-    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [declares=feature] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`
-    /// with JSON, `on NODE POD cpu=1 [port=80] [owner=uid] …`, `promised NODE POD …`, and last the pod to place: `pod cpu=1 …`.
+    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [declares=feature] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`,
+    /// `claim`, `deviceclass`, `slice` with JSON, `on NODE POD cpu=1 [port=80] [owner=uid] …`, `promised NODE POD …`, and last the pod to place: `pod cpu=1 …`.
     #[track_caller]
     fn check(script: &str, expected: Expect) {
         let mut snapshot = Snapshot::default();
@@ -174,6 +213,15 @@ mod tests {
                 "csi" => {
                     snapshot.volumes.apply_csi_node(words[1], Some(json(words[1], words[2])));
                 }
+                "claim" => {
+                    snapshot.devices.apply_claim("ns", words[1], Some(json(words[1], words[2])));
+                }
+                "deviceclass" => {
+                    snapshot.devices.apply_class(words[1], Some(json(words[1], words[2])));
+                }
+                "slice" => {
+                    snapshot.devices.apply_slice(words[1], Some(json(words[1], words[2])));
+                }
                 "pdb" => {
                     snapshot.apply_budget("ns", words[1], Some(json(words[1], words[2])));
                 }
@@ -186,8 +234,13 @@ mod tests {
     fn show(decision: &Decision) -> String {
         let names = |pods: &[Arc<Pod>]| pods.iter().map(|p| p.name().to_owned()).collect::<Vec<_>>().join(" ");
         match decision {
-            Decision::Bind(node, volumes) if volumes.is_empty() => format!("bind {node}"),
-            Decision::Bind(node, volumes) => format!("bind {node} {volumes:?}"),
+            Decision::Bind(node, Preparation { volumes, claims }) if volumes.is_empty() && claims.is_empty() => {
+                format!("bind {node}")
+            }
+            Decision::Bind(node, Preparation { volumes, claims }) if claims.is_empty() => {
+                format!("bind {node} {volumes:?}")
+            }
+            Decision::Bind(node, Preparation { claims, .. }) => format!("bind {node}{}", steps(claims)),
             Decision::Preempt(room, waiting) => {
                 format!(
                     "{} must leave {}; {}; {}",
@@ -198,7 +251,19 @@ mod tests {
                 )
             }
             Decision::Wait(waiting) => waiting.why.clone(),
+            Decision::Hold(_) => "hold".to_owned(),
+            Decision::Fail(why) => why.clone(),
         }
+    }
+
+    /// ` claim=device,…` for each claim.
+    fn steps(claims: &ClaimPlan) -> String {
+        let devices = |step: &crate::devices::ClaimStep| {
+            let results =
+                step.allocation.as_ref().and_then(|a| a.devices.as_ref()?.results.as_deref()).unwrap_or_default();
+            results.iter().map(|r| r.device.clone()).collect::<Vec<_>>().join(",")
+        };
+        claims.0.iter().map(|step| format!(" {}={}", step.claim.name(), devices(step))).collect()
     }
 
     fn option<'a>(words: &[&'a str], key: &str) -> Option<&'a str> {
@@ -238,7 +303,7 @@ mod tests {
         Codec::decode(json.as_bytes()).expect("test node")
     }
 
-    /// Options: `cpu port hostip owner selector tolerate label priority started promised claim`, and with JSON `affinity spread`.
+    /// Options: `cpu port hostip owner selector tolerate label priority started promised claim device`, and with JSON `affinity spread`.
     fn pod(name: &str, words: &[&str]) -> Pod {
         let mut value = serde_json::json!({
             "metadata": {"name": name, "uid": name, "namespace": option(words, "ns").unwrap_or("ns")},
@@ -278,6 +343,7 @@ mod tests {
                     "/spec/volumes",
                     serde_json::json!([{"name": "v", "persistentVolumeClaim": {"claimName": text}}]),
                 ),
+                "device" => set("/spec/resourceClaims", serde_json::json!([{"name": "d", "resourceClaimName": text}])),
                 "affinity" => set("/spec/affinity", parsed(text)),
                 "spread" => set("/spec/topologySpreadConstraints", parsed(text)),
                 "leaving" => {
@@ -301,7 +367,7 @@ mod tests {
         check(
             &format!("{nodes}\npod onexit=RestartAllContainers cpu=2"),
             expect![
-                "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's required features. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+                "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's required features. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -316,7 +382,7 @@ mod tests {
         check(
             "node a cpu=1\nnode b taint=key:NoSchedule\nnode c cordoned\nnode d pods=0 cpu=1\npod cpu=2",
             expect![
-                "0/4 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
+                "0/4 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 Insufficient cpu. no new claims to deallocate, preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -331,14 +397,14 @@ mod tests {
         check(
             "node a label=disk:ssd\nnode b\non a x port=80\npod selector=disk:ssd port=80",
             expect![
-                "0/2 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
+                "0/2 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
             ],
         );
         check("node a\non a x port=80 hostip=127.0.0.1\npod port=80 hostip=127.0.0.2", expect!["bind a"]);
         check(
             "node a\non a x port=80 hostip=127.0.0.1\npod port=80",
             expect![
-                "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
             ],
         );
     }
@@ -360,7 +426,7 @@ mod tests {
         check(
             &format!("node a\nnode b cpu=1\npod cpu=2 {affinity}"),
             expect![
-                "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+                "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -378,7 +444,7 @@ mod tests {
         check(
             &format!("node a label=zone:1\non a x {ANTI}\npod label=app:x"),
             expect![
-                "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
             ],
         );
     }
@@ -389,13 +455,13 @@ mod tests {
         check(
             &format!("node a label=zone:1\npod label=app:y {NEAR}"),
             expect![
-                "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
         check(
             &format!("node a\npod label=app:x {NEAR}"),
             expect![
-                "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -406,7 +472,7 @@ mod tests {
         check(
             &format!("{ZONES}on c x label=app:x ns=other\npod cpu=1 {NEAR}"),
             expect![
-                "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+                "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
             ],
         );
         check(&format!("{ZONES}ns other team:t\non c x label=app:x ns=other\npod cpu=1 {all}"), expect!["bind c"]);
@@ -425,7 +491,7 @@ mod tests {
         check(
             &format!("node a label=zone:1\nnode c cordoned label=zone:2\non a x label=app:x\npod label=app:x {hard}"),
             expect![
-                "0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) were unschedulable. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
+                "0/2 nodes are available: 1 node(s) didn't match pod topology spread constraints, 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
             ],
         );
         let taints = spread("DoNotSchedule", r#","nodeTaintsPolicy":"Honor""#);
@@ -439,13 +505,13 @@ mod tests {
         check(
             &format!("node a label=zone:1\non a x label=app:x\npod label=app:x {domains}"),
             expect![
-                "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
             ],
         );
         check(
             &format!("node a\npod label=app:x {hard}"),
             expect![
-                "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label). no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -464,19 +530,19 @@ mod tests {
         check(
             &format!("{pods}pod cpu=1 priority=1"),
             expect![
-                "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
             ],
         );
         check(
             &format!("{pods}pod cpu=1 priority=10 policy=Never"),
             expect![
-                "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
             ],
         );
         check(
             &format!("{pods}pod cpu=3 priority=10"),
             expect![
-                "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -505,7 +571,7 @@ mod tests {
         check(
             &format!("{promised}pod cpu=1 priority=1"),
             expect![
-                "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
             ],
         );
         check(&format!("{promised}pod cpu=1 priority=11"), expect!["bind a"]);
@@ -513,7 +579,7 @@ mod tests {
         check(
             &format!("{waiting}pod cpu=2 priority=10"),
             expect![
-                "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the nominated node."
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to a terminating pod on the nominated node."
             ],
         );
     }
@@ -538,7 +604,7 @@ mod tests {
         check(
             &format!("{start}pod claim=c"),
             expect![
-                "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+                "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
             ],
         );
         let making = CLASS.replace("kubernetes.io/no-provisioner", "dhow.dev/local");
@@ -553,13 +619,13 @@ mod tests {
         check(
             "node a\npod claim=c",
             expect![[
-                r#"0/1 nodes are available: persistentvolumeclaim "c" not found. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."#
+                r#"0/1 nodes are available: persistentvolumeclaim "c" not found. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."#
             ]],
         );
         check(
             &format!("node a\npvc c {}\npod claim=c", CLAIM.replace("wait", "now")),
             expect![
-                "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+                "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }
@@ -572,7 +638,7 @@ mod tests {
         check(
             &format!("{start}on b x claim=c\npod claim=c"),
             expect![
-                "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+                "0/2 nodes are available: 2 node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod. no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
             ],
         );
         let csi = r#"pv pv-b {"spec":{"csi":{"driver":"d","volumeHandle":"h"}}}"#;
@@ -580,7 +646,64 @@ mod tests {
         check(
             &format!("node b\n{bound}\n{csi}\n{limit}\npod claim=c"),
             expect![
-                "0/1 nodes are available: 1 node(s) exceed max volume count. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+                "0/1 nodes are available: 1 node(s) exceed max volume count. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+            ],
+        );
+    }
+
+    const SLICE: &str = r#"slice s {"spec":{"driver":"d","pool":{"name":"p","generation":1,"resourceSliceCount":1},"nodeName":"b","devices":[{"name":"x"}]}}"#;
+    const WANTS: &str = r#"{"spec":{"devices":{"requests":[{"name":"r","exactly":{"deviceClassName":"any"}}]}}}"#;
+
+    fn given(node: &str, users: &str) -> String {
+        let nodes = format!(
+            r#"[{{"matchExpressions":[{{"key":"kubernetes.io/hostname","operator":"In","values":["{node}"]}}]}}]"#
+        );
+        format!(
+            r#"{{"status":{{"reservedFor":[{users}],"allocation":{{"nodeSelector":{{"nodeSelectorTerms":{nodes}}},"devices":{{"results":[{{"request":"r","driver":"d","pool":"p","device":"x"}}]}}}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn a_pod_goes_where_its_claim_gets_devices() {
+        let start = format!("node a\nnode b\ndeviceclass any {{\"spec\":{{}}}}\n{SLICE}\n");
+        check(&format!("{start}pod device=c"), expect!["hold"]);
+        check(&format!("{start}claim c {WANTS}\npod device=c"), expect!["bind b c=x"]);
+        check(
+            &format!("{start}claim c {WANTS}\nclaim other {}\npod device=c", given("b", "")),
+            expect![
+                "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+        check(
+            &format!("node a\nclaim c {WANTS}\npod device=c"),
+            expect![
+                "0/1 nodes are available: request r: device class any does not exist. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            ],
+        );
+        let wrong = r#"deviceclass any {"spec":{"selectors":[{"cel":{"expression":"device.attributes['d'].n"}}]}}"#;
+        check(
+            &format!("{start}{wrong}\nclaim c {WANTS}\npod device=c"),
+            expect![[
+                r#"running "DynamicResources" filter plugin: class any: selector #0: CEL runtime error: no such key: n"#
+            ]],
+        );
+    }
+
+    #[test]
+    fn a_claim_with_devices_decides_where_and_is_given_back_if_nobody_else_uses_it() {
+        let start = "node a\nnode b cpu=1\n".to_owned();
+        check(&format!("{start}claim c {}\npod device=c", given("b", "")), expect!["bind b c="]);
+        check(
+            &format!("{start}claim c {}\npod device=c cpu=2", given("b", "")),
+            expect![
+                "0/2 nodes are available: 1 Insufficient cpu, 1 resourceclaim not available on the node. deallocation of ResourceClaim completed, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+        let user = r#"{"resource":"pods","name":"o","uid":"o"}"#;
+        check(
+            &format!("{start}claim c {}\npod device=c cpu=2", given("b", user)),
+            expect![
+                "0/2 nodes are available: 1 Insufficient cpu, 1 resourceclaim not available on the node. still not schedulable, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
             ],
         );
     }

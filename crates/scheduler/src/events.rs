@@ -19,6 +19,10 @@ impl Events {
     pub const STORAGE: Events = Events(1 << 3);
     /// A namespace's labels changed.
     pub const NAMESPACE: Events = Events(1 << 4);
+    /// A claim of devices appeared, went, or got another status.
+    pub const CLAIM: Events = Events(1 << 5);
+    /// Devices or a class of them changed, or devices were given back.
+    pub const DEVICE: Events = Events(1 << 6);
     /// The pod itself changed, or nobody knows.
     pub const ALL: Events = Events(u8::MAX);
 

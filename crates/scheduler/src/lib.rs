@@ -6,12 +6,13 @@
 //! Invariant: a node is never over-committed. A decision is noted in the snapshot before it is sent (assumed), taken back
 //! if the bind fails, and derived anew from the pods of the cache after a restart.
 //! Differs from upstream (`pkg/scheduler`): all nodes are looked at, not a sample; affinity and spreading count groups of
-//! like pods instead of pods; no dynamic resources (pods that need them wait, by name), no profiles, no extenders.
+//! like pods instead of pods; no devices for extended resources, no profiles, no extenders.
 
 mod affinity;
 mod bind;
 mod cycle;
 mod decide;
+mod devices;
 mod events;
 mod groups;
 mod metrics;
@@ -20,6 +21,7 @@ mod plugins;
 mod pod;
 mod preempt;
 mod queue;
+mod reserve;
 mod resources;
 pub mod run;
 mod snapshot;
@@ -27,7 +29,8 @@ mod spread;
 mod volumes;
 
 pub use affinity::{PodTerms, Term};
-pub use decide::{Decision, Waiting, decide};
+pub use decide::{Decision, Preparation, Waiting, decide};
+pub use devices::{ClaimPlan, ClaimStep, Devices};
 pub use events::Events;
 pub use metrics::SchedulerMetrics;
 pub use owners::Owners;

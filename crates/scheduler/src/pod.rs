@@ -76,8 +76,6 @@ pub struct Needs {
     pub spread: Vec<Constraint>,
     /// Names the group of pods that look the same to other pods' selectors; see `groups.rs`.
     pub group: String,
-    /// Something it needs that is not built yet.
-    pub unsupported: Option<&'static str>,
 }
 
 impl PodInfo {
@@ -110,7 +108,6 @@ impl PodInfo {
             terms: Arc::new(PodTerms::of(&pod)),
             spread: Constraint::all_of(spec),
             group: group(&pod),
-            unsupported: unsupported(spec),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
         };
         PodInfo { pod, needs: Arc::new(needs) }
@@ -200,14 +197,6 @@ fn group(pod: &Pod) -> String {
         name.push_str(&format!("{:?}{:?}", affinity.pod_affinity, affinity.pod_anti_affinity));
     }
     name
-}
-
-/// A check that cannot check says no.
-fn unsupported(spec: &PodSpec) -> Option<&'static str> {
-    if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
-        return Some("resourceClaims are not supported by this scheduler yet");
-    }
-    None
 }
 
 #[cfg(test)]

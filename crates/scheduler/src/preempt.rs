@@ -1,7 +1,7 @@
 //! [`find`]: which pods of less priority would have to go so that a pod fits (`framework/preemption`,
 //! `plugins/defaultpreemption`). Pure; `bind.rs` does it.
 
-use crate::cycle::{Cycle, Refusal};
+use crate::cycle::{Cause, Cycle, Refusal};
 use crate::decide::fit_error;
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -57,7 +57,7 @@ pub(crate) fn find(
     let mut failed: BTreeMap<&str, Refusal> = BTreeMap::new();
     let mut candidates = Vec::new();
     if let Some(cycle) = cycle {
-        let by_pods = refused.iter().filter(|(_, refusal)| refusal.by_pods);
+        let by_pods = refused.iter().filter(|(_, refusal)| refusal.cause == Cause::Pods);
         let possible: Vec<&NodeInfo> = by_pods.filter_map(|(name, _)| snapshot.node(name)).collect();
         let enough = (possible.len() / 10).max(MIN_CANDIDATES);
         let offset = usize::try_from(tie % possible.len().max(1) as u64).unwrap_or(0);
@@ -96,7 +96,7 @@ fn may_preempt(
     }
     let Some(promised) = snapshot.promised_to(pod.pod.uid()) else { return Ok(()) };
     // Of no use whoever leaves it: then another node may be asked to make room.
-    if cycle.is_none() || refused.get(promised).is_some_and(|refusal| !refusal.by_pods) {
+    if cycle.is_none() || refused.get(promised).is_some_and(|refusal| refusal.cause != Cause::Pods) {
         return Ok(());
     }
     let mut pods = snapshot.node(promised).into_iter().flat_map(|n| n.pods.values());

@@ -7,6 +7,8 @@
 use crate::events::Events;
 use crate::metrics::Pending;
 use crate::pod::PodInfo;
+use api::k8s::api::core::v1::PodResourceClaimStatus;
+use api::prelude::Pod;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,6 +39,8 @@ enum State {
     Backoff(Instant),
     /// Waits for one of these events; `since` is the last attempt.
     Unschedulable { since: Instant, hears: Events },
+    /// Must not be tried before one of these events.
+    Held { hears: Events },
     /// Somebody acts on a decision; these events came meanwhile.
     InFlight { missed: Events },
 }
@@ -55,6 +59,11 @@ pub(crate) struct Queue {
     seq: u64,
 }
 
+/// Claims of devices that were made for a pod: once they are there, it may be tried.
+fn claim_names(pod: &Pod) -> Option<&[PodResourceClaimStatus]> {
+    pod.status.as_ref()?.resource_claim_statuses.as_deref()
+}
+
 fn backoff_after(attempts: u32) -> Duration {
     BACKOFF.0.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF.1)
 }
@@ -70,7 +79,8 @@ impl Queue {
             return;
         };
         let (old, new) = (&waiting.pod.pod, &pod.pod);
-        if old.spec == new.spec && old.metadata.labels == new.metadata.labels {
+        let same = old.spec == new.spec && old.metadata.labels == new.metadata.labels;
+        if same && claim_names(old) == claim_names(new) {
             waiting.pod = pod;
             return;
         }
@@ -114,6 +124,17 @@ impl Queue {
         self.wake_one(uid, missed, now);
     }
 
+    /// The attempt was none: the pod is not ready to be tried before one of these events (upstream's PreEnqueue).
+    pub(crate) fn hold(&mut self, uid: &str, hears: Events) {
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.attempts = waiting.attempts.saturating_sub(1);
+            if waiting.attempts == 0 {
+                waiting.first = None;
+            }
+        }
+        self.move_to(uid, State::Held { hears });
+    }
+
     /// An attempt failed for a reason that is not the cluster's state (a write failed).
     pub(crate) fn retry(&mut self, uid: &str, now: Instant) {
         self.attempted(uid);
@@ -143,7 +164,7 @@ impl Queue {
     /// How many wait, by why.
     pub(crate) fn pending(&self) -> Pending {
         let (ready, timers, stuck) = (self.ready.len(), self.timers.len(), self.stuck.len());
-        // Each pod is ready, in back-off (a timer), without a node (a timer, and stuck) or in flight (stuck).
+        // Each pod is ready, in back-off (a timer), without a node (a timer, and stuck), held or in flight (stuck).
         let unschedulable = (ready + timers + stuck).saturating_sub(self.pods.len());
         Pending { active: ready, backoff: timers.saturating_sub(unschedulable), unschedulable }
     }
@@ -168,6 +189,7 @@ impl Queue {
                 let until = *since + backoff_after(waiting.attempts);
                 self.move_to(uid, if until <= now { State::Active } else { State::Backoff(until) });
             }
+            State::Held { hears } if hears.touches(events) => self.move_to(uid, State::Active),
             State::InFlight { missed } => *missed |= events,
             _ => {}
         }
@@ -192,7 +214,7 @@ impl Queue {
                 self.stuck.insert(uid.to_owned());
             }
             // Events that come meanwhile are noted.
-            State::InFlight { .. } => {
+            State::Held { .. } | State::InFlight { .. } => {
                 self.stuck.insert(uid.to_owned());
             }
         }
@@ -212,7 +234,7 @@ impl Queue {
                 self.timers.remove(&(since + FLUSH, uid.to_owned()));
                 self.stuck.remove(uid);
             }
-            State::InFlight { .. } => {
+            State::Held { .. } | State::InFlight { .. } => {
                 self.stuck.remove(uid);
             }
         }
@@ -226,7 +248,6 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::prelude::Pod;
 
     fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
         let mut pod = Pod::default();
@@ -322,6 +343,23 @@ mod tests {
         queue.add("c", pod("c", 0), later);
         let order: Vec<_> = (0..3).map(|_| uid(queue.pop(later)).unwrap_or_default()).collect();
         assert_eq!(order, ["b", "a", "c"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_held_pod_is_tried_as_soon_as_it_may_be() {
+        let (mut queue, start) = popped();
+        queue.hold("a", Events::CLAIM);
+        queue.wake(Events::NODE, start);
+        assert_eq!((uid(queue.pop(start + FLUSH)), queue.next_due(start)), (None, None));
+        queue.wake(Events::CLAIM, start);
+        assert_eq!(queue.tries("a"), None);
+        assert!(queue.pop(start).is_some());
+        queue.hold("a", Events::CLAIM);
+        let mut named = pod("a", 0).pod.as_ref().clone();
+        let status = PodResourceClaimStatus { name: "c".into(), resource_claim_name: Some("a-c".into()) };
+        named.status.get_or_insert_default().resource_claim_statuses = Some(vec![status]);
+        queue.add("a", Arc::new(PodInfo::of(Arc::new(named))), start);
+        assert!(queue.pop(start).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use crate::pod::PodInfo;
 use crate::queue::Queue;
 use crate::snapshot::Snapshot;
 use api::k8s::api::policy::v1::PodDisruptionBudget;
+use api::k8s::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use api::k8s::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use api::prelude::*;
 use base::{Clock, Random};
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The scheduler that pods get if they name none (`DefaultSchedulerName`).
 pub(crate) const NAME: &str = "default-scheduler";
-/// Decisions being acted on; more wait. Those that wait for volumes do not count, they may take minutes.
+/// Decisions being acted on; more wait. Those that wait for volumes or devices do not count, they may take minutes.
 const IN_FLIGHT: usize = 64;
 
 /// Brings the newest state of an object into the snapshot.
@@ -47,7 +48,7 @@ struct Mail {
 /// A pod that a task works on.
 struct Task {
     pod: Arc<PodInfo>,
-    /// It waits for volumes.
+    /// It waits for volumes or devices.
     slow: bool,
     /// When the attempt began.
     begun: Instant,
@@ -178,6 +179,9 @@ impl Scheduler {
             follow.kind::<CSIDriver>(|s, _, name, new| s.volumes.apply_driver(name, new)),
             follow.kind::<CSIStorageCapacity>(|s, ns, name, new| s.volumes.apply_capacity(ns, name, new)),
             follow.kind::<VolumeAttachment>(|s, _, name, new| s.volumes.apply_attachment(name, new)),
+            follow.kind::<ResourceClaim>(|s, ns, name, new| s.devices.apply_claim(ns, name, new)),
+            follow.kind::<ResourceSlice>(|s, _, name, new| s.devices.apply_slice(name, new)),
+            follow.kind::<DeviceClass>(|s, _, name, new| s.devices.apply_class(name, new)),
             follow.kind::<PodDisruptionBudget>(|s, ns, name, new| s.apply_budget(ns, name, new)),
             follow.kind::<Service>(|s, ns, name, new| {
                 s.owners.apply_service(ns, name, new.and_then(|s| s.spec.as_ref()?.selector.clone()));
@@ -235,12 +239,16 @@ impl Scheduler {
             let decision = decide(&pod, &self.snapshot, self.random.next_u64());
             self.metrics.decided(begun.elapsed());
             match decision {
-                Decision::Bind(node, volumes) => {
+                Decision::Bind(node, mut plan) => {
+                    plan.claims.name_shares(self.random.as_ref());
                     self.snapshot.place(pod.clone(), &node);
-                    self.snapshot.volumes.assume(&volumes, &node);
-                    let slow = !volumes.is_empty();
-                    self.start(Task { pod, slow, begun }, bind::bind(tools, object, node, volumes));
+                    self.snapshot.volumes.assume(&plan.volumes, &node);
+                    self.snapshot.devices.assume(&plan.claims);
+                    let slow = !plan.volumes.is_empty() || plan.claims.is_slow();
+                    self.start(Task { pod, slow, begun }, bind::bind(tools, object, node, plan));
                 }
+                Decision::Hold(hears) => self.queue.hold(object.uid(), hears),
+                Decision::Fail(why) => self.start(Task { pod, slow: false, begun }, bind::fail(tools, object, why)),
                 Decision::Preempt(room, waiting) => {
                     self.metrics.looked_for_room(Some(room.victims.len()));
                     for other in &room.disappointed {
@@ -250,8 +258,8 @@ impl Scheduler {
                     self.start(Task { pod, slow: false, begun }, bind::wait(tools, object, Some(room), waiting));
                 }
                 Decision::Wait(waiting) => {
-                    // Without nodes there is nothing to look at, and what is unsupported is so everywhere.
-                    if !self.snapshot.is_empty() && pod.unsupported.is_none() {
+                    // Without nodes there is nothing to look at.
+                    if !self.snapshot.is_empty() {
                         self.metrics.looked_for_room(None);
                     }
                     if waiting.ends_promise {
@@ -278,10 +286,14 @@ impl Scheduler {
         self.count(&uid, &ended, begun);
         match ended {
             Ok((_, Done::Bind(plan, result))) => {
-                self.snapshot.volumes.unassume(&plan);
+                self.snapshot.volumes.unassume(&plan.volumes);
+                let freed = self.snapshot.devices.unassume(&plan.claims);
                 match result {
                     Ok(()) => self.queue.remove(&uid),
-                    Err(error) => self.not_bound(&pod, error),
+                    Err(error) => {
+                        self.queue.wake(freed, now);
+                        self.not_bound(&pod, error);
+                    }
                 }
             }
             Ok((_, Done::Wait(waiting, Ok(())))) => self.queue.unschedulable(&uid, waiting.hears, now),
@@ -289,6 +301,7 @@ impl Scheduler {
                 tracing::debug!(pod = pod.pod.name(), %error, "failed to note why a pod waits or to make room for it");
                 self.queue.retry(&uid, now);
             }
+            Ok((_, Done::Fail)) => self.queue.retry(&uid, now),
             Err(panic) => {
                 tracing::error!(%panic, pod = pod.pod.name(), "a task of the scheduler failed");
                 self.not_bound(&pod, "a task of the scheduler failed".into());

@@ -1,6 +1,7 @@
 //! [`Snapshot`]: nodes with what runs on them and all else that decisions look at, kept up to date by changes. Pure.
 
 use crate::affinity::LabelMap;
+use crate::devices::Devices;
 use crate::events::Events;
 use crate::groups::Groups;
 use crate::owners::Owners;
@@ -111,6 +112,8 @@ pub struct Snapshot {
     namespaces: BTreeMap<String, LabelMap>,
     /// Claims, volumes and what belongs to them.
     pub(crate) volumes: Volumes,
+    /// Devices, and claims of them.
+    pub(crate) devices: Devices,
     /// Who selects pods.
     pub(crate) owners: Owners,
     /// By namespace and name.

@@ -52,14 +52,15 @@ impl Selector {
         Ok(Selector(program))
     }
 
-    /// Whether it selects a device, as [`value`] shows it (`DeviceMatches`).
-    pub fn matches(&self, device: &Value) -> Result<bool, String> {
+    /// Whether it selects a device, as [`value`] shows it (`DeviceMatches`). What that cost is added to `spent`.
+    pub fn matches(&self, device: &Value, spent: &mut u64) -> Result<bool, String> {
         let mut budget = Budget::new(MAX_COST);
-        let found =
-            self.0.eval(&[("device", device.clone())], &mut budget).map_err(|e| match budget.is_exhausted() {
-                true => "operation cancelled: actual cost limit exceeded".to_owned(),
-                false => e.to_string(),
-            })?;
+        let found = self.0.eval(&[("device", device.clone())], &mut budget);
+        *spent = spent.saturating_add(MAX_COST - budget.remaining());
+        let found = found.map_err(|e| match budget.is_exhausted() {
+            true => "operation cancelled: actual cost limit exceeded".to_owned(),
+            false => e.to_string(),
+        })?;
         let other = || {
             let name = found.type_name();
             let why = format!("type conversion error from '{name}' to 'bool'");
@@ -167,7 +168,7 @@ mod tests {
         let slice = ResourceSlice::decode(slice.to_string().as_bytes()).expect("a slice");
         let device = value("d.example.com", &slice.spec.devices.expect("devices")[0]).expect("a device");
         let selector = Selector::compile(expression).expect(expression);
-        assert_eq!(selector.matches(&device), expected.map_err(str::to_owned), "{expression}");
+        assert_eq!(selector.matches(&device, &mut 0), expected.map_err(str::to_owned), "{expression}");
     }
 
     #[test]

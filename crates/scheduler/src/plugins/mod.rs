@@ -1,6 +1,7 @@
 //! Filter and score plugins: one file each, in upstream's order (`apis/config/v1/default_plugins.go`).
 
 mod balanced_allocation;
+pub(crate) mod dynamic_resources;
 mod image_locality;
 pub(crate) mod inter_pod_affinity;
 mod node_affinity;
@@ -76,6 +77,7 @@ pub(crate) const FILTERS: &[Filter] = &[
     volume_zone::FILTER,
     topology_spread::FILTER,
     inter_pod_affinity::FILTER,
+    dynamic_resources::FILTER,
     node_declared_features::FILTER,
 ];
 
@@ -86,6 +88,7 @@ pub(crate) const SCORES: &[Score] = &[
     resources_fit::SCORE,
     topology_spread::SCORE,
     inter_pod_affinity::SCORE,
+    dynamic_resources::SCORE,
     balanced_allocation::SCORE,
     image_locality::SCORE,
 ];

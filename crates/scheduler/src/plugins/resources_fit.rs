@@ -1,7 +1,7 @@
 //! NodeResourcesFit: requests fit into what is left; among fitting nodes the emptier is better (LeastAllocated).
 
 use super::{Filter, MAX, Score, as_is};
-use crate::cycle::{Cycle, Refusal};
+use crate::cycle::{Cause, Cycle, Refusal};
 use crate::events::Events;
 use crate::snapshot::NodeInfo;
 use std::borrow::Cow;
@@ -31,7 +31,7 @@ fn left(requested: i64, capacity: i64) -> i64 {
 /// All that is missing, not only the first (`fitsRequest`).
 fn fits(cycle: &Cycle<'_>, info: &NodeInfo) -> Result<(), Refusal> {
     let mut reasons: Vec<Cow<'static, str>> = Vec::new();
-    let mut by_pods = true;
+    let mut cause = Cause::Pods;
     if i64::try_from(info.pods.len()).unwrap_or(i64::MAX) + 1 > info.max_pods {
         reasons.push("Too many pods".into());
     }
@@ -39,7 +39,9 @@ fn fits(cycle: &Cycle<'_>, info: &NodeInfo) -> Result<(), Refusal> {
     let mut check = |want: i64, have: i64, taken: i64, reason: fn(&str) -> Cow<'static, str>, name: &str| {
         if want > 0 && want > have.saturating_sub(taken) {
             reasons.push(reason(name));
-            by_pods &= want <= have;
+            if want > have {
+                cause = Cause::Node;
+            }
         }
     };
     check(want.milli_cpu, have.milli_cpu, taken.milli_cpu, |_| "Insufficient cpu".into(), "");
@@ -49,5 +51,5 @@ fn fits(cycle: &Cycle<'_>, info: &NodeInfo) -> Result<(), Refusal> {
         let of = |r: &crate::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
         check(*amount, of(have), of(taken), |name| format!("Insufficient {name}").into(), name);
     }
-    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, by_pods }) }
+    if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, cause }) }
 }

@@ -2,7 +2,7 @@
 //! volume that is, or one is made there (`plugins/volumebinding`). Chosen volumes are bound before the pod (`bind.rs`).
 
 use super::Filter;
-use crate::cycle::{Cycle, Refusal};
+use crate::cycle::{Cause, Cycle, Refusal};
 use crate::events::Events;
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -117,7 +117,7 @@ pub(crate) fn plan(cycle: &Cycle<'_>, node: &NodeInfo) -> Result<VolumePlan, Ref
     if reasons.is_empty() {
         return Ok(plan);
     }
-    Err(Refusal { reasons: reasons.into_iter().map(Into::into).collect(), by_pods: false })
+    Err(Refusal { reasons: reasons.into_iter().map(Into::into).collect(), cause: Cause::Node })
 }
 
 /// Fills the plan; tells whether a volume is missing and whether there is too little room to make one.

@@ -1,0 +1,426 @@
+//! The search for devices (`structured/internal/incubating/allocator_incubating.go`): claim by claim, request by request,
+//! device by device, back to where there was a choice when there is no way on. The first solution is taken.
+//!
+//! Of a request's devices only combinations are tried, not orders. The number of steps is limited, where upstream limits
+//! the time (`DRASchedulerFilterTimeout`).
+
+use super::capacity::{self, Capacity};
+use super::constraints::Constraint;
+use super::counters::Counters;
+use super::pools::{self, Pool, State};
+use super::request::{Ask, Mode, Wanted};
+use super::{Compiled, DeviceId, Devices, Slice, View, result};
+use crate::snapshot::NodeInfo;
+use api::k8s::api::resource::v1::{AllocationResult, Device, DeviceTaint, DeviceToleration};
+use api::meta::MetaExt;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Devices that one claim may have (`AllocationResultsMaxSize`).
+const MAX_RESULTS: usize = 32;
+/// Devices that one search may try; more take too long, as other pods wait meanwhile.
+const MAX_STEPS: usize = 50_000;
+/// What evaluations of selectors may cost in one search: seconds, as a million is a tenth of one.
+const MAX_COST: u64 = 20_000_000;
+
+/// Why there are no devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Not all claims get what they want from this node.
+    NotEnough,
+    /// Nor is it known what there is, as pools of the node contradict themselves.
+    InvalidPools,
+    /// Something is wrong with a claim, a class or a slice: somebody must mend it.
+    Broken(String),
+    /// The search was given up.
+    TooLong,
+}
+
+/// What each claim gets on a node.
+pub(crate) fn allocate(
+    devices: &Devices,
+    wanted: &[Wanted],
+    node: &NodeInfo,
+) -> Result<Vec<AllocationResult>, Failure> {
+    let pools = pools::gather(devices, node).map_err(|why| broken(format!("gather pool information: {why}")))?;
+    let invalid = pools.iter().any(|pool| pool.state == State::Invalid);
+    let mut search = Search::begin(devices, wanted, node, pools)?;
+    match search.place_request(0, 0) {
+        Ok(true) => Ok(wanted.iter().enumerate().map(|(i, w)| result::of(w, &search.picked[i], node)).collect()),
+        Ok(false) | Err(Stop::TooMany) if invalid => Err(Failure::InvalidPools),
+        Ok(false) | Err(Stop::TooMany) => Err(Failure::NotEnough),
+        Err(Stop::Failed(failure)) => Err(failure),
+    }
+}
+
+fn broken(why: impl Into<String>) -> Failure {
+    Failure::Broken(why.into())
+}
+
+/// A device that may be taken.
+#[derive(Debug, Clone, Copy)]
+struct Candidate<'a> {
+    /// Its place in the order in which devices are tried.
+    index: usize,
+    pool: usize,
+    slice: &'a Slice,
+    view: &'a View,
+    device: &'a Device,
+}
+
+/// A device that a claim gets.
+#[derive(Debug)]
+pub(super) struct Picked<'a> {
+    pub(super) ask: &'a Ask,
+    pub(super) id: &'a DeviceId,
+    pub(super) slice: &'a Slice,
+    pub(super) device: &'a Device,
+    /// What is consumed of a device that several may have.
+    pub(super) share: Option<Capacity>,
+    pool: usize,
+    counted: bool,
+}
+
+/// The next device to look for.
+#[derive(Debug, Clone, Copy)]
+struct At {
+    claim: usize,
+    request: usize,
+    alternative: usize,
+    device: usize,
+}
+
+/// Why a branch of the search ended, beside not having found anything.
+enum Stop {
+    /// The claim would have too many devices.
+    TooMany,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}
+
+struct Search<'a> {
+    devices: &'a Devices,
+    wanted: &'a [Wanted],
+    node: &'a NodeInfo,
+    pools: Vec<Pool<'a>>,
+    /// Of usable pools.
+    candidates: Vec<Candidate<'a>>,
+    /// By claim, request and alternative: all devices that match, for those that want all.
+    all: BTreeMap<(usize, usize, usize), Vec<Candidate<'a>>>,
+    /// By the same and candidate.
+    matches: BTreeMap<(usize, usize, usize, usize), bool>,
+    /// By claim.
+    constraints: Vec<Vec<Constraint<'a>>>,
+    picked: Vec<Vec<Picked<'a>>>,
+    /// Which claims are to get a device for themselves.
+    taken: BTreeMap<&'a DeviceId, BTreeSet<usize>>,
+    /// What they are to consume of one that others have, too.
+    shared: BTreeMap<&'a DeviceId, Vec<Capacity>>,
+    /// By pool, when first needed.
+    counters: BTreeMap<usize, Counters<'a>>,
+    steps: usize,
+    /// By selectors.
+    spent: u64,
+}
+
+impl<'a> Search<'a> {
+    fn begin(
+        devices: &'a Devices,
+        wanted: &'a [Wanted],
+        node: &'a NodeInfo,
+        pools: Vec<Pool<'a>>,
+    ) -> Result<Self, Failure> {
+        let mut candidates = Vec::new();
+        for (pool, slice) in pools.iter().enumerate().flat_map(|(i, pool)| pool.here.iter().map(move |s| (i, *s))) {
+            for (device, view) in slice.devices() {
+                candidates.push(Candidate { index: candidates.len(), pool, slice, view, device });
+            }
+        }
+        let mut search = Search {
+            devices,
+            wanted,
+            node,
+            pools,
+            candidates,
+            all: BTreeMap::new(),
+            matches: BTreeMap::new(),
+            constraints: Vec::new(),
+            picked: wanted.iter().map(|_| Vec::new()).collect(),
+            taken: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            steps: 0,
+            spent: 0,
+        };
+        for claim in 0..wanted.len() {
+            search.prepare(claim)?;
+        }
+        Ok(search)
+    }
+
+    /// Counts what a claim wants at least, and reads its constraints.
+    fn prepare(&mut self, claim: usize) -> Result<(), Failure> {
+        let wanted = &self.wanted[claim];
+        let mut least = 0usize;
+        for (request, alternatives) in wanted.requests.iter().map(|r| &r.alternatives).enumerate() {
+            let mut counts = Vec::new();
+            for alternative in 0..alternatives.len() {
+                counts.push(self.prepare_ask(At { claim, request, alternative, device: 0 })?);
+            }
+            least = least.saturating_add(counts.into_iter().min().unwrap_or(0));
+        }
+        if least > MAX_RESULTS {
+            let name = wanted.name();
+            let why = format!("number of requested devices {least} exceeds the claim limit of {MAX_RESULTS}");
+            return Err(broken(format!("claim {name}: {why}")));
+        }
+        let mut constraints = Vec::new();
+        for (i, constraint) in wanted.spec().constraints.iter().flatten().enumerate() {
+            let unknown = || {
+                let name = wanted.name();
+                broken(format!("claim {name}, constraint #{i}: empty constraint (unsupported constraint type?)"))
+            };
+            constraints.push(Constraint::of(constraint).ok_or_else(unknown)?);
+        }
+        self.constraints.push(constraints);
+        Ok(())
+    }
+
+    /// How many devices an alternative wants; if all, which these are.
+    fn prepare_ask(&mut self, at: At) -> Result<usize, Failure> {
+        let ask = self.ask(at);
+        let Mode::All = ask.mode else { return Ok(self.count(at)) };
+        if let Some(pool) = self.pools.iter().find(|pool| pool.state != State::Usable) {
+            let state = if pool.state == State::Incomplete { "being updated" } else { "invalid" };
+            let (claim, pool) = (self.wanted[at.claim].name(), pool.name());
+            let why = format!("asks for all devices, but resource pool {pool} is currently {state}");
+            return Err(broken(format!("claim {claim}, request {}: {why}", ask.short)));
+        }
+        let mut all = Vec::new();
+        for candidate in self.candidates.clone() {
+            if self.is_selected(at, candidate)? && self.fits(ask, candidate) {
+                all.push(candidate);
+            }
+        }
+        let count = all.len();
+        self.all.insert((at.claim, at.request, at.alternative), all);
+        Ok(count)
+    }
+
+    fn ask(&self, at: At) -> &'a Ask {
+        let wanted = self.wanted;
+        &wanted[at.claim].requests[at.request].alternatives[at.alternative]
+    }
+
+    fn count(&self, at: At) -> usize {
+        match self.ask(at).mode {
+            Mode::Exactly(count) => count,
+            Mode::All => self.all.get(&(at.claim, at.request, at.alternative)).map_or(0, Vec::len),
+        }
+    }
+
+    // === the search ===
+
+    /// Finds devices for a request and all that follow.
+    fn place_request(&mut self, claim: usize, request: usize) -> Result<bool, Stop> {
+        let wanted = self.wanted;
+        let Some(current) = wanted.get(claim) else { return Ok(true) };
+        let at = At { claim, request, alternative: 0, device: 0 };
+        match current.requests.get(request) {
+            Some(found) if found.is_list => self.place_alternatives(at, found.alternatives.len()),
+            Some(_) => self.place_devices(at, 0),
+            None => match self.place_request(claim + 1, 0) {
+                // Another choice before may leave room.
+                Err(Stop::TooMany) => Ok(false),
+                other => other,
+            },
+        }
+    }
+
+    /// One of the alternatives is enough. If each leads to too many devices, so does whatever was chosen before.
+    fn place_alternatives(&mut self, at: At, count: usize) -> Result<bool, Stop> {
+        let mut too_many = true;
+        for alternative in 0..count {
+            match self.place_devices(At { alternative, ..at }, 0) {
+                Ok(true) => return Ok(true),
+                Ok(false) => too_many = false,
+                Err(Stop::TooMany) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        if too_many { Err(Stop::TooMany) } else { Ok(false) }
+    }
+
+    /// Finds what is missing of an alternative, among candidates from `from` on, and for all requests that follow.
+    fn place_devices(&mut self, at: At, from: usize) -> Result<bool, Stop> {
+        self.steps += 1;
+        if self.steps > MAX_STEPS {
+            return Err(Failure::TooLong.into());
+        }
+        let (ask, count) = (self.ask(at), self.count(at));
+        // Of all devices, there must be at least one.
+        if count == 0 && matches!(ask.mode, Mode::All) {
+            return Ok(false);
+        }
+        if at.device >= count {
+            return self.place_request(at.claim, at.request + 1);
+        }
+        if self.picked[at.claim].len() + count - at.device > MAX_RESULTS {
+            return Err(Stop::TooMany);
+        }
+        if let Some(candidate) = self.all.get(&(at.claim, at.request, at.alternative)).map(|all| all[at.device]) {
+            // In whatever order, all are needed.
+            return self.place_with(at, candidate, true);
+        }
+        for index in from..self.candidates.len() {
+            let candidate = self.candidates[index];
+            if self.is_free(ask, at.claim, candidate)
+                && self.is_selected(at, candidate)?
+                && self.place_with(at, candidate, false)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a candidate and goes on; gives it back if that leads nowhere.
+    fn place_with(&mut self, at: At, candidate: Candidate<'a>, must: bool) -> Result<bool, Stop> {
+        if !self.try_take(at, candidate, must)? {
+            return Ok(false);
+        }
+        let done = self.place_devices(At { device: at.device + 1, ..at }, candidate.index + 1);
+        if !matches!(done, Ok(true)) {
+            self.give_back(at.claim);
+        }
+        done
+    }
+
+    // === devices ===
+
+    /// Administrative access is to devices in use as well, once for each claim.
+    fn is_free(&self, ask: &Ask, claim: usize, candidate: Candidate<'a>) -> bool {
+        let id = &candidate.view.id;
+        let taken = self.taken.get(id);
+        match ask.admin_access {
+            true => taken.is_none_or(|claims| !claims.contains(&claim)),
+            false => taken.is_none_or(BTreeSet::is_empty) && !self.devices.in_use.is_dedicated(id),
+        }
+    }
+
+    /// Whether class, request and slice let the device be chosen (`isSelectable`).
+    fn is_selected(&mut self, at: At, candidate: Candidate<'a>) -> Result<bool, Failure> {
+        let key = (at.claim, at.request, at.alternative, candidate.index);
+        if let Some(known) = self.matches.get(&key) {
+            return Ok(*known);
+        }
+        let (ask, view) = (self.ask(at), candidate.view);
+        let class = format!("class {}", ask.class.object.name());
+        let claim = format!("claim {}", self.wanted[at.claim].name());
+        let found = selected(&ask.class.selectors, view, &class, &mut self.spent)?
+            && selected(&ask.selectors, view, &claim, &mut self.spent)?
+            && (candidate.slice.object.spec.per_device_node_selection != Some(true)
+                || pools::device_matches(self.node, candidate.device).map_err(broken)?);
+        self.matches.insert(key, found);
+        Ok(found)
+    }
+
+    fn fits(&self, ask: &Ask, candidate: Candidate<'a>) -> bool {
+        let id = &candidate.view.id;
+        let mut others: Vec<&Capacity> = self.devices.in_use.consumed(id).into_iter().collect();
+        others.extend(self.shared.get(id).into_iter().flatten());
+        capacity::fits(&ask.capacity, candidate.device, &others)
+    }
+
+    /// Takes a device that was selected, if it is free, not tainted, allowed by the constraints, and has what is needed
+    /// (`allocateDevice`).
+    fn try_take(&mut self, at: At, candidate: Candidate<'a>, must: bool) -> Result<bool, Failure> {
+        let (ask, device, id) = (self.ask(at), candidate.device, &candidate.view.id);
+        let multiple = device.allow_multiple_allocations == Some(true);
+        if !self.is_free(ask, at.claim, candidate) || is_tainted(ask, device) || !self.fits(ask, candidate) {
+            return Ok(false);
+        }
+        let constraints = &mut self.constraints[at.claim];
+        if let Some(violated) = constraints.iter_mut().position(|c| !c.try_add(ask, device, id)) {
+            constraints[..violated].iter_mut().for_each(|c| c.remove(ask));
+            let why = "because a claim constraint would not be satisfied";
+            let claim = self.wanted[at.claim].name();
+            // To want all devices and not all of them makes no sense.
+            let error = || broken(format!("claim {claim}, request {}: cannot add device {id} {why}", ask.short));
+            return if must { Err(error()) } else { Ok(false) };
+        }
+        // The first share of a device takes its counters.
+        let is_shared =
+            self.devices.in_use.consumed(id).is_some() || self.shared.get(id).is_some_and(|s| !s.is_empty());
+        let counted = device.consumes_counters.is_some() && !(multiple && is_shared);
+        if counted && !self.counters(candidate.pool).try_take(device) {
+            self.constraints[at.claim].iter_mut().for_each(|c| c.remove(ask));
+            return Ok(false);
+        }
+        let share = multiple.then(|| capacity::consumed(&ask.capacity, device));
+        match &share {
+            Some(share) => self.shared.entry(id).or_default().push(share.clone()),
+            None => drop(self.taken.entry(id).or_default().insert(at.claim)),
+        }
+        let (slice, pool) = (candidate.slice, candidate.pool);
+        self.picked[at.claim].push(Picked { ask, id, slice, device, share, pool, counted });
+        Ok(true)
+    }
+
+    /// Takes back what a claim was given last.
+    fn give_back(&mut self, claim: usize) {
+        let Some(last) = self.picked[claim].pop() else { return };
+        self.constraints[claim].iter_mut().for_each(|c| c.remove(last.ask));
+        if last.counted {
+            self.counters(last.pool).give_back(last.device);
+        }
+        match last.share {
+            Some(_) => drop(self.shared.get_mut(last.id).and_then(Vec::pop)),
+            None => drop(self.taken.get_mut(last.id).map(|claims| claims.remove(&claim))),
+        }
+    }
+
+    fn counters(&mut self, pool: usize) -> &mut Counters<'a> {
+        let (pools, in_use) = (&self.pools, &self.devices.in_use);
+        self.counters.entry(pool).or_insert_with(|| Counters::of(&pools[pool], in_use))
+    }
+}
+
+/// Whether all selectors match a device; `of` says whose they are.
+fn selected(selectors: &[Compiled], view: &View, of: &str, spent: &mut u64) -> Result<bool, Failure> {
+    for (i, selector) in selectors.iter().enumerate() {
+        if *spent > MAX_COST {
+            return Err(Failure::TooLong);
+        }
+        let compiled = selector.as_ref();
+        let compiled = compiled.map_err(|why| broken(format!("{of}: selector #{i}: CEL compile error: {why}")))?;
+        let found = view.value.as_ref().map_err(String::clone).and_then(|device| compiled.matches(device, spent));
+        if !found.map_err(|why| broken(format!("{of}: selector #{i}: CEL runtime error: {why}")))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// `taintPreventsAllocation`: effects that nobody knows, and none, are ignored.
+fn is_tainted(ask: &Ask, device: &Device) -> bool {
+    let tolerated = |taint: &DeviceTaint| ask.tolerations.iter().flatten().any(|t| tolerates(t, taint));
+    let effects = ["NoSchedule", "NoExecute"];
+    let mut taints = device.taints.iter().flatten().filter(|taint| effects.contains(&taint.effect.as_str()));
+    taints.any(|taint| !tolerated(taint))
+}
+
+/// `ToleratesTaint` of `resourceclaim/devicetoleration.go`
+fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|w| w.is_empty() || w == found);
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let same_value = match toleration.operator.as_deref() {
+        None | Some("" | "Equal") => text(&toleration.value) == text(&taint.value),
+        Some(operator) => operator == "Exists",
+    };
+    is(&toleration.effect, &taint.effect) && is(&toleration.key, &taint.key) && same_value
+}

@@ -1,0 +1,178 @@
+//! DynamicResources: claims that have devices must be usable on the node, for the others there must be devices
+//! (`plugins/dynamicresources`). The search is in `devices/`; what was found is written before the pod is bound (`reserve.rs`).
+
+use super::{Filter, Score, highest_best};
+use crate::cycle::{Cycle, Refusal};
+use crate::devices::{self, ClaimPlan, ClaimStep, Failure, Wanted, readiness};
+use crate::events::Events;
+use crate::pod::PodInfo;
+use crate::snapshot::{NodeInfo, Snapshot};
+use api::k8s::api::resource::v1::{AllocationResult, ResourceClaim};
+use api::meta::MetaExt;
+use machinery::field::Path;
+use machinery::resource_claims as claims;
+use machinery::selector::NodeSelector;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const NAME: &str = "DynamicResources";
+const UNAVAILABLE: &str = "resourceclaim not available on the node";
+/// What the first of alternatives is worth (`FirstAvailableDeviceRequestMaxSize`).
+const FIRST_AVAILABLE: i64 = 8;
+
+pub(super) const FILTER: Filter = Filter {
+    name: NAME,
+    hears: Events::NODE.and(Events::DEVICE),
+    check: |cycle, node| match &cycle.devices {
+        Some(state) => state.allocations(cycle, node).map(drop),
+        None => Ok(()),
+    },
+};
+
+pub(super) const SCORE: Score = Score {
+    name: NAME,
+    weight: 2,
+    score: |scoring, node| scoring.cycle.devices.as_ref().map_or(0, |state| state.score(scoring.cycle, node)),
+    normalize: highest_best,
+};
+
+/// The pod's claims of devices.
+#[derive(Debug)]
+pub(crate) struct State {
+    claims: Vec<Known>,
+    /// Those that have no devices yet, in the same order.
+    wanted: Vec<Wanted>,
+    /// Whether alternatives are asked for.
+    has_alternatives: bool,
+}
+
+#[derive(Debug)]
+struct Known {
+    claim: Arc<ResourceClaim>,
+    /// Where its devices can be used, if it has some and they cannot be used everywhere.
+    nodes: Option<NodeSelector>,
+}
+
+/// The claims of a pod, or which of them is missing: until they are there, the pod is not tried (`foreachPodResourceClaim`).
+pub(crate) fn find(pod: &PodInfo, snapshot: &Snapshot) -> Result<Vec<Arc<ResourceClaim>>, String> {
+    let mut found = Vec::new();
+    let pod = pod.pod.as_ref();
+    for entry in claims::of_pod(pod) {
+        let Some((name, own)) = claims::name_of(pod, entry).map_err(|why| why.to_string())? else { continue };
+        let claim = snapshot.devices.claim(pod.namespace(), name);
+        let claim = claim.ok_or_else(|| super::volume_binding::not_found("resourceclaim.resource.k8s.io", name))?;
+        if claim.is_deleting() {
+            return Err(format!("resourceclaim {name:?} is being deleted"));
+        }
+        if own {
+            claims::check_owner(pod, claim)?;
+        }
+        found.push(claim.clone());
+    }
+    Ok(found)
+}
+
+impl State {
+    /// `None`: there are none. `Err`: no node will do (`PreFilter`).
+    pub(crate) fn begin(pod: &PodInfo, snapshot: &Snapshot) -> Result<Option<Self>, Refusal> {
+        let found = find(pod, snapshot).map_err(Refusal::of_node)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let mut state = State { claims: Vec::new(), wanted: Vec::new(), has_alternatives: false };
+        for claim in found {
+            let nodes = claims::allocation(&claim).map(|allocation| allocation.node_selector.as_ref());
+            if nodes.is_none() {
+                if snapshot.devices.is_pending(&claim) {
+                    let name = format!("{}/{}", claim.namespace(), claim.name());
+                    let why = format!("resource claim {name} is in the process of being allocated");
+                    return Err(Refusal::of_node(why));
+                }
+                state.wanted.push(Wanted::read(&claim, &snapshot.devices).map_err(Refusal::of_node)?);
+            }
+            state.has_alternatives |= alternatives(&claim).next().is_some();
+            let nodes = nodes.flatten().map(|selector| NodeSelector::new(selector, &Path::new("nodeSelector")));
+            state.claims.push(Known { claim, nodes });
+        }
+        Ok(Some(state))
+    }
+
+    /// What each claim without devices gets on a node.
+    fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<Vec<AllocationResult>, Refusal> {
+        let found =
+            devices::allocate(&cycle.snapshot.devices, &self.wanted, node).map_err(|failure| match failure {
+                Failure::NotEnough => Refusal::of_node("cannot allocate all claims"),
+                Failure::InvalidPools => Refusal::of_node("invalid resource pools were encountered"),
+                Failure::Broken(why) => Refusal::error(NAME, &why),
+                Failure::TooLong => {
+                    Refusal::error(NAME, &format!("node {}: timed out trying to allocate devices", node.name()))
+                }
+            })?;
+        if self.claims.iter().any(|known| !known.is_available(node)) {
+            return Err(Refusal::of_node(UNAVAILABLE));
+        }
+        Ok(found)
+    }
+
+    /// Earlier alternatives are better (`computeScore`).
+    fn score(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> i64 {
+        if !self.has_alternatives {
+            return 0;
+        }
+        let found = self.allocations(cycle, node).unwrap_or_default();
+        let mut found = found.iter();
+        let of = |known: &Known| {
+            let allocation = claims::allocation(&known.claim).or_else(|| found.next());
+            let results = allocation.and_then(|a| a.devices.as_ref()?.results.as_deref()).unwrap_or_default();
+            let chosen: BTreeSet<&str> = results.iter().map(|result| result.request.as_str()).collect();
+            let listed = alternatives(&known.claim).filter(|(_, name)| chosen.contains(name.as_str()));
+            listed.map(|(place, _)| FIRST_AVAILABLE - place).sum::<i64>()
+        };
+        self.claims.iter().map(of).sum()
+    }
+
+    /// A claim whose devices are of no use where the pod could run otherwise, and that nobody else uses: it is better to
+    /// give them back (`PostFilter`).
+    pub(crate) fn to_give_back(
+        &self,
+        cycle: &Cycle<'_>,
+        refused: &BTreeMap<&str, Refusal>,
+    ) -> Option<Arc<ResourceClaim>> {
+        let here = refused.iter().filter(|(_, refusal)| refusal.reasons.iter().any(|reason| reason == UNAVAILABLE));
+        let nodes: Vec<&NodeInfo> = here.filter_map(|(name, _)| cycle.snapshot.node(name)).collect();
+        let uid = cycle.pod.pod.uid();
+        let mut idle = self.claims.iter().filter(|known| {
+            let users = claims::reserved_for(&known.claim);
+            users.len() <= 1 && users.iter().all(|user| user.uid == uid)
+        });
+        idle.find(|known| nodes.iter().any(|node| !known.is_available(node))).map(|known| known.claim.clone())
+    }
+}
+
+impl Known {
+    /// Whether the devices it has can be used on the node. A mistake in where is one of whoever wrote the allocation.
+    fn is_available(&self, node: &NodeInfo) -> bool {
+        let here = |nodes: &NodeSelector| nodes.matches(node.name(), node.labels()).unwrap_or(false);
+        self.nodes.as_ref().is_none_or(here) && readiness::failure(&self.claim).is_none()
+    }
+}
+
+/// Place and name of each alternative of a claim's requests.
+fn alternatives(claim: &ResourceClaim) -> impl Iterator<Item = (i64, String)> {
+    let requests = claim.spec.devices.iter().flat_map(|d| d.requests.iter().flatten());
+    requests.flat_map(|request| {
+        let listed = (0..).zip(request.first_available.iter().flatten());
+        listed.map(|(place, alternative)| (place, format!("{}/{}", request.name, alternative.name)))
+    })
+}
+
+/// What is to be done about the pod's claims on this node.
+pub(crate) fn plan(cycle: &Cycle<'_>, node: &NodeInfo) -> Result<ClaimPlan, Refusal> {
+    let Some(state) = &cycle.devices else { return Ok(ClaimPlan::default()) };
+    let mut found = state.allocations(cycle, node)?.into_iter();
+    let step = |known: &Known| ClaimStep {
+        claim: known.claim.clone(),
+        allocation: if claims::allocation(&known.claim).is_none() { found.next() } else { None },
+    };
+    Ok(ClaimPlan(state.claims.iter().map(step).collect()))
+}

@@ -1,0 +1,204 @@
+//! What is done about a pod's claims of devices before it is bound: each gets what was chosen for it and is reserved for the
+//! pod, and it is waited for devices that are ready only later; if that or the binding fails, the reservations are taken
+//! back (`PreBind` and `Unreserve` of `plugins/dynamicresources`). Nothing here decides.
+
+use crate::bind::{Tools, WRITE, in_time};
+use crate::devices::{ClaimPlan, ClaimStep, readiness};
+use api::Time;
+use api::k8s::api::resource::v1::{ResourceClaim, ResourceClaimStatus};
+use api::prelude::*;
+use client::{ClientError, EventKind, Patch};
+use jiff::Timestamp;
+use machinery::resource_claims as claims;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Others may write to a claim at the same time (`retry.DefaultRetry`).
+const TRIES: usize = 5;
+/// How long devices may take to become ready (`DynamicResourcesBindingTimeoutDefault`).
+const READY: Duration = Duration::from_secs(600);
+
+/// Why a claim was not reserved.
+enum Failed {
+    /// It was written by somebody else meanwhile.
+    Conflict(String),
+    Other(String),
+}
+
+/// Reserves all claims for the pod and waits until their devices are ready.
+pub(crate) async fn reserve(tools: &Tools, pod: &Pod, node: &str, plan: &ClaimPlan) -> Result<(), String> {
+    for step in &plan.0 {
+        reserve_one(tools, pod, step).await?;
+    }
+    if plan.is_slow() { wait_until_ready(tools, pod, node, plan).await } else { Ok(()) }
+}
+
+/// `bindClaim`
+async fn reserve_one(tools: &Tools, pod: &Pod, step: &ClaimStep) -> Result<(), String> {
+    let api = tools.client.api::<ResourceClaim>();
+    let (namespace, name) = (step.claim.namespace(), step.claim.name());
+    let mut claim = step.claim.as_ref().clone();
+    let mut conflict = String::new();
+    for _ in 0..TRIES {
+        if claims::is_reserved_for(&claim, pod) {
+            return Ok(());
+        }
+        check(&claim, step)?;
+        match write(tools, claim, pod, step).await {
+            Ok(revision) => {
+                tools.client.cache::<ResourceClaim>().reached(revision).await;
+                return Ok(());
+            }
+            Err(Failed::Other(why)) => return Err(why),
+            Err(Failed::Conflict(why)) => conflict = why,
+        }
+        let newest = in_time(api.get(namespace, name)).await;
+        claim = newest.map_err(|e| format!("get updated claim {namespace}/{name} after conflict: {e}"))?;
+    }
+    Err(conflict)
+}
+
+/// Whether the claim is still what was decided about.
+fn check(claim: &ResourceClaim, step: &ClaimStep) -> Result<(), String> {
+    let what = match (&step.allocation, claims::allocation(claim)) {
+        _ if claim.is_deleting() || claim.uid() != step.claim.uid() => "got deleted",
+        (Some(_), Some(_)) => "got allocated elsewhere",
+        (None, None) => "got deallocated elsewhere",
+        _ => return Ok(()),
+    };
+    Err(format!("claim {}/{} {what} in the meantime", claim.namespace(), claim.name()))
+}
+
+/// The finalizer is not part of the status, and comes first: an allocation is never without.
+async fn write(tools: &Tools, mut claim: ResourceClaim, pod: &Pod, step: &ClaimStep) -> Result<u64, Failed> {
+    let api = tools.client.api::<ResourceClaim>();
+    let name = format!("{}/{}", claim.namespace(), claim.name());
+    if step.allocation.is_some() && !claim.has_finalizer(claims::FINALIZER) {
+        claim.metadata.finalizers.get_or_insert_default().push(claims::FINALIZER.to_owned());
+        claim = send(&format!("add finalizer to claim {name}"), api.update(&claim)).await?;
+    }
+    let next = next(claim, pod, step, tools.clock.now());
+    let what = if step.allocation.is_some() { "allocation and reservation" } else { "reservation" };
+    send(&format!("add {what} to claim {name}"), api.update_status(&next)).await.map(|stored| stored.revision())
+}
+
+fn next(mut claim: ResourceClaim, pod: &Pod, step: &ClaimStep, now: Timestamp) -> ResourceClaim {
+    let status = claim.status.get_or_insert_default();
+    if let Some(allocation) = &step.allocation {
+        status.allocation = Some(allocation.clone());
+    }
+    if let Some(allocation) = &mut status.allocation {
+        allocation.allocation_timestamp.get_or_insert(Time(now));
+    }
+    claims::reserved(claim, pod)
+}
+
+async fn send(
+    what: &str,
+    write: impl Future<Output = Result<ResourceClaim, ClientError>>,
+) -> Result<ResourceClaim, Failed> {
+    match tokio::time::timeout(WRITE, write).await {
+        Ok(Ok(stored)) => Ok(stored),
+        Ok(Err(e)) if e.is_conflict() => Err(Failed::Conflict(format!("{what}: {e}"))),
+        Ok(Err(e)) => Err(Failed::Other(format!("{what}: {e}"))),
+        Err(_) => Err(Failed::Other(format!("{what}: no answer within {WRITE:?}"))),
+    }
+}
+
+async fn wait_until_ready(tools: &Tools, pod: &Pod, node: &str, plan: &ClaimPlan) -> Result<(), String> {
+    let text = format!("waiting for binding conditions for device on node {node}");
+    tools.recorder.record(pod, EventKind::Normal, "BindingConditionsPending", &text);
+    let cache = tools.client.cache::<ResourceClaim>();
+    let ready = async {
+        let mut moves = cache.revisions();
+        loop {
+            let mut all = true;
+            for step in &plan.0 {
+                let (namespace, name) = (step.claim.namespace(), step.claim.name());
+                let gone = || format!("resourceclaim.resource.k8s.io {name:?} not found");
+                let claim = cache.get(namespace, name).ok_or_else(gone)?;
+                if let Some(why) = readiness::failure(&claim) {
+                    return Err(why);
+                }
+                all &= readiness::is_ready(&claim);
+            }
+            if all || moves.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    };
+    match tokio::time::timeout(READY, ready).await {
+        Ok(done) => done,
+        Err(_) => {
+            // Other devices may be better.
+            for claim in plan.0.iter().filter_map(|step| cache.get(step.claim.namespace(), step.claim.name())) {
+                if !readiness::is_ready(&claim) {
+                    give_back(tools, &claim).await?;
+                }
+            }
+            Err("device binding timeout: context deadline exceeded".to_owned())
+        }
+    }
+}
+
+/// Takes the pod out of the consumers of claims that show it.
+pub(crate) async fn release(tools: &Tools, pod: &Pod, plan: &ClaimPlan) {
+    let (api, cache) = (tools.client.api::<ResourceClaim>(), tools.client.cache::<ResourceClaim>());
+    for step in &plan.0 {
+        let (namespace, name) = (step.claim.namespace(), step.claim.name());
+        if cache.get(namespace, name).is_none_or(|claim| !claims::is_reserved_for(&claim, pod)) {
+            continue;
+        }
+        let consumer = json!({"$patch": "delete", "uid": pod.uid()});
+        let patch = json!({"metadata": {"uid": step.claim.uid()}, "status": {"reservedFor": [consumer]}});
+        // The next attempt finds the claim reserved for the pod, which is as good.
+        if let Err(error) = in_time(api.patch(namespace, name, "status", &Patch::Strategic(patch))).await {
+            tracing::debug!(claim = name, error, "failed to take a reservation back");
+        }
+    }
+}
+
+/// Gives a claim's devices back.
+pub(crate) async fn give_back(tools: &Tools, claim: &Arc<ResourceClaim>) -> Result<(), String> {
+    let mut next = claim.as_ref().clone();
+    next.status = Some(ResourceClaimStatus::default());
+    in_time(tools.client.api::<ResourceClaim>().update_status(&next)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::Codec;
+    use api::k8s::api::resource::v1::AllocationResult;
+    use serde_json::Value;
+
+    fn claim(uid: &str, status: Value) -> ResourceClaim {
+        let text = json!({"metadata": {"name": "c", "namespace": "ns", "uid": uid}, "spec": {}, "status": status});
+        Codec::decode(text.to_string().as_bytes()).expect("a claim")
+    }
+
+    fn step(allocates: bool) -> ClaimStep {
+        let allocation = allocates.then(AllocationResult::default);
+        ClaimStep { claim: Arc::new(claim("u", json!({}))), allocation }
+    }
+
+    #[test]
+    fn a_claim_must_be_as_it_was_decided() {
+        let (free, allocated) = (claim("u", json!({})), claim("u", json!({"allocation": {}})));
+        let told = |what: &str| Err(format!("claim ns/c got {what} in the meantime"));
+        assert_eq!((check(&free, &step(true)), check(&allocated, &step(false))), (Ok(()), Ok(())));
+        assert_eq!(check(&allocated, &step(true)), told("allocated elsewhere"));
+        assert_eq!(check(&free, &step(false)), told("deallocated elsewhere"));
+        assert_eq!(check(&claim("other", json!({})), &step(true)), told("deleted"));
+    }
+
+    #[test]
+    fn a_reservation_comes_with_the_allocation_and_its_time() {
+        let pod: Pod = Codec::decode(br#"{"metadata":{"name":"p","uid":"u-p"}}"#).expect("a pod");
+        let made = next(claim("u", json!({})), &pod, &step(true), Timestamp::UNIX_EPOCH);
+        let made: Value = serde_json::from_slice(&Codec::encode(&made)).expect("we encode JSON");
+        let expected = r#"{"allocation":{"allocationTimestamp":"1970-01-01T00:00:00Z"},"reservedFor":[{"name":"p","resource":"pods","uid":"u-p"}]}"#;
+        assert_eq!(made["status"].to_string(), expected);
+    }
+}

@@ -28,7 +28,7 @@ use crate::engine::EngineExit;
 use crate::orphans;
 use crate::static_pods;
 use api::Codec;
-use api::k8s::api::core::v1::{Pod, PodStatus};
+use api::k8s::api::core::v1::{ContainerState, Pod, PodStatus};
 use api::meta::MetaExt;
 use base::backoff::Backoff;
 use jiff::Timestamp;
@@ -543,8 +543,18 @@ fn is_terminal(status: &PodStatus) -> bool {
 
 /// A JSON merge patch (RFC 7386) from one status to another; `None` if they are the same.
 pub fn status_patch(before: &PodStatus, after: &PodStatus) -> Option<Value> {
-    let value = |s: &PodStatus| serde_json::from_slice(&s.encode()).unwrap_or(Value::Null);
+    let value = |s: &PodStatus| serde_json::from_slice(&without_empty_states(s).encode()).unwrap_or(Value::Null);
     merge_patch(&value(before), &value(after))
+}
+
+/// The API shows the last state of a container that has none as an empty one, as Go leaves no struct out: that is no difference.
+fn without_empty_states(status: &PodStatus) -> PodStatus {
+    let mut out = status.clone();
+    let lists = [&mut out.container_statuses, &mut out.init_container_statuses, &mut out.ephemeral_container_statuses];
+    for container in lists.into_iter().flatten().flatten() {
+        container.last_state = container.last_state.take().filter(|state| *state != ContainerState::default());
+    }
+    out
 }
 
 pub(crate) fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
@@ -571,6 +581,18 @@ pub(crate) fn merge_patch(before: &Value, after: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_api_shows_of_nothing_is_not_written_again() {
+        let status = |text: &str| -> PodStatus { serde_json::from_str(text).expect("a status") };
+        let written =
+            status(r#"{"containerStatuses":[{"name":"a","ready":true,"restartCount":0,"image":"i","imageID":""}]}"#);
+        let shown = status(
+            r#"{"containerStatuses":[{"name":"a","ready":true,"restartCount":0,"image":"i","imageID":"","lastState":{}}]}"#,
+        );
+        assert_ne!(written, shown);
+        assert_eq!(status_patch(&shown, &written), None);
+    }
 
     #[test]
     fn merge_patches_hold_only_what_differs() {

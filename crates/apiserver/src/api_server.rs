@@ -564,7 +564,10 @@ impl ApiServer {
         let write = own.write(kind, subresource, &namespace, &name);
         let written = match operation {
             Operation::Create => self.create_object(&write, object).await?,
-            _ => self.modify_object(&write, &crate::write::Replace::new(object)).await?,
+            _ => {
+                self.modify_object(&write, &crate::write::Replace::new(crate::codec::Read { object, sent: None }))
+                    .await?
+            }
         };
         stored_by(written)
     }

@@ -7,10 +7,10 @@ use crate::reader::KindRef;
 use crate::status;
 use api::{AnyObject, Status};
 use bytes::Bytes;
+use machinery::field::{FieldError, Path};
 use machinery::kinds::Kind;
 use machinery::patch::Patched;
-use machinery::schema::check::{BodyError, Checked, check_json, check_sent_json, strict_error};
-use machinery::schema::{Schema, TypeId};
+use machinery::schema::check::{BodyError, check_json, check_sent_json, strict_error};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -64,10 +64,11 @@ pub(crate) fn yaml_to_value(body: &[u8], kind: &str) -> Result<Value, Status> {
 }
 
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
-    format!(
-        "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; {why} ({})",
-        summary(body)
-    )
+    unrecognizable(kind, &format!("couldn't get version/kind; {why}"), body)
+}
+
+fn unrecognizable(kind: &str, why: &str, body: &[u8]) -> String {
+    format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body))
 }
 
 /// `summarizeData`: enough of a body to recognise it.
@@ -104,6 +105,9 @@ pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<bool
         return Err(unreadable(""));
     }
     let identity: Identity<'_> = serde_json::from_slice(json).map_err(|e| unreadable(&e.to_string()))?;
+    if machinery::schema::builtin().by_kind(expected.group, expected.version, expected.kind).is_none() {
+        return check_custom_identity(json, &identity, expected).map(|()| false);
+    }
     let is_blank = [&identity.api_version, &identity.kind].iter().any(|text| text.as_deref() == Some(""));
     let wanted = expected.api_version();
     let api_version = identity.api_version.as_deref().filter(|v| !v.is_empty()).unwrap_or(&wanted);
@@ -126,6 +130,29 @@ pub(crate) fn check_identity(json: &[u8], expected: Expected<'_>) -> Result<bool
         )
     };
     Err(status::bad_request(why))
+}
+
+/// A custom resource must say what it is (`unstructuredDecoder` and `schemaCoercingDecoder` in
+/// `apiextensions-apiserver/pkg/apiserver/customresource_handler.go`).
+fn check_custom_identity(json: &[u8], identity: &Identity<'_>, expected: Expected<'_>) -> Result<(), Status> {
+    let (kind, wanted) = (identity.kind.as_deref().unwrap_or_default(), expected.api_version());
+    let api_version = identity.api_version.as_deref().unwrap_or_default();
+    if kind.is_empty() {
+        let why = format!("Object 'Kind' is missing in '{}'", String::from_utf8_lossy(json));
+        return Err(status::bad_request(unrecognizable(expected.kind, &why, json)));
+    }
+    if api_version != wanted {
+        let why =
+            format!("the API version in the data ({api_version}) does not match the expected API version ({wanted})");
+        return Err(status::bad_request(why));
+    }
+    if kind == expected.kind {
+        return Ok(());
+    }
+    let value: Value = serde_json::from_slice(json).map_err(status::internal)?;
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    let error = FieldError::invalid(&Path::new("kind"), kind, &format!("must be {}", expected.kind));
+    Err(status::invalid(expected.group, kind, name, &vec![error]))
 }
 
 /// Whether a body says without ado what it should be. Whatever else is wrong with it, reading it tells.
@@ -166,46 +193,41 @@ fn cannot_be_handled(expected: Expected<'_>, why: &str) -> Status {
     status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
-/// How a body of a built-in kind is read where its text is not taken as it is.
-type ReadAs = fn(&Schema, TypeId, &[u8]) -> Result<Checked, BodyError>;
+/// A body that was read.
+pub(crate) struct Read {
+    pub(crate) object: Box<dyn AnyObject>,
+    /// The body as Go reads it, if its text does not say that: with lists and maps that are empty, which only validation sees.
+    pub(crate) sent: Option<Value>,
+}
 
 /// JSON as an object of `kind`, and what a strict server complains about.
-pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
-    read_as(check_json, kind, json, json)
+pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Read, Vec<String>), Status> {
+    read_new(kind, json, json)
 }
 
 /// [`read`] of a patched object. What is stored of a built-in kind was checked when it was written, so only what is new is now.
-pub(crate) fn read_patched(kind: &KindRef, patched: &Patched) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
+pub(crate) fn read_patched(kind: &KindRef, patched: &Patched) -> Result<(Read, Vec<String>), Status> {
     let new = if matches!(kind, KindRef::BuiltIn(_)) { &patched.mentioned } else { &patched.text };
-    read_as(check_json, &**kind, &patched.text, new)
+    read_new(&**kind, &patched.text, new)
 }
 
 /// Reads `json`, of which `new` is all that may be wrong.
-fn read_as(
-    read: ReadAs,
-    kind: &dyn Kind,
-    json: &[u8],
-    new: &[u8],
-) -> Result<(Box<dyn AnyObject>, Vec<String>), Status> {
+fn read_new(kind: &dyn Kind, json: &[u8], new: &[u8]) -> Result<(Read, Vec<String>), Status> {
     let expected = Expected::of(kind);
     // Go reads null into nothing.
     let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
     let is_blank = check_identity(json, expected)?;
     let refuse = |error: BodyError| refused(expected, error, json);
     let verdict = kind.check(new).map_err(refuse)?;
-    let shown = match kind.schema().filter(|_| verdict.adjusted || is_blank) {
-        Some(schema) => {
-            let mut value = read(schema.schema, schema.ty, json).map_err(refuse)?.value;
-            if let (true, Some(fields)) = (is_blank, value.as_object_mut()) {
-                fields
-                    .retain(|key, value| !matches!(key.as_str(), "apiVersion" | "kind") || value.as_str() != Some(""));
-            }
-            Cow::Owned(value.to_string().into_bytes())
-        }
-        None => Cow::Borrowed(json),
+    let decode = |json: &[u8]| kind.decode(json).map_err(|e| cannot_be_handled(expected, &e.source.to_string()));
+    let Some(schema) = kind.schema().filter(|_| verdict.adjusted || is_blank) else {
+        return Ok((Read { object: decode(json)?, sent: None }, verdict.problems));
     };
-    let object = kind.decode(&shown).map_err(|e| cannot_be_handled(expected, &e.source.to_string()))?;
-    Ok((object, verdict.problems))
+    let mut sent = check_sent_json(schema.schema, schema.ty, json).map_err(refuse)?.value;
+    if let (true, Some(fields)) = (is_blank, sent.as_object_mut()) {
+        fields.retain(|key, value| !matches!(key.as_str(), "apiVersion" | "kind") || value.as_str() != Some(""));
+    }
+    Ok((Read { object: decode(sent.to_string().as_bytes())?, sent: Some(sent) }, verdict.problems))
 }
 
 /// A JSON body as an object of `kind`, with unknown and duplicate fields treated as asked. Texts for warnings go to `warnings`.
@@ -214,22 +236,10 @@ pub(crate) fn decode(
     json: &[u8],
     validation: FieldValidation,
     warnings: &mut Vec<String>,
-) -> Result<Box<dyn AnyObject>, Status> {
-    let (object, problems) = read(kind, json)?;
+) -> Result<Read, Status> {
+    let (read, problems) = read(kind, json)?;
     complain(Expected::of(kind), problems, validation, warnings)?;
-    Ok(object)
-}
-
-/// [`decode`] of a new object, which is validated with the empty lists and maps that it was sent with.
-pub(crate) fn decode_new(
-    kind: &dyn Kind,
-    json: &[u8],
-    validation: FieldValidation,
-    warnings: &mut Vec<String>,
-) -> Result<Box<dyn AnyObject>, Status> {
-    let (object, problems) = read_as(check_sent_json, kind, json, json)?;
-    complain(Expected::of(kind), problems, validation, warnings)?;
-    Ok(object)
+    Ok(read)
 }
 
 /// [`decode`] for what is no stored kind, like a Scale: its JSON as Go reads it.
@@ -239,13 +249,19 @@ pub(crate) fn decode_value(
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
+    let (value, problems) = read_value(expected, json)?;
+    complain(expected, problems, validation, warnings)?;
+    Ok(value)
+}
+
+/// [`read`] for what is no stored kind.
+pub(crate) fn read_value(expected: Expected<'_>, json: &[u8]) -> Result<(Value, Vec<String>), Status> {
     check_identity(json, expected)?;
     let builtin = machinery::schema::builtin();
     let ty = builtin.by_kind(expected.group, expected.version, expected.kind);
     let ty = ty.ok_or_else(|| status::internal(format!("{} has no schema", expected.kind)))?;
     let checked = check_json(&builtin.schema, ty, json).map_err(|error| refused(expected, error, json))?;
-    complain(expected, checked.problems, validation, warnings)?;
-    Ok(checked.value)
+    Ok((checked.value, checked.problems))
 }
 
 /// Unknown and duplicate fields, treated as asked.

@@ -98,11 +98,17 @@ fn verbs(kind: &KindRef) -> Vec<&str> {
     }
 }
 
-/// The version in which objects are stored.
-fn storage_version(kind: &KindRef) -> &str {
-    match kind {
-        KindRef::Custom(custom) => &custom.definition.storage_version,
-        KindRef::BuiltIn(kind) => &kind.info().version,
+/// The group and version in which upstream stores objects (`pkg/kubeapiserver/default_storage_factory_builder.go`): clients compare
+/// hashes of them.
+fn storage_version(kind: &KindRef) -> (&str, &str) {
+    let info = kind.info();
+    match (kind, info.kind.as_ref()) {
+        (KindRef::Custom(custom), _) => (&info.group, &custom.definition.storage_version),
+        (_, "Event") => ("", "v1"),
+        (_, "CustomResourceDefinition" | "MutatingAdmissionPolicy" | "MutatingAdmissionPolicyBinding") => {
+            (&info.group, "v1beta1")
+        }
+        _ => (&info.group, &info.version),
     }
 }
 
@@ -119,7 +125,8 @@ fn resource(kind: &KindRef) -> Vec<Value> {
         main["categories"] = json!(info.categories);
     }
     if info.verbs.iter().any(|v| v == "watch") {
-        main["storageVersionHash"] = storage_version_hash(&info.group, storage_version(kind), &info.kind).into();
+        let (group, version) = storage_version(kind);
+        main["storageVersionHash"] = storage_version_hash(group, version, &info.kind).into();
     }
     let mut all = vec![main];
     for sub in &info.subresources {

@@ -10,6 +10,7 @@
     reason = "a Status is the answer of a refused request; it is moved once, not passed around in a loop"
 )]
 
+mod access_reviews;
 pub mod admission;
 mod aggregate;
 mod api_server;

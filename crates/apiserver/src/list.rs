@@ -296,20 +296,14 @@ pub(crate) fn of_virtual(
     respond(server, call, kind, Found { items, revision: Revision(0), next: None, remaining: None }, output)
 }
 
-/// A small list of bytes at hand, in one piece.
-pub(crate) fn of_bytes(kind: &KindRef, revision: Revision, items: &[Bytes]) -> Vec<u8> {
-    let mut out = open(kind, Form::Full, &list_meta(revision, None, None));
-    for (i, item) in items.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item);
-    }
-    out.extend_from_slice(b"]}");
-    out
-}
-
-fn respond(server: &ApiServer, call: &Call, kind: &KindRef, found: Found, output: Output) -> Result<Answer, Status> {
+/// A list of what was found.
+pub(crate) fn respond(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    found: Found,
+    output: Output,
+) -> Result<Answer, Status> {
     let include = Include::parse(&call.query)?;
     let meta = list_meta(found.revision, found.next.as_deref(), found.remaining);
     let size: usize = found.items.iter().map(|i| i.bytes().len()).sum();

@@ -143,6 +143,7 @@ fn filter(info: &KindInfo, subresource: &str, is_custom: bool) -> Filter {
             "status",
         ) => FieldSet::of_fields(&[&["spec"], &["metadata"]]),
         (_, _, "status") => FieldSet::of_fields(&[&["spec"]]),
+        ("", "Namespace", "finalize") => FieldSet::of_fields(&[&["status"]]),
         _ => return Filter::All,
     };
     Filter::Exclude(set)
@@ -163,7 +164,7 @@ pub(crate) fn record(
         Wish::Given(owners) if owners != before => Some(owners),
         Wish::Given(_) | Wish::Unchanged => None,
     };
-    let new = kind.encode(new);
+    let new = kind.encode_owned(new);
     let (new, given_doc) = (doc(&new)?, given.as_ref().map(Owners::doc).transpose()?);
     let old_entries = before.doc()?;
     let change = Change {
@@ -175,6 +176,12 @@ pub(crate) fn record(
         Some(entries) => Ok(Owners(entries.map(Bytes::from))),
         None => Ok(given.unwrap_or(before)),
     }
+}
+
+/// Notes in an object that will not be stored who sent its fields.
+pub(crate) fn note(kind: &KindRef, object: &mut dyn AnyObject, manager: Manager<'_>) -> Result<(), Status> {
+    let given = Owners::take(object.meta_mut());
+    record(kind, None, object, Wish::Given(given), manager)?.put_into(object.meta_mut())
 }
 
 /// Lets the rules look at an object together with owners that did not come from [`record`] alone.

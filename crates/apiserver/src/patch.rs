@@ -8,7 +8,7 @@ use crate::pipeline::check_names;
 use crate::reader::KindRef;
 use crate::status;
 use crate::write::{Change, Existing, Wanted, Write};
-use api::{AnyObject, Status};
+use api::Status;
 use jiff::Timestamp;
 use machinery::apply;
 use machinery::field::{FieldError, Path};
@@ -74,7 +74,7 @@ impl How {
                 now: manager.now,
             });
         }
-        let is_custom = matches!(w.kind, KindRef::Custom(_)) && w.subresource != "scale";
+        let is_custom = matches!(w.kind, KindRef::Custom(_));
         match PatchType::from_media_type(media_type) {
             Some(PatchType::Strategic) | None if is_custom => Err(status::unsupported_media_type(CUSTOM_TYPES)),
             Some(ty) => Ok(How::Patch(Patch::parse(ty, body).map_err(|e| e.to_status())?)),
@@ -118,23 +118,34 @@ impl PatchChange {
         }
     }
 
-    /// What a patch made of the object. What cannot be read is the patch's fault, and so is what a strict server complains about.
-    fn decode(&self, patch: &Patch, patched: &Patched) -> Result<Box<dyn AnyObject>, Status> {
-        let refuse = |why: &str| {
-            let text = String::from_utf8_lossy(&patched.text);
-            let error = FieldError::invalid(&Path::new("patch"), text.as_ref(), why);
-            status::invalid("", "", "", &vec![error])
-        };
+    fn decode(&self, patch: &Patch, patched: &Patched) -> Result<codec::Read, Status> {
         let read = codec::read_patched(&self.kind, patched);
-        let (object, found) = read.map_err(|status| refuse(&status.message))?;
-        let problems = [patch.problems(), &found].concat();
-        match self.validation {
-            FieldValidation::Strict if !problems.is_empty() => return Err(refuse(&strict_error(&problems))),
-            FieldValidation::Warn => *self.warnings.lock() = problems,
-            FieldValidation::Strict | FieldValidation::Ignore => {}
-        }
-        check_names(&*object, &self.namespace, &self.name)?;
-        Ok(object)
+        let (read, warnings) = judged(patch, &patched.text, read, self.validation)?;
+        *self.warnings.lock() = warnings;
+        check_names(&*read.object, &self.namespace, &self.name)?;
+        Ok(read)
+    }
+}
+
+/// What was read of what a patch made, and what there is to warn of. What could not be read is the patch's fault, and so is what a
+/// strict server complains about.
+pub(crate) fn judged<T>(
+    patch: &Patch,
+    patched: &[u8],
+    read: Result<(T, Vec<String>), Status>,
+    validation: FieldValidation,
+) -> Result<(T, Vec<String>), Status> {
+    let refuse = |why: &str| {
+        let text = String::from_utf8_lossy(patched);
+        let error = FieldError::invalid(&Path::new("patch"), text.as_ref(), why);
+        status::invalid("", "", "", &vec![error])
+    };
+    let (object, found) = read.map_err(|status| refuse(&status.message))?;
+    let problems = [patch.problems(), &found].concat();
+    match validation {
+        FieldValidation::Strict if !problems.is_empty() => Err(refuse(&strict_error(&problems))),
+        FieldValidation::Warn => Ok((object, problems)),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok((object, Vec::new())),
     }
 }
 
@@ -147,10 +158,10 @@ impl Change for PatchChange {
                 let current = whole.as_ref().unwrap_or(existing.bare);
                 let schema = self.kind.schema().map(|s| (s.schema, s.ty));
                 let patched = patch.apply_text(schema, current).map_err(|e| e.to_status())?;
-                let mut object = self.decode(patch, &patched)?;
+                let codec::Read { mut object, sent } = self.decode(patch, &patched)?;
                 let given = Owners::take(object.meta_mut());
                 let owners = if patch.touches_owners() { Wish::Given(given) } else { Wish::Unchanged };
-                Ok(Wanted { object, owners, uid: None })
+                Ok(Wanted { object, owners, uid: None, sent })
             }
             How::Apply { config, force, manager, subresource, namespace, name, now } => {
                 let parse = |e: &Existing<'_>| serde_json::from_slice::<Value>(e.whole).map_err(status::internal);
@@ -162,13 +173,13 @@ impl Change for PatchChange {
                     .ok_or_else(|| status::unsupported("server-side apply without a schema"))?
                     .map_err(|e| e.to_status())?;
                 let applied = serde_json::to_vec(&applied).map_err(status::internal)?;
-                let (mut object, _) = codec::read(&*self.kind, &applied)?;
+                let codec::Read { mut object, sent } = codec::read(&*self.kind, &applied)?.0;
                 // A configuration without a name takes the one of the object there is.
                 check_names(&*object, namespace, name)?;
                 let owners = Wish::Decided(Owners::take(object.meta_mut()));
                 // An object that is made anew expects nothing of an old one.
                 let uid = current.is_none().then(|| object.meta().uid.clone().filter(|u| !u.is_empty())).flatten();
-                Ok(Wanted { object, owners, uid })
+                Ok(Wanted { object, owners, uid, sent })
             }
         }
     }

@@ -21,7 +21,7 @@ use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use std::sync::Arc;
-use store::{At, Op, Revision, StoreError, Txn};
+use store::{Op, Revision, StoreError, Txn};
 
 /// The largest body (`MaxRequestBodyBytes`).
 pub(crate) const MAX_BODY: usize = 3 << 20;
@@ -125,7 +125,7 @@ async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> 
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let object = codec::decode_new(&**kind, &json, options.field_validation, &mut warnings)?;
+    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?.object;
     call.warnings.add(warnings);
     let name = object.meta().name.clone().unwrap_or_default();
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
@@ -166,12 +166,12 @@ pub(crate) async fn update(
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    let read = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
-    check_names(&*object, &call.info.namespace, &call.info.name)?;
+    check_names(&*read.object, &call.info.namespace, &call.info.name)?;
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
-    let written = server.modify_object(&write, &Replace::new(object)).await?;
+    let written = server.modify_object(&write, &Replace::new(read)).await?;
     Ok(answer_of(kind, &written))
 }
 
@@ -438,31 +438,26 @@ async fn commit(server: &ApiServer, kind: &KindRef, op: Op) -> Result<Option<Sto
 
 /// DELETE of a collection: each object on its own, as upstream, not atomically.
 async fn delete_collection(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
-    negotiate::output(&call.head.headers, &call.query, false)?;
+    let output = negotiate::output(&call.head.headers, &call.query, false)?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let options = delete_options(server, call, body).await?;
     let selection = Selection::parse(&list_options, &**kind, &call.info)?;
     let info = kind.info();
     call.warnings.add(delete_plan::warning(info, &options));
-    let range = crate::reader::range_of(&info.storage, if info.namespaced { &call.info.namespace } else { "" });
-    let read = server.inner.deps.store.list(&range, At::Latest, store::Page { limit: 0 }).await;
-    let read = read.map_err(status::from_store)?;
+    let mut found = list::find(server, kind, &call.info.namespace, &list_options, &selection).await?;
     let mut items = Vec::new();
-    for entry in view::entries(server, kind, read.value.entries).await? {
-        let stored = Stored { entry };
-        if !selection.matches(&**kind, &stored) {
-            continue;
-        }
+    for stored in std::mem::take(&mut found.items) {
         let header = stored.header();
         match delete_in(server, call, kind, &header.namespace, &header.name, &options).await {
             // As it was found, not as the deletion left it.
-            Ok(_) => items.push(stored.bytes().clone()),
+            Ok(_) => items.push(stored),
             // Somebody else was faster.
             Err(status) if status.reason == "NotFound" => {}
             Err(status) => return Err(status),
         }
     }
-    Ok(Answer::json(list::of_bytes(kind, read.revision, &items)))
+    found.items = items;
+    list::respond(server, call, kind, found, output)
 }
 
 /// The write that a call makes.

@@ -1,20 +1,22 @@
 //! Kinds that are questions: nothing is stored, the answer is in the status of what was sent
 //! (`pkg/registry/authorization/*`, `pkg/registry/authentication/*`).
 
+use crate::access_reviews::AccessReview;
 use crate::api_server::{ApiServer, Call};
-use crate::auth::{Attributes, Decision, UserInfo};
+use crate::auth::{Decision, UserInfo};
 use crate::codec;
+use crate::managed;
 use crate::negotiate::{self, Form};
 use crate::options::WriteOptions;
+use crate::pipeline::write_of;
 use crate::reader::KindRef;
 use crate::response::Answer;
 use crate::status;
-use api::Status;
+use crate::write::ensure_namespace;
+use api::{AnyObject, Status};
 use bytes::Bytes;
-use machinery::field::{FieldError, Path};
 use machinery::kinds::KindInfo;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 fn is_review(info: &KindInfo) -> bool {
     matches!(info.group.as_ref(), "authorization.k8s.io" | "authentication.k8s.io")
@@ -46,13 +48,17 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         return crate::subresources::bind_by_body(server, call, kind, &json, &options).await;
     }
     let mut warnings = Vec::new();
-    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    let mut object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?.object;
     call.warnings.add(warnings);
+    ensure_namespace(object.meta_mut(), kind.info().namespaced, &call.info.namespace)?;
+    let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
+    let write = write_of(call, kind, "", "", &options, &manager);
+    managed::note(kind, &mut *object, write.manager_at(server))?;
     let mut review: Value = serde_json::from_slice(&object.encode()).map_err(status::internal)?;
     let status = match kind.info().kind.as_ref() {
-        "SubjectAccessReview" => subject_access(server, &review, "", &kind.info().kind).await?,
-        "LocalSubjectAccessReview" => subject_access(server, &review, &call.info.namespace, &kind.info().kind).await?,
-        "SelfSubjectAccessReview" => self_access(server, call, &review).await?,
+        "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview" => {
+            access(server, call, &*object).await?
+        }
         "SelfSubjectRulesReview" => self_rules(server, call, &review).await?,
         "SelfSubjectReview" => json!({"userInfo": user_json(&call.user)}),
         "TokenReview" => token(server, &review).await?,
@@ -89,61 +95,6 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     value.get(name).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What a spec asks about, as authorizer attributes.
-fn attributes<'a>(user: &'a UserInfo, spec: &'a Value) -> Attributes<'a> {
-    let none = Attributes {
-        user,
-        verb: "",
-        group: "",
-        version: "",
-        resource: "",
-        subresource: "",
-        namespace: "",
-        name: "",
-        path: "",
-        is_resource_request: false,
-        field_selector: "",
-        label_selector: "",
-    };
-    if let Some(resource) = spec.get("resourceAttributes").filter(|v| v.is_object()) {
-        return Attributes {
-            verb: text(resource, "verb"),
-            group: text(resource, "group"),
-            version: match text(resource, "version") {
-                "" => "*",
-                version => version,
-            },
-            resource: text(resource, "resource"),
-            subresource: text(resource, "subresource"),
-            namespace: text(resource, "namespace"),
-            name: text(resource, "name"),
-            is_resource_request: true,
-            ..none
-        };
-    }
-    let path = spec.get("nonResourceAttributes").unwrap_or(&Value::Null);
-    Attributes { verb: text(path, "verb"), path: text(path, "path"), ..none }
-}
-
-fn check_attributes(spec: &Value, kind: &str) -> Result<(), Status> {
-    let is_set = |name: &str| spec.get(name).is_some_and(|v| v.is_object());
-    let path = Path::new("spec").child("resourceAttributes");
-    let error = match (is_set("resourceAttributes"), is_set("nonResourceAttributes")) {
-        (true, true) => FieldError::invalid(
-            &Path::new("spec").child("nonResourceAttributes"),
-            spec,
-            "cannot be specified in combination with resourceAttributes",
-        ),
-        (false, false) => FieldError::invalid(
-            &path,
-            spec,
-            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
-        ),
-        _ => return Ok(()),
-    };
-    Err(status::invalid("authorization.k8s.io", kind, "", &vec![error]))
-}
-
 fn decision_json(decision: &Decision) -> Value {
     let mut value = json!({"allowed": decision.is_allowed()});
     if matches!(decision, Decision::Deny(_)) {
@@ -155,48 +106,23 @@ fn decision_json(decision: &Decision) -> Value {
     value
 }
 
-async fn subject_access(server: &ApiServer, review: &Value, namespace: &str, kind: &str) -> Result<Value, Status> {
-    let spec = review.get("spec").unwrap_or(&Value::Null);
-    check_attributes(spec, kind)?;
-    let groups: Vec<String> = spec
-        .get("groups")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .map(Into::into)
-        .collect();
-    let user = UserInfo { name: text(spec, "user").into(), uid: text(spec, "uid").into(), groups, extra: extra(spec) };
-    if user.name.is_empty() && user.groups.is_empty() {
-        let error = FieldError::invalid(
-            &Path::new("spec").child("user"),
-            "",
-            "at least one of user or group must be specified",
-        );
-        return Err(status::invalid("authorization.k8s.io", kind, "", &vec![error]));
+/// Whether somebody may do something.
+async fn access(server: &ApiServer, call: &Call, object: &dyn AnyObject) -> Result<Value, Status> {
+    let review = AccessReview::of(object).ok_or_else(|| status::internal("not an access review"))?;
+    let errors = review.validate();
+    if !errors.is_empty() {
+        // Upstream asks the object for its kind, which it does not know.
+        return Err(status::invalid("authorization.k8s.io", "", "", &errors));
     }
-    let attributes = attributes(&user, spec);
-    if !namespace.is_empty() && attributes.namespace != namespace {
-        let why = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
-        return Err(status::bad_request(why));
+    let named = review.user();
+    let selectors = review.selectors();
+    let decision = server.decide(&review.attributes(named.as_ref().unwrap_or(&call.user), &selectors)).await;
+    let mut status = decision_json(&decision);
+    let problems = selectors.problems();
+    if !problems.is_empty() {
+        status["evaluationError"] = problems.join("; ").into();
     }
-    Ok(decision_json(&server.decide(&attributes).await))
-}
-
-fn extra(spec: &Value) -> BTreeMap<String, Vec<String>> {
-    let entries = spec.get("extra").and_then(Value::as_object).into_iter().flatten();
-    entries
-        .map(|(key, values)| {
-            let values = values.as_array().into_iter().flatten().filter_map(Value::as_str).map(Into::into).collect();
-            (key.to_lowercase(), values)
-        })
-        .collect()
-}
-
-async fn self_access(server: &ApiServer, call: &Call, review: &Value) -> Result<Value, Status> {
-    let spec = review.get("spec").unwrap_or(&Value::Null);
-    check_attributes(spec, "SelfSubjectAccessReview")?;
-    Ok(decision_json(&server.decide(&attributes(&call.user, spec)).await))
+    Ok(status)
 }
 
 async fn self_rules(server: &ApiServer, call: &Call, review: &Value) -> Result<Value, Status> {
@@ -258,7 +184,8 @@ async fn token(server: &ApiServer, review: &Value) -> Result<Value, Status> {
             }
             json!({"authenticated": true, "user": user_json(&user), "audiences": audiences})
         }
-        Ok(None) => json!({"user": {}}),
+        // Upstream's reader of bearer tokens says this of any that nobody knows.
+        Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
         Err(error) => json!({"user": {}, "error": error.to_string()}),
     })
 }

@@ -4,8 +4,8 @@
 use crate::api_server::{ApiServer, Call};
 use crate::codec::{self, Expected};
 use crate::managed::{Manager, Owners, Wish};
-use crate::options::WriteOptions;
-use crate::patch::{How, schema_for};
+use crate::options::{FieldValidation, WriteOptions};
+use crate::patch::{How, judged, schema_for};
 use crate::pipeline::{self, write_of};
 use crate::reader::KindRef;
 use crate::response::Answer;
@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use machinery::apply::{self, Context, Filter, ScaleFields, SchemaRef};
 use machinery::field::{FieldError, Path};
 use machinery::selector::LabelSelector;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -50,8 +51,16 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
         check_names(&scale, &call.info.namespace, &call.info.name)?;
         Asked::Put(scale)
     };
-    let change =
-        ScaleChange { asked, kind: kind.clone(), name: call.info.name.clone(), manager: by.name.into(), now: by.now };
+    let change = ScaleChange {
+        asked,
+        kind: kind.clone(),
+        namespace: call.info.namespace.clone(),
+        name: call.info.name.clone(),
+        manager: by.name.into(),
+        now: by.now,
+        validation: options.field_validation,
+        warnings: Mutex::default(),
+    };
     let written = server.modify_object(&write, &change).await?;
     let object: Value = serde_json::from_slice(written.bytes()).map_err(status::internal)?;
     shown_to_clients(&object, kind)
@@ -133,9 +142,13 @@ enum Asked {
 struct ScaleChange {
     asked: Asked,
     kind: KindRef,
+    /// Of the URL.
+    namespace: String,
     name: String,
     manager: String,
     now: Timestamp,
+    validation: FieldValidation,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Change for ScaleChange {
@@ -167,7 +180,11 @@ impl Change for ScaleChange {
         let bytes = serde_json::to_vec(&changed).map_err(status::internal)?;
         let object = self.kind.decode(&bytes).map_err(status::internal)?;
         let uid = new["metadata"]["uid"].as_str().filter(|u| !u.is_empty()).map(str::to_owned);
-        Ok(Wanted { object, owners: Wish::Decided(Owners::of_value(entries.as_ref())), uid })
+        Ok(Wanted { object, owners: Wish::Decided(Owners::of_value(entries.as_ref())), uid, sent: None })
+    }
+
+    fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
     }
 }
 
@@ -184,13 +201,20 @@ impl ScaleChange {
                 Ok(new)
             }
             Asked::Patch(How::Patch(patch)) => {
-                let mut new = patch.apply(schema_for(SCALE), old).map_err(|e| e.to_status())?;
+                let patched = patch.apply(schema_for(SCALE), old).map_err(|e| e.to_status())?;
+                let patched = patched.to_string().into_bytes();
+                let read = codec::read_value(SCALE, &patched);
+                let (mut new, warnings) = judged(patch, &patched, read, self.validation)?;
+                *self.warnings.lock() = warnings;
+                check_names(&new, &self.namespace, &self.name)?;
                 with_context(by, |ctx| apply::update(ctx, Some(old), &mut new));
                 Ok(new)
             }
             Asked::Patch(How::Apply { config, force, .. }) => {
                 let applied = with_context(by, |ctx| apply::apply(ctx, Some(old), config, *force));
-                applied.ok_or_else(|| status::internal("Scale has no schema"))?.map_err(|e| e.to_status())
+                let new = applied.ok_or_else(|| status::internal("Scale has no schema"))?.map_err(|e| e.to_status())?;
+                check_names(&new, &self.namespace, &self.name)?;
+                Ok(new)
             }
         }
     }

@@ -65,7 +65,7 @@ pub(crate) fn write_row(
     out.extend_from_slice(b"{\"cells\":");
     out.extend_from_slice(serde_json::Value::from(cells).to_string().as_bytes());
     match include {
-        Include::None => {}
+        Include::None => out.extend_from_slice(b",\"object\":null"),
         Include::Metadata => {
             out.extend_from_slice(b",\"object\":");
             encode::write_partial(out, version, bytes);

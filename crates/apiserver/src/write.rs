@@ -14,12 +14,13 @@ use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::remarks::Remarks;
 use crate::services::Guard;
-use crate::{convert, devices, encode, status};
+use crate::{codec, convert, devices, encode, status};
 use api::k8s::api::certificates::v1::CertificateSigningRequest;
-use api::k8s::api::core::v1::LimitRange;
+use api::k8s::api::core::v1::{LimitRange, PersistentVolume};
 use api::{AnyObject, ObjectMeta, Status, Time};
 use bytes::Bytes;
 use machinery::json::Doc;
+use serde_json::Value;
 use std::sync::Arc;
 use store::{Op, StoreError, Txn};
 
@@ -94,25 +95,29 @@ pub(crate) struct Wanted {
     pub(crate) owners: Wish,
     /// The UID the client expects the existing object to have.
     pub(crate) uid: Option<String>,
+    /// As it was sent ([`codec::Read`]).
+    pub(crate) sent: Option<Value>,
 }
 
 /// PUT: the object as it was sent.
 pub(crate) struct Replace {
-    object: Box<dyn AnyObject>,
+    read: codec::Read,
     owners: Owners,
 }
 
 impl Replace {
-    pub(crate) fn new(mut object: Box<dyn AnyObject>) -> Self {
-        let owners = Owners::take(object.meta_mut());
-        Replace { object, owners }
+    pub(crate) fn new(mut read: codec::Read) -> Self {
+        let owners = Owners::take(read.object.meta_mut());
+        Replace { read, owners }
     }
 }
 
 impl Change for Replace {
     fn wanted(&self, _existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
-        let uid = self.object.meta().uid.clone().filter(|u| !u.is_empty());
-        Ok(Wanted { object: self.object.boxed_clone(), owners: Wish::Given(self.owners.clone()), uid })
+        let codec::Read { object, sent } = &self.read;
+        let uid = object.meta().uid.clone().filter(|u| !u.is_empty());
+        let owners = Wish::Given(self.owners.clone());
+        Ok(Wanted { object: object.boxed_clone(), owners, uid, sent: sent.clone() })
     }
 }
 
@@ -348,7 +353,7 @@ impl ApiServer {
         if !w.subresource.is_empty() || !(w.kind.allow_create_on_update() || change.may_create()) {
             return Err(status::not_found(info, w.name));
         }
-        let Wanted { mut object, owners, uid } = change.wanted(None)?;
+        let Wanted { mut object, owners, uid, .. } = change.wanted(None)?;
         if let Some(uid) = uid {
             let why =
                 format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
@@ -370,11 +375,11 @@ impl ApiServer {
         let seen = view::stored(self, w.kind, stored.clone()).await?;
         let whole = convert::view(&**w.kind, seen.bytes());
         let (bare, old_owners) = Owners::cut(&whole);
-        let old = w.kind.decode(&bare).map_err(status::internal)?;
         let doc = managed::doc(&bare)?;
         let wanted = change.wanted(Some(&Existing { whole: &whole, bare: &doc }));
         w.warnings.add(change.take_warnings());
-        let Wanted { mut object, owners, uid } = wanted?;
+        let Wanted { mut object, owners, uid, sent } = wanted?;
+        let old = old_beside(w.kind, &bare, sent.as_ref())?;
         check_same_object(w, object.meta_mut(), &*old, uid)?;
         check_revision(w, &*object, &stored)?;
         dedup_owners(object.meta_mut(), w.warnings, false);
@@ -386,6 +391,9 @@ impl ApiServer {
         // A Scale is another view of the spec; the object changes as by an ordinary update.
         let subresource = Some(w.subresource).filter(|s| !s.is_empty() && *s != "scale");
         w.kind.prepare_update(&mut *object, &*old, subresource);
+        if subresource == Some("status") {
+            note_phase(&mut *object, &*old, Time(truncate(self.clock_now())));
+        }
         self.inner.allocator.look_at_ranges(&*object, &self.inner.reader).await?;
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
@@ -592,6 +600,14 @@ impl<'a> Write<'a> {
     }
 }
 
+/// The object there is, to be compared with what was sent.
+fn old_beside(kind: &KindRef, bare: &[u8], sent: Option<&Value>) -> Result<Box<dyn AnyObject>, Status> {
+    let Some((sent, schema)) = sent.zip(kind.schema()) else { return kind.decode(bare).map_err(status::internal) };
+    let mut old: Value = serde_json::from_slice(bare).map_err(status::internal)?;
+    machinery::schema::adopt_empties(schema.ty, sent, &mut old);
+    kind.decode(old.to_string().as_bytes()).map_err(status::internal)
+}
+
 /// Who asks for a certificate is in the request (`csrStrategy.PrepareForCreate`).
 fn note_requester(object: &mut dyn AnyObject, user: &UserInfo) {
     let Some(request) = api::any::downcast_mut::<CertificateSigningRequest>(object) else { return };
@@ -600,6 +616,23 @@ fn note_requester(object: &mut dyn AnyObject, user: &UserInfo) {
     (spec.username, spec.uid) = (given(&user.name), given(&user.uid));
     spec.groups = Some(user.groups.clone()).filter(|g| !g.is_empty());
     spec.extra = Some(user.extra.clone()).filter(|e| !e.is_empty());
+}
+
+/// When a volume came into its phase, unless the client says so (`persistentvolumeStatusStrategy.PrepareForUpdate`).
+fn note_phase(new: &mut dyn AnyObject, old: &dyn AnyObject, now: Time) {
+    let Some((new, old)) =
+        api::any::downcast_mut::<PersistentVolume>(new).zip(api::any::downcast_ref::<PersistentVolume>(old))
+    else {
+        return;
+    };
+    let (new, old) = (new.status.get_or_insert_default(), old.status.clone().unwrap_or_default());
+    let since = &mut new.last_phase_transition_time;
+    let phase = |phase: &Option<String>| phase.clone().unwrap_or_default();
+    if phase(&new.phase) == phase(&old.phase) {
+        *since = since.take().or(old.last_phase_transition_time);
+    } else if since.is_none() || *since == old.last_phase_transition_time {
+        *since = Some(now);
+    }
 }
 
 /// A body must be about the object of the URL (`checkName`), and about the one that is stored.

@@ -49,7 +49,7 @@ async fn custom_resources_are_served_like_others() {
         {"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"b","bad":1},"spec":{"color":"red","odd":1}}
 
         POST /apis/example.com/v1/namespaces/default/widgets
-        {"metadata":{"name":"b"},"spec":{"color":1}}
+        {"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"b"},"spec":{"color":1}}
 
         PATCH /apis/example.com/v1/namespaces/default/widgets/a | content-type: application/merge-patch+json
         {"spec":{"color":"blue"}}
@@ -126,12 +126,16 @@ async fn definitions_are_discovered_and_published() {
 #[tokio::test(start_paused = true)]
 async fn a_definition_takes_its_objects_along() {
     let (f, _stop) = Fixture::with_widgets().await;
-    f.ask(&format!("POST {ALL}\n{{\"metadata\":{{\"name\":\"a\",\"finalizers\":[\"example.com/f\"]}}}}")).await;
+    f.ask(&format!("POST {ALL}\n{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Widget\",\"metadata\":{{\"name\":\"a\",\"finalizers\":[\"example.com/f\"]}}}}")).await;
     let mut watch = f.send(&format!("GET {ALL}?watch=true")).await.into_body();
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com";
     let deleted = f.json(&format!("DELETE {path}")).await;
     assert_eq!(deleted["metadata"]["finalizers"], serde_json::json!(["customresourcecleanup.apiextensions.k8s.io"]));
-    let refused = f.json(&format!("POST {ALL}\n{{\"metadata\":{{\"name\":\"b\"}}}}")).await;
+    let refused = f
+        .json(&format!(
+            "POST {ALL}\n{{\"apiVersion\":\"example.com/v1\",\"kind\":\"Widget\",\"metadata\":{{\"name\":\"b\"}}}}"
+        ))
+        .await;
     assert_eq!(
         refused["message"],
         "widgets.example.com \"b\" is forbidden: create not allowed while custom resource definition is terminating"
@@ -146,4 +150,27 @@ async fn a_definition_takes_its_objects_along() {
     let seen = events(&mut watch, 10).await;
     let kinds: Vec<&str> = seen.lines().map(|l| l.split(' ').next().unwrap_or_default()).collect();
     assert_eq!(kinds, ["ADDED", "MODIFIED", "DELETED", "end"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn custom_resources_say_what_they_are() {
+    let (f, _stop) = Fixture::with_widgets().await;
+    f.check_http(
+        &format!(
+            r#"POST {ALL}
+            {{"apiVersion":"example.com/v1","metadata":{{"name":"a"}}}}
+
+            POST {ALL}
+            {{"kind":"Widget","metadata":{{"name":"a"}}}}
+
+            POST {ALL}
+            {{"apiVersion":"example.com/v1","kind":"Gadget","metadata":{{"name":"a"}}}}"#
+        ),
+        expect![[r#"
+            400 BadRequest: the object provided is unrecognized (must be of type Widget): Object 'Kind' is missing in '{"apiVersion":"example.com/v1","metadata":{"name":"a"}}' ({"apiVersion":"example.com/v1" ...)
+            400 BadRequest: the API version in the data () does not match the expected API version (example.com/v1)
+            422 Invalid: Gadget.example.com "a" is invalid: kind: Invalid value: "Gadget": must be Widget
+        "#]],
+    )
+    .await;
 }

@@ -216,7 +216,10 @@ async fn collections() {
             POST {CM}
             {{"metadata":{{"name":"c","labels":{{"x":"1"}}}}}}
 
-            DELETE {CM}?labelSelector=x%3D1
+            POST {CM}
+            {{"metadata":{{"name":"d","labels":{{"x":"1"}}}}}}
+
+            DELETE {CM}?labelSelector=x%3D1&limit=2
 
             GET {CM}"#
         ),
@@ -224,8 +227,9 @@ async fn collections() {
             201 ConfigMap a@2 labels={"x":"1"}
             201 ConfigMap b@3 labels={"x":"2"}
             201 ConfigMap c@4 labels={"x":"1"}
-            200 ConfigMapList@4 [a c]
-            200 ConfigMapList@6 [b]
+            201 ConfigMap d@5 labels={"x":"1"}
+            200 ConfigMapList@5 [a c]
+            200 ConfigMapList@7 [b d]
         "#]],
     )
     .await;

@@ -119,7 +119,16 @@ async fn scale_is_a_view_of_replicas() {
             PUT {d}/w/scale
             {{"metadata":{{"name":"w","resourceVersion":"1"}},"spec":{{"replicas":1}}}}
 
-            GET {d}/x/scale"#
+            GET {d}/x/scale
+
+            PATCH {d}/w/scale?fieldValidation=Strict | content-type: application/merge-patch+json
+            {{"spec":{{"replicas":1}},"speck":1}}
+
+            PATCH {d}/w/scale | content-type: application/merge-patch+json
+            {{"metadata":{{"name":"v"}}}}
+
+            PATCH {d}/w/scale?fieldManager=m&force=true | content-type: application/apply-patch+yaml
+            {{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{{"name":"v"}},"spec":{{"replicas":1}}}}"#
         ),
         expect![[r#"
             201 Deployment w@2 spec={"progressDeadlineSeconds":600,"replicas":2,"revisionHistoryLimit":10,"selector":{"matchLabels":{"a":"b"}},"strategy":{"rollingUpdate":{"maxSurge":"25%","maxUnavailable":"25%"},"type":"RollingUpdate"},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"image":"i","imagePullPolicy":"Always","name":"c","resources":{},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}],"dnsPolicy":"ClusterFirst","restartPolicy":"Always","schedulerName":"default-scheduler","securityContext":{},"terminationGracePeriodSeconds":30}}}
@@ -129,6 +138,9 @@ async fn scale_is_a_view_of_replicas() {
             400 BadRequest: the name of the object (v) does not match the name on the URL (w)
             409 Conflict: Operation cannot be fulfilled on deployments.apps "w": the object has been modified; please apply your changes to the latest version and try again
             404 NotFound: deployments.apps "x" not found
+            422 Invalid:  "" is invalid: patch: Invalid value: "{\"apiVersion\":\"autoscaling/v1\",\"kind\":\"Scale\",\"metadata\":{\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\"managedFields\":[{\"apiVersion\":\"autoscaling/v1\",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":{\"f:spec\":{\"f:replicas\":{}}},\"manager\":\"unknown\",\"operation\":\"Update\",\"subresource\":\"scale\"}],\"name\":\"w\",\"namespace\":\"default\",\"resourceVersion\":\"3\",\"uid\":\"dac94832-5ac1-4f6d-9325-64371735f32c\"},\"spec\":{\"replicas\":1},\"speck\":1,\"status\":{\"replicas\":0,\"selector\":\"a=b\"}}": strict decoding error: unknown field "speck"
+            400 BadRequest: the name of the object (v) does not match the name on the URL (w)
+            400 BadRequest: the name of the object (v) does not match the name on the URL (w)
         "#]],
     )
     .await;
@@ -195,6 +207,11 @@ async fn reviews_answer_in_their_status() {
     assert_eq!(value["status"]["userInfo"]["username"], "admin");
     let (code, _) = f.ask(&format!("POST {authz}/subjectaccessreviews\n{{\"spec\":{{}}}}")).await;
     assert_eq!(code, 422);
+    let value = f.json(&format!("POST {authz}/namespaces/default/localsubjectaccessreviews\n{{\"spec\":{{\"user\":\"u\",\"resourceAttributes\":{{\"namespace\":\"default\",\"labelSelector\":{{\"rawSelector\":\"a in (\"}}}}}}}}")).await;
+    let why = "spec.resourceAttributes.labelSelector ignored due to parse error";
+    assert_eq!(value["status"]["evaluationError"], why);
+    assert_eq!(value["metadata"]["namespace"], "default");
+    assert_eq!(value["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"]["f:user"], serde_json::json!({}));
 }
 
 #[tokio::test(start_paused = true)]

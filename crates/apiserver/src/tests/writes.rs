@@ -202,3 +202,50 @@ async fn yaml_in_and_out() {
     assert_eq!(code, 201, "{text}");
     assert!(text.contains("kind: ConfigMap"), "{text}");
 }
+
+/// What is not stored still decides about an update, and whose it is, but does not count as a change.
+#[tokio::test(start_paused = true)]
+async fn updates_tell_empty_lists_from_absent_ones() {
+    let f = Fixture::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    f.check_http(
+        &format!(
+            r#"POST {rbac}
+            {{"metadata":{{"name":"r"}},"rules":[]}}
+
+            PATCH {rbac}/r?fieldManager=m | content-type: application/merge-patch+json
+            {{"rules":[]}}"#
+        ),
+        expect![[r#"
+            201 Role r@2
+            200 Role r@3
+        "#]],
+    )
+    .await;
+    let role = f.json(&format!("GET {rbac}/r")).await;
+    assert_eq!(role["rules"], Value::Null);
+    assert_eq!(role["metadata"]["managedFields"][0]["fieldsV1"], serde_json::json!({"f:rules": {}}));
+
+    let d = "/apis/apps/v1/namespaces/default/deployments";
+    let web = |pods: &str, selector: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"w"}},"spec":{{"selector":{selector},"template":{{"metadata":{{"labels":{{"a":"b"}}}},"spec":{{{pods}"containers":[{{"name":"c","image":"i"}}]}}}}}}}}"#
+        )
+    };
+    let (plain, selector) = (web("", r#"{"matchLabels":{"a":"b"}}"#), r#"{"matchLabels":{"a":"b"}}"#);
+    assert_eq!(f.ask(&format!("POST {d}\n{plain}")).await.0, 201);
+    let same = f.json(&format!("PUT {d}/w\n{}", web(r#""tolerations":[],"nodeSelector":{},"#, selector))).await;
+    assert_eq!(same["metadata"]["generation"], 1);
+    assert_eq!(same["metadata"]["resourceVersion"], "4");
+    let refused = f.json(&format!("PUT {d}/w\n{}", web("", "{}"))).await;
+    let why = "spec.selector: Invalid value: {}: empty selector is invalid for deployment";
+    assert!(refused["message"].as_str().is_some_and(|m| m.contains(why)), "{refused}");
+
+    let hpa = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let scaler = r#"{"metadata":{"name":"h"},"spec":{"maxReplicas":2,"scaleTargetRef":{"kind":"Deployment","name":"w","apiVersion":"apps/v1"}}}"#;
+    assert_eq!(f.ask(&format!("POST {hpa}\n{scaler}")).await.0, 201);
+    let patch = r#"{"spec":{"behavior":{"scaleUp":{"policies":[]}}}}"#;
+    let refused = f.json(&format!("PATCH {hpa}/h | content-type: application/merge-patch+json\n{patch}")).await;
+    let why = "spec.behavior.scaleUp.policies: Required value: must specify at least one Policy";
+    assert!(refused["message"].as_str().is_some_and(|m| m.contains(why)), "{refused}");
+}

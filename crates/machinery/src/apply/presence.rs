@@ -119,7 +119,7 @@ fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence
         match &field.content {
             Content::Field { index, presence, .. } => {
                 let field = &s.fields[*index];
-                out[*index] = presence_of(schema.get(field.ty), field, *presence);
+                out[*index] = presence_of(schema.get(field.ty), s, field, *presence);
                 out[*index].shown = shown(field.ty, *presence, out[*index].implied);
             }
             Content::Inline(inner) => fill(schema, s, inner, out),
@@ -127,7 +127,15 @@ fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence
     }
 }
 
-fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
+/// Whether a pointer is null in JSON if it points to nothing. Those to what must be there are, but for two, which are left out
+/// (`networking/v1/types.go`, `resource/v1/types.go`); our tables do not tell.
+fn is_null_if_absent(s: &Struct, field: &Field) -> bool {
+    let short = s.name.rsplit('.').next().unwrap_or_default();
+    let omitted = [("IPAddressSpec", "parentRef"), ("CapacityRequestPolicyRange", "min")];
+    field.required && !omitted.contains(&(short, field.name.as_ref()))
+}
+
+fn presence_of(ty: &Type, s: &Struct, field: &Field, presence: Presence) -> FieldPresence {
     let is_struct = matches!(ty, Type::Struct(_));
     // These are structs in Go, which omitempty does not leave out.
     let go_struct = match ty {
@@ -138,7 +146,7 @@ fn presence_of(ty: &Type, field: &Field, presence: Presence) -> FieldPresence {
         _ => None,
     };
     let implied = match presence {
-        Presence::Pointer => field.required.then_some(Json::NULL),
+        Presence::Pointer => is_null_if_absent(s, field).then_some(Json::NULL),
         Presence::OmitZero => go_struct,
         Presence::Always => Some(go_struct.unwrap_or_else(|| zero(ty))),
     };
@@ -199,6 +207,7 @@ mod tests {
         assert_eq!(of("io.k8s.api.core.v1.PodSpec", "containers").implied.map(Json::json), Some("null"));
         assert_eq!(of("io.k8s.api.core.v1.Container", "resources").implied.map(Json::json), Some("{}"));
         assert_eq!(of("io.k8s.api.core.v1.ServicePort", "targetPort").implied.map(Json::json), Some("0"));
+        assert!(of("io.k8s.api.networking.v1.IPAddressSpec", "parentRef").implied.is_none());
         assert!(of("io.k8s.api.core.v1.ConfigMap", "data").hides(&json!({})));
         assert!(!of("io.k8s.api.core.v1.PodSpec", "securityContext").hides(&json!({})));
     }

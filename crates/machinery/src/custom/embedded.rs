@@ -5,7 +5,7 @@ use super::structural::Structural;
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::metadata;
 use crate::schema::builtin;
-use crate::schema::check::{BodyError, check_value};
+use crate::schema::check::check_value;
 use crate::validation::{is_dns1035_label, is_path_segment_name};
 use api::{Codec, ObjectMeta};
 use serde_json::{Map, Value};
@@ -23,8 +23,7 @@ pub(super) fn read_meta(value: &Value) -> Result<(Value, Vec<String>), String> {
             let unknown = unknown.map(str::to_owned).collect();
             Ok((checked.value, unknown))
         }
-        Err(BodyError::Type(why)) => Err(format!("json: {}", why.trim_start_matches("json: "))),
-        Err(other) => Err(other.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

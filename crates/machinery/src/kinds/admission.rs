@@ -391,6 +391,11 @@ impl Strategy for ValidatingAdmissionPolicyKind {
         reset_for_status(&mut new.metadata, &old.metadata);
     }
 
+    fn validate_status_update(new: &ValidatingAdmissionPolicy, _old: &ValidatingAdmissionPolicy) -> Errors {
+        let conditions = new.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        crate::validation::validate_conditions(conditions, &Path::new("status").child("conditions"))
+    }
+
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
     }

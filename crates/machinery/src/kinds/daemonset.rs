@@ -7,11 +7,12 @@ use super::common::{
     wide,
 };
 use super::pod::defaults;
+use super::pod::validate::validate_template;
 use super::pod::warnings::of_template;
 use super::workload::{
     go_int_or_string, int_or_percent, int_or_string_value, selector_cell, selector_value, template_cells,
     validate_at_most_100_percent, validate_collisions, validate_counts, validate_immutable, validate_int_or_percent,
-    validate_lasting_template,
+    validate_labels, validate_lasting, validate_not_empty,
 };
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -88,7 +89,10 @@ impl Strategy for DaemonSetKind {
         let spec = set.spec.clone().unwrap_or_default();
         let path = Path::new("spec");
         let mut errors = validate_label_selector(Some(&spec.selector), &path.child("selector"));
-        errors.extend(validate_lasting_template(&spec.selector, &spec.template, "DaemonSet", &path));
+        errors.extend(validate_labels(&spec.selector, &spec.template, &path));
+        errors.extend(validate_not_empty(&spec.selector, "daemonset", &path.child("selector")));
+        errors.extend(validate_template(&spec.template, &path.child("template")));
+        errors.extend(validate_lasting(&spec.template, "DaemonSet", &path.child("template")));
         errors.extend(validate_counts([("minReadySeconds", spec.min_ready_seconds)], &path));
         let strategy = spec.update_strategy.unwrap_or_default();
         errors.extend(validate_strategy(&strategy, &path.child("updateStrategy")));

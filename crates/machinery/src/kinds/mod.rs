@@ -256,6 +256,11 @@ pub trait Kind: Send + Sync {
         object.encode()
     }
 
+    /// [`Kind::encode`], for who owns what: a list that is always shown belongs to whoever sent it empty, until it is stored.
+    fn encode_owned(&self, object: &dyn AnyObject) -> Vec<u8> {
+        self.encode(object)
+    }
+
     /// Fills defaults in place. Idempotent.
     fn default(&self, object: &mut dyn AnyObject);
 

@@ -57,7 +57,7 @@ impl Strategy for ReplicaSetKind {
         let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
         let mut errors = validate_counts(counts, &path);
         let template = spec.template.unwrap_or_default();
-        errors.extend(validate_selector_and_template(&spec.selector, &template, &path));
+        errors.extend(validate_selector_and_template(&spec.selector, &template, "replicaset", &path));
         errors
     }
 

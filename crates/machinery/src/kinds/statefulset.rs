@@ -9,8 +9,8 @@ use super::pod::defaults;
 use super::pod::validate::validate_template;
 use super::pod::warnings::of_template;
 use super::workload::{
-    int_or_percent, int_or_string_value, is_empty, is_new_generation, labels_value, matches_template, template_cells,
-    validate_at_most, validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent,
+    int_or_percent, int_or_string_value, is_new_generation, template_cells, validate_at_most,
+    validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent, validate_labels,
     validate_lasting, validate_selector,
 };
 use super::{Column, Strategy};
@@ -239,7 +239,7 @@ fn validate_spec(spec: &StatefulSetSpec, path: &Path) -> Errors {
         ("ordinals.start", spec.ordinals.as_ref().and_then(|o| o.start)),
     ];
     errors.extend(validate_counts(counts, path));
-    errors.extend(validate_selector(&spec.selector, Some(""), path));
+    errors.extend(validate_selector(&spec.selector, "statefulset", "", path));
     errors.extend(validate_pods(spec, path));
     errors
 }
@@ -280,16 +280,11 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path) -> Error
 
 /// The template, with the volumes that the controller will add and without the names that it will set.
 fn validate_pods(spec: &StatefulSetSpec, path: &Path) -> Errors {
-    let path = path.child("template");
-    let mut errors = Vec::new();
     if from_label_selector(&spec.selector).is_err() {
-        return errors;
+        return Vec::new();
     }
-    if is_empty(&spec.selector) || !matches_template(&spec.selector, &spec.template) {
-        let detail = "`selector` does not match template `labels`";
-        let value = labels_value(&spec.template);
-        errors.push(FieldError::invalid(&path.child("metadata").child("labels"), &value, detail));
-    }
+    let mut errors = Vec::from_iter(validate_labels(&spec.selector, &spec.template, path));
+    let path = path.child("template");
     let mut template = spec.template.clone();
     if let Some(pod) = &mut template.spec {
         pod.subdomain = None;

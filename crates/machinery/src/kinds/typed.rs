@@ -5,7 +5,7 @@ use super::column_texts::described;
 use super::pod::gated;
 use super::{Column, Kind, KindInfo, Strategy, metadata, table};
 use crate::field::Errors;
-use crate::schema::{builtin, shown};
+use crate::schema::{TypeId, builtin, shown, shown_before_storage};
 use api::any::{downcast_mut, downcast_ref};
 use api::{AnyObject, DecodeError, Object};
 use serde_json::Value;
@@ -64,6 +64,14 @@ fn drop_gated<S: Strategy>(new: &mut S::Object, old: &S::Object) {
     gated::drop_all_but(kept, pods);
 }
 
+fn encode_with<S: Strategy>(shown: fn(TypeId, &[u8]) -> Vec<u8>, object: &dyn AnyObject) -> Vec<u8> {
+    let ty = || builtin().by_kind(S::Object::GROUP, S::Object::VERSION, S::Object::KIND);
+    match downcast_ref::<S::Object>(object).and_then(|_| ty()) {
+        Some(ty) => shown(ty, &object.encode()),
+        None => object.encode(),
+    }
+}
+
 impl<S: Strategy> Kind for Typed<S> {
     fn info(&self) -> &KindInfo {
         &self.info
@@ -93,11 +101,11 @@ impl<S: Strategy> Kind for Typed<S> {
     }
 
     fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {
-        let ty = || builtin().by_kind(S::Object::GROUP, S::Object::VERSION, S::Object::KIND);
-        match downcast_ref::<S::Object>(object).and_then(|_| ty()) {
-            Some(ty) => shown(ty, &object.encode()),
-            None => object.encode(),
-        }
+        encode_with::<S>(shown, object)
+    }
+
+    fn encode_owned(&self, object: &dyn AnyObject) -> Vec<u8> {
+        encode_with::<S>(shown_before_storage, object)
     }
 
     fn default(&self, object: &mut dyn AnyObject) {

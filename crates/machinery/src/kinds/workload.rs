@@ -37,7 +37,7 @@ fn requirement_text(requirement: &LabelSelectorRequirement) -> String {
 }
 
 /// Whether a selector asks for nothing.
-pub(super) fn is_empty(selector: &LabelSelector) -> bool {
+fn is_empty(selector: &LabelSelector) -> bool {
     selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
         && selector.match_expressions.as_ref().is_none_or(|e| e.is_empty())
 }
@@ -49,42 +49,39 @@ pub(super) fn matches_template(selector: &LabelSelector, template: &PodTemplateS
     from_label_selector(selector).is_ok_and(|s| s.matches(labels))
 }
 
-/// Errors of the selector of a workload.
-///
-/// Differs: our types cannot tell an absent selector from an empty one; both are reported as absent, which is the
-/// common mistake. `unreadable` is what the kind says of a selector that cannot be used.
-pub(super) fn validate_selector(selector: &LabelSelector, unreadable: Option<&str>, path: &Path) -> Errors {
+/// Whether nobody sent the selector. One that was sent empty has labels, but none
+/// ([`check_sent_json`](crate::schema::check::check_sent_json)).
+fn is_absent(selector: &LabelSelector) -> bool {
+    selector.match_labels.is_none() && selector.match_expressions.is_none()
+}
+
+/// Errors of the selector of a workload, `kind` in messages. `unreadable` is what the kind says of a selector that cannot be used.
+pub(super) fn validate_selector(selector: &LabelSelector, kind: &str, unreadable: &str, path: &Path) -> Errors {
     let path = path.child("selector");
-    if is_empty(selector) {
+    if is_absent(selector) {
         return vec![FieldError::required(&path, "")];
     }
     let mut errors = validate_label_selector(Some(selector), &path);
-    if let Some(detail) = unreadable
-        && from_label_selector(selector).is_err()
-    {
-        errors.push(FieldError::invalid(&path, selector_value(selector), detail));
+    errors.extend(validate_not_empty(selector, kind, &path));
+    if from_label_selector(selector).is_err() {
+        errors.push(FieldError::invalid(&path, selector_value(selector), unreadable));
     }
     errors
 }
 
-/// Errors of a template of pods that run for ever, and of its labels against the selector. `kind` names the workload in
-/// messages, as upstream does.
-pub(super) fn validate_lasting_template(
-    selector: &LabelSelector,
-    template: &PodTemplateSpec,
-    kind: &str,
-    path: &Path,
-) -> Errors {
-    let path = path.child("template");
-    let mut errors = Vec::new();
-    if is_empty(selector) || from_label_selector(selector).is_ok_and(|_| !matches_template(selector, template)) {
-        let detail = "`selector` does not match template `labels`";
-        let value = labels_value(template);
-        errors.push(FieldError::invalid(&path.child("metadata").child("labels"), &value, detail));
-    }
-    errors.extend(validate_template(template, &path));
-    errors.extend(validate_lasting(template, kind, &path));
-    errors
+/// An error if a selector was sent that asks for nothing.
+pub(super) fn validate_not_empty(selector: &LabelSelector, kind: &str, path: &Path) -> Option<FieldError> {
+    let is_empty = !is_absent(selector) && is_empty(selector);
+    let detail = || format!("empty selector is invalid for {kind}");
+    is_empty.then(|| FieldError::invalid(path, selector_value(selector), &detail()))
+}
+
+/// An error if a template's labels are not what the selector asks for. A selector that cannot be read is not asked.
+pub(super) fn validate_labels(selector: &LabelSelector, template: &PodTemplateSpec, path: &Path) -> Option<FieldError> {
+    let matches = from_label_selector(selector).is_err() || matches_template(selector, template);
+    let detail = "`selector` does not match template `labels`";
+    let path = || path.child("template").child("metadata").child("labels");
+    (is_absent(selector) || !matches).then(|| FieldError::invalid(&path(), &labels_value(template), detail))
 }
 
 /// Errors of the selector and the template of a ReplicaSet, or of a Deployment, which makes ReplicaSets. A template is not looked
@@ -92,11 +89,15 @@ pub(super) fn validate_lasting_template(
 pub(super) fn validate_selector_and_template(
     selector: &LabelSelector,
     template: &PodTemplateSpec,
+    kind: &str,
     path: &Path,
 ) -> Errors {
-    let mut errors = validate_selector(selector, Some("invalid label selector"), path);
+    let mut errors = validate_selector(selector, kind, "invalid label selector", path);
     if from_label_selector(selector).is_ok() {
-        errors.extend(validate_lasting_template(selector, template, "ReplicaSet", path));
+        errors.extend(validate_labels(selector, template, path));
+        let path = path.child("template");
+        errors.extend(validate_template(template, &path));
+        errors.extend(validate_lasting(template, "ReplicaSet", &path));
     }
     errors
 }

@@ -79,8 +79,9 @@ pub fn check_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, 
     read(schema, Target::Typed(ty), bytes)
 }
 
-/// [`check_json`] of a new object: lists and maps that are empty are kept for validation, which tells some of them from absent
-/// ones. They are not shown any more ([`super::shown`]).
+/// [`check_json`] of an object on its way in: lists and maps that are empty are kept for validation, which tells some of them
+/// from absent ones. They are not shown any more ([`super::shown`]). A selector that must be there and is empty has labels, but
+/// none, since our types cannot tell it from an absent one.
 pub fn check_sent_json(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, BodyError> {
     json::read_sent(schema, Target::Typed(ty), bytes).map(Checked::of)
 }

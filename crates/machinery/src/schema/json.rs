@@ -446,6 +446,13 @@ impl<'a> Reader<'a> {
             value = zero(self.schema, ty);
             self.adjusted = true;
         }
+        if let (true, Shape::Struct(s)) = (self.makes != Makes::Shown, shape)
+            && is_selector_that_must_be(s, &key)
+            && value.as_object().is_some_and(Map::is_empty)
+        {
+            value = empty_selector();
+            self.adjusted = true;
+        }
         let is_hidden = match shape {
             Shape::Struct(_) if self.makes == Makes::Sent && (value.is_object() || value.is_array()) => false,
             // Whoever sends none forgets all owners.
@@ -766,6 +773,21 @@ fn any_number(text: &str) -> Option<Value> {
         return Some(n.into());
     }
     Number::from_f64(text.parse().ok()?).map(Value::Number)
+}
+
+/// Our types cannot tell a selector that must be there from an absent one if it is empty.
+fn is_selector_that_must_be(s: &Struct, key: &str) -> bool {
+    const SELECTOR: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector";
+    key == "selector"
+        && s.field(key).is_some_and(|field| {
+            let ty = builtin().structure(field.ty);
+            field.required && ty.is_some_and(|s| s.name == SELECTOR)
+        })
+}
+
+/// So one that was sent has labels, none of them.
+fn empty_selector() -> Value {
+    Value::Object(Map::from_iter([("matchLabels".to_owned(), Value::Object(Map::new()))]))
 }
 
 /// What Go leaves in a map or list where JSON has null.

@@ -4,12 +4,14 @@
 
 pub(crate) mod builtin;
 pub mod check;
+mod empties;
 mod json;
 mod shown;
 pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
-pub use shown::shown;
+pub use empties::adopt_empties;
+pub use shown::{shown, shown_before_storage};
 pub use time::parse_go_duration;
 
 use serde_json::Value;

@@ -11,7 +11,17 @@ use crate::scan::skip_text;
 
 /// The JSON of an object of a built-in type, as it is shown. The text is one of our own encoder: compact and without flaws.
 pub fn shown(ty: TypeId, json: &[u8]) -> Vec<u8> {
-    let mut writer = Writer { schema: &builtin().schema, json, at: 0, out: Vec::with_capacity(json.len() + 64) };
+    write(ty, json, false)
+}
+
+/// [`shown`] of an object that was not stored yet: of the lists that are always there, empty ones are not null.
+pub fn shown_before_storage(ty: TypeId, json: &[u8]) -> Vec<u8> {
+    write(ty, json, true)
+}
+
+fn write(ty: TypeId, json: &[u8], keeps_empty: bool) -> Vec<u8> {
+    let out = Vec::with_capacity(json.len() + 64);
+    let mut writer = Writer { schema: &builtin().schema, json, keeps_empty, at: 0, out };
     match writer.value(ty) {
         Some(()) if writer.at == json.len() => writer.out,
         // Not what our encoder writes: better as it is than cut.
@@ -22,6 +32,8 @@ pub fn shown(ty: TypeId, json: &[u8]) -> Vec<u8> {
 struct Writer<'a> {
     schema: &'static Schema,
     json: &'a [u8],
+    /// Lists that are always there are not null when they are empty.
+    keeps_empty: bool,
     at: usize,
     out: Vec<u8>,
 }
@@ -74,7 +86,7 @@ impl Writer<'_> {
                 (zero, presence) => {
                     self.comma(start);
                     self.out.extend_from_slice(self.json.get(key.start..self.at)?);
-                    let is_list = field.is_some_and(|i| self.is_list(s.fields[i].ty));
+                    let is_list = !self.keeps_empty && field.is_some_and(|i| self.is_list(s.fields[i].ty));
                     match (zero, presence.and_then(|p| p.shown.as_deref())) {
                         (Some("[]" | "{}"), Some("null")) if is_list => {
                             self.out.extend_from_slice(b"null");
@@ -224,6 +236,14 @@ mod tests {
             r#"{"addressType":"IPv4","endpoints":[],"metadata":{},"ports":[]}"#,
             r#"{"addressType":"IPv4","endpoints":null,"metadata":{},"ports":null}"#,
         );
+    }
+
+    #[test]
+    fn lists_that_are_always_there_are_empty_until_they_are_stored() {
+        let ty = builtin().by_name("io.k8s.api.rbac.v1.Role").expect("a definition");
+        let json = br#"{"kind":"Role","metadata":{},"rules":[]}"#;
+        assert_eq!(shown_before_storage(ty, json), json);
+        assert_eq!(shown_before_storage(ty, b"{}"), br#"{"metadata":{},"rules":null}"#);
     }
 
     #[test]

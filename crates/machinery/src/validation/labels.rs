@@ -4,6 +4,7 @@ use super::names::{is_dns1123_subdomain, max_bytes_error, regex_error};
 use super::{Messages, SUBDOMAIN_MAX, invalid_each};
 use crate::field::{Errors, FieldError, Path};
 use api::LabelSelector;
+use api::k8s::apimachinery::pkg::apis::meta::v1::{FieldSelectorRequirement, LabelSelectorRequirement};
 use std::collections::BTreeMap;
 
 const KEY_FMT: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
@@ -111,28 +112,49 @@ pub fn validate_label_selector(selector: Option<&LabelSelector>, path: &Path) ->
     let mut errors = validate_labels(selector.match_labels.as_ref(), &path.child("matchLabels"));
     for (i, requirement) in selector.match_expressions.iter().flatten().enumerate() {
         let path = path.child("matchExpressions").index(i);
-        let values = requirement.values.as_deref().unwrap_or_default();
-        match requirement.operator.as_str() {
-            "In" | "NotIn" => {
-                if values.is_empty() {
-                    let detail = "must be specified when `operator` is 'In' or 'NotIn'";
-                    errors.push(FieldError::required(&path.child("values"), detail));
-                }
-            }
-            "Exists" | "DoesNotExist" => {
-                if !values.is_empty() {
-                    let detail = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
-                    errors.push(FieldError::forbidden(&path.child("values"), detail));
-                }
-            }
-            other => errors.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator")),
+        if !matches!(requirement.operator.as_str(), "In" | "NotIn" | "Exists" | "DoesNotExist") {
+            let operator = &requirement.operator;
+            errors.push(FieldError::invalid(&path.child("operator"), operator, "not a valid selector operator"));
         }
-        errors.extend(validate_label_key(&requirement.key, &path.child("key")));
-        for (j, value) in values.iter().enumerate() {
-            errors.extend(invalid_each(&path.child("values").index(j), value, is_label_value(value)));
-        }
+        errors.extend(validate_label_requirement(requirement, &path));
     }
     errors
+}
+
+/// Errors of one requirement of a label selector, whose operator may be one that we do not know.
+pub fn validate_label_requirement(requirement: &LabelSelectorRequirement, path: &Path) -> Errors {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let mut errors = Vec::from_iter(validate_value_count(&requirement.operator, values, path));
+    errors.extend(validate_label_key(&requirement.key, &path.child("key")));
+    for (j, value) in values.iter().enumerate() {
+        errors.extend(invalid_each(&path.child("values").index(j), value, is_label_value(value)));
+    }
+    errors
+}
+
+/// Errors of one requirement of a field selector, whose operator may be one that we do not know.
+pub fn validate_field_requirement(requirement: &FieldSelectorRequirement, path: &Path) -> Errors {
+    let mut errors = Vec::new();
+    if requirement.key.is_empty() {
+        errors.push(FieldError::required(&path.child("key"), "must be specified"));
+    }
+    let values = requirement.values.as_deref().unwrap_or_default();
+    errors.extend(validate_value_count(&requirement.operator, values, path));
+    errors
+}
+
+/// Whether a requirement has values where its operator wants some, and none where it does not.
+fn validate_value_count(operator: &str, values: &[String], path: &Path) -> Option<FieldError> {
+    let path = path.child("values");
+    match operator {
+        "In" | "NotIn" if values.is_empty() => {
+            Some(FieldError::required(&path, "must be specified when `operator` is 'In' or 'NotIn'"))
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            Some(FieldError::forbidden(&path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

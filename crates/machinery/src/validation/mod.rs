@@ -19,7 +19,8 @@ pub use ip::{
     parse_cidr_sloppy, parse_ip_sloppy, validate_interface_address,
 };
 pub use labels::{
-    is_label_key, is_label_value, validate_annotations, validate_label_key, validate_label_selector, validate_labels,
+    is_label_key, is_label_value, validate_annotations, validate_field_requirement, validate_label_key,
+    validate_label_requirement, validate_label_selector, validate_labels,
 };
 pub use names::*;
 pub use webhook::{WebhookService, validate_review_versions, validate_webhook_client};

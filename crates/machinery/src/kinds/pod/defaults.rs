@@ -175,7 +175,10 @@ fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = image.split_once('@').map_or((image, ""), |(n, d)| (n, d));
     let last = name.rsplit('/').next().unwrap_or_default();
     let (repository, tag) = last.split_once(':').unwrap_or((last, ""));
-    let is_name = !repository.is_empty() && !repository.bytes().any(|b| b.is_ascii_uppercase());
+    let is_letter = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = [repository.as_bytes().first(), repository.as_bytes().last()];
+    let is_name = ends.iter().all(|end| end.is_some_and(is_letter))
+        && repository.bytes().all(|b| is_letter(&b) || b"._-".contains(&b));
     let latest = tag == "latest" || (tag.is_empty() && digest.is_empty());
     if is_name && latest { "Always" } else { "IfNotPresent" }
 }

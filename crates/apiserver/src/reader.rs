@@ -62,7 +62,7 @@ pub struct Header {
     /// The custom kind that would decode and encode these bytes to themselves; 0 if none is known.
     #[serde(skip)]
     form: AtomicU64,
-    /// The typed object, if somebody asked for one to share.
+    /// The typed object or what was made of it, if somebody asked for one to share ([`Stored::kept`]).
     #[serde(skip)]
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// The object as other custom kinds show it.
@@ -206,11 +206,16 @@ impl Stored {
 
     /// The typed object, decoded once and kept beside the bytes: for objects that are few and asked for by many requests.
     pub fn shared<K: Object>(&self) -> Result<Arc<K>, DecodeError> {
+        self.kept(|object: K| object)
+    }
+
+    /// What `make` makes of the typed object, made once and kept beside the bytes. One type of things is kept for a kind.
+    pub fn kept<K: Object, T: Any + Send + Sync>(&self, make: impl FnOnce(K) -> T) -> Result<Arc<T>, DecodeError> {
         let header = self.header();
         if let Some(Ok(known)) = header.typed.get().map(|any| any.clone().downcast()) {
             return Ok(known);
         }
-        let made = Arc::new(self.decode::<K>()?);
+        let made = Arc::new(make(self.decode::<K>()?));
         header.typed.get_or_init(|| made.clone());
         Ok(made)
     }

@@ -5,7 +5,7 @@ use crate::parts;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use jiff::Timestamp;
 use machinery::apply::{Context, Filter};
-use machinery::custom::Definition;
+use machinery::custom::{Definition, Outline};
 use machinery::json::Doc;
 use machinery::kinds::{self, Kind};
 use machinery::patch::{Patch, PatchType};
@@ -171,8 +171,11 @@ pub(crate) fn definitions(input: &[u8]) {
     let Ok(crd) = serde_json::from_slice::<CustomResourceDefinition>(&decoded.encode()) else { return };
     // Named, then established.
     let now = api::Time(Timestamp::UNIX_EPOCH);
-    let mut crd = machinery::custom::names::next_status(&crd, &[], &now).unwrap_or(crd);
-    crd = machinery::custom::names::next_status(&crd, &[], &now).unwrap_or(crd);
+    let mut crd = crd;
+    for _ in 0..2 {
+        let next = machinery::custom::names::next_status(&Outline::of(crd.clone()), &[], &now);
+        crd.status = next.or(crd.status);
+    }
     let Some(made) = Definition::new(&crd) else { return };
     if let Some(custom) = made.storage() {
         live_through(&**custom, object);

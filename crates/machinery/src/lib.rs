@@ -10,6 +10,7 @@ pub mod csi;
 pub mod custom;
 pub mod declared_features;
 pub mod field;
+pub mod go_regex;
 pub mod json;
 pub mod kinds;
 pub mod openapi;

@@ -10,15 +10,15 @@ use crate::admission::Cluster;
 use crate::api_server::ApiServer;
 use crate::kinds_table::KindTable;
 use crate::options::DeleteOptions;
-use crate::reader::{KindRef, range_of, storage_of};
+use crate::reader::{KindRef, Stored, range_of, storage_of};
 use crate::request_info::Query;
 use crate::status;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use api::prelude::MetaExt;
-use api::{AnyObject, Status, Time};
-use machinery::custom::{Definition, compare_versions, names};
+use api::{AnyObject, DecodeError, Status, Time};
+use machinery::custom::{Definition, Outline, compare_versions, names};
 use machinery::kinds::Kind;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -82,13 +82,22 @@ impl ApiServer {
     }
 
     /// Brings the table up to the stored definitions. The server begins with it.
-    pub(crate) async fn load_definitions(&self) -> Result<Vec<CustomResourceDefinition>, Status> {
-        let all = self.inner.reader.list::<CustomResourceDefinition>("").await?;
+    pub(crate) async fn load_definitions(&self) -> Result<(), Status> {
+        self.load().await.map(drop)
+    }
+
+    async fn load(&self) -> Result<Vec<Known>, Status> {
+        let (stored, _) = self
+            .inner
+            .reader
+            .stored_list(&storage_of::<CustomResourceDefinition>(), "")
+            .await
+            .map_err(status::from_store)?;
+        let all = stored.into_iter().map(Known::of).collect::<Result<Vec<_>, _>>().map_err(status::internal)?;
         let old = self.inner.kinds.load_full();
         let new = table_of(&all, &old);
-        let kept: HashMap<u64, ()> = customs(&new).map(|c| (c.kind.revision(), ())).collect();
-        let ended: Vec<Arc<Custom>> =
-            customs(&old).filter(|c| !kept.contains_key(&c.kind.revision())).cloned().collect();
+        let kept: HashSet<u64> = customs(&new).map(|c| c.kind.revision()).collect();
+        let ended: Vec<Arc<Custom>> = customs(&old).filter(|c| !kept.contains(&c.kind.revision())).cloned().collect();
         self.inner.kinds.store(Arc::new(new));
         ended.iter().for_each(|custom| custom.closed.cancel());
         Ok(all)
@@ -96,16 +105,18 @@ impl ApiServer {
 
     /// One look at all definitions; tells whether some wait for their last objects.
     async fn step(&self) -> Result<bool, Status> {
-        let all = self.load_definitions().await?;
+        let all = self.load().await?;
+        let outlines: Vec<Arc<Outline>> = all.iter().map(|known| known.outline.clone()).collect();
         let now = Time(crate::delete_plan::truncate(self.clock_now()));
         let Some(kind) = self.find_kind("apiextensions.k8s.io", "v1", "customresourcedefinitions") else {
             return Ok(false);
         };
         let mut waiting = false;
-        for crd in &all {
-            let result = if crd.is_deleting() {
-                self.clean_up(&kind, crd, &now).await
-            } else if let Some(next) = names::next_status(crd, &all, &now) {
+        for known in &all {
+            let result = if known.outline.crd.is_deleting() {
+                self.clean_up(&kind, known.whole()?, &now).await
+            } else if let Some(status) = names::next_status(&known.outline, &outlines, &now) {
+                let next = CustomResourceDefinition { status: Some(status), ..known.whole()? };
                 self.update(&kind, "status", Box::new(next)).await.map(|_| false)
             } else {
                 Ok(false)
@@ -122,11 +133,11 @@ impl ApiServer {
 
     /// Deletes the objects of a dying definition, then lets it go; tells whether objects are left
     /// (`controller/finalizer/crd_finalizer.go`).
-    async fn clean_up(&self, kind: &KindRef, crd: &CustomResourceDefinition, now: &Time) -> Result<bool, Status> {
+    async fn clean_up(&self, kind: &KindRef, crd: CustomResourceDefinition, now: &Time) -> Result<bool, Status> {
         if !crd.has_finalizer(names::CLEANUP_FINALIZER) {
             return Ok(false);
         }
-        if names::is_true(crd, "Established") {
+        if names::is_true(&crd, "Established") {
             let mut next = crd.clone();
             let why = "CustomResource deletion is in progress";
             names::set_condition(&mut next, "Terminating", "True", "InstanceDeletionInProgress", why, now);
@@ -135,11 +146,11 @@ impl ApiServer {
                 self.update(kind, "status", Box::new(next)).await?;
                 return Ok(false);
             }
-            if self.delete_instances(crd).await? {
+            if self.delete_instances(&crd).await? {
                 return Ok(true);
             }
         }
-        let mut next = crd.clone();
+        let mut next = crd;
         if let Some(finalizers) = &mut next.metadata.finalizers {
             finalizers.retain(|f| f != names::CLEANUP_FINALIZER);
         }
@@ -179,19 +190,44 @@ fn customs(table: &KindTable) -> impl Iterator<Item = &Arc<Custom>> {
     })
 }
 
+/// A stored definition. What is asked of all of them whenever one changes is its outline, made once.
+struct Known {
+    stored: Stored,
+    outline: Arc<Outline>,
+}
+
+impl Known {
+    fn of(stored: Stored) -> Result<Known, DecodeError> {
+        Ok(Known { outline: stored.kept(Outline::of)?, stored })
+    }
+
+    fn whole(&self) -> Result<CustomResourceDefinition, Status> {
+        self.stored.decode().map_err(status::internal)
+    }
+
+    /// The definition as it is served, or newly made. Schemas are compiled once.
+    fn definition(&self, served: &HashMap<u64, &Arc<Definition>>) -> Option<Arc<Definition>> {
+        let same = served.get(&self.outline.id?).map(|definition| Arc::clone(definition));
+        // Damaged bytes were refused when the outline was made.
+        same.or_else(|| Definition::new(&self.whole().ok()?).map(Arc::new))
+    }
+}
+
 /// The built-in kinds and all accepted definitions. Versions come in the order of preference. Kinds of `old` whose definition
 /// is the same are kept.
-fn table_of(all: &[CustomResourceDefinition], old: &KindTable) -> KindTable {
-    let known: HashMap<u64, &Arc<Custom>> = customs(old).map(|c| (c.kind.revision(), c)).collect();
+fn table_of(all: &[Known], old: &KindTable) -> KindTable {
+    let kinds: HashMap<u64, &Arc<Custom>> = customs(old).map(|c| (c.kind.revision(), c)).collect();
+    let definitions: HashMap<u64, &Arc<Definition>> = customs(old).map(|c| (c.definition.id, &c.definition)).collect();
     let mut new: Vec<Custom> = Vec::new();
-    for crd in all {
+    for known in all {
+        let crd = &known.outline.crd;
         let established = names::is_true(crd, "Established");
         if !established && !names::is_true(crd, "NamesAccepted") {
             continue;
         }
-        let Some(definition) = definition_of(crd, old) else { continue };
+        let Some(definition) = known.definition(&definitions) else { continue };
         for kind in definition.versions.iter().filter(|v| v.is_served()) {
-            let before = known.get(&kind.revision());
+            let before = kinds.get(&kind.revision());
             new.push(Custom {
                 kind: before.map_or_else(|| kind.clone(), |c| c.kind.clone()),
                 definition: definition.clone(),
@@ -210,11 +246,4 @@ fn table_of(all: &[CustomResourceDefinition], old: &KindTable) -> KindTable {
     });
     let built_in = machinery::kinds::all().iter().map(|k| KindRef::BuiltIn(*k));
     KindTable::new(built_in.chain(new.into_iter().map(|c| KindRef::Custom(Arc::new(c)))).collect())
-}
-
-/// The definition as it is served, or newly made. Schemas are compiled once.
-fn definition_of(crd: &CustomResourceDefinition, old: &KindTable) -> Option<Arc<Definition>> {
-    let id = Definition::id_of(crd)?;
-    let same = customs(old).find(|c| c.definition.id == id).map(|c| c.definition.clone());
-    same.or_else(|| Definition::new(crd).map(Arc::new))
 }

@@ -230,10 +230,9 @@ impl Decl {
         let Some((first, rest)) = path.split_first() else { return Some(self.clone()) };
         let next = match (first.as_str(), &self.ty) {
             ("@items" | "@values", _) => self.item.as_deref()?.clone(),
-            ("@keys", Type::Map(_)) => {
-                let longest = Some(MAX_REQUEST_BYTES - 2);
-                Decl { max_elements: longest, ..Decl::from(Type::String) }
-            }
+            // Upstream's type of keys is a string without limits, which its estimates take for one of no length (`EstimateSize` in
+            // `apiextensions-apiserver/pkg/apiserver/schema/cel/compilation.go`).
+            ("@keys", Type::Map(_)) => Decl::from(Type::String),
             (field, Type::Object(object)) => object.field(field)?,
             // `map.field` is the value under a key.
             (_, Type::Map(_)) => self.item.as_deref()?.clone(),

@@ -2,9 +2,10 @@
 //! (`apiextensions-apiserver/pkg/apis/apiextensions/validation/validation.go`, `pkg/apiserver/schema/validation.go`,
 //! `pkg/apiserver/schema/defaulting/validation.go`).
 
-use super::structural::{Additional, Pattern, Structural};
+use super::structural::{Additional, Structural};
 use super::{embedded, prune, rules, validate};
 use crate::field::{Errors, FieldError, Path};
+use crate::go_regex::Pattern;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinitionSpec, CustomResourceDefinitionVersion, JSONSchemaProps, JSONSchemaPropsOrArray,
     JSONSchemaPropsOrBool, SelectableField,
@@ -365,7 +366,9 @@ fn junctors(s: &JSONSchemaProps, skip_any_of: bool, skip_first_all_of: bool, pat
     if let Some(not) = &s.not {
         nested(not, false, &path.child("not"), errors);
     }
-    if let Some(Err(error)) = s.pattern.as_deref().filter(|p| !p.is_empty()).map(|p| Pattern::new(p).regex) {
+    if let Some(pattern) = s.pattern.as_deref().filter(|p| !p.is_empty()).map(Pattern::new)
+        && let Err(error) = pattern.regex()
+    {
         let detail = format!("must be a valid regular expression, but isn't: {error}");
         errors.push(FieldError::invalid(&path.child("pattern"), text(&s.pattern), &detail));
     }

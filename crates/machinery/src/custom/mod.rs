@@ -15,6 +15,7 @@ mod formats;
 mod jsonpath;
 mod lists;
 pub mod names;
+mod outline;
 pub mod prune;
 pub mod publish;
 pub mod rules;
@@ -25,7 +26,8 @@ mod types;
 mod validate;
 
 pub use jsonpath::JsonPath;
-pub use structural::{Additional, Pattern, Structural, Values};
+pub use outline::Outline;
+pub use structural::{Additional, Structural, Values};
 
 use crate::apply::SchemaRef;
 use crate::field::{ErrorType, Errors, FieldError, Path};
@@ -38,7 +40,7 @@ use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceColumnDefinition, CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionVersion,
 };
 use api::prelude::MetaExt;
-use api::{AnyObject, Codec, DecodeError, Unstructured};
+use api::{AnyObject, DecodeError, Unstructured};
 use publish::Published;
 use rules::Rules;
 use serde_json::{Map, Value};
@@ -84,10 +86,10 @@ impl Definition {
 
     /// Tells definitions apart that make different kinds, without making them.
     pub fn id_of(crd: &CustomResourceDefinition) -> Option<u64> {
+        let spec = serde_json::to_vec(&crd.spec).ok()?;
+        let names = serde_json::to_vec(&crd.status.as_ref()?.accepted_names).ok()?;
         let mut hasher = DefaultHasher::new();
-        // The encoded form names every fact, in a fixed order.
-        let whole: Value = serde_json::from_slice(&Codec::encode(crd)).ok()?;
-        (whole["spec"].to_string(), whole["status"]["acceptedNames"].to_string(), crd.uid()).hash(&mut hasher);
+        (spec, names, crd.uid()).hash(&mut hasher);
         Some(hasher.finish())
     }
 

@@ -2,14 +2,15 @@
 //! (`apiextensions-apiserver/pkg/controller/{status/naming_controller,establish/establishing_controller,
 //! nonstructuralschema/nonstructuralschema_controller,apiapproval/apiapproval_controller}.go`), as one pure step.
 
-use super::check::structural_errors;
-use crate::field::{Path, aggregate};
+use super::Outline;
 use api::Time;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionCondition, CustomResourceDefinitionNames,
+    CustomResourceDefinitionStatus,
 };
 use api::prelude::MetaExt;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The finalizer that keeps a definition until its objects are gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -57,19 +58,16 @@ pub fn set_condition(
 /// The next status of a definition, given all of them; `None` if it is as it should be.
 ///
 /// First the names are accepted; a definition whose names are is served, and in the next step called established.
-pub fn next_status(
-    crd: &CustomResourceDefinition,
-    all: &[CustomResourceDefinition],
-    now: &Time,
-) -> Option<CustomResourceDefinition> {
+pub fn next_status(outline: &Outline, all: &[Arc<Outline>], now: &Time) -> Option<CustomResourceDefinitionStatus> {
+    let crd = &outline.crd;
     let mut next = crd.clone();
     if is_true(crd, "NamesAccepted") && !is_true(crd, "Established") {
         establish(&mut next, now);
     }
     accept_names(&mut next, all, now);
-    check_schemas(&mut next, now);
+    note_violations(&mut next, &outline.violations, now);
     check_approval(&mut next, now);
-    (next.status != crd.status).then_some(next)
+    if next.status == crd.status { None } else { next.status }
 }
 
 fn establish(crd: &mut CustomResourceDefinition, now: &Time) {
@@ -83,7 +81,7 @@ fn establish(crd: &mut CustomResourceDefinition, now: &Time) {
     set_condition(crd, "Established", "True", "InitialNamesAccepted", why, now);
 }
 
-fn accept_names(crd: &mut CustomResourceDefinition, all: &[CustomResourceDefinition], now: &Time) {
+fn accept_names(crd: &mut CustomResourceDefinition, all: &[Arc<Outline>], now: &Time) {
     let accepted = crd.status.as_ref().and_then(|s| s.accepted_names.clone()).unwrap_or_default();
     if crd.spec.names == accepted {
         return;
@@ -108,11 +106,11 @@ type Conflict = Option<(&'static str, String)>;
 fn decide(
     crd: &CustomResourceDefinition,
     accepted: &CustomResourceDefinitionNames,
-    all: &[CustomResourceDefinition],
+    all: &[Arc<Outline>],
 ) -> (CustomResourceDefinitionNames, Conflict) {
     let mut resources: HashSet<&str> = HashSet::new();
     let mut kinds: HashSet<&str> = HashSet::new();
-    let group = all.iter().filter(|other| other.spec.group == crd.spec.group);
+    let group = all.iter().map(|other| &other.crd).filter(|other| other.spec.group == crd.spec.group);
     for names in group.filter_map(|other| other.status.as_ref()?.accepted_names.as_ref()) {
         resources.insert(&names.plural);
         resources.extend(names.singular.as_deref());
@@ -155,16 +153,9 @@ fn decide(
     (names, conflict)
 }
 
-fn check_schemas(crd: &mut CustomResourceDefinition, now: &Time) {
-    let mut errors = Vec::new();
-    for (i, version) in crd.spec.versions.iter().enumerate() {
-        if let Some(props) = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()) {
-            let path = Path::new("spec").child("versions").index(i).child("schema").child("openAPIV3Schema");
-            errors.extend(structural_errors(props, &path));
-        }
-    }
-    if !errors.is_empty() {
-        return set_condition(crd, "NonStructuralSchema", "True", "Violations", &aggregate(&errors), now);
+fn note_violations(crd: &mut CustomResourceDefinition, violations: &str, now: &Time) {
+    if !violations.is_empty() {
+        return set_condition(crd, "NonStructuralSchema", "True", "Violations", violations, now);
     }
     if let Some(conditions) = crd.status.as_mut().and_then(|s| s.conditions.as_mut()) {
         conditions.retain(|c| c.type_ != "NonStructuralSchema");

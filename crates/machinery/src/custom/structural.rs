@@ -4,12 +4,13 @@
 //! Junctors (`allOf` and so on) hold the same type: what may not stand in them is refused when the definition is validated
 //! ([`super::check`]), so that those who walk an accepted schema need not care.
 
+use crate::go_regex::Pattern;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
-use regex::Regex;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a value may look like.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -73,7 +74,7 @@ pub struct Values {
     /// `minLength`
     pub min_length: Option<i64>,
     /// `pattern`
-    pub pattern: Option<Pattern>,
+    pub pattern: Option<Arc<Pattern>>,
     /// `maxItems`
     pub max_items: Option<i64>,
     /// `minItems`
@@ -96,28 +97,6 @@ pub struct Values {
     pub one_of: Vec<Structural>,
     /// `not`
     pub not: Option<Box<Structural>>,
-}
-
-/// A regular expression. One that does not compile matches nothing.
-#[derive(Debug, Clone)]
-pub struct Pattern {
-    /// As written.
-    pub text: String,
-    /// Compiled.
-    pub regex: Result<Regex, regex::Error>,
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Pattern {
-    /// Go's syntax is almost the `regex` crate's.
-    pub fn new(text: &str) -> Self {
-        Pattern { text: text.to_owned(), regex: Regex::new(text) }
-    }
 }
 
 impl Structural {

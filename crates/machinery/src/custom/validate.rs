@@ -295,10 +295,10 @@ fn check_text(values: &Values, text: &str, path: &str) -> Outcome {
         return one(Some(Wrong::other(path, text, format!("{path} in body should be at least {least} chars long"))));
     }
     let Some(pattern) = &values.pattern else { return Outcome::default() };
-    let shown = match &pattern.regex {
+    let shown = match pattern.regex() {
         Ok(regex) if regex.is_match(text) => return Outcome::default(),
-        Ok(_) => pattern.text.clone(),
-        Err(error) => format!("{}, but pattern is invalid: {error}", pattern.text),
+        Ok(_) => pattern.text().to_owned(),
+        Err(error) => format!("{}, but pattern is invalid: {error}", pattern.text()),
     };
     one(Some(Wrong::other(path, text, format!("{path} in body should match '{shown}'"))))
 }

@@ -4,10 +4,8 @@
 use super::{Answer, Def, def};
 use crate::cel::errors::EvalError;
 use crate::cel::value::Value;
-use ::regex::{Regex, RegexBuilder};
-
-/// The largest automaton; expressions that need more are refused.
-const SIZE_LIMIT_BYTES: usize = 1 << 20;
+use crate::go_regex;
+use ::regex::Regex;
 
 pub(super) const OVERLOADS: &[Def] = &[
     def("matches", "matches", "(string, string) -> bool", |a| compiled("matches", a)),
@@ -19,8 +17,7 @@ pub(super) const OVERLOADS: &[Def] = &[
 
 /// A pattern, ready to match.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, EvalError> {
-    let built = RegexBuilder::new(pattern).size_limit(SIZE_LIMIT_BYTES).build();
-    built.map_err(|error| EvalError::new(format!("Illegal regex: {error}")))
+    go_regex::compile(pattern).map_err(|error| EvalError::new(format!("Illegal regex: {error}")))
 }
 
 /// One of these functions with its pattern compiled before.

@@ -291,10 +291,12 @@ impl Coster<'_> {
         path
     }
 
-    /// What the schema says about the value at a path.
+    /// What the schema says about the value at a path. As upstream's `EstimateSize`
+    /// (`apiextensions-apiserver/pkg/apiserver/schema/cel/compilation.go`), which takes every path to begin at `self`: what is in a
+    /// list that has no path, as that of a conditional, is as large as `self`.
     fn declared_size(&self, path: &[String]) -> Option<Size> {
         let (first, rest) = path.split_first()?;
-        let decl = self.env.variable(first)?.at(rest)?;
+        let decl = self.env.variable(first).or_else(|| self.env.variable("self"))?.at(rest)?;
         Some(Size { min: 0, max: decl.max_elements().unwrap_or(0) })
     }
 

@@ -355,6 +355,13 @@ fn rules_must_compile_and_be_cheap() {
             "x-kubernetes-validations": [{"rule": "self.all(k, !k.contains('*') && k.size() != 0)"}]}}}"#,
         expect![""],
     );
+    // Nor that of what is in lists without a path.
+    check_schema(
+        r#"{"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "addresses": {"type": "array", "maxItems": 256, "items": {"type": "string", "maxLength": 64}}},
+            "x-kubernetes-validations": [{"rule": "(has(self.addresses) ? self.addresses : []).exists(k, k.contains('/'))"}]}}}"#,
+        expect![""],
+    );
     check_schema(
         r#"{"type": "object", "properties": {"list": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [
             {"rule": "self == oldSelf"}, {"rule": "self.contains(1) && true"}, {"rule": "self"},

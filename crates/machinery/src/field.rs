@@ -161,7 +161,8 @@ impl FieldError {
     }
     /// `Too many: N: must have at most M items`
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
-        Self::make(ErrorType::TooMany, path, format!("Too many: {actual}: must have at most {max} items"))
+        let items = if max == 1 { "item" } else { "items" };
+        Self::make(ErrorType::TooMany, path, format!("Too many: {actual}: must have at most {max} {items}"))
     }
     /// As it stands in a Status.
     pub fn to_cause(&self) -> StatusCause {

@@ -10,6 +10,25 @@ use std::borrow::Cow;
 /// Deeper nesting is refused, so that no text exhausts the stack.
 const MAX_DEPTH: usize = 200;
 
+/// JSON as Go's `encoding/json` writes it: what HTML could take for its own is escaped.
+pub(crate) fn escaped_for_html(json: String) -> String {
+    if !json.contains(['&', '<', '>', '\u{2028}', '\u{2029}']) {
+        return json;
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in json.chars() {
+        match c {
+            '&' => escaped.push_str("\\u0026"),
+            '<' => escaped.push_str("\\u003c"),
+            '>' => escaped.push_str("\\u003e"),
+            '\u{2028}' => escaped.push_str("\\u2028"),
+            '\u{2029}' => escaped.push_str("\\u2029"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -1,6 +1,7 @@
 //! Path elements: how a child is named within an object or list. Follows `structured-merge-diff/v6/fieldpath`
 //! (element.go, serialize-pe.go) and its order of values (`value/value.go`).
 
+use crate::json::escaped_for_html;
 use crate::patch::go_text;
 use serde_json::Value;
 use std::cmp::Ordering;
@@ -39,9 +40,9 @@ impl PathElement {
             PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(fields) => {
                 let object: serde_json::Map<String, Value> = fields.iter().cloned().collect();
-                format!("k:{}", Value::Object(object))
+                escaped_for_html(format!("k:{}", Value::Object(object)))
             }
-            PathElement::Value(value) => format!("v:{value}"),
+            PathElement::Value(value) => escaped_for_html(format!("v:{value}")),
             PathElement::Index(i) => format!("i:{i}"),
         }
     }

@@ -420,6 +420,10 @@ mod tests {
         let text = r#"{"f:spec":{"f:containers":{"k:{\"name\":\"a\"}":{".":{},"f:image":{},"f:ports":{"k:{\"containerPort\":80,\"protocol\":\"TCP\"}":{".":{},"f:containerPort":{}},"k:{\"containerPort\":443,\"protocol\":\"TCP\"}":{}}}},"f:finalizers":{".":{},"v:\"x\"":{}},"f:list":{"i:2":{},"i:10":{}}}}"#;
         assert_eq!(set(text).to_json(), text);
         assert_eq!(FieldSet::from_value(&set(text).to_value()), Ok(set(text)));
+        // Values are written as Go's encoding/json writes them.
+        let escaped = r#"{"k:{\"name\":\"a\\u003c1\"}":{},"v:\"x\\u0026\"":{}}"#;
+        assert_eq!(set(r#"{"k:{\"name\":\"a<1\"}":{},"v:\"x&\"":{}}"#).to_json(), escaped);
+        assert_eq!(set(escaped).to_json(), escaped);
         // The parent is a member only where it says so; unknown kinds are ignored.
         assert_eq!(set(r#"{"f:a":{"f:b":{}},"z:q":{"f:c":{}}}"#).to_json(), r#"{"f:a":{"f:b":{}}}"#);
         assert!(FieldSet::from_value(&serde_json::json!({"f": {}})).is_err());

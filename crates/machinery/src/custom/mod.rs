@@ -386,6 +386,8 @@ impl Kind for CustomKind {
         object.metadata.generation = Some(1);
         if self.has_status {
             object.body.remove("status");
+            // Upstream's defaults come again when the stored object is read.
+            prune::default(&mut object.body, &self.schema);
         }
     }
 

@@ -8,6 +8,7 @@ use super::structural::Structural;
 use super::validate::Node;
 use crate::cel::{self, Budget, Decl, Env, EvalError, Program, REQUEST_BUDGET, Type};
 use crate::field::{ErrorType, Errors, FieldError, Path};
+use crate::json::escaped_for_html;
 use api::Codec;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -433,7 +434,7 @@ fn invalid_rule(path: &Path, rule: &ValidationRule, detail: &str) -> FieldError 
         ("OptionalOldSelf", json!(rule.optional_old_self)),
     ];
     let shown: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    let shown = shown.join(",").replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+    let shown = escaped_for_html(shown.join(","));
     FieldError { kind: ErrorType::Invalid, path: path.clone(), body: format!("Invalid value: {{{shown}}}: {detail}") }
 }
 

@@ -157,6 +157,20 @@ fn what_was_wrong_may_stay() {
 }
 
 #[test]
+fn a_new_object_has_the_defaults_of_status_and_none_of_its_own() {
+    let schema = r#"{"type":"object","properties":{"status":{"type":"object","default":{"phase":"Pending"},"properties":{
+        "phase":{"type":"string"}}}}}"#;
+    let mut crd = definition(schema);
+    crd.status.get_or_insert_default().accepted_names = Some(crd.spec.names.clone());
+    let kind = Definition::new(&crd).expect("names were accepted").versions[0].clone();
+    let given = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "w"}, "status": {"phase": "Ready"}});
+    let mut object = kind.decode(given.to_string().as_bytes()).expect("an object");
+    kind.default(&mut *object);
+    kind.prepare_create(&mut *object);
+    assert_eq!(of(&*object).body["status"], json!({"phase": "Pending"}));
+}
+
+#[test]
 fn status_is_written_by_its_subresource_only() {
     let kind = kind();
     let mut old = decoded(json!({"name": "a"}));

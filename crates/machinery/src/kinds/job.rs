@@ -55,14 +55,13 @@ impl Strategy for JobKind {
         let replacement = if spec.pod_failure_policy.is_some() { "Failed" } else { "TerminatingOrFailed" };
         set(&mut spec.pod_replacement_policy, replacement.to_owned());
         set(&mut spec.manual_selector, false);
-        let labels = spec.template.metadata.as_ref().and_then(|m| m.labels.clone());
-        if job.metadata.labels.as_ref().is_none_or(|l| l.is_empty()) && labels.is_some() {
-            job.metadata.labels = labels;
-        }
+        default_labels(job);
     }
 
     fn prepare_create(job: &mut Job) {
         generate_selector(job);
+        // Upstream's defaults come again when the stored object is read.
+        default_labels(job);
         job.status = Some(JobStatus::default());
         job.metadata.generation = Some(1);
     }
@@ -194,6 +193,14 @@ fn default_spec(spec: &mut JobSpec) {
 
 /// Labels pods with name and UID and selects the UID, unless the user selects by hand. What the user set stays;
 /// validation refuses it if it is wrong.
+/// A job without labels has those of its pods.
+fn default_labels(job: &mut Job) {
+    let template = job.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref()).and_then(|m| m.labels.clone());
+    if job.metadata.labels.as_ref().is_none_or(|labels| labels.is_empty()) && template.is_some() {
+        job.metadata.labels = template;
+    }
+}
+
 fn generate_selector(job: &mut Job) {
     let (name, uid) = (job.name().to_owned(), job.uid().to_owned());
     let Some(spec) = job.spec.as_mut().filter(|s| s.manual_selector != Some(true)) else { return };
@@ -811,7 +818,7 @@ fn validate_time_zone(zone: Option<&str>, path: &Path) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
+    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update, created};
     use expect_test::expect;
 
     const JOB: &str = "
@@ -865,6 +872,15 @@ spec:
             spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified
             spec.maxFailedIndexes: Invalid value: 3: must be less than or equal to completions"#]],
         );
+    }
+
+    #[test]
+    fn a_new_job_without_labels_has_those_of_its_pods() {
+        let labels =
+            |yaml: &str| created(yaml).1.meta().labels.clone().unwrap_or_default().into_keys().collect::<Vec<_>>();
+        let all = ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"];
+        assert_eq!(labels(JOB), all);
+        assert_eq!(labels(&JOB.replace("name: pi,", "name: pi, labels: {own: x},")), ["own"]);
     }
 
     #[test]

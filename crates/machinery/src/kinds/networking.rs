@@ -23,6 +23,9 @@ use api::k8s::apimachinery::pkg::util::intstr::IntOrString;
 use api::prelude::MetaExt;
 use serde_json::{Value, json};
 
+/// Which class an Ingress is of, before there was a field for it.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
 /// What is particular about an Ingress.
 pub(super) struct IngressKind;
 
@@ -54,16 +57,23 @@ impl Strategy for IngressKind {
     }
 
     fn validate_create(ingress: &Ingress) -> Errors {
-        const CLASS: &str = "kubernetes.io/ingress.class";
         let field = ingress.spec.as_ref().and_then(|s| s.ingress_class_name.as_deref());
-        match (ingress.annotation(CLASS), field) {
+        match (ingress.annotation(CLASS_ANNOTATION), field) {
             (Some(annotation), Some(field)) if annotation != field => {
-                let path = Path::new("annotations").child(CLASS);
+                let path = Path::new("annotations").child(CLASS_ANNOTATION);
                 let detail = "must match `ingressClassName` when both are specified";
                 vec![FieldError::invalid(&path, annotation, detail)]
             }
             _ => Vec::new(),
         }
+    }
+
+    fn warnings(ingress: &Ingress, old: Option<&Ingress>) -> Vec<String> {
+        let is_named = ingress.spec.as_ref().is_some_and(|spec| spec.ingress_class_name.is_some());
+        if old.is_some() || is_named || ingress.annotation(CLASS_ANNOTATION).is_none() {
+            return Vec::new();
+        }
+        vec![format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead")]
     }
 
     fn validate_status_update(new: &Ingress, old: &Ingress) -> Errors {
@@ -642,7 +652,7 @@ fn validate_cidrs(cidrs: &[String]) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update};
+    use crate::kinds::testing::{check_create, check_defaults, check_row, check_update, check_warnings};
     use expect_test::expect;
 
     #[test]
@@ -653,6 +663,16 @@ kind: Ingress
 metadata: {name: web}
 spec: {rules: [{host: a.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}";
         check_create(ingress, expect![""]);
+        let old = "metadata: {name: web, annotations: {kubernetes.io/ingress.class: nginx}}";
+        let old = &ingress.replace("metadata: {name: web}", old);
+        check_warnings(
+            old,
+            None,
+            expect![
+                "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"
+            ],
+        );
+        check_warnings(old, Some(old), expect![""]);
         check_row(
             ingress,
             expect![[r#"

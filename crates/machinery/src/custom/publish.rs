@@ -4,45 +4,62 @@
 use api::Codec;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use serde_json::{Map, Value, json};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The same schema for both versions of OpenAPI, without what every resource has (identity and metadata).
+/// The same schema for both versions of OpenAPI, without what every resource has (identity and metadata). It is kept as text:
+/// documents are rarely asked for, and the schemas of a few operators are tens of megabytes as trees.
 #[derive(Debug, Clone)]
 pub struct Published {
-    /// For OpenAPI v2; nothing but its type if the root keeps unknown fields, because kubectl would refuse them otherwise.
-    pub v2: Value,
-    /// Whether apiVersion, kind and metadata are to be added to `v2`.
-    pub v2_has_meta: bool,
-    /// For OpenAPI v3.
-    pub v3: Value,
-    /// `x-kubernetes-selectable-fields`
-    pub selectable: Option<Value>,
+    /// `None` publishes `type: object`.
+    text: Option<Box<str>>,
+    selectable: Vec<String>,
+    fingerprint: u64,
 }
 
 impl Published {
-    /// From a version's schema; a missing one publishes `type: object`.
+    /// From a version's schema.
     pub fn new(props: Option<&JSONSchemaProps>, selectable: &[String]) -> Self {
-        let mut v3 = match props {
-            Some(props) => serde_json::from_slice(&props.encode()).unwrap_or_else(|_| json!({"type": "object"})),
-            None => json!({"type": "object"}),
-        };
-        clean(&mut v3);
-        let keeps_unknown = v3["x-kubernetes-preserve-unknown-fields"] == true;
-        let v2 = if keeps_unknown {
-            json!({"type": "object"})
-        } else {
-            let mut v2 = v3.clone();
-            to_v2(&mut v2);
-            v2
-        };
-        unfold(&mut v3);
-        let fields: Vec<Value> =
-            selectable.iter().map(|path| json!({"fieldPath": path.trim_start_matches('.')})).collect();
-        Published {
-            v2,
-            v2_has_meta: props.is_some() && !keeps_unknown,
-            v3,
-            selectable: (!fields.is_empty()).then(|| fields.into()),
+        let text = props.and_then(|props| String::from_utf8(props.encode()).ok()).map(String::into_boxed_str);
+        let mut hasher = DefaultHasher::new();
+        (&text, selectable).hash(&mut hasher);
+        Published { text, selectable: selectable.to_vec(), fingerprint: hasher.finish() }
+    }
+
+    /// Tells schemas apart that are not published alike.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// For OpenAPI v2, and whether apiVersion, kind and metadata are to be added. Nothing but its type if the root keeps unknown
+    /// fields, because kubectl would refuse them otherwise.
+    pub fn v2(&self) -> (Value, bool) {
+        let mut schema = self.read();
+        if schema["x-kubernetes-preserve-unknown-fields"] == true {
+            return (json!({"type": "object"}), false);
         }
+        to_v2(&mut schema);
+        (schema, self.text.is_some())
+    }
+
+    /// For OpenAPI v3.
+    pub fn v3(&self) -> Value {
+        let mut schema = self.read();
+        unfold(&mut schema);
+        schema
+    }
+
+    /// `x-kubernetes-selectable-fields`
+    pub fn selectable(&self) -> Option<Value> {
+        let fields: Vec<Value> =
+            self.selectable.iter().map(|path| json!({"fieldPath": path.trim_start_matches('.')})).collect();
+        (!fields.is_empty()).then(|| fields.into())
+    }
+
+    fn read(&self) -> Value {
+        let read = self.text.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let mut schema = read.unwrap_or_else(|| json!({"type": "object"}));
+        clean(&mut schema);
+        schema
     }
 }
 

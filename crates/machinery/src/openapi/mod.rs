@@ -129,7 +129,7 @@ fn hash(served: &[Served<'_>]) -> String {
     for s in served {
         // The derived text names every fact of the resource.
         format!("{:?}", s.info).hash(&mut hasher);
-        s.custom.map(|p| (p.v3.to_string(), p.selectable.as_ref().map(Value::to_string))).hash(&mut hasher);
+        s.custom.map(Published::fingerprint).hash(&mut hasher);
     }
     format!("{:016X}", hasher.finish())
 }
@@ -221,8 +221,8 @@ fn custom_definitions(
         definitions::with(flavor.reference(&format!("{META}{definition}")), text, flavor)
     };
     let (mut schema, has_meta) = match flavor {
-        Flavor::V2 => (published.v2.clone(), published.v2_has_meta),
-        Flavor::V3 => (published.v3.clone(), true),
+        Flavor::V2 => published.v2(),
+        Flavor::V3 => (published.v3(), true),
     };
     let meta_text = format!("Standard object's metadata. {CONVENTIONS}#metadata");
     if has_meta {
@@ -249,8 +249,8 @@ fn custom_definitions(
     for (schema, kind) in [(&mut schema, &info.kind), (&mut list, &info.list_kind)] {
         schema["x-kubernetes-group-version-kind"] =
             json!([{"group": info.group, "kind": kind, "version": info.version}]);
-        if let Some(fields) = &published.selectable {
-            schema["x-kubernetes-selectable-fields"] = fields.clone();
+        if let Some(fields) = published.selectable() {
+            schema["x-kubernetes-selectable-fields"] = fields;
         }
     }
     done.insert(name, schema);

@@ -107,7 +107,7 @@ impl Walk {
             self.inside(key, |walk| {
                 let known = schema.and_then(|s| s.properties.get(key));
                 if known.is_some() {
-                    walk.value(value, known);
+                    walk.value(value, known.map(Box::as_ref));
                 } else if let Some(schema) = schema.filter(|s| s.additional.is_some()) {
                     walk.value(value, schema.additional_schema());
                 } else {
@@ -180,7 +180,7 @@ pub fn prune_defaults(schema: &mut Structural) {
         prune(&mut value, schema);
         schema.default = Some(value);
     }
-    schema.properties.values_mut().for_each(prune_defaults);
+    schema.properties.values_mut().for_each(|property| prune_defaults(property));
     if let Some(items) = schema.items.as_deref_mut() {
         prune_defaults(items);
     }

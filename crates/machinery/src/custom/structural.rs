@@ -23,8 +23,8 @@ pub struct Structural {
     pub default: Option<Value>,
     /// Items of an array.
     pub items: Option<Box<Structural>>,
-    /// Fields of an object.
-    pub properties: BTreeMap<String, Structural>,
+    /// Fields of an object. Boxed: a leaf of a map has room for eleven entries, and most objects have few fields.
+    pub properties: BTreeMap<String, Box<Structural>>,
     /// Keys that are no fields.
     pub additional: Option<Additional>,
     /// `x-kubernetes-preserve-unknown-fields`
@@ -113,7 +113,12 @@ impl Structural {
                 Some(JSONSchemaPropsOrArray::Schema(items)) => Some(Box::new(Structural::of(items))),
                 _ => None,
             },
-            properties: props.properties.iter().flatten().map(|(k, v)| (k.clone(), Structural::of(v))).collect(),
+            properties: props
+                .properties
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), Box::new(Structural::of(v))))
+                .collect(),
             additional: props.additional_properties.as_ref().map(|additional| match additional {
                 JSONSchemaPropsOrBool::Bool(allowed) => Additional::Allowed(*allowed),
                 JSONSchemaPropsOrBool::Schema(schema) => Additional::Schema(Box::new(Structural::of(schema))),
@@ -160,6 +165,6 @@ impl Structural {
 
     /// The schema of a key of an object: the field's, or that of all other keys.
     pub fn child(&self, key: &str) -> Option<&Structural> {
-        self.properties.get(key).or_else(|| self.additional_schema())
+        self.properties.get(key).map(Box::as_ref).or_else(|| self.additional_schema())
     }
 }

@@ -31,7 +31,11 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     let mut delete = DeleteOptions::parse(&call.query, &bytes)?;
     delete.dry_run |= options.dry_run;
     for _ in 0..ATTEMPTS {
-        match evict_once(server, call, kind, &delete).await {
+        let found = server.reader().get::<Pod>(&call.info.namespace, &call.info.name).await?;
+        let pod = found.ok_or_else(|| status::not_found(kind.info(), &call.info.name))?;
+        // What is another pod now, or was changed, stays so.
+        crate::delete_plan::check_preconditions(pod.meta(), kind.info(), &delete)?;
+        match evict_once(server, call, kind, &pod, &delete).await {
             Err(refused) if refused.reason == "Conflict" && delete.resource_version.is_none() => {}
             Err(refused) => return Err(refused),
             Ok(()) => return Ok(created()),
@@ -40,12 +44,16 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     Err(status::timeout(format!("couldn't evict pod {:?} due to conflicts", call.info.name), 10))
 }
 
-async fn evict_once(server: &ApiServer, call: &Call, kind: &KindRef, asked: &DeleteOptions) -> Result<(), Status> {
+async fn evict_once(
+    server: &ApiServer,
+    call: &Call,
+    kind: &KindRef,
+    pod: &Pod,
+    asked: &DeleteOptions,
+) -> Result<(), Status> {
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
-    let found = server.reader().get::<Pod>(namespace, name).await?;
-    let pod = found.ok_or_else(|| status::not_found(kind.info(), name))?;
     let budgets: Vec<PodDisruptionBudget> = server.reader().list(namespace).await?;
-    let verdict = decide(&pod, &budgets)?;
+    let verdict = decide(pod, &budgets)?;
     let mut delete = asked.clone();
     match &verdict {
         Verdict::Ignore { fixed } => {
@@ -57,7 +65,7 @@ async fn evict_once(server: &ApiServer, call: &Call, kind: &KindRef, asked: &Del
         Verdict::Unhealthy => delete.resource_version = pod.metadata.resource_version.clone(),
         Verdict::Spend(budget) => spend(server, namespace, budget, name, delete.dry_run).await?,
     }
-    let deleted = mark_and_delete(server, call, kind, &pod, delete).await;
+    let deleted = mark_and_delete(server, call, kind, pod, delete).await;
     match (deleted, verdict) {
         // The pod became healthy in between; the client asks again.
         (Err(conflict), Verdict::Unhealthy) if conflict.reason == "Conflict" && asked.resource_version.is_none() => {

@@ -49,11 +49,15 @@ async fn evictions_ask_the_budget() {
     let evict = format!(
         "POST {NS}/pods/p/eviction\n{{\"apiVersion\":\"policy/v1\",\"kind\":\"Eviction\",\"metadata\":{{\"name\":\"p\"}}}}"
     );
+    let other = r#"{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"},"deleteOptions":{"preconditions":{"uid":"other"}}}"#;
     let merge = "content-type: application/merge-patch+json";
     f.check_http(
         &format!(
             r#"POST {NS}/pods
             {POD}
+
+            POST {NS}/pods/p/eviction
+            {other}
 
             PATCH {NS}/pods/p/status | {merge}
             {{"status":{{"phase":"Running","conditions":[{{"type":"Ready","status":"True"}}]}}}}
@@ -77,6 +81,7 @@ async fn evictions_ask_the_budget() {
         ),
         expect![[r#"
             201 Pod p@2 labels={"a":"b"}
+            409 Conflict: Operation cannot be fulfilled on Pod "p": the UID in the precondition (other) does not match the UID in record (dac94832-5ac1-4f6d-9325-64371735f32c). The object might have been deleted and then recreated
             200 Pod p@3 labels={"a":"b"}
             201 PodDisruptionBudget b@4 spec={"minAvailable":1,"selector":{"matchLabels":{"a":"b"}}}
             429 TooManyRequests: Cannot evict pod as it would violate the pod's disruption budget.

@@ -392,6 +392,7 @@ mod tests {
         matches(r"^\d\s\w$", &["1 a"], &["٣ a", "1\u{a0}a", "1 ä"]);
         matches(r"^[\D\S]\W[^\d]$", &["a-b"], &["a-1", "aab"]);
         matches(r"\bä", &["aä"], &["ä"]);
+        matches(r"^a\Bb", &["ab"], &["a b"]);
         matches(r"^\pL\p{Greek}\P{^Lu}[\p{Nd}x]$", &["äαB٣", "äαBx"], &["1αB1", "äab1"]);
         matches(r"^(?i)(abort|warn|straße)?$", &["WARN", "", "STRAßE", "ſTRAßE"], &["warned"]);
         matches(r"^[[:alpha:][:^ascii:]]+$", &["aä"], &["1"]);

@@ -177,6 +177,8 @@ fn libraries() {
         url('https://[::1]:80/path').getHostname()
         url('https://e.com/?x=1&x=2').getQuery()
         isURL('nonsense')
+        isURL('http://#%x#@') || isURL('http://a#b/')
+        url('http://a/b#c').getEscapedPath()
         quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('1500m').asApproximateFloat() == 1.5
         quantity('1').add(quantity('500m')) == quantity('1500m')
         isQuantity('1x')
@@ -221,6 +223,8 @@ fn libraries() {
             url('https://[::1]:80/path').getHostname() → "::1"
             url('https://e.com/?x=1&x=2').getQuery() → {"x":["1","2"]}
             isURL('nonsense') → false
+            isURL('http://#%x#@') || isURL('http://a#b/') → false
+            url('http://a/b#c').getEscapedPath() → "/b%23c"
             quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('1500m').asApproximateFloat() == 1.5 → true
             quantity('1').add(quantity('500m')) == quantity('1500m') → true
             isQuantity('1x') → false

@@ -41,7 +41,6 @@ pub struct Url {
     /// Percent-encoded.
     path: String,
     query: Option<String>,
-    fragment: Option<String>,
 }
 
 fn part(args: &[Value], read: fn(&Url) -> String) -> Answer {
@@ -71,7 +70,7 @@ impl Url {
         if !rest.starts_with('/') {
             return Err("invalid URI for request".into());
         }
-        let (rest, fragment) = cut(rest, '#');
+        // As in a request there is no fragment: a `#` is one character of many (`url.ParseRequestURI`).
         let (rest, query) = cut(rest, '?');
         let (authority, path) = match rest.strip_prefix("//") {
             Some(after) if !scheme.is_empty() || !rest.starts_with("///") => {
@@ -81,12 +80,13 @@ impl Url {
             _ => ("", rest),
         };
         let (user, host) = match authority.rsplit_once('@') {
+            Some((user, _)) if !user.bytes().all(is_user_byte) => return Err("net/url: invalid userinfo".into()),
             Some((user, host)) => (Some(user.to_owned()), host),
             None => (None, authority),
         };
         check_host(host)?;
         check_escapes(path)?;
-        Ok(Url { scheme, user, host: host.to_owned(), path: encode(path), query, fragment })
+        Ok(Url { scheme, user, host: host.to_owned(), path: encode(path), query })
     }
 
     fn hostname(&self) -> &str {
@@ -125,6 +125,11 @@ fn is_scheme(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
+/// `validUserinfo`
+fn is_user_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._:~!$&'()*+,;=%@".contains(&byte)
+}
+
 fn check_host(host: &str) -> Result<(), String> {
     let (name, port) = match host.strip_prefix('[') {
         Some(inner) => match inner.split_once(']') {
@@ -140,7 +145,7 @@ fn check_host(host: &str) -> Result<(), String> {
     if !port_is_fine {
         return Err(format!("invalid port {port:?} after host"));
     }
-    match name.chars().find(|c| matches!(c, ' ' | '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '|' | '}')) {
+    match name.chars().find(|c| matches!(c, ' ' | '#' | '<' | '>' | '"' | '\\' | '^' | '`' | '{' | '|' | '}')) {
         Some(bad) => Err(format!("invalid character {:?} in host name", bad.to_string())),
         None => Ok(()),
     }

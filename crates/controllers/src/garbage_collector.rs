@@ -343,7 +343,7 @@ fn adjust(
         let same = wanted.get(key).is_some_and(|r| r == resource.as_ref());
         if !same {
             task.abort();
-            graph.lock().replace(resource, Vec::new()).into_iter().for_each(|uid| source.add(Key::new("", &uid)));
+            graph.lock().unwatched(resource).into_iter().for_each(|uid| source.add(Key::new("", &uid)));
         }
         same
     });
@@ -662,6 +662,16 @@ mod tests {
         assert_eq!(state(&["came", "answer", "went"]), Some(OwnerState::Absent));
         assert_eq!(state(&["came", "went", "answer"]), Some(OwnerState::Absent));
         assert_eq!(state(&["answer", "came", "went"]), Some(OwnerState::Absent));
+    }
+
+    #[test]
+    fn what_is_not_watched_any_more_is_not_gone() {
+        let (mut graph, things, others) = (Graph::default(), resource("Thing"), resource("Other"));
+        graph.present(&things, meta("a"));
+        graph.present(&others, meta("b a"));
+        assert_eq!(graph.unwatched(&things), ["b"]);
+        let (_, owners, _) = graph.around("b").expect("it is there");
+        assert_eq!(owners[0].state, OwnerState::Unknown);
     }
 
     #[test]

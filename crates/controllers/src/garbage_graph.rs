@@ -189,17 +189,30 @@ impl Graph {
 
     /// An object is gone. Returns whom that concerns: what it owned, and owners that wait for it.
     pub(crate) fn gone(&mut self, uid: &str) -> Vec<String> {
-        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
-        if let Some(of) = self.by_resource.get_mut(&key(&node.resource)) {
-            of.remove(uid);
-        }
-        let mut concerned: BTreeSet<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
-        let owned: Vec<Arc<Node>> = concerned.iter().filter_map(|d| self.nodes.get(d)).cloned().collect();
+        let concerned = self.lose(uid);
+        let owned: Vec<Arc<Node>> = concerned.iter().filter_map(|other| self.nodes.get(other)).cloned().collect();
         for dependent in owned {
             for reference in dependent.owners.iter().filter(|o| o.uid == uid) {
                 self.verified(&dependent.namespace, reference, OwnerState::Absent);
             }
         }
+        concerned
+    }
+
+    /// A resource is not watched any more: nothing is known of its objects. Returns whom that concerns.
+    pub(crate) fn unwatched(&mut self, resource: &Resource) -> Vec<String> {
+        let unknown = self.by_resource.remove(&key(resource)).unwrap_or_default();
+        let concerned: BTreeSet<String> = unknown.iter().flat_map(|uid| self.lose(uid)).collect();
+        concerned.into_iter().collect()
+    }
+
+    /// The graph has an object no longer, wherever that is. Returns whom that concerns.
+    fn lose(&mut self, uid: &str) -> Vec<String> {
+        let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
+        if let Some(of) = self.by_resource.get_mut(&key(&node.resource)) {
+            of.remove(uid);
+        }
+        let mut concerned: BTreeSet<String> = self.dependents.get(uid).into_iter().flatten().cloned().collect();
         for owner in &node.owners {
             self.forget_dependent(&owner.uid, uid);
             concerned.extend(self.waiting(&owner.uid));

@@ -15,7 +15,7 @@ use crate::images::Image;
 use crate::node::Machine;
 use crate::pod::admission::is_critical;
 use crate::pod::observe::Observation;
-use crate::pod::seen::Ending;
+use crate::pod::seen::{Ending, Seen};
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
@@ -342,10 +342,7 @@ impl Evictor {
     /// Ends one pod, unless one is on its way already.
     async fn relieve(&self, need: Need) {
         let Need { resource, threshold, available, soft } = need;
-        let leaving = |v: &PodView| {
-            v.seen.may_run() && matches!(&v.seen.ending, Some(Ending::Failed { reason, .. }) if reason == REASON)
-        };
-        if self.agent.views().iter().any(leaving) {
+        if self.agent.views().iter().any(|v| is_leaving(&v.seen)) {
             return;
         }
         let disks = matches!(resource, Resource::Disk | Resource::Inodes);
@@ -437,11 +434,18 @@ impl Evictor {
     }
 }
 
+/// Whether a pod was evicted and something of it may still run: it is about to give back what others need. A driver that does not
+/// undo its claims would let the others wait in vain.
+fn is_leaving(seen: &Seen) -> bool {
+    seen.has_processes() && matches!(&seen.ending, Some(Ending::Failed { reason, .. }) if reason == REASON)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::Usage;
     use crate::pod::fixture;
+    use crate::pod::seen::{Claims, Sandbox};
     use crate::stats::{ContainerSample, VolumeSample};
 
     fn candidate(name: &str, spec: &str, memory: u64) -> Candidate {
@@ -476,6 +480,18 @@ mod tests {
         check_victim(&[greedy, greedier, lowly], Some("lowly"));
         check_victim(&[modest, critical.clone()], Some("modest"));
         check_victim(&[critical], None);
+    }
+
+    #[test]
+    fn an_evicted_pod_is_leaving_until_its_processes_are_gone() {
+        let ending = Some(Ending::Failed { reason: REASON.into(), message: String::new() });
+        let mut seen = Seen { sandbox: Sandbox::Ready { id: "s".into() }, claims: Claims::Prepared, ..Seen::default() };
+        assert!(!is_leaving(&seen), "nobody evicted it");
+        seen.ending = ending;
+        assert!(is_leaving(&seen));
+        seen.sandbox = Sandbox::Stopped { id: "s".into() };
+        seen.claims = Claims::Undoing;
+        assert!(seen.may_run() && !is_leaving(&seen), "its driver is away, and others can be evicted all the same");
     }
 
     #[test]

@@ -499,7 +499,12 @@ impl Seen {
 
     /// Whether a process of the pod may still run, or devices of it are still prepared (`PodCouldHaveRunningContainers`).
     pub fn may_run(&self) -> bool {
-        self.anything_runs() || self.claims.are_held() || self.containers.values().any(|c| c.running().is_some())
+        self.has_processes() || self.claims.are_held()
+    }
+
+    /// Whether a process of the pod may still run. What drivers hold for it afterwards takes nothing from the machine but devices.
+    pub fn has_processes(&self) -> bool {
+        self.anything_runs() || self.containers.values().any(|c| c.running().is_some())
     }
 
     /// A container that was stopped only to be started again is about to run: what it looks like meanwhile is worth no word

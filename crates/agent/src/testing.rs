@@ -398,12 +398,18 @@ pub(crate) struct FakeCluster {
     feed: Mutex<Option<mpsc::UnboundedSender<crate::Feed>>>,
     revision: std::sync::atomic::AtomicU64,
     away: std::sync::atomic::AtomicBool,
+    hidden: Mutex<Option<&'static str>>,
 }
 
 impl FakeCluster {
     /// Gives no more tokens.
     pub(crate) fn go_away(&self) {
         self.away.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Takes this field of a pod's status, and does not show it.
+    pub(crate) fn hide(&self, field: &'static str) {
+        *self.hidden.lock() = Some(field);
     }
 
     pub(crate) fn feed_into(&self, feed: mpsc::UnboundedSender<crate::Feed>) {
@@ -496,6 +502,9 @@ impl Cluster for FakeCluster {
         let mut value: serde_json::Value = serde_json::from_slice(&pod.encode()).expect("we encoded it");
         let mut status = value["status"].take();
         merge(&mut status, &patch["status"]);
+        if let Some((fields, hidden)) = status.as_object_mut().zip(*self.hidden.lock()) {
+            fields.remove(hidden);
+        }
         value["status"] = status;
         let patched = Pod::decode(value.to_string().as_bytes()).map_err(|e| ClusterError::Failed(e.to_string()))?;
         Ok(self.put(patched))

@@ -386,6 +386,21 @@ async fn an_idle_agent_does_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_server_does_not_show_is_written_ever_more_rarely() {
+    let world = World::new();
+    world.cluster.hide("hostIP");
+    let agent = world.start();
+    world.cluster.put(pod(WEB));
+    until_phase(&world, "web", "Running").await;
+    let writes = || world.cluster.get("web").map(|p| p.revision()).unwrap_or_default();
+    let before = writes();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // 0.2 s, 0.4 s, … up to 10 s.
+    assert!((5..=12).contains(&(writes() - before)), "{before} {}", writes());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_static_pod_runs_without_the_api_and_its_mirror_shows_it() {
     let world = World::new();
     let manifests = world.dir.path().join("manifests");

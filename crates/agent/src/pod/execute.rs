@@ -28,6 +28,7 @@ use api::k8s::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod,
 use api::meta::MetaExt;
 use base::backoff::Backoff;
 use jiff::Timestamp;
+use serde_json::Value;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -54,7 +55,12 @@ pub enum Message {
     /// The mirror of a static pod is gone, or on its way.
     MirrorLost,
     /// The server's answer to a status.
-    StatusWritten(Box<Result<Pod, ClusterError>>),
+    StatusWritten {
+        /// The pod as the server has it now.
+        result: Box<Result<Pod, ClusterError>>,
+        /// What it says that it has changed in it.
+        change: Option<Value>,
+    },
     /// Stop working; the pod goes on.
     Detach,
 }

@@ -28,7 +28,7 @@ use crate::engine::EngineExit;
 use crate::orphans;
 use crate::static_pods;
 use api::Codec;
-use api::k8s::api::core::v1::{ContainerState, Pod, PodStatus};
+use api::k8s::api::core::v1::{Pod, PodStatus};
 use api::meta::MetaExt;
 use base::backoff::Backoff;
 use jiff::Timestamp;
@@ -85,6 +85,10 @@ struct Worker {
     writing: bool,
     write_backoff: Backoff,
     write_again_at: Option<Timestamp>,
+    /// What the server says that it has changed last, until the next turn.
+    changed: Option<Value>,
+    /// It was told that the server shows a status otherwise than it was written.
+    warned: bool,
     renew_at: Option<Timestamp>,
     volumes_turn: VolumesTurn,
     /// A static pod that the API does not show as it should.
@@ -117,6 +121,8 @@ pub fn spawn(context: Arc<Context>, pod: Arc<Pod>, seen: Seen, ended: impl FnOnc
         writing: false,
         write_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         write_again_at: None,
+        changed: None,
+        warned: false,
         renew_at: None,
         volumes_turn: VolumesTurn::default(),
         mirror_lost: false,
@@ -231,7 +237,7 @@ impl Worker {
                 observe(&self.pod, &mut self.seen, happened, now);
                 self.count_end(&id);
             }
-            Message::StatusWritten(result) => self.status_written(*result, now),
+            Message::StatusWritten { result, change } => self.status_written(*result, change, now),
             Message::Observed(happened) => {
                 if happened == Observation::ReferencesChanged {
                     self.refresh_volumes();
@@ -443,7 +449,14 @@ impl Worker {
             }
             return;
         }
-        let Some(change) = status_patch(&before, &wanted) else {
+        let change = status_patch(&before, &wanted);
+        if let Some(changed) = self.changed.take() {
+            if change.as_ref() == Some(&changed) {
+                return self.write_later(&changed, now);
+            }
+            self.write_backoff.reset();
+        }
+        let Some(change) = change else {
             if is_terminal(&before) && !self.seen.terminal_reported {
                 self.tell_self(Observation::StatusWritten { terminal: true });
             }
@@ -451,13 +464,14 @@ impl Worker {
         };
         let patch = json!({
             "metadata": {"uid": self.pod.uid(), "resourceVersion": self.pod.metadata.resource_version},
-            "status": change,
+            "status": &change,
         });
         self.writing = true;
         self.status_since.get_or_insert_with(Instant::now);
         let (context, pod, outbox) = (self.context.clone(), self.pod.clone(), self.outbox.clone());
         base::tasks::detach("pod status", async move {
             let mut result = context.cluster.patch_pod_status(pod.namespace(), pod.name(), &patch).await;
+            let change = result.is_ok().then_some(change);
             if let Err(ClusterError::Conflict(_)) = &result {
                 // Somebody else wrote; the next status starts from theirs.
                 result = match context.cluster.pod(pod.namespace(), pod.name()).await {
@@ -466,8 +480,17 @@ impl Worker {
                     Err(e) => Err(e),
                 };
             }
-            outbox.send(Message::StatusWritten(Box::new(result))).ok();
+            outbox.send(Message::StatusWritten { result: Box::new(result), change }).ok();
         });
+    }
+
+    /// The server takes a change and does not show it: writing it again at once would never end.
+    fn write_later(&mut self, change: &Value, now: Timestamp) {
+        let wait = self.write_backoff.fail();
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(pod = view::describe(&self.pod), %change, ?wait, "the server shows a status otherwise than it was written");
+        }
+        self.write_again_at = Some(now + super::seen::signed(wait));
     }
 
     /// The status of a static pod is shown by its mirror.
@@ -477,8 +500,8 @@ impl Worker {
         let (context, pod, outbox) = (self.context.clone(), self.pod.clone(), self.outbox.clone());
         base::tasks::detach("mirror pod", async move {
             let shown = static_pods::show(&*context.cluster, &context.config.node_name, &pod, &wanted).await;
-            let result = shown.map(|()| Pod { status: Some(wanted), ..(*pod).clone() });
-            outbox.send(Message::StatusWritten(Box::new(result))).ok();
+            let result = Box::new(shown.map(|()| Pod { status: Some(wanted), ..(*pod).clone() }));
+            outbox.send(Message::StatusWritten { result, change: None }).ok();
         });
     }
 
@@ -498,11 +521,15 @@ impl Worker {
         self.outbox.send(Message::Observed(happened)).ok();
     }
 
-    fn status_written(&mut self, result: Result<Pod, ClusterError>, now: Timestamp) {
+    fn status_written(&mut self, result: Result<Pod, ClusterError>, change: Option<Value>, now: Timestamp) {
         self.writing = false;
         match result {
             Ok(pod) => {
-                self.write_backoff.reset();
+                // Whether it has changed what it says is seen with the next status.
+                if change.is_none() {
+                    self.write_backoff.reset();
+                }
+                self.changed = change;
                 self.write_again_at = None;
                 let terminal = is_terminal(&pod.status.clone().unwrap_or_default());
                 self.take_pod(Arc::new(pod));
@@ -543,18 +570,23 @@ fn is_terminal(status: &PodStatus) -> bool {
 
 /// A JSON merge patch (RFC 7386) from one status to another; `None` if they are the same.
 pub fn status_patch(before: &PodStatus, after: &PodStatus) -> Option<Value> {
-    let value = |s: &PodStatus| serde_json::from_slice(&without_empty_states(s).encode()).unwrap_or(Value::Null);
+    let value = |s: &PodStatus| {
+        let mut value = serde_json::from_slice(&s.encode()).unwrap_or(Value::Null);
+        leave_out_empty_states(&mut value);
+        value
+    };
     merge_patch(&value(before), &value(after))
 }
 
 /// The API shows the last state of a container that has none as an empty one, as Go leaves no struct out: that is no difference.
-fn without_empty_states(status: &PodStatus) -> PodStatus {
-    let mut out = status.clone();
-    let lists = [&mut out.container_statuses, &mut out.init_container_statuses, &mut out.ephemeral_container_statuses];
-    for container in lists.into_iter().flatten().flatten() {
-        container.last_state = container.last_state.take().filter(|state| *state != ContainerState::default());
+fn leave_out_empty_states(status: &mut Value) {
+    for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
+        for container in status.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(fields) = container.as_object_mut().filter(|c| c.get("lastState") == Some(&json!({}))) {
+                fields.remove("lastState");
+            }
+        }
     }
-    out
 }
 
 pub(crate) fn merge_patch(before: &Value, after: &Value) -> Option<Value> {

@@ -199,6 +199,10 @@ pub struct ExitFacts {
 /// After a start that failed before anything ran (`backOffPeriod`).
 const START_RETRY: Duration = FIRST_PAUSE;
 
+/// Claims that could not be prepared are tried again after this, however often they failed: nothing tells that their driver has come.
+/// Upstream's worker takes its time until the next regular turn, a minute.
+const CLAIMS_RETRY: Duration = FIRST_PAUSE;
+
 /// A resize whose cgroups could not be written is tried again after this.
 const RESIZE_RETRY: Duration = FIRST_PAUSE;
 
@@ -217,9 +221,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             seen.dynamic = statuses;
         }
         Observation::ClaimsFailed => {
-            let pause = next_pause(seen.last_claims_pause.unwrap_or_default());
-            seen.last_claims_pause = Some(pause);
-            seen.claims = Claims::Due { retry_at: Some(now + signed(pause)) };
+            seen.claims = Claims::Due { retry_at: Some(now + signed(CLAIMS_RETRY)) };
         }
         Observation::ClaimsUndone => seen.claims = Claims::Undone,
         Observation::SandboxCreated { id, ips } => sandbox_created(pod, seen, id, ips),

@@ -46,8 +46,6 @@ pub struct Seen {
     pub delete_retry_at: Option<Timestamp>,
     /// The pause after the last failed mount.
     pub last_volume_pause: Option<Duration>,
-    /// The same of claims.
-    pub last_claims_pause: Option<Duration>,
     /// Ids of ended runs whose files can go.
     pub leftovers: Vec<String>,
     /// Exits that were reported before the start.

@@ -1013,7 +1013,7 @@ fn claims_are_prepared_before_the_sandbox_and_undone_after_it() {
 fn claims_are_prepared_again_after_failures_and_restarts() {
     check_slow_pod(
         CLAIM,
-        "mounted\nprepare-failed\n+1 prepare-failed\n+1 restart-agent\nmounted\nprepared\nsandbox-failed\n+1 restart-agent\nmounted\nprepared\nsandbox",
+        "mounted\nprepare-failed\n+10 prepare-failed\n+1 restart-agent\nmounted\nprepared\nsandbox-failed\n+1 restart-agent\nmounted\nprepared\nsandbox",
         expect![[r#"
             [  0] bound
                   mount volumes
@@ -1021,24 +1021,24 @@ fn claims_are_prepared_again_after_failures_and_restarts() {
             [  0] mounted
                   prepare claims
             [  0] prepare-failed
-                  wake at 0
-            [  1] prepare-failed
-                  wake at 2
-            [  2] restart-agent
+                  wake at 10
+            [ 10] prepare-failed
+                  wake at 20
+            [ 11] restart-agent
                   mount volumes
-            [  2] mounted
+            [ 11] mounted
                   prepare claims
-            [  2] prepared
+            [ 11] prepared
                   create sandbox 0
-            [  2] sandbox-failed
-                  wake at 12
-            [  3] restart-agent
+            [ 11] sandbox-failed
+                  wake at 21
+            [ 12] restart-agent
                   mount volumes
-            [  3] mounted
+            [ 12] mounted
                   prepare claims
-            [  3] prepared
+            [ 12] prepared
                   create sandbox 1
-            [  3] sandbox
+            [ 12] sandbox
                   pull nginx for a (IfNotPresent)
                   = Pending | a ContainerCreating | PodReadyToStartContainers,Initialized
         "#]],

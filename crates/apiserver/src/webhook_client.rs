@@ -450,13 +450,13 @@ fn generic_message(code: u16, text: String) -> String {
 
 impl Address {
     fn of(target: &Target, timeout: Option<Duration>) -> Result<Self, WebhookError> {
-        let query = timeout.map(|t| format!("?timeout={}", go_duration(t))).unwrap_or_default();
-        let (authority, tls_name, path, dial) = match target {
+        let timeout = timeout.map(|t| format!("timeout={}", go_duration(t)));
+        let (authority, tls_name, path, own, dial) = match target {
             Target::Service { namespace, name, path, port } => {
                 let port = if *port == 0 { 443 } else { *port };
                 let server_name = format!("{name}.{namespace}.svc");
                 let dial = Dial::Service { namespace: namespace.clone(), name: name.clone(), port };
-                (format!("{server_name}:{port}"), Some(server_name), path.clone(), dial)
+                (format!("{server_name}:{port}"), Some(server_name), path.clone(), None, dial)
             }
             Target::Url(text) => {
                 let url = Url::parse(text).map_err(|e| WebhookError::Config(format!("Unparsable URL: {e}")))?;
@@ -465,11 +465,13 @@ impl Address {
                 let port = url.port().unwrap_or(if is_plain { 80 } else { 443 });
                 let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
                 let tls_name = (!is_plain).then(|| host.clone());
-                (authority.to_owned(), tls_name, url.path().to_owned(), Dial::Host(host, port))
+                let query = url.query().map(str::to_owned);
+                (authority.to_owned(), tls_name, url.path().to_owned(), query, Dial::Host(host, port))
             }
         };
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        let target = format!("{path}{query}");
+        let query: Vec<String> = own.into_iter().chain(timeout).collect();
+        let target = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
         let scheme = if tls_name.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{authority}{target}");
         let uri = target.parse().map_err(|e| WebhookError::Config(format!("parse {url:?}: {e}")))?;

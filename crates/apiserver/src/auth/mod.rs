@@ -4,6 +4,7 @@
 
 pub mod bootstrap;
 mod bootstrap_tokens;
+mod cache;
 mod certificates;
 mod decisions;
 pub mod jwt;

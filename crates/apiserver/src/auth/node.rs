@@ -13,6 +13,7 @@ use api::k8s::api::resource::v1::ResourceSlice;
 use api::k8s::api::storage::v1::VolumeAttachment;
 use api::prelude::*;
 use async_trait::async_trait;
+use machinery::selector::FieldSelector;
 
 /// See the file's head.
 pub struct NodeAuthorizer {
@@ -165,8 +166,7 @@ impl NodeAuthorizer {
 
 /// Whether only what is on the node is asked for.
 fn selects_node(node: &str, a: &Attributes<'_>) -> bool {
-    let mut requirements = a.field_selector.split(',');
-    requirements.any(|r| r.strip_prefix("spec.nodeName=").is_some_and(|value| value.trim_start_matches('=') == node))
+    FieldSelector::parse(a.field_selector).is_ok_and(|selector| selector.exact("spec.nodeName") == Some(node))
 }
 
 fn no(why: &str) -> Decision {

@@ -24,6 +24,7 @@ pub use config::{
 pub(crate) use keys::ALGORITHMS;
 pub use metrics::JwtMetrics;
 
+use super::cache::Cache;
 use super::{AuthError, Authenticator, Peer, UserInfo, tokens};
 use crate::webhook_client::{ClientConfig, Target, WebhookClient, WebhookError};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -32,6 +33,7 @@ use base::Clock;
 use config::Rules;
 use keys::{Keys, Token};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,8 @@ use tokio::time::Instant;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// After a failure, and after keys that did not help, an issuer is not asked for this long.
 const PAUSE: Duration = Duration::from_secs(10);
+/// Whose a good token is, is known for this long (`TokenSuccessCacheTTL`).
+const KNOWN: Duration = Duration::from_secs(10);
 /// Of no more issuers of distributed claims are keys kept, per issuer that points to them.
 const MAX_OTHERS: usize = 64;
 
@@ -60,6 +64,8 @@ pub struct JwtTokens {
 struct State {
     providers: Vec<Provider>,
     anonymous: Option<Anonymous>,
+    /// Users and audiences of good tokens, by the tokens' SHA-256.
+    known: Cache<[u8; 32], (UserInfo, Vec<String>)>,
 }
 
 /// An issuer whose tokens are good.
@@ -125,7 +131,11 @@ impl JwtTokens {
         for gone in self.state.load().providers.iter().filter(|old| !providers.iter().any(|p| p.hash == old.hash)) {
             self.metrics.forget(&gone.hash);
         }
-        self.state.store(Arc::new(State { providers, anonymous: configuration.anonymous.clone() }));
+        self.state.store(Arc::new(State {
+            providers,
+            anonymous: configuration.anonymous.clone(),
+            known: Cache::default(),
+        }));
         Ok(())
     }
 
@@ -136,13 +146,19 @@ impl JwtTokens {
         let Some(provider) = state.providers.iter().find(|p| p.source.issuer.url == token.issuer()) else {
             return Ok(None);
         };
+        let key: [u8; 32] = Sha256::digest(text).into();
+        if let Some(known) = state.known.get(&key) {
+            return Ok(Some(known));
+        }
         let begun = Instant::now();
         let user = self.user_of(provider, &token).await;
         self.metrics.authenticated(&provider.hash, user.is_ok(), begun.elapsed());
         let user = user?;
         let own = token.audiences();
         let shared = provider.source.issuer.audiences.iter().filter(|a| own.contains(&a.as_str())).cloned().collect();
-        Ok(Some((user, shared)))
+        let found: (UserInfo, Vec<String>) = (user, shared);
+        state.known.keep(key, found.clone(), KNOWN);
+        Ok(Some(found))
     }
 
     async fn user_of(&self, provider: &Provider, token: &Token<'_>) -> Result<UserInfo, AuthError> {
@@ -178,7 +194,7 @@ impl Provider {
         let Some(config::Source::Claim { name: claim, .. }) = &self.rules.groups else { return Ok(None) };
         let Some(endpoint) = distributed::endpoint_of(claim, &token.claims)? else { return Ok(None) };
         let url = &endpoint.url;
-        let config = self.source.config(url.clone());
+        let config = self.source.config(url.clone())?;
         let got = match endpoint.access_token.as_str() {
             "" => of.client.get(&config, TIMEOUT).await,
             token => of.client.get_as(&config, &format!("Bearer {token}"), TIMEOUT).await,
@@ -290,12 +306,16 @@ impl KeySource {
     }
 
     async fn get(&self, client: &WebhookClient, url: String) -> Result<bytes::Bytes, String> {
-        client.get(&self.config(url), TIMEOUT).await.map_err(|error| error.to_string())
+        client.get(&self.config(url)?, TIMEOUT).await.map_err(|error| error.to_string())
     }
 
-    fn config(&self, url: String) -> ClientConfig {
+    /// How to ask at `url`, which a document or a token may have named: who could answer for it on the way would say who anybody is.
+    fn config(&self, url: String) -> Result<ClientConfig, String> {
+        if !url.starts_with("https://") {
+            return Err(format!("{url:?} must use https"));
+        }
         let ca_bundle = self.issuer.certificate_authority.as_bytes().to_vec();
-        ClientConfig { target: Target::Url(url), ca_bundle, credentials: Default::default() }
+        Ok(ClientConfig { target: Target::Url(url), ca_bundle, credentials: Default::default() })
     }
 }
 

@@ -71,9 +71,11 @@ impl TestIssuer {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                         counted.fetch_add(1, Ordering::Relaxed);
-                        let body = match request.uri().path() {
+                        let body = match request.uri().path_and_query().map_or("", |asked| asked.as_str()) {
                             "/.well-known/openid-configuration" => document.to_string(),
-                            "/claims" if request.headers()["authorization"] == "Bearer t" => of_claims.lock().clone(),
+                            "/claims?of=jane" if request.headers()["authorization"] == "Bearer t" => {
+                                of_claims.lock().clone()
+                            }
                             _ => jwks.lock().to_string(),
                         };
                         async move {
@@ -257,7 +259,7 @@ async fn groups_are_fetched_from_where_a_token_says() {
     issuer.ca_pem += &groups.ca_pem;
     let mapping = "  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: roles, prefix: 'r:'}}\n";
     let tokens = issuer.configure(mapping).expect("a configuration");
-    let source = json!({"endpoint": format!("{}/claims", groups.url), "access_token": "t"});
+    let source = json!({"endpoint": format!("{}/claims?of=jane", groups.url), "access_token": "t"});
     let elsewhere = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
     let mut out = String::new();
     for published in [
@@ -271,17 +273,40 @@ async fn groups_are_fetched_from_where_a_token_says() {
         *groups.claims.lock() = published;
         out += &show(&tokens, &issuer.token("one", elsewhere.clone())).await;
     }
+    let plain = json!({"s": {"endpoint": groups.url.replace("https", "http")}});
+    let plain = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": plain});
+    out += &show(&tokens, &issuer.token("one", plain)).await.replace("http:", "https:");
     let own = json!({"sub": "jane", "roles": "own", "_claim_names": {"roles": "s"}});
     out += &show(&tokens, &issuer.token("one", own)).await;
     expect![[r#"
         jane "" ["r:a", "r:b"] {}
-        oidc: could not expand distributed claims: jwt returned by distributed claim endpoint "URL/claims" did not contain claim: roles
+        oidc: could not expand distributed claims: jwt returned by distributed claim endpoint "URL/claims?of=jane" did not contain claim: roles
         oidc: could not expand distributed claims: verify distributed claim token: oidc: expected audience in ["us"] got ["them"]
         oidc: could not expand distributed claims: verify distributed claim token: failed to verify signature: failed to verify id token signature
-        oidc: could not expand distributed claims: getting untrusted issuer from endpoint URL/claims failed for claim "roles": malformed token
+        oidc: could not expand distributed claims: getting untrusted issuer from endpoint URL/claims?of=jane failed for claim "roles": malformed token
+        oidc: could not expand distributed claims: "URL" must use https
         jane "" ["r:own"] {}
     "#]]
     .assert_eq(&out.replace(&groups.url, "URL"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_a_token_is_is_known_for_ten_seconds() {
+    let (mut issuer, groups) = (TestIssuer::start().await, TestIssuer::start().await);
+    issuer.ca_pem += &groups.ca_pem;
+    let mapping = "  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: roles, prefix: 'r:'}}\n";
+    let tokens = issuer.configure(mapping).expect("a configuration");
+    let source = json!({"endpoint": format!("{}/claims?of=jane", groups.url), "access_token": "t"});
+    let claims = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
+    let token = issuer.token("one", claims);
+    *groups.claims.lock() = groups.token("one", json!({"roles": ["a"]}));
+    let first = show(&tokens, &token).await;
+    *groups.claims.lock() = groups.token("one", json!({"roles": ["b"]}));
+    let asked = groups.requests.load(Ordering::Relaxed);
+    assert_eq!(show(&tokens, &token).await, first);
+    assert_eq!(groups.requests.load(Ordering::Relaxed), asked);
+    tokio::time::advance(KNOWN).await;
+    assert_eq!(show(&tokens, &token).await, first.replace("r:a", "r:b"));
 }
 
 #[tokio::test]

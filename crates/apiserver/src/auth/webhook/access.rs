@@ -5,8 +5,8 @@
 //! Differs from upstream: Node and RBAC must be among the authorizers, and nothing that allows or denies everything may be. There is
 //! no switch that turns authorization off.
 
-use super::cache::Cache;
 use super::post;
+use crate::auth::cache::Cache;
 use crate::auth::{Attributes, Authorizer, Decision, Decisions, Rules, UserInfo};
 use crate::webhook_client::{ClientConfig, WebhookClient, WebhookError};
 use async_trait::async_trait;

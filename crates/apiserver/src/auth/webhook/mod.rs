@@ -1,7 +1,6 @@
 //! Authentication and authorization by webhooks outside the cluster (`apiserver/pkg/util/webhook/webhook.go`).
 
 mod access;
-mod cache;
 pub mod kubeconfig;
 #[cfg(test)]
 mod tests;

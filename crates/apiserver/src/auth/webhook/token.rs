@@ -1,8 +1,8 @@
 //! Bearer tokens that a webhook knows: TokenReview out, TokenReview back
 //! (`apiserver/plugin/pkg/authenticator/token/webhook/webhook.go`, `apiserver/pkg/authentication/token/cache`).
 
-use super::cache::Cache;
 use super::post;
+use crate::auth::cache::Cache;
 use crate::auth::{AuthError, Authenticator, Peer, UserInfo, tokens};
 use crate::webhook_client::{ClientConfig, WebhookClient};
 use async_trait::async_trait;

@@ -1,4 +1,4 @@
-//! Answers of webhooks, kept for some time (`apimachinery/pkg/util/cache`, `LRUExpireCache`).
+//! What webhooks answered and who sent a token, kept for some time (`apimachinery/pkg/util/cache`, `LRUExpireCache`).
 
 use parking_lot::Mutex;
 use std::collections::HashMap;

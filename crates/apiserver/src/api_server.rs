@@ -250,7 +250,7 @@ impl ApiServer {
 
     async fn answer(&self, mut call: Call, body: Body, peer: Peer) -> Response<Body> {
         let user = self.authenticate(&call.head, &peer).await;
-        let span = user.as_ref().ok().and_then(|user| trace::begin(&call, user, &peer, || self.clock_now()));
+        let span = user.as_ref().ok().and_then(|user| trace::begin(&call, user, &peer));
         let result = self.answer_inner(user, &mut call, body, &peer).await;
         if matches!(&result, Err(failure) if failure.code == 401) {
             self.begin_record(&call, None, &peer).await;

@@ -1,5 +1,6 @@
 //! Traces of requests, where somebody collects them: upstream's spans under upstream's names, with the attributes that its library
-//! gives them (`apiserver/pkg/endpoints/filters/traces.go`, `component-base/tracing`, `otelhttp`). Spans of its storage are left out.
+//! gives them (`apiserver/pkg/endpoints/filters/traces.go`, `component-base/tracing`, `otelhttp`). Left out are those of its filters, of
+//! its storage, of encoding answers and of watches.
 //!
 //! Making and sending spans is `opentelemetry`'s, which `bin` sets up. Wherever the future of a request runs, its trace is found in the
 //! thread (`follow`), so that nobody hands it on. Where nobody collects there never is one, and looking costs a thread-local.
@@ -13,11 +14,10 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, USE
 use http::{Response, StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
-use jiff::Timestamp;
 use machinery::field::{Errors, FieldError, Path, aggregate};
 use opentelemetry::global::BoxedTracer;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{FutureExt, Link, SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{FutureExt, Link, Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -46,12 +46,12 @@ impl Traces {
 
     /// The span of a request. A client's own trace goes on if it is the system's; others' is only pointed to: they do not decide
     /// what is kept.
-    fn span(&self, call: &Call, user: &UserInfo, peer: &Peer, received: Timestamp) -> Context {
+    fn span(&self, call: &Call, user: &UserInfo, peer: &Peer, received: SystemTime) -> Context {
         let remote = self.propagator.extract_with_context(&Context::new(), &Headers(&call.head.headers));
         let mut span = self.tracer.span_builder(name_of(call)).with_kind(SpanKind::Server);
-        span = span.with_start_time(SystemTime::from(received)).with_attributes(attributes_of(call, peer));
+        span = span.with_start_time(received);
         let is_trusted = user.is_in(MASTERS) || user.is_in(MONITORING);
-        let span = if is_trusted {
+        let mut span = if is_trusted {
             self.tracer.build_with_context(span, &remote)
         } else {
             if remote.has_active_span() {
@@ -59,6 +59,9 @@ impl Traces {
             }
             self.tracer.build_with_context(span, &Context::new())
         };
+        if span.is_recording() {
+            span.set_attributes(attributes_of(call, peer));
+        }
         remote.with_span(span)
     }
 
@@ -67,18 +70,36 @@ impl Traces {
         parent: &Context,
         name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
-        attributes: Vec<KeyValue>,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
     ) -> Context {
-        let span = self.tracer.span_builder(name).with_kind(kind).with_attributes(attributes);
-        parent.with_span(self.tracer.build_with_context(span, parent))
+        let mut span = self.tracer.build_with_context(self.tracer.span_builder(name).with_kind(kind), parent);
+        if span.is_recording() {
+            span.set_attributes(attributes());
+        }
+        parent.with_span(span)
     }
 }
 
 /// The trace of one request.
 struct Followed {
     traces: Arc<Traces>,
+    /// When the request came.
+    received: SystemTime,
     /// The span below which others begin; `None` before it is known who asks.
     current: Mutex<Option<Context>>,
+}
+
+impl Followed {
+    /// A span below the current one.
+    fn start(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        kind: SpanKind,
+        attributes: impl FnOnce() -> Vec<KeyValue>,
+    ) -> Option<Context> {
+        let parent = self.current.lock().clone()?;
+        Some(self.traces.below(&parent, name, kind, attributes))
+    }
 }
 
 /// The trace of the request for which this runs.
@@ -88,19 +109,15 @@ fn followed() -> Option<Arc<Followed>> {
 
 /// Answers a request whose trace is found wherever its future runs.
 pub(crate) fn follow<T>(traces: &Arc<Traces>, answer: BoxFuture<'_, T>) -> impl Future<Output = T> + Send {
-    let followed = Arc::new(Followed { traces: traces.clone(), current: Mutex::new(None) });
+    let received = opentelemetry::time::now();
+    let followed = Arc::new(Followed { traces: traces.clone(), received, current: Mutex::new(None) });
     answer.with_context(Context::new().with_value(followed))
 }
 
 /// The span of a request, if it is followed, from when it came; ends with [`answered`].
-pub(crate) fn begin(
-    call: &Call,
-    user: &UserInfo,
-    peer: &Peer,
-    received: impl FnOnce() -> Timestamp,
-) -> Option<Context> {
+pub(crate) fn begin(call: &Call, user: &UserInfo, peer: &Peer) -> Option<Context> {
     let followed = followed()?;
-    let span = followed.traces.span(call, user, peer, received());
+    let span = followed.traces.span(call, user, peer, followed.received);
     *followed.current.lock() = Some(span.clone());
     Some(span)
 }
@@ -121,9 +138,7 @@ pub(crate) fn start(
     kind: SpanKind,
     attributes: impl FnOnce() -> Vec<KeyValue>,
 ) -> Option<Context> {
-    let followed = followed()?;
-    let parent = followed.current.lock().clone()?;
-    Some(followed.traces.below(&parent, name, kind, attributes()))
+    followed()?.start(name, kind, attributes)
 }
 
 /// The same below a span that is not the current one, as those of what is done at the same time are.
@@ -135,7 +150,7 @@ pub(crate) fn start_below(
 ) -> Option<Context> {
     match parent {
         None => start(name, kind, attributes),
-        Some(parent) => Some(followed()?.traces.below(parent, name, kind, attributes())),
+        Some(parent) => Some(followed()?.traces.below(parent, name, kind, attributes)),
     }
 }
 
@@ -147,8 +162,8 @@ pub(crate) struct Step {
 
 /// Begins a step, if the request is traced.
 pub(crate) fn enter(name: &'static str, attributes: impl FnOnce() -> Vec<KeyValue>) -> Option<Step> {
-    let span = start(name, SpanKind::Internal, attributes)?;
     let followed = followed()?;
+    let span = followed.start(name, SpanKind::Internal, attributes)?;
     let above = followed.current.lock().replace(span);
     Some(Step { followed, above })
 }

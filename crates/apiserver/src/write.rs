@@ -604,7 +604,7 @@ impl<'a> Write<'a> {
 fn old_beside(kind: &KindRef, bare: &[u8], sent: Option<&Value>) -> Result<Box<dyn AnyObject>, Status> {
     let Some((sent, schema)) = sent.zip(kind.schema()) else { return kind.decode(bare).map_err(status::internal) };
     let mut old: Value = serde_json::from_slice(bare).map_err(status::internal)?;
-    machinery::schema::adopt_empties(schema.ty, sent, &mut old);
+    machinery::schema::adopt_empties(schema.schema, schema.ty, sent, &mut old);
     kind.decode(old.to_string().as_bytes()).map_err(status::internal)
 }
 

@@ -29,39 +29,38 @@ pub(crate) fn status(server: &ApiServer, call: &Call) -> Result<Answer, Status> 
     let binary = text("gitVersion").trim_start_matches('v').to_owned();
     let emulated = format!("{}.{}", text("emulationMajor"), text("emulationMinor"));
     let paths = debugging(&routes::paths(server));
-    answer(server, call, "Statusz", |delimiter| match delimiter {
-        Some(d) => {
-            let uptime = format!("{} hr {:02} min {:02} sec", seconds / 3600, seconds / 60 % 60, seconds % 60);
-            let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
-            let paths = paths.iter().cloned().collect::<Vec<_>>().join(" ");
-            Page::Text(format!(
-                "\nStarted{d} {started}\nUp{d} {uptime}\nGo version{d} {}\nBinary version{d} {binary}\nEmulation version{d} {emulated}\nPaths{d} {paths}\n",
-                text("goVersion")
-            ))
-        }
-        None => Page::Fields(json!({
+    let lines = |d: &str| {
+        let uptime = format!("{} hr {:02} min {:02} sec", seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let started = started.strftime("%a %b %e %H:%M:%S UTC %Y");
+        let paths = paths.iter().cloned().collect::<Vec<_>>().join(" ");
+        format!(
+            "\nStarted{d} {started}\nUp{d} {uptime}\nGo version{d} {}\nBinary version{d} {binary}\nEmulation version{d} {emulated}\nPaths{d} {paths}\n",
+            text("goVersion")
+        )
+    };
+    let fields = || {
+        json!({
             "startTime": started.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), "uptimeSeconds": seconds,
             "goVersion": text("goVersion"), "binaryVersion": binary, "emulationVersion": emulated, "paths": paths,
-        })),
-    })
+        })
+    };
+    answer(server, call, "Statusz", lines, fields)
 }
 
 /// `/flagz`
 pub(crate) fn flags(server: &ApiServer, call: &Call, flags: &BTreeMap<String, String>) -> Result<Answer, Status> {
-    answer(server, call, "Flagz", |delimiter| match delimiter {
-        Some(d) => Page::Text(flags.iter().map(|(name, value)| format!("{name}{d}{value}\n")).collect()),
-        None => Page::Fields(json!({"flags": flags})),
-    })
+    let lines = |d: &str| flags.iter().map(|(name, value)| format!("{name}{d}{value}\n")).collect();
+    answer(server, call, "Flagz", lines, || json!({"flags": flags}))
 }
 
-/// What is on a page.
-enum Page {
-    Text(String),
-    Fields(Value),
-}
-
-/// The page in the form that the client asked for. `page` makes it: as text with this separator, or as an object's fields.
-fn answer(server: &ApiServer, call: &Call, kind: &str, page: impl Fn(Option<&str>) -> Page) -> Result<Answer, Status> {
+/// The page in the form that the client asked for: `lines` with this separator, or an object with these `fields`.
+fn answer(
+    server: &ApiServer,
+    call: &Call,
+    kind: &str,
+    lines: impl FnOnce(&str) -> String,
+    fields: impl FnOnce() -> Value,
+) -> Result<Answer, Status> {
     let name = kind.to_ascii_lowercase();
     let view = view(&negotiate::accepted(&call.head.headers), kind);
     let (version, encoding) = match view.ok_or_else(|| status::not_acceptable(&MEDIA.join(", ")))? {
@@ -70,8 +69,7 @@ fn answer(server: &ApiServer, call: &Call, kind: &str, page: impl Fn(Option<&str
             let head = format!(
                 "\n{COMPONENT} {name}\nWarning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.\n"
             );
-            let Page::Text(text) = page(Some(delimiter)) else { return Err(status::no_such_path()) };
-            return Ok(Answer::text(head + &text));
+            return Ok(Answer::text(head + &lines(delimiter)));
         }
         View::Object { version, encoding } => (version, encoding),
     };
@@ -79,12 +77,10 @@ fn answer(server: &ApiServer, call: &Call, kind: &str, page: impl Fn(Option<&str
         let warning = format!("This version of the {name} endpoint is deprecated. Please use a newer version.");
         call.warnings.add([warning]);
     }
-    let mut object = json!({
-        "kind": kind, "apiVersion": format!("config.k8s.io/{version}"), "metadata": {"name": COMPONENT},
-    });
-    if let (Value::Object(object), Page::Fields(Value::Object(fields))) = (&mut object, page(None)) {
-        object.extend(fields);
-    }
+    let mut object = fields();
+    object["kind"] = kind.into();
+    object["apiVersion"] = format!("config.k8s.io/{version}").into();
+    object["metadata"] = json!({"name": COMPONENT});
     let pretty = negotiate::pretty(&call.head.headers, &call.query);
     let (media, bytes) = codec::from_json(encoding, object.to_string().into(), pretty)?;
     Ok(Answer::Raw(plain(200, media, bytes)))

@@ -5,7 +5,7 @@ use super::{Admission, Operation, Request};
 use crate::auth::node_name;
 use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;
-use api::k8s::api::core::v1::PodStatus;
+use api::k8s::api::core::v1::{PodExtendedResourceClaimStatus, PodResourceClaimStatus};
 use api::k8s::api::resource::v1::ResourceSlice;
 use api::prelude::{Lease, MetaExt, Node, Pod};
 use async_trait::async_trait;
@@ -134,15 +134,21 @@ fn pod_status(request: &Request<'_>, node: &str) -> Result<(), Status> {
     if old.metadata.labels != new.metadata.labels {
         return Err(request.forbidden(&format!("node {node:?} cannot update labels through pod status")));
     }
-    let (before, after) = (old.status.clone().unwrap_or_default(), new.status.clone().unwrap_or_default());
-    let claims = |status: &PodStatus| status.resource_claim_statuses.clone().unwrap_or_default();
-    if claims(&before) != claims(&after) {
+    if claim_names(old) != claim_names(new) {
         return Err(request.forbidden(&format!("node {node:?} cannot update resource claim statues")));
     }
-    if before.extended_resource_claim_status != after.extended_resource_claim_status {
+    if extended_claim(old) != extended_claim(new) {
         return Err(request.forbidden(&format!("node {node:?} cannot update extended resource claim status")));
     }
     Ok(())
+}
+
+fn claim_names(pod: &Pod) -> &[PodResourceClaimStatus] {
+    pod.status.as_ref().and_then(|s| s.resource_claim_statuses.as_deref()).unwrap_or_default()
+}
+
+fn extended_claim(pod: &Pod) -> Option<&PodExtendedResourceClaimStatus> {
+    pod.status.as_ref()?.extended_resource_claim_status.as_ref()
 }
 
 fn own_node(request: &Request<'_>, node: &str) -> Result<(), Status> {

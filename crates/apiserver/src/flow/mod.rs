@@ -225,15 +225,15 @@ impl Flow {
                 None => Cost::ONE,
                 Some(watchers) => {
                     class.numbers.watched_by(watchers);
-                    watchers::cost(watchers, most())
+                    watchers::cost(watchers, most)
                 }
             },
-            "list" | "watch" => Cost::of(self.width(server, call, most()).await),
+            "list" | "watch" => Cost::of(self.width(server, call, most).await),
             _ => Cost::ONE,
         }
     }
 
-    async fn width(&self, server: &ApiServer, call: &Call, most: u32) -> u32 {
+    async fn width(&self, server: &ApiServer, call: &Call, most: impl FnOnce() -> u32) -> u32 {
         let info = &call.info;
         let query = |name: &str| call.query.get(name).unwrap_or_default();
         let lists = match info.verb.as_ref() {
@@ -259,7 +259,7 @@ impl Flow {
                 stats
             }
         };
-        width::seats(stats, query("limit").parse().unwrap_or_default(), most)
+        width::seats(stats, query("limit").parse().unwrap_or_default(), most())
     }
 
     /// What each level allows.

@@ -87,12 +87,12 @@ fn watched(info: &RequestInfo, namespace: &str, name: &str) -> Watched {
 }
 
 /// What a write costs that so many see, on a level whose requests take at most `most` seats.
-pub(super) fn cost(watchers: u32, most: u32) -> Cost {
+pub(super) fn cost(watchers: u32, most: impl FnOnce() -> u32) -> Cost {
     if watchers < WATCHERS_PER_SEAT {
         return Cost::ONE;
     }
     let wide = watchers.div_ceil(WATCHERS_PER_SEAT);
-    let seats = wide.min(most.clamp(1, MOST_SEATS));
+    let seats = wide.min(most().clamp(1, MOST_SEATS));
     Cost { seats, linger: WORK_OF_EVENT * wide / seats }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn many_watchers_make_a_write_wide_and_then_long() {
         let shown = |watchers, most| {
-            let Cost { seats, linger } = cost(watchers, most);
+            let Cost { seats, linger } = cost(watchers, || most);
             (seats, linger.as_millis())
         };
         assert_eq!(shown(9, 10), (1, 0));

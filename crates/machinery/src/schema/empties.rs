@@ -1,19 +1,19 @@
 //! Lists and maps that are empty. Go tells them from absent ones until they are stored, but takes both for the same wherever it asks
 //! whether something changed (`apimachinery/pkg/api/equality`); our types tell them apart.
 
-use super::{Type, TypeId, builtin};
+use super::{Schema, Type, TypeId};
 use serde_json::{Map, Value};
 
-/// Gives an object of a built-in type the empty lists and maps that another was sent with, where it has none: what did not change
+/// Gives an object of type `ty` the empty lists and maps that another was sent with, where it has none: what did not change
 /// is equal then.
-pub fn adopt_empties(ty: TypeId, sent: &Value, object: &mut Value) {
-    match (builtin().schema.get(ty), sent, object) {
+pub fn adopt_empties(schema: &Schema, ty: TypeId, sent: &Value, object: &mut Value) {
+    match (schema.get(ty), sent, object) {
         (Type::Struct(s), Value::Object(sent), Value::Object(object)) => {
             for (name, sent) in sent {
                 let Some(field) = s.field(name) else { continue };
                 match object.get_mut(name) {
-                    Some(own) if !own.is_null() => adopt_empties(field.ty, sent, own),
-                    _ if is_empty(field.ty, sent) => drop(object.insert(name.clone(), sent.clone())),
+                    Some(own) if !own.is_null() => adopt_empties(schema, field.ty, sent, own),
+                    _ if is_empty(schema, field.ty, sent) => drop(object.insert(name.clone(), sent.clone())),
                     _ => {}
                 }
             }
@@ -21,19 +21,19 @@ pub fn adopt_empties(ty: TypeId, sent: &Value, object: &mut Value) {
         (Type::Map { value, .. }, Value::Object(sent), Value::Object(object)) => {
             for (key, own) in object.iter_mut() {
                 if let Some(sent) = sent.get(key) {
-                    adopt_empties(*value, sent, own);
+                    adopt_empties(schema, *value, sent, own);
                 }
             }
         }
         (Type::List { item, .. }, Value::Array(sent), Value::Array(object)) => {
-            sent.iter().zip(object).for_each(|(sent, own)| adopt_empties(*item, sent, own));
+            sent.iter().zip(object).for_each(|(sent, own)| adopt_empties(schema, *item, sent, own));
         }
         _ => {}
     }
 }
 
-fn is_empty(ty: TypeId, value: &Value) -> bool {
-    match builtin().schema.get(ty) {
+fn is_empty(schema: &Schema, ty: TypeId, value: &Value) -> bool {
+    match schema.get(ty) {
         Type::List { .. } => value.as_array().is_some_and(Vec::is_empty),
         Type::Map { .. } => value.as_object().is_some_and(Map::is_empty),
         // An empty struct is something.
@@ -44,6 +44,7 @@ fn is_empty(ty: TypeId, value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::builtin;
     use serde_json::json;
 
     #[test]
@@ -57,7 +58,7 @@ mod tests {
             "metadata": {"labels": null},
             "spec": {"containers": [{"env": [{"name": "E"}]}]},
         });
-        adopt_empties(pod, &sent, &mut old);
+        adopt_empties(&builtin().schema, pod, &sent, &mut old);
         let expected = json!({
             "metadata": {"labels": {}},
             "spec": {"tolerations": [], "containers": [{"args": [], "env": [{"name": "E"}]}]},

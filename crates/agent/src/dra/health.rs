@@ -58,9 +58,9 @@ impl Healths {
         changed
     }
 
-    /// A driver says nothing any more.
-    pub fn forget(&mut self, driver: &str) {
-        self.0.remove(driver);
+    /// A driver says nothing any more. Whether what it has said was still believed.
+    pub fn forget(&mut self, driver: &str) -> bool {
+        self.0.remove(driver).is_some_and(|devices| !devices.is_empty())
     }
 
     /// Takes out what is not believed any more: devices by driver.
@@ -136,7 +136,8 @@ mod tests {
         healths.hear("d", vec![long], at(80));
         let message = healths.of("d", "p", "g", at(80)).1.expect("it is said");
         assert_eq!((message.len(), message.ends_with("ä...")), (1023, true));
-        healths.forget("d");
+        assert!(healths.forget("d"));
         assert_eq!(healths.of("d", "p", "g", at(80)), ("Unknown", None));
+        assert!(!healths.forget("d"));
     }
 }

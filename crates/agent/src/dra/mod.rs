@@ -276,7 +276,9 @@ impl DynamicResources {
     /// A driver does not tell any more.
     pub fn lose(&self, driver: &str) {
         let mut state = self.state.lock();
-        state.healths.forget(driver);
+        if !state.healths.forget(driver) {
+            return;
+        }
         let pods = state.book.pods_with(driver, |_| true);
         state.concerned.extend(pods);
         self.changed.notify_one();

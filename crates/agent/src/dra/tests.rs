@@ -141,4 +141,6 @@ async fn how_devices_are_reaches_their_pods() {
     dynamic.lose(DRIVER);
     assert_eq!(dynamic.concerned().await, only);
     assert_eq!(health(&dynamic), "Unknown ");
+    dynamic.lose(DRIVER);
+    assert_eq!(dynamic.look().0, BTreeSet::new(), "that is nothing new");
 }

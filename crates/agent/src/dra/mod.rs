@@ -67,6 +67,8 @@ pub struct DynamicResources {
     /// Who has the devices.
     pub drivers: Drivers,
     state: Mutex<State>,
+    /// What was last written. Who changes the book holds it, so that readers do not wait for the disk.
+    written: Mutex<Vec<u8>>,
     /// Claims are not busy any more.
     freed: Notify,
     changed: Notify,
@@ -87,6 +89,7 @@ impl DynamicResources {
             counters,
             drivers: Drivers::default(),
             state: Mutex::new(State { book, ..State::default() }),
+            written: Mutex::default(),
             freed: Notify::new(),
             changed: Notify::new(),
         }
@@ -96,12 +99,23 @@ impl DynamicResources {
         ask(&self.state.lock().book)
     }
 
-    /// Changes the book, and what is on disk with it.
+    /// Changes what is on disk, if that is any different, and then the book.
     fn change<T>(&self, change: impl FnOnce(&mut Book) -> Result<T, String>) -> Result<T, String> {
-        let mut state = self.state.lock();
-        let done = change(&mut state.book)?;
-        save(&self.file, &state.book).map_err(|e| format!("checkpoint ResourceClaim state: {e}"))?;
+        let mut written = self.written.lock();
+        let mut book = self.with_book(Book::clone);
+        let done = change(&mut book)?;
+        self.save(&book, &mut written).map_err(|e| format!("checkpoint ResourceClaim state: {e}"))?;
+        self.state.lock().book = book;
         Ok(done)
+    }
+
+    fn save(&self, book: &Book, written: &mut Vec<u8>) -> io::Result<()> {
+        let text = serde_json::to_vec(&book.claims().collect::<Vec<_>>())?;
+        if text != *written {
+            replace(&self.file, &text)?;
+            *written = text;
+        }
+        Ok(())
     }
 
     // === pods ===
@@ -353,10 +367,9 @@ fn load(file: &Path) -> io::Result<Book> {
     }
 }
 
-/// Replaces it.
-fn save(file: &Path, book: &Book) -> io::Result<()> {
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = file.with_extension("tmp");
-    std::fs::write(&temporary, serde_json::to_vec(&book.claims().collect::<Vec<_>>())?)?;
+    std::fs::write(&temporary, text)?;
     std::fs::rename(temporary, file)
 }
 

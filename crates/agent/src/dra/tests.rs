@@ -120,6 +120,24 @@ async fn what_a_driver_refuses_is_tried_again() {
 }
 
 #[tokio::test]
+async fn nothing_is_known_that_is_not_on_disk() {
+    let lab = Lab::new(&["one", "two"]);
+    let dynamic = lab.start(Version::V1);
+    // Where the new file would be made.
+    let in_the_way = lab.dir.path().join(FILE).with_extension("tmp");
+    std::fs::create_dir(&in_the_way).expect("made");
+    let failed = dynamic.prepare(&pod("one")).await.expect_err("it cannot be written down");
+    assert!(failed.starts_with("prepare dynamic resources: checkpoint ResourceClaim state: "), "{failed}");
+    assert!(!dynamic.knows("one") && lab.driver.calls().is_empty());
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    dynamic.prepare(&pod("one")).await.expect("it can");
+    std::fs::create_dir(&in_the_way).expect("made");
+    dynamic.prepare(&pod("one")).await.expect("there is nothing new to be written down");
+    dynamic.prepare(&pod("two")).await.expect_err("there is");
+    assert!(dynamic.knows("one") && !dynamic.knows("two"));
+}
+
+#[tokio::test]
 async fn how_devices_are_reaches_their_pods() {
     let lab = Lab::new(&["one"]);
     let dynamic = lab.start(Version::V1);

@@ -155,7 +155,7 @@ impl Book {
         self.0.values()
     }
 
-    /// The pod uses these from now on. Those that are still to be prepared.
+    /// The pod uses these from now on. Those that are still to be prepared, each once, even if the pod names it twice.
     pub fn refer(&mut self, pod: &str, wanted: &[Claim]) -> Result<Vec<Claim>, String> {
         let other = |claim: &&Claim| self.0.get(&claim.key()).filter(|known| known.uid != claim.uid);
         if let Some(known) = wanted.iter().find_map(|claim| other(&claim)) {
@@ -164,15 +164,15 @@ impl Book {
                 known.name, known.uid
             ));
         }
-        let mut todo = Vec::new();
+        let mut todo = BTreeMap::new();
         for claim in wanted {
             let known = self.0.entry(claim.key()).or_insert_with(|| claim.clone());
             known.pods.insert(pod.to_owned());
             if !known.prepared {
-                todo.push(known.clone());
+                todo.insert(claim.key(), known.clone());
             }
         }
-        Ok(todo)
+        Ok(todo.into_values().collect())
     }
 
     /// A driver has prepared what a claim has of it.
@@ -344,8 +344,8 @@ mod tests {
     #[test]
     fn a_claim_is_prepared_once_and_undone_with_its_last_pod() {
         let mut book = Book::default();
-        let todo = book.refer("u", &[allocated()]).expect("it is new");
-        assert_eq!(by_driver(&todo)["d"].len(), 1);
+        let todo = book.refer("u", &[allocated(), allocated()]).expect("it is new");
+        assert_eq!(by_driver(&todo)["d"].len(), 1, "though the pod names it twice");
         assert_eq!(book.refer("v", &[allocated()]).expect("known").len(), 1, "nobody has prepared it yet");
         book.set_prepared(&todo);
         assert_eq!(book.in_use(), BTreeMap::from([("<any>".into(), 1), ("d".into(), 1)]));

@@ -60,7 +60,8 @@ pub struct Seen {
     pub restarting_all: bool,
     /// The devices of its containers, and which of them are well.
     pub devices: crate::devices::registry::Health,
-    /// The same of what claims gave them.
+    /// The same of what claims gave them. Not kept: after a restart it is asked again.
+    #[serde(skip)]
     pub dynamic: crate::dra::book::Statuses,
 }
 

@@ -69,17 +69,17 @@ pub struct Driver {
     endpoint: PathBuf,
     version: Version,
     channel: Channel,
-    connected: watch::Receiver<bool>,
+    lines: watch::Receiver<usize>,
 }
 
 impl Driver {
     fn new(name: &str, endpoint: &Path, version: Version) -> Result<Driver, String> {
-        let (told, connected) = watch::channel(false);
-        let connector = Connector { path: endpoint.to_owned(), connected: Arc::new(told) };
+        let (told, lines) = watch::channel(0);
+        let connector = Connector { path: endpoint.to_owned(), lines: Arc::new(told) };
         // The address is not used: the connector knows where to go.
         let channel = Endpoint::try_from("http://localhost").map_err(|e| base::chain(&e))?;
         let channel = channel.connect_with_connector_lazy(connector);
-        Ok(Driver { name: name.to_owned(), endpoint: endpoint.to_owned(), version, channel, connected })
+        Ok(Driver { name: name.to_owned(), endpoint: endpoint.to_owned(), version, channel, lines })
     }
 
     /// For what else it serves.
@@ -87,9 +87,13 @@ impl Driver {
         self.channel.clone()
     }
 
-    /// Whether there is a connection to it, now and later.
-    pub fn connected(&self) -> watch::Receiver<bool> {
-        self.connected.clone()
+    /// How many connections there are to it, now and later.
+    pub fn lines(&self) -> watch::Receiver<usize> {
+        self.lines.clone()
+    }
+
+    fn is_connected(&self) -> bool {
+        *self.lines.borrow() > 0
     }
 
     /// `NodePrepareResources`
@@ -200,20 +204,20 @@ impl Drivers {
         }
         let all = self.0.lock();
         let plugins = all.get(name).map(Vec::as_slice).unwrap_or_default();
-        let connected = plugins.iter().rev().find(|p| *p.connected.borrow());
+        let connected = plugins.iter().rev().find(|p| p.is_connected());
         connected.or(plugins.last()).cloned().ok_or_else(|| format!("DRA driver {name} is not registered"))
     }
 
     /// Whether a driver could be called now.
     pub fn is_usable(&self, name: &str) -> bool {
-        self.0.lock().get(name).is_some_and(|plugins| plugins.iter().any(|p| *p.connected.borrow()))
+        self.0.lock().get(name).is_some_and(|plugins| plugins.iter().any(Driver::is_connected))
     }
 }
 
-/// Makes connections that tell when they begin and end.
+/// Makes connections that are counted: a new one may be there before the old one is gone.
 struct Connector {
     path: PathBuf,
-    connected: Arc<watch::Sender<bool>>,
+    lines: Arc<watch::Sender<usize>>,
 }
 
 impl tower_service::Service<http::Uri> for Connector {
@@ -226,11 +230,11 @@ impl tower_service::Service<http::Uri> for Connector {
     }
 
     fn call(&mut self, _: http::Uri) -> Self::Future {
-        let (path, connected) = (self.path.clone(), self.connected.clone());
+        let (path, lines) = (self.path.clone(), self.lines.clone());
         Box::pin(async move {
             let stream = UnixStream::connect(path).await?;
-            connected.send_replace(true);
-            Ok(TokioIo::new(Line { stream, connected }))
+            lines.send_modify(|lines| *lines += 1);
+            Ok(TokioIo::new(Line { stream, lines }))
         })
     }
 }
@@ -238,12 +242,12 @@ impl tower_service::Service<http::Uri> for Connector {
 /// A connection.
 struct Line {
     stream: UnixStream,
-    connected: Arc<watch::Sender<bool>>,
+    lines: Arc<watch::Sender<usize>>,
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.connected.send_replace(false);
+        self.lines.send_modify(|lines| *lines -= 1);
     }
 }
 
@@ -294,16 +298,32 @@ mod tests {
         let listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
         let drivers = Drivers::default();
         let driver = drivers.add("d", &socket, Version::V1).expect("it is new");
-        let mut connected = driver.connected();
+        let mut lines = driver.lines();
         let call = base::tasks::spawn("call", async move { driver.prepare(Vec::new(), &Counters::default()).await });
         let (line, _) = listener.accept().await.expect("it calls");
-        connected.wait_for(|connected| *connected).await.expect("it lives");
+        lines.wait_for(|lines| *lines == 1).await.expect("it lives");
         assert!(drivers.is_usable("d"));
         drop(line);
         let error = call.await.expect("no panic").expect_err("it hangs up");
         assert!(error.starts_with("NodePrepareResources: rpc error: code = "), "{error}");
-        connected.wait_for(|connected| !connected).await.expect("it lives");
+        lines.wait_for(|lines| *lines == 0).await.expect("it lives");
         assert!(!drivers.is_usable("d"));
+    }
+
+    #[tokio::test]
+    async fn an_old_connection_that_ends_does_not_hide_the_new_one() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let socket = dir.path().join("d.sock");
+        let _listener = tokio::net::UnixListener::bind(&socket).expect("a socket");
+        let (told, lines) = watch::channel(0);
+        let mut connector = Connector { path: socket, lines: Arc::new(told) };
+        let mut connect = || tower_service::Service::call(&mut connector, http::Uri::default());
+        let old = connect().await.expect("somebody listens");
+        let new = connect().await.expect("somebody listens");
+        drop(old);
+        assert_eq!(*lines.borrow(), 1);
+        drop(new);
+        assert_eq!(*lines.borrow(), 0);
     }
 
     #[tokio::test]

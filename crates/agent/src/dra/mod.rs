@@ -272,7 +272,7 @@ impl DynamicResources {
             }
             Err(status) if status.code() == tonic::Code::Unimplemented => {
                 // It has nothing to tell as long as it is this one; an error would mean that it is gone already.
-                driver.connected().wait_for(|connected| !connected).await.ok();
+                driver.lines().wait_for(|lines| *lines == 0).await.ok();
             }
             Err(status) => tracing::debug!(driver = driver.name, %status, "a driver does not tell how its devices are"),
         }

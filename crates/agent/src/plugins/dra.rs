@@ -82,10 +82,10 @@ impl PluginHandler for DraPlugins {
 
 impl Inner {
     async fn follow_connection(self: &Arc<Self>, driver: &Driver) {
-        let mut connected = driver.connected();
+        let mut lines = driver.lines();
         loop {
             self.judge(&driver.name);
-            if connected.changed().await.is_err() {
+            if lines.changed().await.is_err() {
                 return;
             }
         }

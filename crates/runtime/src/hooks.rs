@@ -32,7 +32,7 @@ impl Bundle {
 
     /// Runs hooks one after another. The first that fails is the last.
     pub(crate) fn run(&self, when: &str, hooks: &[Hook], container: &str) -> Result<(), String> {
-        run(when, hooks, &state(container, "creating", &self.0))
+        run(when, hooks, || state(container, "creating", &self.0))
     }
 }
 
@@ -45,7 +45,7 @@ impl Drop for Bundle {
 
 /// Runs `startContainer` hooks, in the container.
 pub(crate) fn run_inside(hooks: &[Hook], container: &str) -> Result<(), String> {
-    run("startContainer", hooks, &state(container, "created", Path::new("/")))
+    run("startContainer", hooks, || state(container, "created", Path::new("/")))
 }
 
 fn config(spec: &ContainerSpec, root: &Path) -> Value {
@@ -66,8 +66,11 @@ fn state(container: &str, status: &str, bundle: &Path) -> Value {
     })
 }
 
-fn run(when: &str, hooks: &[Hook], state: &Value) -> Result<(), String> {
-    let state = state.to_string();
+fn run(when: &str, hooks: &[Hook], state: impl FnOnce() -> Value) -> Result<(), String> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let state = state().to_string();
     for (at, hook) in hooks.iter().enumerate() {
         run_one(hook, &state).map_err(|why| format!("error running {when} hook #{at}: {why}"))?;
     }

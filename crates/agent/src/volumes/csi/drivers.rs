@@ -2,7 +2,7 @@
 //! (`pkg/volume/csi/csi_client.go`, `csi_drivers_store.go`). Requests may hold secrets and are never logged.
 
 use crate::counters::Counters;
-use crate::plugins::{self, rpc_error, within};
+use crate::plugins::{self, code_name, rpc_error, within};
 use node_api::csi::node_client::NodeClient;
 use node_api::csi::node_service_capability::{Type, rpc};
 use node_api::csi::{
@@ -158,17 +158,8 @@ impl Calls {
         let begun = Instant::now();
         let answer = within(TIMEOUT, call).await;
         let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-        self.counters.csi(&self.driver, method, &go_name(code), begun.elapsed());
+        self.counters.csi(&self.driver, method, &code_name(code), begun.elapsed());
         answer.map_err(|e| answered(&e))
-    }
-}
-
-/// `codes.Code.String`
-fn go_name(code: Code) -> String {
-    match code {
-        Code::Ok => "OK".into(),
-        Code::Cancelled => "Canceled".into(),
-        other => format!("{other:?}"),
     }
 }
 

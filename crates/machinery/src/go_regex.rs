@@ -7,15 +7,20 @@
 
 use regex::{Regex, RegexBuilder};
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use thiserror::Error;
 
-/// The largest automaton; expressions that need more are refused. `\p{L}{1,253}` needs 4 MiB.
+/// The largest automaton of a pattern in a schema; expressions that need more are refused. `\p{L}{1,253}` needs 4 MiB.
 const SIZE_LIMIT_BYTES: usize = 10 << 20;
-/// The most repetitions (`maxRepeat`).
+/// The most repetitions, also of what is repeated within (`maxRepeat`).
 const MOST_REPETITIONS: u32 = 1000;
-/// Patterns that are kept though nobody uses them. Schemas repeat the same few hundreds of times.
-const KEPT: usize = 256;
+/// Classes of POSIX (`posixGroup`).
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "word",
+    "xdigit",
+];
+/// With fewer known patterns, it is not looked for those that nobody uses any more.
+const FEW: usize = 256;
 
 /// Why a pattern does not compile.
 #[derive(Debug, Clone, Error)]
@@ -47,18 +52,18 @@ impl PartialEq for Pattern {
 }
 
 impl Pattern {
-    /// The pattern of this text. Users of equal patterns share one.
+    /// The pattern of this text. Users of equal patterns share one: schemas repeat the same few hundreds of times.
     pub fn new(text: &str) -> Arc<Self> {
-        static KNOWN: LazyLock<Mutex<HashMap<String, Arc<Pattern>>>> = LazyLock::new(Mutex::default);
+        static KNOWN: LazyLock<Mutex<HashMap<String, Weak<Pattern>>>> = LazyLock::new(Mutex::default);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pattern) = known.get(text) {
-            return pattern.clone();
+        if let Some(pattern) = known.get(text).and_then(Weak::upgrade) {
+            return pattern;
         }
-        if known.len() >= KEPT {
-            known.clear();
+        if known.len() >= FEW && known.len() == known.capacity() {
+            known.retain(|_, pattern| pattern.strong_count() > 0);
         }
         let pattern = Arc::new(Pattern { text: text.to_owned(), compiled: OnceLock::new() });
-        known.insert(text.to_owned(), pattern.clone());
+        known.insert(text.to_owned(), Arc::downgrade(&pattern));
         pattern
     }
 
@@ -69,14 +74,15 @@ impl Pattern {
 
     /// Ready to match.
     pub fn regex(&self) -> Result<&Regex, &BadPattern> {
-        self.compiled.get_or_init(|| compile(&self.text)).as_ref()
+        self.compiled.get_or_init(|| compile(&self.text, SIZE_LIMIT_BYTES)).as_ref()
     }
 }
 
-/// A pattern of Go's, ready to match.
-pub fn compile(pattern: &str) -> Result<Regex, BadPattern> {
-    let rewritten = Rewriter { rest: pattern, out: String::with_capacity(pattern.len() + 16), open: 0 }.run()?;
-    RegexBuilder::new(&rewritten).size_limit(SIZE_LIMIT_BYTES).build().map_err(BadPattern::Refused)
+/// A pattern of Go's, ready to match, if its automaton is not larger than this.
+pub fn compile(pattern: &str, size_limit_bytes: usize) -> Result<Regex, BadPattern> {
+    let out = String::with_capacity(pattern.len() + 16);
+    let rewritten = Rewriter { rest: pattern, out, open: Vec::new(), group: 1, atom: 1 }.run()?;
+    RegexBuilder::new(&rewritten).size_limit(size_limit_bytes).build().map_err(BadPattern::Refused)
 }
 
 fn wrong(what: &'static str, part: impl Into<String>) -> BadPattern {
@@ -97,32 +103,61 @@ fn perl_class(letter: char) -> Option<&'static str> {
 struct Rewriter<'p> {
     rest: &'p str,
     out: String,
-    /// Groups that are open.
-    open: usize,
+    /// Of the groups that are open, from outside in, what `group` was before them.
+    open: Vec<u32>,
+    /// How often at most something within the current group is repeated.
+    group: u32,
+    /// The same of what was read last, and could be repeated next.
+    atom: u32,
 }
 
 impl<'p> Rewriter<'p> {
     fn run(mut self) -> Result<String, BadPattern> {
         let whole = self.rest;
-        while let Some(c) = self.take() {
-            match c {
-                '\\' => self.escape()?,
-                '[' => self.class()?,
-                '(' => self.group()?,
-                ')' if self.open == 0 => return Err(wrong("unexpected )", whole)),
-                ')' => {
-                    self.open -= 1;
-                    self.out.push(c);
-                }
-                '{' => self.repetition()?,
-                '}' | ']' => self.literal(c),
-                c => self.out.push(c),
+        // Where the repetition began that was read last, if nothing was since.
+        let mut repeated: Option<&str> = None;
+        loop {
+            let before = self.rest;
+            let Some(c) = self.take() else { break };
+            let is_repetition = matches!(c, '*' | '+' | '?') || c == '{' && self.bounds()?.is_some();
+            if !is_repetition {
+                repeated = None;
+                self.one(c, whole)?;
+                continue;
             }
+            self.repetition(c)?;
+            let end = |from: &str| from.len() - self.rest.len();
+            if let Some(first) = repeated {
+                return Err(wrong("invalid nested repetition operator", &first[..end(first)]));
+            }
+            if self.atom > MOST_REPETITIONS {
+                return Err(wrong("invalid repeat count", &before[..end(before)]));
+            }
+            repeated = Some(before);
         }
-        if self.open > 0 {
-            return Err(wrong("missing closing )", whole));
+        match self.open.is_empty() {
+            true => Ok(self.out),
+            false => Err(wrong("missing closing )", whole)),
         }
-        Ok(self.out)
+    }
+
+    /// What is no repetition.
+    fn one(&mut self, c: char, whole: &str) -> Result<(), BadPattern> {
+        self.atom = 1;
+        match c {
+            '\\' => self.escape()?,
+            '[' => self.class()?,
+            '(' => self.open_group()?,
+            ')' => {
+                let outside = self.open.pop().ok_or_else(|| wrong("unexpected )", whole))?;
+                self.atom = self.group;
+                self.group = outside.max(self.group);
+                self.out.push(c);
+            }
+            '{' | '}' | ']' => self.literal(c),
+            c => self.out.push(c),
+        }
+        Ok(())
     }
 
     fn take(&mut self) -> Option<char> {
@@ -196,7 +231,7 @@ impl<'p> Rewriter<'p> {
         negative ^= plain.is_some();
         let name = plain.unwrap_or(name);
         // The `regex` crate knows more forms, as `Script=Greek`.
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphabetic() || c == '_') {
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphabetic() || matches!(c, '_' | '-' | ' ')) {
             return Err(bad(&whole[..whole.len() - self.rest.len()]));
         }
         self.out.push_str(if negative { r"\P{" } else { r"\p{" });
@@ -249,49 +284,100 @@ impl<'p> Rewriter<'p> {
         u32::from_str_radix(digits, 16).ok()
     }
 
-    /// After a `(`. Names are as in the `regex` crate; flags are fewer.
-    fn group(&mut self) -> Result<(), BadPattern> {
-        self.out.push('(');
-        self.open += 1;
-        let Some(rest) = self.rest.strip_prefix('?') else { return Ok(()) };
-        if rest.starts_with("P<") || rest.starts_with('<') {
+    /// After a `(` (`parser.parsePerlFlags`). Nobody asks for names.
+    fn open_group(&mut self) -> Result<(), BadPattern> {
+        let whole = self.rest;
+        let Some(rest) = whole.strip_prefix('?') else {
+            self.out.push('(');
+            self.open.push(std::mem::replace(&mut self.group, 1));
+            return Ok(());
+        };
+        if let Some(rest) = rest.strip_prefix("P<").or_else(|| rest.strip_prefix('<')) {
+            let bad = |part: &str| wrong("invalid named capture", format!("({part}"));
+            let (name, _) = rest.split_once('>').ok_or_else(|| bad(whole))?;
+            let end = whole.len() - rest.len() + name.len() + 1;
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                return Err(bad(&whole[..end]));
+            }
+            self.take_up_to(end);
+            self.out.push('(');
+            self.open.push(std::mem::replace(&mut self.group, 1));
             return Ok(());
         }
-        let flags = rest.find(|c: char| !matches!(c, 'i' | 'm' | 's' | 'U' | '-'));
-        match flags.map(|end| rest[end..].starts_with([':', ')'])) {
-            Some(true) => Ok(()),
-            _ => {
-                let end =
-                    rest.char_indices().nth(flags.unwrap_or(rest.len())).map_or(rest.len(), |(i, c)| i + c.len_utf8());
-                Err(wrong("invalid or unsupported Perl syntax", format!("(?{}", &rest[..end])))
+        self.take();
+        let (flags, end) = self.flags().ok_or_else(|| {
+            wrong("invalid or unsupported Perl syntax", format!("({}", &whole[..whole.len() - self.rest.len()]))
+        })?;
+        self.out.push_str("(?");
+        self.out.push_str(&flags);
+        match end {
+            ':' => {
+                self.out.push(':');
+                self.open.push(std::mem::replace(&mut self.group, 1));
+            }
+            // Without flags it would be none of the crate's.
+            _ if flags.is_empty() => self.out.push_str(":)"),
+            _ => self.out.push(')'),
+        }
+        Ok(())
+    }
+
+    /// Flags after `(?`, each once, and what ends them: `:` or `)`.
+    fn flags(&mut self) -> Option<(String, char)> {
+        const FLAGS: [char; 4] = ['i', 'm', 's', 'U'];
+        let (mut set, mut on, mut named) = ([None; 4], true, false);
+        loop {
+            let c = self.take()?;
+            match FLAGS.iter().position(|flag| *flag == c) {
+                Some(flag) => (set[flag], named) = (Some(on), true),
+                None if c == '-' && on => (on, named) = (false, false),
+                None if matches!(c, ':' | ')') && (on || named) => {
+                    let of =
+                        |wanted| FLAGS.iter().zip(set).filter(move |(_, on)| *on == Some(wanted)).map(|(flag, _)| flag);
+                    let off: String = of(false).collect();
+                    let dash = if off.is_empty() { "" } else { "-" };
+                    return Some((of(true).collect::<String>() + dash + &off, c));
+                }
+                None => return None,
             }
         }
     }
 
-    /// After a `{`: `n}`, `n,}` or `n,m}`, or something that means itself (`parser.repeat`).
-    fn repetition(&mut self) -> Result<(), BadPattern> {
+    /// After a `{`: the bounds of a repetition and the text of both, or `None` if it means itself (`parser.parseRepeat`).
+    fn bounds(&self) -> Result<Option<(u32, &'p str)>, BadPattern> {
         let number = |text: &str| {
             let leading_zero = text.len() > 1 && text.starts_with('0');
             (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && !leading_zero)
                 .then(|| text.parse::<u32>().unwrap_or(u32::MAX))
         };
-        let inside = self.rest.find('}').map(|end| &self.rest[..end]);
-        let bounds = inside.and_then(|inside| match inside.split_once(',') {
-            None => number(inside).map(|n| (n, Some(n))),
-            Some((least, "")) => number(least).map(|n| (n, None)),
-            Some((least, most)) => Some((number(least)?, Some(number(most)?))),
-        });
-        let (Some((least, most)), Some(inside)) = (bounds, inside) else {
-            self.literal('{');
-            return Ok(());
+        let Some(inside) = self.rest.find('}').map(|end| &self.rest[..end]) else { return Ok(None) };
+        let bounds = match inside.split_once(',') {
+            None => number(inside).map(|n| (n, n)),
+            Some((least, "")) => number(least).map(|n| (n, n)),
+            Some((least, most)) => number(least).zip(number(most)),
         };
-        if least > MOST_REPETITIONS || most.is_some_and(|most| most > MOST_REPETITIONS || most < least) {
-            return Err(wrong("invalid repeat count", format!("{{{inside}}}")));
+        match bounds {
+            None => Ok(None),
+            Some((least, most)) if most <= MOST_REPETITIONS && least <= most => Ok(Some((most, inside))),
+            Some(_) => Err(wrong("invalid repeat count", format!("{{{inside}}}"))),
         }
-        self.take_up_to(inside.len() + 1);
-        self.out.push('{');
-        self.out.push_str(inside);
-        self.out.push('}');
+    }
+
+    /// A repetition that begins with `c`, greedy or not (`parser.repeat`).
+    fn repetition(&mut self, c: char) -> Result<(), BadPattern> {
+        self.out.push(c);
+        if let (Some((most, inside)), '{') = (self.bounds()?, c) {
+            self.take_up_to(inside.len() + 1);
+            self.out.push_str(inside);
+            self.out.push('}');
+            // What is repeated no time at all does not count.
+            self.atom = if most == 0 { 1 } else { self.atom.saturating_mul(most) };
+        }
+        self.group = self.group.max(self.atom);
+        if let Some(rest) = self.rest.strip_prefix('?') {
+            self.rest = rest;
+            self.out.push('?');
+        }
         Ok(())
     }
 
@@ -322,8 +408,8 @@ impl<'p> Rewriter<'p> {
     fn named_class(&mut self) -> Result<bool, BadPattern> {
         if let Some(end) = self.rest.strip_prefix("[:").and_then(|rest| rest.find(":]")) {
             let name = self.take_up_to(end + 4);
-            let known = name.trim_matches(['[', ']', ':']);
-            if !known.trim_start_matches('^').bytes().all(|b| b.is_ascii_lowercase()) {
+            let known = &name[2..name.len() - 2];
+            if !POSIX_CLASSES.contains(&known.strip_prefix('^').unwrap_or(known)) {
                 return Err(wrong("invalid character class range", name));
             }
             self.out.push_str(name);
@@ -378,7 +464,7 @@ mod tests {
 
     #[track_caller]
     fn matches(pattern: &str, yes: &[&str], no: &[&str]) {
-        let regex = compile(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        let regex = compile(pattern, SIZE_LIMIT_BYTES).unwrap_or_else(|error| panic!("{pattern}: {error}"));
         for text in yes {
             assert!(regex.is_match(text), "{pattern} should match {text:?}");
         }
@@ -410,12 +496,24 @@ mod tests {
         matches(r"^{a}{2}{,3}$", &["{a}}{,3}"], &["{a}{2}{,3}"]);
         matches(r"^\Qa.b\E\101\x{42}\x43$", &["a.bABC"], &["axbABC"]);
         matches(r"^\/\-\_\@\#]$", &["/-_@#]"], &[]);
+        matches(r"^(?P<1>a)(?<_b>b)(?ii-m)(?)(?s-ii:C.)$", &["abC\n"], &["abc\n"]);
+        matches(r"^a*?b{2}?(c+)?{d?$", &["bb{", "aabbcc{d"], &["b{"]);
+        matches(r"^(a{30}){33}(b{1000}){0,1}$", &[&"a".repeat(990)], &["a"]);
+        matches(r"^\p{Old_Italic}\p{Old-Italic}$", &["𐌀𐌁"], &["ab"]);
     }
 
     #[test]
     fn what_go_refuses_is_refused_in_its_words() {
-        let why = |pattern: &str| compile(pattern).expect_err(pattern).to_string();
+        let why = |pattern: &str| compile(pattern, SIZE_LIMIT_BYTES).expect_err(pattern).to_string();
         assert_eq!(why(r"a{1001}"), "error parsing regexp: invalid repeat count: `{1001}`");
+        assert_eq!(why(r"((a{11}){10}b){10,}"), "error parsing regexp: invalid repeat count: `{10,}`");
+        assert_eq!(why(r"a**"), "error parsing regexp: invalid nested repetition operator: `**`");
+        assert_eq!(why(r"a{2}+?b"), "error parsing regexp: invalid nested repetition operator: `{2}+?`");
+        assert_eq!(why(r"a???"), "error parsing regexp: invalid nested repetition operator: `???`");
+        assert_eq!(why(r"[[:foo:]]"), "error parsing regexp: invalid character class range: `[:foo:]`");
+        assert_eq!(why(r"[[:^^alpha:]]"), "error parsing regexp: invalid character class range: `[:^^alpha:]`");
+        assert_eq!(why(r"(?P<a.b>x)"), "error parsing regexp: invalid named capture: `(?P<a.b>`");
+        assert_eq!(why(r"(?i-)a"), "error parsing regexp: invalid or unsupported Perl syntax: `(?i-)`");
         assert_eq!(why(r"\y"), r"error parsing regexp: invalid escape sequence: `\y`");
         assert_eq!(why(r"(a)\1"), r"error parsing regexp: invalid escape sequence: `\1`");
         assert_eq!(why(r"(?=a)"), "error parsing regexp: invalid or unsupported Perl syntax: `(?=`");

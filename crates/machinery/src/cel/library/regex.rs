@@ -7,6 +7,9 @@ use crate::cel::value::Value;
 use crate::go_regex;
 use ::regex::Regex;
 
+/// The largest automaton: patterns may come with objects, and are compiled at every evaluation then.
+const SIZE_LIMIT_BYTES: usize = 1 << 20;
+
 pub(super) const OVERLOADS: &[Def] = &[
     def("matches", "matches", "(string, string) -> bool", |a| compiled("matches", a)),
     def("matches", "matches_string", "string.(string) -> bool", |a| compiled("matches", a)),
@@ -17,7 +20,7 @@ pub(super) const OVERLOADS: &[Def] = &[
 
 /// A pattern, ready to match.
 pub(crate) fn compile(pattern: &str) -> Result<Regex, EvalError> {
-    go_regex::compile(pattern).map_err(|error| EvalError::new(format!("Illegal regex: {error}")))
+    go_regex::compile(pattern, SIZE_LIMIT_BYTES).map_err(|error| EvalError::new(format!("Illegal regex: {error}")))
 }
 
 /// One of these functions with its pattern compiled before.

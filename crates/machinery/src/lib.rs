@@ -11,6 +11,7 @@ pub mod custom;
 pub mod declared_features;
 pub mod field;
 pub mod go_regex;
+pub mod go_url;
 pub mod json;
 pub mod kinds;
 pub mod openapi;

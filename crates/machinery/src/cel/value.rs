@@ -50,7 +50,7 @@ pub enum Value {
     /// `quantity('1Gi')`
     Quantity(Arc<Quantity>),
     /// `url('https://…')`
-    Url(Arc<super::library::urls::Url>),
+    Url(Arc<crate::go_url::Url>),
     /// `ip('10.0.0.1')`
     Ip(IpAddr),
     /// `cidr('10.0.0.0/8')`

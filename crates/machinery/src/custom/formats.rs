@@ -1,5 +1,6 @@
 //! String formats (`kube-openapi/pkg/validation/strfmt`, which is go-openapi's with govalidator's rules).
 
+use crate::go_url::Url;
 use crate::validation::{parse_cidr_sloppy, parse_ip_sloppy};
 use base64::Engine;
 use regex::Regex;
@@ -83,7 +84,7 @@ pattern!(
 pub(super) fn matches(format: &str, text: &str) -> bool {
     match format.replace('-', "").as_str() {
         "bsonobjectid" => OBJECT_ID.is_match(text),
-        "uri" => is_request_uri(text),
+        "uri" => Url::parse_request(text).is_ok(),
         "email" => EMAIL.is_match(address(text)),
         "hostname" => HOSTNAME.is_match(text) && text.len() <= 255 && text.split('.').all(|p| p.len() <= 63),
         "ipv4" => text.contains('.') && parse_ip_sloppy(text).is_some(),
@@ -114,17 +115,6 @@ pub(super) fn matches(format: &str, text: &str) -> bool {
 /// The address in `Name <address>`, or the text itself.
 fn address(text: &str) -> &str {
     text.rsplit_once('<').and_then(|(_, rest)| rest.strip_suffix('>')).unwrap_or(text)
-}
-
-/// `net/url.ParseRequestURI`: absolute, or a path.
-fn is_request_uri(text: &str) -> bool {
-    if text.is_empty() || text.contains(|c: char| c.is_control() || c == ' ') {
-        return false;
-    }
-    let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
-    let has_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
-    has_scheme || text.starts_with('/') || text == "*"
 }
 
 fn is_mac(text: &str) -> bool {

@@ -1,9 +1,9 @@
 //! Named formats: `format.dns1123Label().validate(text)` (`apiserver/pkg/cel/library/format.go`).
 
-use super::urls::Url;
 use super::{Answer, Def, def};
 use crate::cel::errors::EvalError;
 use crate::cel::value::Value;
+use crate::go_url::Url;
 use crate::validation::{
     is_dns1035_label, is_dns1123_label, is_dns1123_subdomain, is_label_key, is_label_value, mask_trailing_dash,
 };
@@ -73,7 +73,7 @@ fn validate(args: &[Value]) -> Answer {
 }
 
 fn uri(text: &str) -> Vec<String> {
-    Url::parse(text).err().map(|why| format!("parse {text:?}: {why}")).into_iter().collect()
+    Url::parse_request(text).err().into_iter().collect()
 }
 
 fn uuid(text: &str) -> Vec<String> {

@@ -15,7 +15,7 @@ mod sets;
 mod std;
 mod strings;
 pub(super) mod time;
-pub(super) mod urls;
+mod urls;
 
 pub(super) use json_patch::operation as json_patch_type;
 pub(super) use regex::{compile as compile_regex, run as run_regex};

@@ -343,7 +343,10 @@ mod tests {
                     "/spec/volumes",
                     serde_json::json!([{"name": "v", "persistentVolumeClaim": {"claimName": text}}]),
                 ),
-                "device" => set("/spec/resourceClaims", serde_json::json!([{"name": "d", "resourceClaimName": text}])),
+                "device" => {
+                    let entry = |(i, claim)| serde_json::json!({"name": format!("d{i}"), "resourceClaimName": claim});
+                    set("/spec/resourceClaims", text.split(',').enumerate().map(entry).collect());
+                }
                 "affinity" => set("/spec/affinity", parsed(text)),
                 "spread" => set("/spec/topologySpreadConstraints", parsed(text)),
                 "leaving" => {
@@ -668,6 +671,8 @@ mod tests {
         let start = format!("node a\nnode b\ndeviceclass any {{\"spec\":{{}}}}\n{SLICE}\n");
         check(&format!("{start}pod device=c"), expect!["hold"]);
         check(&format!("{start}claim c {WANTS}\npod device=c"), expect!["bind b c=x"]);
+        // One claim, whatever the pod calls it: there is only one device.
+        check(&format!("{start}claim c {WANTS}\npod device=c,c"), expect!["bind b c=x"]);
         check(
             &format!("{start}claim c {WANTS}\nclaim other {}\npod device=c", given("b", "")),
             expect![

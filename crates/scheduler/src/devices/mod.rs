@@ -264,7 +264,10 @@ impl Devices {
         for step in &plan.0 {
             if let Some(allocation) = &step.allocation {
                 self.in_use.add(allocation);
-                self.pending.insert(step.claim.uid().to_owned(), allocation.clone());
+                // What nobody would give back may not stay in use.
+                if let Some(before) = self.pending.insert(step.claim.uid().to_owned(), allocation.clone()) {
+                    self.in_use.remove(&before);
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::snapshot::NodeInfo;
 use api::Codec;
+use api::k8s::api::resource::v1::ResourceClaimStatus;
 use api::prelude::Node;
 use expect_test::{Expect, expect};
 use serde_json::{Value, json};
@@ -437,4 +438,80 @@ fn a_hopeless_search_ends() {
         ),
         expect!["TooLong"],
     );
+}
+
+/// What is in use after each of `seen CLAIM=DEVICE…` (the cache shows claims), `gone CLAIM…`, `assume CLAIM=DEVICE…` and
+/// `unassume CLAIM=DEVICE…`. `CLAIM=` has no device, `CLAIM=DEVICE:AMOUNT` a share of one.
+fn in_use_after(script: &str) -> String {
+    let mut devices = Devices::default();
+    for line in script.split("; ") {
+        let mut words = line.split(' ');
+        let word = words.next().expect("a word");
+        let claims: Vec<(&str, &str)> = words.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).collect();
+        let steps = claims.iter().map(|&(name, device)| step(name, device)).collect();
+        match word {
+            "seen" => claims.iter().for_each(|&(name, device)| {
+                let mut claim = step(name, "").claim.as_ref().clone();
+                let allocation = step(name, device).allocation;
+                claim.status = Some(ResourceClaimStatus { allocation, ..ResourceClaimStatus::default() });
+                devices.apply_claim("ns", name, Some(Arc::new(claim)));
+            }),
+            "gone" => claims.iter().for_each(|(name, _)| {
+                devices.apply_claim("ns", name, None);
+            }),
+            "assume" => devices.assume(&ClaimPlan(steps)),
+            "unassume" => drop(devices.unassume(&ClaimPlan(steps))),
+            other => panic!("what is {other}?"),
+        }
+    }
+    let dedicated = devices.in_use.dedicated.keys().map(|id| id.device.clone());
+    let consumed = |shared: &Shared| shared.consumed["m"].to_string();
+    let shared = devices.in_use.shared.iter().map(|(id, shared)| format!("{}:{}", id.device, consumed(shared)));
+    dedicated.chain(shared).collect::<Vec<_>>().join(" ")
+}
+
+/// What a claim gets.
+fn step(name: &str, device: &str) -> ClaimStep {
+    let mut result = json!({"request": "r", "driver": "d", "pool": "p", "device": device});
+    if let Some((device, amount)) = device.split_once(':') {
+        fill(&mut result, json!({"device": device, "shareID": "s", "consumedCapacity": {"m": amount}}));
+    }
+    let allocation = (!device.is_empty()).then(|| json!({"devices": {"results": [result]}}));
+    ClaimStep {
+        claim: decode(json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {}})),
+        allocation: allocation.map(|a| serde_json::from_value(a).expect("an allocation")),
+    }
+}
+
+#[test]
+fn a_device_is_in_use_as_long_as_a_claim_has_it_or_is_about_to() {
+    for (script, expected) in [
+        // The same claim twice: the later counts, and nothing stays.
+        ("assume c=a c=b", "b"),
+        ("assume c=a c=b; unassume c=a c=b", ""),
+        ("assume c=a c=a; unassume c=a c=a", ""),
+        ("assume c=a d=b", "a b"),
+        ("assume c=a; unassume c=a", ""),
+        ("assume c=a; unassume c=a; unassume c=a", ""),
+        // The cache shows it before the task has ended, or later.
+        ("assume c=a; seen c=a", "a"),
+        ("assume c=a; seen c=a; unassume c=a", "a"),
+        ("assume c=a; seen c=a; unassume c=a; seen c=", ""),
+        ("assume c=a; seen c=a; gone c", "a"),
+        ("assume c=a; seen c=a; gone c; unassume c=a", ""),
+        // Somebody else gave it another.
+        ("assume c=a; seen c=b", "a b"),
+        ("assume c=a; seen c=b; unassume c=a", "b"),
+        ("seen c=a; seen c=b", "b"),
+        ("seen c=a; seen c=a; seen c=", ""),
+        ("seen c=a d=a; gone c", "a"),
+        // What is both seen and assumed is counted twice for a moment: too little is given rather than too much.
+        ("assume c=a:1Gi; seen c=a:1Gi", "a:2Gi"),
+        ("assume c=a:1Gi; seen c=a:1Gi; unassume c=a:1Gi", "a:1Gi"),
+        ("assume c=a:1Gi c=a:2Gi; unassume c=a:1Gi c=a:2Gi", ""),
+        ("seen c=a:1Gi d=a:2Gi; assume e=a:1Gi", "a:4Gi"),
+        ("seen c=a:1Gi d=a:2Gi; gone c", "a:2Gi"),
+    ] {
+        assert_eq!(in_use_after(script), expected, "{script}");
+    }
 }

@@ -54,8 +54,9 @@ struct Known {
 }
 
 /// The claims of a pod, or which of them is missing: until they are there, the pod is not tried (`foreachPodResourceClaim`).
+/// Each once, though several of the pod's entries may name it.
 pub(crate) fn find(pod: &PodInfo, snapshot: &Snapshot) -> Result<Vec<Arc<ResourceClaim>>, String> {
-    let mut found = Vec::new();
+    let (mut found, mut names) = (Vec::new(), BTreeSet::new());
     let pod = pod.pod.as_ref();
     for entry in claims::of_pod(pod) {
         let Some((name, own)) = claims::name_of(pod, entry).map_err(|why| why.to_string())? else { continue };
@@ -67,7 +68,9 @@ pub(crate) fn find(pod: &PodInfo, snapshot: &Snapshot) -> Result<Vec<Arc<Resourc
         if own {
             claims::check_owner(pod, claim)?;
         }
-        found.push(claim.clone());
+        if names.insert(name) {
+            found.push(claim.clone());
+        }
     }
     Ok(found)
 }

@@ -186,8 +186,12 @@ mod tests {
     /// `claim`, `deviceclass`, `slice` with JSON, `on NODE POD cpu=1 [port=80] [owner=uid] …`, `promised NODE POD …`, and last the pod to place: `pod cpu=1 …`.
     #[track_caller]
     fn check(script: &str, expected: Expect) {
+        expected.assert_eq(&show(&decided(script)));
+    }
+
+    fn decided(script: &str) -> Decision {
         let mut snapshot = Snapshot::default();
-        let mut decision = String::new();
+        let mut decision = None;
         for line in script.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let info = |name| Arc::new(PodInfo::of(Arc::new(pod(name, &words))));
@@ -225,10 +229,10 @@ mod tests {
                 "pdb" => {
                     snapshot.apply_budget("ns", words[1], Some(json(words[1], words[2])));
                 }
-                _ => decision = show(&decide(&info("new"), &snapshot, 0)),
+                _ => decision = Some(decide(&info("new"), &snapshot, 0)),
             }
         }
-        expected.assert_eq(&decision);
+        decision.expect("a pod to place")
     }
 
     fn show(decision: &Decision) -> String {
@@ -698,6 +702,15 @@ mod tests {
     fn a_claim_with_devices_decides_where_and_is_given_back_if_nobody_else_uses_it() {
         let start = "node a\nnode b cpu=1\n".to_owned();
         check(&format!("{start}claim c {}\npod device=c", given("b", "")), expect!["bind b c="]);
+        // Devices need not be searched for: others' broken slices do no harm.
+        let broken = r#"slice broken {"spec":{"driver":"d","pool":{"name":"q","generation":1,"resourceSliceCount":1},"nodeSelector":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"k","operator":"Gt","values":["x"]}]}]}}}"#;
+        check(&format!("{start}{broken}\nclaim c {}\npod device=c", given("b", "")), expect!["bind b c="]);
+        check(
+            &format!("{start}{broken}\ndeviceclass any {{\"spec\":{{}}}}\nclaim c {WANTS}\npod device=c"),
+            expect![[
+                r#"running "DynamicResources" filter plugin: gather pool information: failed to perform node selection for slice broken: nodeSelector.nodeSelectorTerms[0].matchExpressions[0].values[0]: Invalid value: "x": for 'Gt', 'Lt' operators, the value must be an integer"#
+            ]],
+        );
         check(
             &format!("{start}claim c {}\npod device=c cpu=2", given("b", "")),
             expect![

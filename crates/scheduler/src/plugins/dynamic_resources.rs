@@ -102,19 +102,22 @@ impl State {
 
     /// What each claim without devices gets on a node.
     fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<Vec<AllocationResult>, Refusal> {
-        let found =
-            devices::allocate(&cycle.snapshot.devices, &self.wanted, node).map_err(|failure| match failure {
-                Failure::NotEnough => Refusal::of_node("cannot allocate all claims"),
-                Failure::InvalidPools => Refusal::of_node("invalid resource pools were encountered"),
-                Failure::Broken(why) => Refusal::error(NAME, &why),
-                Failure::TooLong => {
-                    Refusal::error(NAME, &format!("node {}: timed out trying to allocate devices", node.name()))
-                }
-            })?;
+        let found = if self.wanted.is_empty() { Vec::new() } else { self.search(cycle, node)? };
         if self.claims.iter().any(|known| !known.is_available(node)) {
             return Err(Refusal::of_node(UNAVAILABLE));
         }
         Ok(found)
+    }
+
+    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<Vec<AllocationResult>, Refusal> {
+        devices::allocate(&cycle.snapshot.devices, &self.wanted, node).map_err(|failure| match failure {
+            Failure::NotEnough => Refusal::of_node("cannot allocate all claims"),
+            Failure::InvalidPools => Refusal::of_node("invalid resource pools were encountered"),
+            Failure::Broken(why) => Refusal::error(NAME, &why),
+            Failure::TooLong => {
+                Refusal::error(NAME, &format!("node {}: timed out trying to allocate devices", node.name()))
+            }
+        })
     }
 
     /// Earlier alternatives are better (`computeScore`).

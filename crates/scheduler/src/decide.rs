@@ -699,6 +699,17 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_without_devices_hears_of_claims() {
+        // The claim may be made again and want less.
+        let Decision::Wait(waiting) =
+            decided(&format!("node a\ndeviceclass any {{\"spec\":{{}}}}\n{SLICE}\nclaim c {WANTS}\npod device=c"))
+        else {
+            panic!("the only device is of another node")
+        };
+        assert!(waiting.hears.touches(Events::CLAIM));
+    }
+
+    #[test]
     fn a_claim_with_devices_decides_where_and_is_given_back_if_nobody_else_uses_it() {
         let start = "node a\nnode b cpu=1\n".to_owned();
         check(&format!("{start}claim c {}\npod device=c", given("b", "")), expect!["bind b c="]);

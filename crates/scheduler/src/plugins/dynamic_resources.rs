@@ -22,7 +22,7 @@ const FIRST_AVAILABLE: i64 = 8;
 
 pub(super) const FILTER: Filter = Filter {
     name: NAME,
-    hears: Events::NODE.and(Events::DEVICE),
+    hears: Events::NODE.and(Events::DEVICE).and(Events::CLAIM),
     check: |cycle, node| match &cycle.devices {
         Some(state) => state.allocations(cycle, node).map(drop),
         None => Ok(()),

@@ -9,6 +9,7 @@ use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// Why a node, or the pod as a whole, is out.
@@ -61,7 +62,7 @@ pub(crate) struct Cycle<'a> {
     /// How many others use claims that only one pod may use.
     pub(crate) exclusive: volume_restrictions::State,
     /// Claims of devices, if the pod has some.
-    pub(crate) devices: Option<Arc<dynamic_resources::State>>,
+    pub(crate) devices: Option<Rc<dynamic_resources::State>>,
     /// The only nodes to look at.
     pub(crate) only: Option<&'a BTreeSet<String>>,
 }
@@ -82,7 +83,7 @@ impl<'a> Cycle<'a> {
             zones: Arc::new(volume_zone::State::begin(pod, snapshot).map_err(storage)?),
             affinity: inter_pod_affinity::State::begin(pod, snapshot),
             spread: topology_spread::State::begin(pod, snapshot),
-            devices: dynamic_resources::State::begin(pod, snapshot).map_err(devices)?.map(Arc::new),
+            devices: dynamic_resources::State::begin(pod, snapshot).map_err(devices)?.map(Rc::new),
             only: pod.named_nodes.as_ref(),
         })
     }

@@ -77,22 +77,19 @@ pub fn decide(pod: &PodInfo, snapshot: &Snapshot, tie: u64) -> Decision {
     let mut refused: BTreeMap<&str, Refusal> = BTreeMap::new();
     let mut hears = Events::NONE;
     let mut fitting: Vec<&NodeInfo> = Vec::new();
-    let mut look = |info: &NodeInfo| -> Result<(), Refusal> {
-        cycle.check_with_promises(info).map_err(|(refusal, events)| {
-            hears |= events;
-            refusal
-        })
+    let nodes: Vec<&NodeInfo> = match cycle.only {
+        None => snapshot.nodes().map(|(_, info)| info).collect(),
+        Some(only) => only.iter().filter_map(|name| snapshot.node(name)).collect(),
     };
-    let mut take = |info| match look(info) {
-        Ok(()) => fitting.push(info),
-        Err(refusal) => drop(refused.insert(info.name(), refusal)),
-    };
-    match cycle.only {
-        None => snapshot.nodes().for_each(|(_, info)| take(info)),
-        Some(only) => only.iter().filter_map(|name| snapshot.node(name)).for_each(take),
-    }
-    if let Some(error) = refused.values().find(|refusal| refusal.cause == Cause::Error) {
-        return Decision::Fail(error.reasons.join(", "));
+    for info in nodes {
+        match cycle.check_with_promises(info) {
+            Ok(()) => fitting.push(info),
+            Err((error, _)) if error.cause == Cause::Error => return Decision::Fail(error.reasons.join(", ")),
+            Err((refusal, events)) => {
+                hears |= events;
+                refused.insert(info.name(), refusal);
+            }
+        }
     }
     let Some(best) = best(&cycle, &fitting, tie) else {
         let why = fit_error(total, &refused, "node(s) didn't satisfy plugin(s) [NodeAffinity]");

@@ -19,7 +19,7 @@ mod search;
 mod tests;
 
 pub(crate) use request::Wanted;
-pub(crate) use search::{Failure, allocate};
+pub(crate) use search::{Effort, Failure, allocate};
 
 use crate::events::Events;
 use crate::volumes::ClaimKey;

@@ -1,8 +1,8 @@
 //! The search for devices (`structured/internal/incubating/allocator_incubating.go`): claim by claim, request by request,
 //! device by device, back to where there was a choice when there is no way on. The first solution is taken.
 //!
-//! Of a request's devices only combinations are tried, not orders. The number of steps is limited, where upstream limits
-//! the time (`DRASchedulerFilterTimeout`).
+//! Of a request's devices only combinations are tried, not orders. What all searches of one decision may do is limited
+//! ([`Effort`]), where upstream limits the time of each (`DRASchedulerFilterTimeout`).
 
 use super::capacity::{self, Capacity};
 use super::constraints::Constraint;
@@ -17,9 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices that one claim may have (`AllocationResultsMaxSize`).
 const MAX_RESULTS: usize = 32;
-/// Devices that one search may try; more take too long, as other pods wait meanwhile.
-const MAX_STEPS: usize = 50_000;
-/// What evaluations of selectors may cost in one search: seconds, as a million is a tenth of one.
+/// Devices that all claims of a pod may get: the search goes as deep, and the stack has an end.
+const MAX_DEPTH: usize = 8 * MAX_RESULTS;
+/// How often the searches of one decision may try a device: a second, as other pods wait meanwhile.
+const MAX_TRIES: usize = 1_000_000;
+/// What evaluations of selectors may cost in one decision: seconds, as a million is a tenth of one.
 const MAX_COST: u64 = 20_000_000;
 
 /// Why there are no devices.
@@ -35,15 +37,38 @@ pub(crate) enum Failure {
     TooLong,
 }
 
+/// What the searches of one decision have done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Effort {
+    tries: usize,
+    /// Of selectors.
+    cost: u64,
+}
+
+impl Effort {
+    /// Whether there may be more.
+    fn check(&self) -> Result<(), Failure> {
+        if self.tries > MAX_TRIES || self.cost > MAX_COST { Err(Failure::TooLong) } else { Ok(()) }
+    }
+
+    fn try_one(&mut self) -> Result<(), Failure> {
+        self.tries += 1;
+        self.check()
+    }
+}
+
 /// What each claim gets on a node.
 pub(crate) fn allocate(
     devices: &Devices,
     wanted: &[Wanted],
     node: &NodeInfo,
+    effort: &mut Effort,
 ) -> Result<Vec<AllocationResult>, Failure> {
+    effort.check()?;
     let pools = pools::gather(devices, node).map_err(|why| broken(format!("gather pool information: {why}")))?;
     let invalid = pools.iter().any(|pool| pool.state == State::Invalid);
-    let mut search = Search::begin(devices, wanted, node, pools)?;
+    let mut search = Search::new(devices, wanted, node, pools, effort);
+    (0..wanted.len()).try_for_each(|claim| search.prepare(claim))?;
     match search.place_request(0, 0) {
         Ok(true) => Ok(wanted.iter().enumerate().map(|(i, w)| result::of(w, &search.picked[i], node)).collect()),
         Ok(false) | Err(Stop::TooMany) if invalid => Err(Failure::InvalidPools),
@@ -102,9 +127,11 @@ impl From<Failure> for Stop {
     }
 }
 
-struct Search<'a> {
+struct Search<'a, 'e> {
     devices: &'a Devices,
     wanted: &'a [Wanted],
+    /// By claim: the next one that requests something.
+    after: Vec<Option<usize>>,
     node: &'a NodeInfo,
     pools: Vec<Pool<'a>>,
     /// Of usable pools.
@@ -122,27 +149,29 @@ struct Search<'a> {
     shared: BTreeMap<&'a DeviceId, Vec<Capacity>>,
     /// By pool, when first needed.
     counters: BTreeMap<usize, Counters<'a>>,
-    steps: usize,
-    /// By selectors.
-    spent: u64,
+    /// How many devices are picked.
+    depth: usize,
+    effort: &'e mut Effort,
 }
 
-impl<'a> Search<'a> {
-    fn begin(
+impl<'a, 'e> Search<'a, 'e> {
+    fn new(
         devices: &'a Devices,
         wanted: &'a [Wanted],
         node: &'a NodeInfo,
         pools: Vec<Pool<'a>>,
-    ) -> Result<Self, Failure> {
+        effort: &'e mut Effort,
+    ) -> Self {
         let mut candidates = Vec::new();
         for (pool, slice) in pools.iter().enumerate().flat_map(|(i, pool)| pool.here.iter().map(move |s| (i, *s))) {
             for (device, view) in slice.devices() {
                 candidates.push(Candidate { index: candidates.len(), pool, slice, view, device });
             }
         }
-        let mut search = Search {
+        Search {
             devices,
             wanted,
+            after: after(wanted),
             node,
             pools,
             candidates,
@@ -153,13 +182,9 @@ impl<'a> Search<'a> {
             taken: BTreeMap::new(),
             shared: BTreeMap::new(),
             counters: BTreeMap::new(),
-            steps: 0,
-            spent: 0,
-        };
-        for claim in 0..wanted.len() {
-            search.prepare(claim)?;
+            depth: 0,
+            effort,
         }
-        Ok(search)
     }
 
     /// Counts what a claim wants at least, and reads its constraints.
@@ -202,6 +227,7 @@ impl<'a> Search<'a> {
         }
         let mut all = Vec::new();
         for candidate in self.candidates.clone() {
+            self.effort.try_one()?;
             if self.is_selected(at, candidate)? && self.fits(ask, candidate) {
                 all.push(candidate);
             }
@@ -228,16 +254,23 @@ impl<'a> Search<'a> {
     /// Finds devices for a request and all that follow.
     fn place_request(&mut self, claim: usize, request: usize) -> Result<bool, Stop> {
         let wanted = self.wanted;
-        let Some(current) = wanted.get(claim) else { return Ok(true) };
+        let Some(found) = wanted.get(claim).and_then(|current| current.requests.get(request)) else {
+            return self.place_claim_after(claim);
+        };
         let at = At { claim, request, alternative: 0, device: 0 };
-        match current.requests.get(request) {
-            Some(found) if found.is_list => self.place_alternatives(at, found.alternatives.len()),
-            Some(_) => self.place_devices(at, 0),
-            None => match self.place_request(claim + 1, 0) {
-                // Another choice before may leave room.
-                Err(Stop::TooMany) => Ok(false),
-                other => other,
-            },
+        match found.is_list {
+            true => self.place_alternatives(at, found.alternatives.len()),
+            false => self.place_devices(at, 0),
+        }
+    }
+
+    /// Goes on with the next claim that requests something.
+    fn place_claim_after(&mut self, claim: usize) -> Result<bool, Stop> {
+        let Some(next) = self.after.get(claim).copied().flatten() else { return Ok(true) };
+        match self.place_request(next, 0) {
+            // Another choice before may leave room.
+            Err(Stop::TooMany) => Ok(false),
+            other => other,
         }
     }
 
@@ -257,10 +290,6 @@ impl<'a> Search<'a> {
 
     /// Finds what is missing of an alternative, among candidates from `from` on, and for all requests that follow.
     fn place_devices(&mut self, at: At, from: usize) -> Result<bool, Stop> {
-        self.steps += 1;
-        if self.steps > MAX_STEPS {
-            return Err(Failure::TooLong.into());
-        }
         let (ask, count) = (self.ask(at), self.count(at));
         // Of all devices, there must be at least one.
         if count == 0 && matches!(ask.mode, Mode::All) {
@@ -274,9 +303,11 @@ impl<'a> Search<'a> {
         }
         if let Some(candidate) = self.all.get(&(at.claim, at.request, at.alternative)).map(|all| all[at.device]) {
             // In whatever order, all are needed.
+            self.effort.try_one()?;
             return self.place_with(at, candidate, true);
         }
         for index in from..self.candidates.len() {
+            self.effort.try_one()?;
             let candidate = self.candidates[index];
             if self.is_free(ask, at.claim, candidate)
                 && self.is_selected(at, candidate)?
@@ -290,6 +321,9 @@ impl<'a> Search<'a> {
 
     /// Takes a candidate and goes on; gives it back if that leads nowhere.
     fn place_with(&mut self, at: At, candidate: Candidate<'a>, must: bool) -> Result<bool, Stop> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Failure::TooLong.into());
+        }
         if !self.try_take(at, candidate, must)? {
             return Ok(false);
         }
@@ -321,8 +355,8 @@ impl<'a> Search<'a> {
         let (ask, view) = (self.ask(at), candidate.view);
         let class = format!("class {}", ask.class.object.name());
         let claim = format!("claim {}", self.wanted[at.claim].name());
-        let found = selected(&ask.class.selectors, view, &class, &mut self.spent)?
-            && selected(&ask.selectors, view, &claim, &mut self.spent)?
+        let found = selected(&ask.class.selectors, view, &class, self.effort)?
+            && selected(&ask.selectors, view, &claim, self.effort)?
             && (candidate.slice.object.spec.per_device_node_selection != Some(true)
                 || pools::device_matches(self.node, candidate.device).map_err(broken)?);
         self.matches.insert(key, found);
@@ -368,12 +402,14 @@ impl<'a> Search<'a> {
         }
         let (slice, pool) = (candidate.slice, candidate.pool);
         self.picked[at.claim].push(Picked { ask, id, slice, device, share, pool, counted });
+        self.depth += 1;
         Ok(true)
     }
 
     /// Takes back what a claim was given last.
     fn give_back(&mut self, claim: usize) {
         let Some(last) = self.picked[claim].pop() else { return };
+        self.depth -= 1;
         self.constraints[claim].iter_mut().for_each(|c| c.remove(last.ask));
         if last.counted {
             self.counters(last.pool).give_back(last.device);
@@ -390,15 +426,27 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Whether all selectors match a device; `of` says whose they are.
-fn selected(selectors: &[Compiled], view: &View, of: &str, spent: &mut u64) -> Result<bool, Failure> {
-    for (i, selector) in selectors.iter().enumerate() {
-        if *spent > MAX_COST {
-            return Err(Failure::TooLong);
+/// By claim: the next one that requests something.
+fn after(wanted: &[Wanted]) -> Vec<Option<usize>> {
+    let mut after = vec![None; wanted.len()];
+    let mut next = None;
+    for (claim, wanted) in wanted.iter().enumerate().rev() {
+        after[claim] = next;
+        if !wanted.requests.is_empty() {
+            next = Some(claim);
         }
+    }
+    after
+}
+
+/// Whether all selectors match a device; `of` says whose they are.
+fn selected(selectors: &[Compiled], view: &View, of: &str, effort: &mut Effort) -> Result<bool, Failure> {
+    for (i, selector) in selectors.iter().enumerate() {
+        effort.check()?;
         let compiled = selector.as_ref();
         let compiled = compiled.map_err(|why| broken(format!("{of}: selector #{i}: CEL compile error: {why}")))?;
-        let found = view.value.as_ref().map_err(String::clone).and_then(|device| compiled.matches(device, spent));
+        let found =
+            view.value.as_ref().map_err(String::clone).and_then(|device| compiled.matches(device, &mut effort.cost));
         if !found.map_err(|why| broken(format!("{of}: selector #{i}: CEL runtime error: {why}")))? {
             return Ok(false);
         }

@@ -18,6 +18,10 @@ use serde_json::{Value, json};
 /// The answer has a line for each claim: `request=pool/device` with what else is in the result, where, and configurations.
 #[track_caller]
 fn check(script: &str, expected: Expect) {
+    expected.assert_eq(&answer(script, &mut Effort::default()));
+}
+
+fn answer(script: &str, effort: &mut Effort) -> String {
     let mut devices = Devices::default();
     devices.apply_class("any", Some(decode(json!({"metadata": {"name": "any"}, "spec": {}}))));
     let (mut wanted, mut answer) = (Vec::new(), String::new());
@@ -52,12 +56,12 @@ fn check(script: &str, expected: Expect) {
     let node: Arc<Node> = decode(json!({"metadata": {"name": "n", "labels": labels}}));
     let node = NodeInfo { node: Some(node), ..NodeInfo::default() };
     if answer.is_empty() {
-        answer = match allocate(&devices, &wanted, &node) {
+        answer = match allocate(&devices, &wanted, &node, effort) {
             Ok(found) => wanted.iter().zip(&found).map(|(w, found)| show(&w.claim, found)).collect(),
             Err(failure) => format!("{failure:?}"),
         };
     }
-    expected.assert_eq(&answer);
+    answer
 }
 
 fn decode<K: Codec>(value: Value) -> Arc<K> {
@@ -428,16 +432,17 @@ fn devices_that_are_ready_later_come_last() {
 
 #[test]
 fn a_hopeless_search_ends() {
-    // Every choice of 15 devices would have to be tried.
+    check(&hopeless(), expect!["TooLong"]);
+}
+
+/// Every choice of 15 devices would have to be tried.
+fn hopeless() -> String {
     let names: Vec<String> = (10..41).map(|i| format!("{{name: d{i}, attributes: {{x: {{int: {i}}}}}}}")).collect();
     let none = "selectors: [{cel: {expression: 'device.attributes[\"d\"].x > 99'}}]";
-    check(
-        &format!(
-            "slice s p {{devices: [{}]}}\nclaim c {{requests: [{{name: r, exactly: {{count: 15}}}}, {{name: s, exactly: {{{none}}}}}]}}",
-            names.join(", ")
-        ),
-        expect!["TooLong"],
-    );
+    format!(
+        "slice s p {{devices: [{}]}}\nclaim c {{requests: [{{name: r, exactly: {{count: 15}}}}, {{name: s, exactly: {{{none}}}}}]}}",
+        names.join(", ")
+    )
 }
 
 /// What is in use after each of `seen CLAIM=DEVICE…` (the cache shows claims), `gone CLAIM…`, `assume CLAIM=DEVICE…` and
@@ -514,4 +519,29 @@ fn a_device_is_in_use_as_long_as_a_claim_has_it_or_is_about_to() {
     ] {
         assert_eq!(in_use_after(script), expected, "{script}");
     }
+}
+
+#[test]
+fn a_search_is_no_deeper_than_a_small_stack() {
+    let search = || {
+        let claims = |spec: &str| (0..5000).map(|i| format!("claim c{i} {spec}\n")).collect::<String>();
+        let shared = "slice s p {devices: [{name: a, allowMultipleAllocations: true, capacity: {m: {value: 1Ti, requestPolicy: {default: 1}}}}]}";
+        let none: String = (0..5000).map(|i| format!("c{i}\n")).collect();
+        // Each takes a little of the same device.
+        check(&format!("{shared}\n{}", claims("{requests: [{name: r}]}")), expect!["TooLong"]);
+        let last = "claim last {requests: [{name: r}]}";
+        let expected = none + "last r=p/a; here\n";
+        let script = format!("{AB}\n{}{last}", claims("{requests: []}"));
+        assert_eq!(answer(&script, &mut Effort::default()), expected);
+    };
+    let small = std::thread::Builder::new().stack_size(1024 * 1024).spawn(search);
+    small.expect("a thread").join().expect("a search that ends");
+}
+
+#[test]
+fn all_searches_of_a_decision_end_together() {
+    let (easy, mut effort) = (format!("{AB}\nclaim c {{requests: [{{name: r}}]}}"), Effort::default());
+    assert_eq!(answer(&easy, &mut effort), "c r=p/a; here\n");
+    assert_eq!(answer(&hopeless(), &mut effort), "TooLong");
+    assert_eq!(answer(&easy, &mut effort), "TooLong");
 }

@@ -3,7 +3,7 @@
 
 use super::{Filter, Score, highest_best};
 use crate::cycle::{Cycle, Refusal};
-use crate::devices::{self, ClaimPlan, ClaimStep, Failure, Wanted, readiness};
+use crate::devices::{self, ClaimPlan, ClaimStep, Effort, Failure, Wanted, readiness};
 use crate::events::Events;
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -12,6 +12,7 @@ use api::meta::MetaExt;
 use machinery::field::Path;
 use machinery::resource_claims as claims;
 use machinery::selector::NodeSelector;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,14 +38,19 @@ pub(super) const SCORE: Score = Score {
 };
 
 /// The pod's claims of devices.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     claims: Vec<Known>,
     /// Those that have no devices yet, in the same order.
     wanted: Vec<Wanted>,
     /// Whether alternatives are asked for.
     has_alternatives: bool,
+    /// Of all nodes together.
+    effort: Cell<Effort>,
 }
+
+/// What each claim without devices gets on a node.
+type Allocations = Result<Vec<AllocationResult>, Refusal>;
 
 #[derive(Debug)]
 struct Known {
@@ -82,7 +88,7 @@ impl State {
         if found.is_empty() {
             return Ok(None);
         }
-        let mut state = State { claims: Vec::new(), wanted: Vec::new(), has_alternatives: false };
+        let mut state = State::default();
         for claim in found {
             let nodes = claims::allocation(&claim).map(|allocation| allocation.node_selector.as_ref());
             if nodes.is_none() {
@@ -101,7 +107,7 @@ impl State {
     }
 
     /// What each claim without devices gets on a node.
-    fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<Vec<AllocationResult>, Refusal> {
+    fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
         let found = if self.wanted.is_empty() { Vec::new() } else { self.search(cycle, node)? };
         if self.claims.iter().any(|known| !known.is_available(node)) {
             return Err(Refusal::of_node(UNAVAILABLE));
@@ -109,8 +115,11 @@ impl State {
         Ok(found)
     }
 
-    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Result<Vec<AllocationResult>, Refusal> {
-        devices::allocate(&cycle.snapshot.devices, &self.wanted, node).map_err(|failure| match failure {
+    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
+        let mut effort = self.effort.get();
+        let found = devices::allocate(&cycle.snapshot.devices, &self.wanted, node, &mut effort);
+        self.effort.set(effort);
+        found.map_err(|failure| match failure {
             Failure::NotEnough => Refusal::of_node("cannot allocate all claims"),
             Failure::InvalidPools => Refusal::of_node("invalid resource pools were encountered"),
             Failure::Broken(why) => Refusal::error(NAME, &why),

@@ -12,7 +12,7 @@ use api::meta::MetaExt;
 use machinery::field::Path;
 use machinery::resource_claims as claims;
 use machinery::selector::NodeSelector;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -47,6 +47,8 @@ pub(crate) struct State {
     has_alternatives: bool,
     /// Of all nodes together.
     effort: Cell<Effort>,
+    /// By node: what was found there. Who else is on the node does not matter.
+    known: RefCell<BTreeMap<String, Allocations>>,
 }
 
 /// What each claim without devices gets on a node.
@@ -108,6 +110,15 @@ impl State {
 
     /// What each claim without devices gets on a node.
     fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
+        if let Some(known) = self.known.borrow().get(node.name()) {
+            return known.clone();
+        }
+        let found = self.look(cycle, node);
+        self.known.borrow_mut().insert(node.name().to_owned(), found.clone());
+        found
+    }
+
+    fn look(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
         let found = if self.wanted.is_empty() { Vec::new() } else { self.search(cycle, node)? };
         if self.claims.iter().any(|known| !known.is_available(node)) {
             return Err(Refusal::of_node(UNAVAILABLE));

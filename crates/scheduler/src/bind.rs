@@ -33,8 +33,8 @@ pub(crate) struct Tools {
 
 /// How a task ended.
 pub(crate) enum Done {
-    /// A binding, with what was done before; the error's text.
-    Bind(Preparation, Result<(), String>),
+    /// A binding; the error's text.
+    Bind(Result<(), String>),
     /// Whether the pod's waiting was noted and, if so planned, room made.
     Wait(Waiting, Result<(), String>),
     /// Nothing could be decided, which was noted.
@@ -49,12 +49,12 @@ pub(crate) async fn in_time<T>(write: impl Future<Output = Result<T, ClientError
 }
 
 /// Binds volumes, reserves devices and then binds the pod.
-pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: Preparation) -> Done {
+pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: Arc<Preparation>) -> Done {
     let done = prepare_and_bind(&tools, &pod, &node, &plan).await;
     if done.is_err() {
         reserve::release(&tools, &pod, &plan.claims).await;
     }
-    Done::Bind(plan, done)
+    Done::Bind(done)
 }
 
 async fn prepare_and_bind(tools: &Tools, pod: &Pod, node: &str, plan: &Preparation) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! The loop: caches in, decisions out. One task decides; what follows from decisions happens beside it (`bind.rs`).
 
 use crate::bind::{self, Done, Tools};
-use crate::decide::{Decision, decide};
+use crate::decide::{Decision, Preparation, decide};
 use crate::events::Events;
 use crate::metrics::{Outcome, SchedulerMetrics};
 use crate::pod::PodInfo;
@@ -48,10 +48,19 @@ struct Mail {
 /// A pod that a task works on.
 struct Task {
     pod: Arc<PodInfo>,
+    /// What is assumed until it ends, however it does.
+    assumed: Arc<Preparation>,
     /// It waits for volumes or devices.
     slow: bool,
     /// When the attempt began.
     begun: Instant,
+}
+
+impl Task {
+    /// Nothing is assumed, nothing waited for.
+    fn quick(pod: Arc<PodInfo>, begun: Instant) -> Self {
+        Task { pod, assumed: Arc::default(), slow: false, begun }
+    }
 }
 
 struct Scheduler {
@@ -245,17 +254,19 @@ impl Scheduler {
                     self.snapshot.volumes.assume(&plan.volumes, &node);
                     self.snapshot.devices.assume(&plan.claims);
                     let slow = !plan.volumes.is_empty() || plan.claims.is_slow();
-                    self.start(Task { pod, slow, begun }, bind::bind(tools, object, node, plan));
+                    let plan = Arc::new(plan);
+                    let task = Task { pod, assumed: plan.clone(), slow, begun };
+                    self.start(task, bind::bind(tools, object, node, plan));
                 }
                 Decision::Hold(hears) => self.queue.hold(object.uid(), hears),
-                Decision::Fail(why) => self.start(Task { pod, slow: false, begun }, bind::fail(tools, object, why)),
+                Decision::Fail(why) => self.start(Task::quick(pod, begun), bind::fail(tools, object, why)),
                 Decision::Preempt(room, waiting) => {
                     self.metrics.looked_for_room(Some(room.victims.len()));
                     for other in &room.disappointed {
                         self.snapshot.unpromise(other.uid());
                     }
                     self.snapshot.promise(pod.clone(), &room.node);
-                    self.start(Task { pod, slow: false, begun }, bind::wait(tools, object, Some(room), waiting));
+                    self.start(Task::quick(pod, begun), bind::wait(tools, object, Some(room), waiting));
                 }
                 Decision::Wait(waiting) => {
                     // Without nodes there is nothing to look at.
@@ -265,7 +276,7 @@ impl Scheduler {
                     if waiting.ends_promise {
                         self.snapshot.unpromise(object.uid());
                     }
-                    self.start(Task { pod, slow: false, begun }, bind::wait(tools, object, None, waiting));
+                    self.start(Task::quick(pod, begun), bind::wait(tools, object, None, waiting));
                 }
             }
         }
@@ -281,21 +292,14 @@ impl Scheduler {
             Ok((id, _)) => *id,
             Err(panic) => panic.id(),
         };
-        let Some(Task { pod, begun, .. }) = self.running.remove(&id) else { return };
+        let Some(Task { pod, assumed, begun, .. }) = self.running.remove(&id) else { return };
         let (uid, now) = (pod.pod.uid().to_owned(), Instant::now());
         self.count(&uid, &ended, begun);
+        self.snapshot.volumes.unassume(&assumed.volumes);
+        let freed = self.snapshot.devices.unassume(&assumed.claims);
         match ended {
-            Ok((_, Done::Bind(plan, result))) => {
-                self.snapshot.volumes.unassume(&plan.volumes);
-                let freed = self.snapshot.devices.unassume(&plan.claims);
-                match result {
-                    Ok(()) => self.queue.remove(&uid),
-                    Err(error) => {
-                        self.queue.wake(freed, now);
-                        self.not_bound(&pod, error);
-                    }
-                }
-            }
+            Ok((_, Done::Bind(Ok(())))) => self.queue.remove(&uid),
+            Ok((_, Done::Bind(Err(error)))) => self.not_bound(&pod, error, freed),
             Ok((_, Done::Wait(waiting, Ok(())))) => self.queue.unschedulable(&uid, waiting.hears, now),
             Ok((_, Done::Wait(_, Err(error)))) => {
                 tracing::debug!(pod = pod.pod.name(), %error, "failed to note why a pod waits or to make room for it");
@@ -304,14 +308,14 @@ impl Scheduler {
             Ok((_, Done::Fail)) => self.queue.retry(&uid, now),
             Err(panic) => {
                 tracing::error!(%panic, pod = pod.pod.name(), "a task of the scheduler failed");
-                self.not_bound(&pod, "a task of the scheduler failed".into());
+                self.not_bound(&pod, "a task of the scheduler failed".into(), freed);
             }
         }
     }
 
     fn count(&self, uid: &str, ended: &Result<(Id, Done), JoinError>, begun: Instant) {
         let outcome = match ended {
-            Ok((_, Done::Bind(_, Ok(())))) => Outcome::Scheduled,
+            Ok((_, Done::Bind(Ok(())))) => Outcome::Scheduled,
             Ok((_, Done::Wait(_, Ok(())))) => Outcome::Unschedulable,
             _ => Outcome::Error,
         };
@@ -321,12 +325,12 @@ impl Scheduler {
         }
     }
 
-    /// Takes the assumption back and tells, unless the pod is bound all the same or gone.
-    fn not_bound(&mut self, pod: &Arc<PodInfo>, error: String) {
+    /// Takes the pod from its node again and tells, unless it is bound all the same or gone. Others may use what was `freed`.
+    fn not_bound(&mut self, pod: &Arc<PodInfo>, error: String, freed: Events) {
         tracing::debug!(pod = pod.pod.name(), error, "binding failed");
         let uid = pod.pod.uid();
         let newest = self.pods.get(pod.pod.namespace(), pod.pod.name()).filter(|p| p.uid() == uid);
-        let mut events = self.snapshot.forget(uid);
+        let mut events = freed | self.snapshot.forget(uid);
         if let Some(newest) = newest {
             // If it was bound all the same, this counts it again.
             events |= self.snapshot.apply_pod(&newest);

@@ -77,6 +77,15 @@ pub fn is_reserved_for(claim: &ResourceClaim, pod: &Pod) -> bool {
     reserved_for(claim).iter().any(|consumer| consumer.uid == pod.uid())
 }
 
+/// Whether nobody but a pod may be using a claim: its devices can be given back for the pod.
+pub fn is_only_for(claim: &ResourceClaim, pod: &Pod) -> bool {
+    match reserved_for(claim) {
+        [] => true,
+        [consumer] => consumer.uid == pod.uid(),
+        _ => false,
+    }
+}
+
 /// The claim with a pod among those it is reserved for (`BindTo`).
 #[must_use]
 pub fn reserved(mut claim: ResourceClaim, pod: &Pod) -> ResourceClaim {

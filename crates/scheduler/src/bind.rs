@@ -127,9 +127,7 @@ async fn bind_volumes(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan)
 /// `checkBindings`; an error means that the pod has to be decided about again.
 fn are_bound(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan) -> Result<bool, String> {
     let (claims, all) = (client.cache::<PersistentVolumeClaim>(), client.cache::<PersistentVolume>());
-    if client.cache::<Pod>().get(pod.namespace(), pod.name()).is_none_or(|p| p.uid() != pod.uid()) {
-        return Err(format!("pod does not exist any more: pod {:?} not found", pod.name()));
-    }
+    still_there(&client.cache::<Pod>(), pod)?;
     let claim = |(namespace, name): &(String, String)| {
         let gone = || format!("failed to check binding: persistentvolumeclaim {name:?} not found");
         claims.get(namespace, name).ok_or_else(gone)
@@ -154,6 +152,14 @@ fn are_bound(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan) -> Resul
         }
     }
     Ok(true)
+}
+
+/// There is no use in waiting for a pod that is gone.
+pub(crate) fn still_there(pods: &Cache<Pod>, pod: &Pod) -> Result<(), String> {
+    match pods.get(pod.namespace(), pod.name()) {
+        Some(newest) if newest.uid() == pod.uid() => Ok(()),
+        _ => Err(format!("pod does not exist any more: pod {:?} not found", pod.name())),
+    }
 }
 
 // === waiting ===

@@ -7,6 +7,8 @@ use crate::plugins::{
 };
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
+use api::k8s::api::resource::v1::ResourceClaim;
+use jiff::Timestamp;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -68,8 +70,13 @@ pub(crate) struct Cycle<'a> {
 }
 
 impl<'a> Cycle<'a> {
-    /// Prepares. `Err`: no node will do, and what may change that.
-    pub(crate) fn begin(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Result<Self, (Refusal, Events)> {
+    /// Prepares; `claims` are the pod's, of devices. `Err`: no node will do, and what may change that.
+    pub(crate) fn begin(
+        pod: &'a PodInfo,
+        claims: Vec<Arc<ResourceClaim>>,
+        snapshot: &'a Snapshot,
+        now: Timestamp,
+    ) -> Result<Self, (Refusal, Events)> {
         let storage = |refusal| (refusal, Events::STORAGE | Events::NODE);
         let devices = |refusal| (refusal, Events::CLAIM | Events::DEVICE);
         if pod.named_nodes.as_ref().is_some_and(BTreeSet::is_empty) {
@@ -83,7 +90,7 @@ impl<'a> Cycle<'a> {
             zones: Arc::new(volume_zone::State::begin(pod, snapshot).map_err(storage)?),
             affinity: inter_pod_affinity::State::begin(pod, snapshot),
             spread: topology_spread::State::begin(pod, snapshot),
-            devices: dynamic_resources::State::begin(pod, snapshot).map_err(devices)?.map(Rc::new),
+            devices: dynamic_resources::State::begin(claims, snapshot, now).map_err(devices)?.map(Rc::new),
             only: pod.named_nodes.as_ref(),
         })
     }

@@ -9,6 +9,7 @@ use crate::preempt::{self, Room};
 use crate::snapshot::{NodeInfo, Snapshot};
 use crate::volumes::VolumePlan;
 use api::k8s::api::resource::v1::ResourceClaim;
+use jiff::Timestamp;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,17 +52,15 @@ pub struct Waiting {
 }
 
 /// Filters all nodes, scores the rest, takes the best; of equals the one `tie` picks (any number). If no node fits, looks
-/// whether pods of less priority can make room.
-pub fn decide(pod: &PodInfo, snapshot: &Snapshot, tie: u64) -> Decision {
+/// whether pods of less priority can make room. By `now`, devices may have taken too long to become ready.
+pub fn decide(pod: &PodInfo, snapshot: &Snapshot, now: Timestamp, tie: u64) -> Decision {
     let total = snapshot.len();
-    if dynamic_resources::find(pod, snapshot).is_err() {
-        return Decision::Hold(Events::CLAIM);
-    }
+    let Ok(claims) = dynamic_resources::find(pod, snapshot) else { return Decision::Hold(Events::CLAIM) };
     if total == 0 {
         let why = "no nodes available to schedule pods".into();
         return Decision::Wait(Waiting { why, hears: Events::NODE, ends_promise: true, gives_back: None });
     }
-    let cycle = match Cycle::begin(pod, snapshot) {
+    let cycle = match Cycle::begin(pod, claims, snapshot, now) {
         Ok(cycle) => cycle,
         Err((refusal, hears)) => {
             let why = format!("0/{total} nodes are available: {}.", refusal.reasons.join(", "));
@@ -226,7 +225,7 @@ mod tests {
                 "pdb" => {
                     snapshot.apply_budget("ns", words[1], Some(json(words[1], words[2])));
                 }
-                _ => decision = Some(decide(&info("new"), &snapshot, 0)),
+                _ => decision = Some(decide(&info("new"), &snapshot, Timestamp::UNIX_EPOCH, 0)),
             }
         }
         decision.expect("a pod to place")
@@ -730,6 +729,22 @@ mod tests {
             &format!("{start}claim c {}\npod device=c cpu=2", given("b", user)),
             expect![
                 "0/2 nodes are available: 1 Insufficient cpu, 1 resourceclaim not available on the node. still not schedulable, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+    }
+    #[test]
+    fn devices_that_do_not_become_ready_are_given_back() {
+        let check_since = |since: &str, expected: Expect| {
+            let slow = r#"{"request":"r","driver":"d","pool":"p","device":"x","bindingConditions":["up"]}"#;
+            let allocation = format!(r#"{{"allocationTimestamp":"{since}","devices":{{"results":[{slow}]}}}}"#);
+            let claim = format!(r#"{{"status":{{"allocation":{allocation}}}}}"#);
+            check(&format!("node a\nclaim c {claim}\npod device=c"), expected);
+        };
+        check_since("1969-12-31T23:50:00Z", expect!["bind a c="]);
+        check_since(
+            "1969-12-31T23:49:59Z",
+            expect![
+                "0/1 nodes are available: 1 resourceclaim not available on the node. deallocation of ResourceClaim completed, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }

@@ -2,7 +2,7 @@
 //! pod, and it is waited for devices that are ready only later; if that or the binding fails, the reservations are taken
 //! back (`PreBind` and `Unreserve` of `plugins/dynamicresources`). Nothing here decides.
 
-use crate::bind::{Tools, WRITE, in_time};
+use crate::bind::{self, Tools, WRITE, in_time};
 use crate::devices::{ClaimPlan, ClaimStep, readiness};
 use api::Time;
 use api::k8s::api::resource::v1::{ResourceClaim, ResourceClaimStatus};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// Others may write to a claim at the same time (`retry.DefaultRetry`).
 const TRIES: usize = 5;
-/// How long devices may take to become ready (`DynamicResourcesBindingTimeoutDefault`).
-const READY: Duration = Duration::from_secs(600);
 
 /// Why a claim was not reserved.
 enum Failed {
@@ -67,7 +65,11 @@ fn check(claim: &ResourceClaim, step: &ClaimStep) -> Result<(), String> {
         (None, None) => "got deallocated elsewhere",
         _ => return Ok(()),
     };
-    Err(format!("claim {}/{} {what} in the meantime", claim.namespace(), claim.name()))
+    Err(meanwhile(claim, what))
+}
+
+fn meanwhile(claim: &ResourceClaim, what: &str) -> String {
+    format!("claim {}/{} {what} in the meantime", claim.namespace(), claim.name())
 }
 
 /// The finalizer is not part of the status, and comes first: an allocation is never without.
@@ -106,40 +108,56 @@ async fn send(
     }
 }
 
+/// Devices that failed or took too long are given back by the next attempt, which finds that they are of no use.
 async fn wait_until_ready(tools: &Tools, pod: &Pod, node: &str, plan: &ClaimPlan) -> Result<(), String> {
     let text = format!("waiting for binding conditions for device on node {node}");
     tools.recorder.record(pod, EventKind::Normal, "BindingConditionsPending", &text);
-    let cache = tools.client.cache::<ResourceClaim>();
-    let ready = async {
-        let mut moves = cache.revisions();
-        loop {
-            let mut all = true;
-            for step in &plan.0 {
-                let (namespace, name) = (step.claim.namespace(), step.claim.name());
-                let gone = || format!("resourceclaim.resource.k8s.io {name:?} not found");
-                let claim = cache.get(namespace, name).ok_or_else(gone)?;
-                if let Some(why) = readiness::failure(&claim) {
-                    return Err(why);
-                }
-                all &= readiness::is_ready(&claim);
-            }
-            if all || moves.changed().await.is_err() {
-                return Ok(());
+    let (cache, pods) = (tools.client.cache::<ResourceClaim>(), tools.client.cache::<Pod>());
+    let (mut claim_moves, mut pod_moves) = (cache.revisions(), pods.revisions());
+    let begun = tools.clock.now();
+    loop {
+        bind::still_there(&pods, pod)?;
+        let (now, mut waiting) = (tools.clock.now(), Vec::new());
+        for step in &plan.0 {
+            let (namespace, name) = (step.claim.namespace(), step.claim.name());
+            let claim = cache.get(namespace, name);
+            let claim = claim.ok_or_else(|| format!("resourceclaim.resource.k8s.io {name:?} not found"))?;
+            if !is_ready(&claim, step, pod, now)? {
+                waiting.push(claim);
             }
         }
-    };
-    match tokio::time::timeout(READY, ready).await {
-        Ok(done) => done,
-        Err(_) => {
-            // Other devices may be better.
-            for claim in plan.0.iter().filter_map(|step| cache.get(step.claim.namespace(), step.claim.name())) {
-                if !readiness::is_ready(&claim) {
-                    give_back(tools, &claim).await?;
-                }
-            }
-            Err("device binding timeout: context deadline exceeded".to_owned())
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let left = left(&waiting, begun, now).ok_or("device binding timeout: context deadline exceeded")?;
+        let moved = async {
+            tokio::select! { moved = claim_moves.changed() => moved, moved = pod_moves.changed() => moved }
+        };
+        // When the time is over, it is looked once more.
+        if let Ok(Err(_)) = tokio::time::timeout(left, moved).await {
+            return Err("the scheduler ends".to_owned());
         }
     }
+}
+
+/// Whether the devices that a claim got are ready. `Err`: the pod has to be decided about again.
+fn is_ready(claim: &ResourceClaim, step: &ClaimStep, pod: &Pod, now: Timestamp) -> Result<bool, String> {
+    if claim.uid() != step.claim.uid() {
+        return Err(meanwhile(claim, "got deleted"));
+    }
+    if claims::allocation(claim).is_none() || !claims::is_reserved_for(claim, pod) {
+        return Err(meanwhile(claim, "got deallocated elsewhere"));
+    }
+    readiness::check(claim, now)
+}
+
+/// How much longer it may be waited: until the first claim has waited for too long, and not for ever.
+fn left(waiting: &[Arc<ResourceClaim>], begun: Timestamp, now: Timestamp) -> Option<Duration> {
+    let end = begun.saturating_add(readiness::TIMEOUT).unwrap_or(Timestamp::MAX);
+    let ends = waiting.iter().filter_map(|claim| readiness::deadline(claim)).chain([end]);
+    let end = ends.min().filter(|end| *end >= now)?;
+    // A claim is late after its deadline, not at it.
+    Duration::try_from(end.duration_since(now)).ok().map(|left| left + Duration::from_millis(1))
 }
 
 /// Takes the pod out of the consumers of claims that show it.
@@ -200,5 +218,53 @@ mod tests {
         let made: Value = serde_json::from_slice(&Codec::encode(&made)).expect("we encode JSON");
         let expected = r#"{"allocation":{"allocationTimestamp":"1970-01-01T00:00:00Z"},"reservedFor":[{"name":"p","resource":"pods","uid":"u-p"}]}"#;
         assert_eq!(made["status"].to_string(), expected);
+    }
+    /// A claim that is reserved for the pod `p` and got devices, one of which must be `up` and not `down`, 100 seconds before.
+    fn waited_for(conditions: &str) -> ResourceClaim {
+        let device = json!({"driver": "d", "pool": "p", "device": "x", "request": "r"});
+        let (mut result, mut shown) = (device.clone(), device);
+        result["bindingConditions"] = json!(["up"]);
+        result["bindingFailureConditions"] = json!(["down"]);
+        let conditions = conditions.split_whitespace();
+        shown["conditions"] = conditions
+            .map(|c| json!({"type": c, "status": "True", "reason": "R", "message": "m", "lastTransitionTime": null}))
+            .collect();
+        let allocation = json!({"allocationTimestamp": Timestamp::UNIX_EPOCH, "devices": {"results": [result]}});
+        let reserved = json!([{"resource": "pods", "name": "p", "uid": "u-p"}]);
+        claim("u", json!({"allocation": allocation, "devices": [shown], "reservedFor": reserved}))
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).expect("a time")
+    }
+
+    #[test]
+    fn it_is_waited_for_devices_as_long_as_they_may_become_ready() {
+        let pod: Pod = Codec::decode(br#"{"metadata":{"name":"p","uid":"u-p"}}"#).expect("a pod");
+        let ready = |claim: &ResourceClaim, now| is_ready(claim, &step(true), &pod, at(now));
+        assert_eq!((ready(&waited_for(""), 600), ready(&waited_for("up"), 1000)), (Ok(false), Ok(true)));
+        let failed = |why: &str| Err(why.to_owned());
+        assert_eq!(ready(&waited_for(""), 601), failed("device binding timeout: claim=c"));
+        let down = "device binding failed: claim=c, reason=R, message=\"m\"";
+        assert_eq!(ready(&waited_for("up down"), 1), failed(down));
+        let mut other = waited_for("up");
+        other.metadata.uid = Some("other".to_owned());
+        assert_eq!(ready(&other, 1), failed("claim ns/c got deleted in the meantime"));
+        let lost = failed("claim ns/c got deallocated elsewhere in the meantime");
+        assert_eq!(
+            (ready(&claim("u", json!({})), 1), ready(&claim("u", json!({"allocation": {}})), 1)),
+            (lost.clone(), lost)
+        );
+    }
+
+    #[test]
+    fn the_time_to_wait_counts_from_the_allocation() {
+        let waits = || Arc::new(waited_for(""));
+        let left = |waiting: &[_], begun, now| left(waiting, at(begun), at(now)).map(|left| left.as_secs());
+        assert_eq!(left(&[waits()], 100, 100), Some(500));
+        assert_eq!(left(&[waits()], 100, 601), None);
+        // Nobody wrote when.
+        let unknown = [Arc::new(claim("u", json!({"allocation": {}})))];
+        assert_eq!((left(&unknown, 100, 100), left(&unknown, 100, 701)), (Some(600), None));
     }
 }

@@ -245,8 +245,10 @@ impl Scheduler {
         {
             let (tools, object) = (self.tools.clone(), pod.pod.clone());
             let begun = Instant::now();
-            let decision = decide(&pod, &self.snapshot, self.random.next_u64());
-            self.metrics.decided(begun.elapsed());
+            let decision = decide(&pod, &self.snapshot, self.tools.clock.now(), self.random.next_u64());
+            if !matches!(decision, Decision::Hold(_)) {
+                self.metrics.decided(begun.elapsed());
+            }
             match decision {
                 Decision::Bind(node, mut plan) => {
                     plan.claims.name_shares(self.random.as_ref());

@@ -9,6 +9,7 @@ use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
 use api::k8s::api::resource::v1::{AllocationResult, ResourceClaim};
 use api::meta::MetaExt;
+use jiff::Timestamp;
 use machinery::field::Path;
 use machinery::resource_claims as claims;
 use machinery::selector::NodeSelector;
@@ -59,6 +60,8 @@ struct Known {
     claim: Arc<ResourceClaim>,
     /// Where its devices can be used, if it has some and they cannot be used everywhere.
     nodes: Option<NodeSelector>,
+    /// They will not become ready.
+    is_useless: bool,
 }
 
 /// The claims of a pod, or which of them is missing: until they are there, the pod is not tried (`foreachPodResourceClaim`).
@@ -85,8 +88,11 @@ pub(crate) fn find(pod: &PodInfo, snapshot: &Snapshot) -> Result<Vec<Arc<Resourc
 
 impl State {
     /// `None`: there are none. `Err`: no node will do (`PreFilter`).
-    pub(crate) fn begin(pod: &PodInfo, snapshot: &Snapshot) -> Result<Option<Self>, Refusal> {
-        let found = find(pod, snapshot).map_err(Refusal::of_node)?;
+    pub(crate) fn begin(
+        found: Vec<Arc<ResourceClaim>>,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> Result<Option<Self>, Refusal> {
         if found.is_empty() {
             return Ok(None);
         }
@@ -103,7 +109,8 @@ impl State {
             }
             state.has_alternatives |= alternatives(&claim).next().is_some();
             let nodes = nodes.flatten().map(|selector| NodeSelector::new(selector, &Path::new("nodeSelector")));
-            state.claims.push(Known { claim, nodes });
+            let is_useless = readiness::check(&claim, now).is_err();
+            state.claims.push(Known { claim, nodes, is_useless });
         }
         Ok(Some(state))
     }
@@ -166,11 +173,7 @@ impl State {
     ) -> Option<Arc<ResourceClaim>> {
         let here = refused.iter().filter(|(_, refusal)| refusal.reasons.iter().any(|reason| reason == UNAVAILABLE));
         let nodes: Vec<&NodeInfo> = here.filter_map(|(name, _)| cycle.snapshot.node(name)).collect();
-        let uid = cycle.pod.pod.uid();
-        let mut idle = self.claims.iter().filter(|known| {
-            let users = claims::reserved_for(&known.claim);
-            users.len() <= 1 && users.iter().all(|user| user.uid == uid)
-        });
+        let mut idle = self.claims.iter().filter(|known| claims::is_only_for(&known.claim, &cycle.pod.pod));
         idle.find(|known| nodes.iter().any(|node| !known.is_available(node))).map(|known| known.claim.clone())
     }
 }
@@ -179,7 +182,7 @@ impl Known {
     /// Whether the devices it has can be used on the node. A mistake in where is one of whoever wrote the allocation.
     fn is_available(&self, node: &NodeInfo) -> bool {
         let here = |nodes: &NodeSelector| nodes.matches(node.name(), node.labels()).unwrap_or(false);
-        self.nodes.as_ref().is_none_or(here) && readiness::failure(&self.claim).is_none()
+        !self.is_useless && self.nodes.as_ref().is_none_or(here)
     }
 }
 

@@ -119,10 +119,7 @@ pub(crate) async fn start_pods(binary: &Path, wanted: &PodCounts, report: &mut R
 /// In a namespace of its own, which is removed.
 pub(crate) async fn pods(pool: &Pool, server: Option<&Server>, wanted: &PodCounts, report: &mut Report) -> Result<()> {
     let name = format!("bench-pods-{:x}", measure::monotonic_ns());
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-    pool.ensure("/api/v1/namespaces", &namespace).await?;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    pool.ensure(&format!("/api/v1/namespaces/{name}/serviceaccounts"), &account).await?;
+    pool.make_namespace(&name).await?;
     let result = async {
         sequential(pool, server, &name, wanted, report).await?;
         deployment(pool, server, &name, wanted, report).await

@@ -264,7 +264,7 @@ async fn crawl(mut stream: Stream, count: usize, hurry: CancellationToken) -> Re
     }
 }
 
-/// Whether a watch from `from` shows `expected` and nothing else; if not, it must say 410.
+/// Whether a watch from `from` begins with `expected`, nothing left out and nothing in between; if not, it must say 410.
 async fn replay(pool: &Pool, path: &str, from: u64, expected: &[u64]) -> Result<bool> {
     let mut stream = Stream::open(pool, 0, path, from).await?;
     for wanted in expected {

@@ -296,18 +296,16 @@ impl<'a> Context<'a> {
                 return None;
             }
         }
-        let stripped = changed.intersection(&STRIPPED);
-        let gained = changed.difference(&stripped);
-        let time = (!gained.is_empty()).then_some(self.now);
+        let merit = Merit::of(changed, removed);
+        let time = (!merit.gained.is_empty()).then_some(self.now);
         let owned = match own {
-            None => Owned::new(self.api_version, gained, time),
+            None => Owned::new(self.api_version, merit.gained, time),
             Some((mut owned, fields)) => {
                 owned.time = time.or(owned.time);
-                // Mostly a writer changes what it owns anyway.
-                if !(gained.is_within(fields) && removed.is_apart_from(fields) && stripped.is_apart_from(fields)) {
+                if !(merit.gained.is_within(fields) && merit.lost.is_apart_from(fields)) {
                     let set = FieldSet::from_json(fields).ok()?;
                     let set = self.reconciled(&set).unwrap_or(set);
-                    owned.replace(set.difference(removed).difference(&stripped).union(gained));
+                    owned.replace(merit.added_to(&set));
                 }
                 owned
             }
@@ -329,19 +327,16 @@ impl<'a> Context<'a> {
         self.reconcile(&mut managers);
         let id = self.id(manager, Operation::Update);
         let Disowned { mut managers, comparison, .. } = self.disown(old, new, comparison, managers, Some(&id))?;
-        let Comparison { removed, changed: mut gained } = comparison;
-        // Nobody owns these, unless a client put them there.
-        let stripped = gained.intersection(&STRIPPED);
-        gained.take_away(&stripped);
+        let merit = Merit::of(&comparison.changed, &comparison.removed);
         if let Some(owned) = managers.0.get_mut(&id) {
             let set = owned.set();
-            // Mostly a writer changes what it owns anyway.
-            if !(set.contains_all(&gained) && set.is_disjoint(&removed) && set.is_disjoint(&stripped)) {
-                owned.replace(set.difference(&removed).difference(&stripped).union(gained.clone()));
+            if !(set.contains_all(&merit.gained) && set.is_disjoint(&merit.lost)) {
+                owned.replace(merit.added_to(set));
             }
         }
-        if !gained.is_empty() {
-            managers.0.entry(id).or_insert_with(|| Owned::new(self.api_version, gained, None)).time = Some(self.now);
+        if !merit.gained.is_empty() {
+            managers.0.entry(id).or_insert_with(|| Owned::new(self.api_version, merit.gained, None)).time =
+                Some(self.now);
         }
         managers.drop_empty();
         managers.cap_updaters();
@@ -520,6 +515,24 @@ impl<'a> Context<'a> {
         let changed = compare(self.root, (before.root(), Side::Plain), (after.root(), Side::Typed)).ok()?;
         let set = typed::field_set(self.root, &last);
         Some(set.difference(&changed.changed).difference(&changed.removed))
+    }
+}
+
+/// What a write does to its writer's own set. Mostly nothing: a writer changes what it owns anyway.
+struct Merit {
+    gained: FieldSet,
+    /// Also what nobody owns, if a client put it there.
+    lost: FieldSet,
+}
+
+impl Merit {
+    fn of(changed: &FieldSet, removed: &FieldSet) -> Self {
+        let stripped = changed.intersection(&STRIPPED);
+        Merit { gained: changed.difference(&stripped), lost: stripped.union(removed.clone()) }
+    }
+
+    fn added_to(&self, set: &FieldSet) -> FieldSet {
+        set.difference(&self.lost).union(self.gained.clone())
     }
 }
 

@@ -10,6 +10,7 @@
 use super::path::PathElement;
 use crate::json::{Doc, Json, Kind};
 use serde_json::{Map, Value};
+use std::cmp::Ordering;
 
 /// A set of field paths as a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,20 +104,37 @@ impl FieldSet {
         })
     }
 
-    /// Whether everything in it is in a set of which `fields` is the text, as [`FieldSet::write_sorted`] writes it.
+    /// Whether everything in it is in a set of which `fields` is the text.
     pub(super) fn is_within(&self, fields: Json<'_>) -> bool {
-        self.nodes.iter().all(|(element, node)| {
-            let theirs = fields.get(&element.to_key());
-            theirs.is_some_and(|theirs| (is_member(theirs) || !node.member) && node.children.is_within(theirs))
-        })
+        let mut found = 0;
+        let within = self.beside(fields).all(|(ours, theirs)| {
+            found += 1;
+            (is_member(theirs) || !ours.member) && ours.children.is_within(theirs)
+        });
+        within && found == self.nodes.len()
     }
 
     /// Whether nothing in it, nor anything below that, is in a set of which `fields` is the text.
     pub(super) fn is_apart_from(&self, fields: Json<'_>) -> bool {
-        self.nodes.iter().all(|(element, node)| {
-            let theirs = fields.get(&element.to_key());
-            theirs.is_none_or(|theirs| !node.member && node.children.is_apart_from(theirs))
-        })
+        self.beside(fields).all(|(ours, theirs)| !ours.member && ours.children.is_apart_from(theirs))
+    }
+
+    /// What is in the uppermost level of both, in one walk through the text.
+    fn beside<'a>(&'a self, fields: Json<'a>) -> impl Iterator<Item = (&'a Node, Json<'a>)> {
+        let fields = if self.is_empty() { Json::EMPTY_OBJECT } else { fields };
+        fields.members().filter_map(|(key, below)| Some((self.node_of_key(&key)?, below)))
+    }
+
+    /// What is said about the element that has this key in FieldsV1.
+    fn node_of_key(&self, key: &str) -> Option<&Node> {
+        if let Some(name) = key.strip_prefix("f:") {
+            let order = |element: &PathElement| element.name().map_or(Ordering::Greater, |own| own.cmp(name));
+            let found = self.nodes.binary_search_by(|(element, _)| order(element));
+            return found.ok().map(|at| &self.nodes[at].1);
+        }
+        // Fields come first.
+        let has_others = self.nodes.last().is_some_and(|(element, _)| element.name().is_none());
+        if has_others { self.node(&PathElement::from_key(key).ok()??) } else { None }
     }
 
     /// What is in either.
@@ -276,12 +294,11 @@ impl FieldSet {
         if include_self && !self.is_empty() {
             out.push_str("\".\":{},");
         }
-        // Names sort as text already.
-        let names: Option<Vec<(&str, &Node)>> = self.nodes.iter().map(|(e, node)| Some((e.name()?, node))).collect();
-        if let Some(names) = names {
-            for (i, (name, node)) in names.into_iter().enumerate() {
+        // Fields come first, and their names sort as text already.
+        if self.nodes.last().is_none_or(|(element, _)| element.name().is_some()) {
+            for (i, (element, node)) in self.nodes.iter().enumerate() {
                 out.push_str(if i > 0 { ",\"f:" } else { "\"f:" });
-                write_inner(out, name);
+                write_inner(out, element.name().unwrap_or_default());
                 out.push_str("\":");
                 node.children.write(out, node.member, arrange);
             }
@@ -431,6 +448,14 @@ mod tests {
     }
 
     #[test]
+    fn elements_are_told_by_value_in_texts() {
+        let text = r#"{"f:a":{},"k:{\"n\":1.0}":{".":{}},"v:\"a<1\"":{}}"#;
+        let doc = Doc::parse(text.as_bytes()).expect("literal is JSON");
+        assert!(set(r#"{"k:{\"n\":1}":{},"v:\"a\\u003c1\"":{}}"#).is_within(doc.root()));
+        assert!(!set(r#"{"v:\"a<1\"":{}}"#).is_apart_from(doc.root()));
+    }
+
+    #[test]
     fn algebra_is_path_by_path() {
         let (a, b) = (set(r#"{"f:a":{".":{},"f:b":{},"f:c":{}},"f:d":{}}"#), set(r#"{"f:a":{"f:b":{}},"f:e":{}}"#));
         assert_eq!(a.difference(&b).to_json(), r#"{"f:a":{".":{},"f:c":{}},"f:d":{}}"#);
@@ -493,6 +518,16 @@ mod tests {
             let mut sorted = String::new();
             a.write_sorted(&mut sorted);
             prop_assert_eq!(sorted, a.to_value().to_string());
+        }
+
+        #[test]
+        fn sets_are_told_from_texts_as_from_sets(a in any_set(), b in any_set()) {
+            for text in [b.to_json(), b.to_value().to_string()] {
+                let doc = Doc::parse(text.as_bytes()).expect("we write JSON");
+                prop_assert_eq!(a.is_within(doc.root()), b.contains_all(&a));
+                let meets = |theirs: &Vec<PathElement>| a.paths().iter().any(|ours| theirs.starts_with(ours));
+                prop_assert_eq!(a.is_apart_from(doc.root()), !b.paths().iter().any(meets));
+            }
         }
 
         #[test]

@@ -147,7 +147,7 @@ impl Strategy for DeploymentKind {
 
 fn validate_spec(spec: &DeploymentSpec, path: &Path) -> Errors {
     let mut errors = validate_counts([("replicas", spec.replicas)], path);
-    errors.extend(validate_selector_and_template(&spec.selector, &spec.template, "deployment", path));
+    errors.extend(validate_selector_and_template(&spec.selector, &spec.template, path));
     let no_strategy = DeploymentStrategy::default();
     errors.extend(validate_strategy(spec.strategy.as_ref().unwrap_or(&no_strategy), &path.child("strategy")));
     let counts = [

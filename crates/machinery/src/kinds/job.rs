@@ -191,8 +191,6 @@ fn default_spec(spec: &mut JobSpec) {
     }
 }
 
-/// Labels pods with name and UID and selects the UID, unless the user selects by hand. What the user set stays;
-/// validation refuses it if it is wrong.
 /// A job without labels has those of its pods.
 fn default_labels(job: &mut Job) {
     let template = job.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref()).and_then(|m| m.labels.clone());
@@ -201,6 +199,8 @@ fn default_labels(job: &mut Job) {
     }
 }
 
+/// Labels pods with name and UID and selects the UID, unless the user selects by hand. What the user set stays;
+/// validation refuses it if it is wrong.
 fn generate_selector(job: &mut Job) {
     let (name, uid) = (job.name().to_owned(), job.uid().to_owned());
     let Some(spec) = job.spec.as_mut().filter(|s| s.manual_selector != Some(true)) else { return };

@@ -57,7 +57,7 @@ impl Strategy for ReplicaSetKind {
         let counts = [("replicas", spec.replicas), ("minReadySeconds", spec.min_ready_seconds)];
         let mut errors = validate_counts(counts, &path);
         let template = spec.template.unwrap_or_default();
-        errors.extend(validate_selector_and_template(&spec.selector, &template, "replicaset", &path));
+        errors.extend(validate_selector_and_template(&spec.selector, &template, &path));
         errors
     }
 
@@ -289,5 +289,27 @@ impl Counts {
         ];
         errors.extend(validate_at_most(limits, path));
         errors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds::testing::check_create;
+    use expect_test::expect;
+
+    #[test]
+    fn selectors_that_ask_for_nothing_are_refused_as_of_a_deployment() {
+        check_create(
+            "
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: 'nginx:1'}]}",
+            expect!["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+        );
     }
 }

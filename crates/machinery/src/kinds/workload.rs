@@ -89,10 +89,10 @@ pub(super) fn validate_labels(selector: &LabelSelector, template: &PodTemplateSp
 pub(super) fn validate_selector_and_template(
     selector: &LabelSelector,
     template: &PodTemplateSpec,
-    kind: &str,
     path: &Path,
 ) -> Errors {
-    let mut errors = validate_selector(selector, kind, "invalid label selector", path);
+    // Upstream says "deployment" of both.
+    let mut errors = validate_selector(selector, "deployment", "invalid label selector", path);
     if from_label_selector(selector).is_ok() {
         errors.extend(validate_labels(selector, template, path));
         let path = path.child("template");

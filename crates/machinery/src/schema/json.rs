@@ -447,7 +447,7 @@ impl<'a> Reader<'a> {
             self.adjusted = true;
         }
         if let (true, Shape::Struct(s)) = (self.makes != Makes::Shown, shape)
-            && is_selector_that_must_be(s, &key)
+            && is_selector_that_must_be(self.schema, s, &key)
             && value.as_object().is_some_and(Map::is_empty)
         {
             value = empty_selector();
@@ -776,12 +776,11 @@ fn any_number(text: &str) -> Option<Value> {
 }
 
 /// Our types cannot tell a selector that must be there from an absent one if it is empty.
-fn is_selector_that_must_be(s: &Struct, key: &str) -> bool {
+fn is_selector_that_must_be(schema: &Schema, s: &Struct, key: &str) -> bool {
     const SELECTOR: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector";
     key == "selector"
         && s.field(key).is_some_and(|field| {
-            let ty = builtin().structure(field.ty);
-            field.required && ty.is_some_and(|s| s.name == SELECTOR)
+            field.required && matches!(schema.get(field.ty), Type::Struct(s) if s.name == SELECTOR)
         })
 }
 

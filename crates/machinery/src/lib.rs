@@ -16,6 +16,7 @@ pub mod json;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;
+pub mod pod_references;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

@@ -34,6 +34,7 @@ use api::k8s::api::core::v1::{Container, FileKeySelector, Pod, Volume, VolumeMou
 use api::meta::MetaExt;
 use atomic::Payload;
 use jiff::Timestamp;
+use machinery::pod_references;
 use persistent::{Backing, Kind, Local, Nfs, Place, Places};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -713,26 +714,15 @@ fn unsupported_kind(v: &Volume) -> Option<&'static str> {
 
 /// Every ConfigMap and Secret that the pod refers to, volumes, environment and pull secrets.
 pub fn references(pod: &Pod) -> BTreeSet<ObjectReference> {
-    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for (_, c) in view::all_containers(pod) {
-        let found = env::references(&c);
-        maps.extend(found.config_maps);
-        secrets.extend(found.secrets);
-    }
-    for v in view::spec(pod).volumes.iter().flatten() {
-        maps.extend(v.config_map.iter().map(|s| s.name.clone()));
-        secrets.extend(v.secret.iter().filter_map(|s| s.secret_name.clone()));
-        for source in v.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
-            maps.extend(source.config_map.iter().map(|s| s.name.clone()));
-            secrets.extend(source.secret.iter().map(|s| s.name.clone()));
-        }
-    }
-    secrets.extend(view::spec(pod).image_pull_secrets.iter().flatten().map(|s| s.name.clone()));
-    let by = |kind: ReferenceKind, names: BTreeSet<String>| {
-        names.into_iter().filter(|n| !n.is_empty()).map(move |name| (kind, name)).collect::<Vec<_>>()
+    let spec = view::spec(pod);
+    let maps = pod_references::config_maps(spec).into_iter().map(|name| (ReferenceKind::ConfigMap, name));
+    let secrets = pod_references::secrets(spec).into_iter().map(|name| (ReferenceKind::Secret, name));
+    let reference = |(kind, name): (_, &str)| ObjectReference {
+        kind,
+        namespace: pod.namespace().to_owned(),
+        name: name.to_owned(),
     };
-    let all = by(ReferenceKind::ConfigMap, maps).into_iter().chain(by(ReferenceKind::Secret, secrets));
-    all.map(|(kind, name)| ObjectReference { kind, namespace: pod.namespace().to_owned(), name }).collect()
+    maps.chain(secrets).map(reference).collect()
 }
 
 /// The objects that a container's environment needs, fetched.

@@ -3,16 +3,16 @@
 
 use super::{Admission, Operation, Request};
 use crate::auth::node_name;
-use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;
 use api::k8s::api::core::v1::{PodExtendedResourceClaimStatus, PodResourceClaimStatus};
 use api::k8s::api::resource::v1::ResourceSlice;
 use api::prelude::{Lease, MetaExt, Node, Pod};
+use api::{OwnerReference, Status};
 use async_trait::async_trait;
 use machinery::kinds::KindInfo;
+use machinery::pod_references::{self, MIRROR, is_mirror};
 use std::collections::BTreeSet;
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Labels of the kubernetes.io and k8s.io domains that a node may set on itself (`kubeletapis.IsKubeletLabel`).
 const OWN_LABELS: &[&str] = &[
     "kubernetes.io/hostname",
@@ -72,7 +72,7 @@ impl Admission for NodeRestriction {
 
 async fn pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
     match (request.subresource, request.operation) {
-        ("", Operation::Create) => mirror_pod(request, node),
+        ("", Operation::Create) => mirror_pod(request, node).await,
         ("", Operation::Delete) => {
             let pod = request.reader().get::<Pod>(request.namespace, request.name).await?;
             if pod.is_some_and(|p| node_of(&p) != node) {
@@ -101,9 +101,9 @@ async fn pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
     }
 }
 
-fn mirror_pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
+async fn mirror_pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
     let Some(pod) = request.object_as::<Pod>() else { return Ok(()) };
-    if pod.annotation(MIRROR).is_none() {
+    if !is_mirror(pod) {
         return Err(request.forbidden(&format!(
             "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
         )));
@@ -111,17 +111,38 @@ fn mirror_pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
     if node_of(pod) != node {
         return Err(request.forbidden(&format!("node {node:?} can only create pods with spec.nodeName set to itself")));
     }
-    let owners = pod.metadata.owner_references.as_deref().unwrap_or_default();
-    if owners.len() > 1 {
-        return Err(request
-            .forbidden(&format!("node {node:?} can only create pods with a single owner reference set to itself")));
+    let owner = owner_of_mirror(pod, node).map_err(|why| request.forbidden(&why))?;
+    let found = request.reader().get::<Node>("", node).await?;
+    let found = found.ok_or_else(|| Status::failure(404, "NotFound", format!("node {node:?} not found")))?;
+    if owner.uid != found.uid() {
+        let (expected, got) = (&owner.uid, found.uid());
+        return Err(request.forbidden(&format!("node {node} UID mismatch: expected {expected} got {got}")));
     }
-    if owners.iter().any(|o| o.kind != "Node" || o.name != node) {
-        return Err(
-            request.forbidden(&format!("node {node:?} can only create pods with an owner reference set to itself"))
-        );
+    // The Node authorizer would let it read what its pods name.
+    match pod.spec.as_ref().and_then(pod_references::first) {
+        Some(kind) => Err(request.forbidden(&format!("node {node:?} can not create pods that reference {kind}"))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The reference to the node itself, which is all that owns the pod.
+fn owner_of_mirror<'a>(pod: &'a Pod, node: &str) -> Result<&'a OwnerReference, String> {
+    let can_only = |what: &str| Err(format!("node {node:?} can only create pods with {what} set to itself"));
+    let owner = match pod.metadata.owner_references.as_deref().unwrap_or_default() {
+        [] => return can_only("an owner reference"),
+        [owner] => owner,
+        _ => return can_only("a single owner reference"),
+    };
+    if (owner.api_version.as_str(), owner.kind.as_str(), owner.name.as_str()) != ("v1", "Node", node) {
+        return can_only("an owner reference");
+    }
+    if owner.controller != Some(true) {
+        return can_only("a controller owner reference");
+    }
+    if owner.block_owner_deletion == Some(true) {
+        return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
+    }
+    Ok(owner)
 }
 
 fn pod_status(request: &Request<'_>, node: &str) -> Result<(), Status> {

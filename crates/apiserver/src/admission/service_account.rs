@@ -11,18 +11,17 @@ use api::k8s::api::core::v1::{
     ObjectFieldSelector, PodSpec, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeMount,
     VolumeProjection,
 };
-use api::prelude::{MetaExt, Pod, ServiceAccount};
+use api::prelude::{Pod, ServiceAccount};
 use async_trait::async_trait;
 use base::Random;
 use machinery::kinds::KindInfo;
+use machinery::pod_references::is_mirror;
 use std::sync::Arc;
 
 /// Where containers find their token (`DefaultAPITokenMountPath`).
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// One hour and seven seconds (`WarnOnlyBoundTokenExpirationPeriod`): upstream's mark of an injected token.
 const EXPIRATION_SECONDS: i64 = 3607;
-/// Pods that only mirror what runs without the API.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// See the file's head.
 pub struct ServiceAccounts {
@@ -42,7 +41,7 @@ impl Admission for ServiceAccounts {
 
     async fn mutate(&self, request: &mut Request<'_>) -> Result<(), Status> {
         let Some(pod) = request.object_as_mut::<Pod>() else { return Ok(()) };
-        if pod.annotation(MIRROR).is_some() {
+        if is_mirror(pod) {
             return Ok(());
         }
         let spec = pod.spec.get_or_insert_default();
@@ -73,7 +72,7 @@ impl Admission for ServiceAccounts {
 
     async fn validate(&self, request: &Request<'_>) -> Result<(), Status> {
         let Some(pod) = request.object_as::<Pod>() else { return Ok(()) };
-        if pod.annotation(MIRROR).is_none() {
+        if !is_mirror(pod) {
             return Ok(());
         }
         let spec = pod.spec.clone().unwrap_or_default();

@@ -13,6 +13,7 @@ use api::k8s::api::resource::v1::ResourceSlice;
 use api::k8s::api::storage::v1::VolumeAttachment;
 use api::prelude::*;
 use async_trait::async_trait;
+use machinery::pod_references::{config_maps, is_mirror, secrets};
 use machinery::selector::FieldSelector;
 
 /// See the file's head.
@@ -55,12 +56,16 @@ impl NodeAuthorizer {
                 return false;
             }
         };
-        let mut bound = pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
+        let bound = pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
+        if a.resource == "pods" {
+            return bound.clone().any(|p| p.name() == a.name);
+        }
+        // A node makes these itself, and must not come to read what they name.
+        let mut bound = bound.filter(|p| !is_mirror(p));
         match a.resource {
-            "secrets" if !bound.clone().any(|p| p.spec.as_ref().is_some_and(|s| secrets_of(s).contains(&a.name))) => {
+            "secrets" if !bound.clone().any(|p| p.spec.as_ref().is_some_and(|s| secrets(s).contains(&a.name))) => {
                 self.volumes_use_secret(node, a).await
             }
-            "pods" => bound.any(|p| p.name() == a.name),
             "persistentvolumes" => {
                 let claims =
                     bound.flat_map(|p| claims_of(p).into_iter().map(|c| (p.namespace().to_owned(), c))).collect();
@@ -86,7 +91,8 @@ impl NodeAuthorizer {
     /// Whether a volume of a pod of the node names a secret (`VisitPVSecretNames`); the pod may be of any namespace.
     async fn volumes_use_secret(&self, node: &str, a: &Attributes<'_>) -> bool {
         let Ok(pods) = self.reader.list::<Pod>("").await else { return false };
-        for pod in pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node)) {
+        let bound = pods.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(node));
+        for pod in bound.filter(|p| !is_mirror(p)) {
             for claim in claims_of(pod) {
                 let Ok(Some(claim)) = self.reader.get::<PersistentVolumeClaim>(pod.namespace(), &claim).await else {
                     continue;
@@ -267,12 +273,12 @@ impl Authorizer for NodeAuthorizer {
     }
 }
 
-// === what a pod uses (pkg/api/v1/pod/util.go, VisitPodSecretNames and friends) ===
+// === what a pod uses ===
 
 fn spec_uses(spec: &PodSpec, pod: &str, resource: &str, name: &str) -> bool {
     match resource {
-        "secrets" => secrets_of(spec).contains(&name),
-        "configmaps" => config_maps_of(spec).contains(&name),
+        "secrets" => secrets(spec).contains(&name),
+        "configmaps" => config_maps(spec).contains(&name),
         "serviceaccounts" => spec.service_account_name.as_deref() == Some(name),
         "persistentvolumeclaims" => volumes(spec).any(|v| claim_of(v, pod).as_deref() == Some(name)),
         _ => false,
@@ -315,51 +321,6 @@ fn volume_uses_secret(volume: &PersistentVolume, namespace: &str, name: &str) ->
     references.into_iter().flatten().any(named)
 }
 
-/// Environment of all containers: (env sources, envFrom sources).
-fn secrets_of(spec: &PodSpec) -> Vec<&str> {
-    let mut names: Vec<&str> = spec.image_pull_secrets.iter().flatten().map(|r| r.name.as_str()).collect();
-    for volume in volumes(spec) {
-        names.extend(volume.secret.as_ref().and_then(|s| s.secret_name.as_deref()));
-        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-        names.extend(sources.filter_map(|s| s.secret.as_ref()).map(|s| s.name.as_str()));
-        names.extend(volume.csi.as_ref().and_then(|c| c.node_publish_secret_ref.as_ref()).map(|r| r.name.as_str()));
-    }
-    for (env, from) in environments(spec) {
-        let refs = env.iter().flat_map(|e| e.iter()).filter_map(|e| e.value_from.as_ref()?.secret_key_ref.as_ref());
-        names.extend(refs.map(|r| r.name.as_str()));
-        names.extend(from.iter().flat_map(|f| f.iter()).filter_map(|f| f.secret_ref.as_ref()).map(|r| r.name.as_str()));
-    }
-    names
-}
-
-fn config_maps_of(spec: &PodSpec) -> Vec<&str> {
-    let mut names = Vec::new();
-    for volume in volumes(spec) {
-        names.extend(volume.config_map.as_ref().map(|c| c.name.as_str()));
-        let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-        names.extend(sources.filter_map(|s| s.config_map.as_ref()).map(|c| c.name.as_str()));
-    }
-    for (env, from) in environments(spec) {
-        let refs = env.iter().flat_map(|e| e.iter()).filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref());
-        names.extend(refs.map(|r| r.name.as_str()));
-        names.extend(
-            from.iter().flat_map(|f| f.iter()).filter_map(|f| f.config_map_ref.as_ref()).map(|r| r.name.as_str()),
-        );
-    }
-    names
-}
-
-type Environment<'a> =
-    (Option<&'a Vec<api::k8s::api::core::v1::EnvVar>>, Option<&'a Vec<api::k8s::api::core::v1::EnvFromSource>>);
-
-fn environments(spec: &PodSpec) -> Vec<Environment<'_>> {
-    let mut all: Vec<Environment<'_>> = Vec::new();
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    all.extend(containers.map(|c| (c.env.as_ref(), c.env_from.as_ref())));
-    all.extend(spec.ephemeral_containers.iter().flatten().map(|c| (c.env.as_ref(), c.env_from.as_ref())));
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,20 +329,21 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_pod_uses_what_its_volumes_and_environment_name() {
+    fn a_pod_uses_what_it_names() {
         let spec = PodSpec::decode(
-            br#"{"serviceAccountName":"sa","imagePullSecrets":[{"name":"pull"}],
-                "volumes":[{"name":"v","secret":{"secretName":"vol"}},{"name":"c","configMap":{"name":"cfg"}},
-                    {"name":"p","projected":{"sources":[{"configMap":{"name":"kube-root-ca.crt"}},{"secret":{"name":"proj"}}]}},
-                    {"name":"data","persistentVolumeClaim":{"claimName":"pvc"}},{"name":"e","ephemeral":{}}],
-                "containers":[{"name":"a","env":[{"name":"X","valueFrom":{"secretKeyRef":{"name":"env","key":"k"}}}],
-                    "envFrom":[{"configMapRef":{"name":"from"}}]}]}"#,
+            br#"{"serviceAccountName":"sa","volumes":[{"name":"v","secret":{"secretName":"vol"}},{"name":"c","configMap":{"name":"cfg"}},
+                {"name":"data","persistentVolumeClaim":{"claimName":"pvc"}},{"name":"e","ephemeral":{}}],"containers":[]}"#,
         )
         .expect("literal is a pod spec");
-        assert_eq!(secrets_of(&spec), ["pull", "vol", "proj", "env"]);
-        assert_eq!(config_maps_of(&spec), ["cfg", "kube-root-ca.crt", "from"]);
-        assert!(spec_uses(&spec, "web", "persistentvolumeclaims", "web-e"));
-        assert!(spec_uses(&spec, "web", "serviceaccounts", "sa"));
+        for (resource, name) in [
+            ("secrets", "vol"),
+            ("configmaps", "cfg"),
+            ("persistentvolumeclaims", "pvc"),
+            ("persistentvolumeclaims", "web-e"),
+            ("serviceaccounts", "sa"),
+        ] {
+            assert!(spec_uses(&spec, "web", resource, name), "{resource} {name}");
+        }
         assert!(!spec_uses(&spec, "web", "secrets", "other"));
     }
 
@@ -395,6 +357,43 @@ mod tests {
         )
         .expect("literal is a pod");
         assert_eq!(resource_claims_of(&pod), ["shared", "p-b-x", "p-ext"]);
+    }
+
+    /// Of something in `default`.
+    fn reading(user: &UserInfo) -> Attributes<'_> {
+        Attributes {
+            user,
+            verb: "get",
+            group: "",
+            version: "v1",
+            resource: "",
+            subresource: "",
+            namespace: "default",
+            name: "",
+            path: "",
+            is_resource_request: true,
+            field_selector: "",
+            label_selector: "",
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_reads_what_its_pods_name_but_not_what_its_mirrors_do() {
+        let pod = |name: &str, annotations: serde_json::Value| {
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+                "spec": {"nodeName": "n", "containers": [], "volumes": [{"name": "v", "secret": {"secretName": name}}]}})
+        };
+        let store = store_with(vec![
+            ("/pods/default/own", pod("own", json!({}))),
+            ("/pods/default/mirror", pod("mirror", json!({"kubernetes.io/config.mirror": "x"}))),
+        ]);
+        let authorizer = NodeAuthorizer::new(Reader::new(store.await));
+        let user = UserInfo::new("system:node:n", &["system:nodes"]);
+        let mut got = Vec::new();
+        for (resource, name) in [("secrets", "own"), ("secrets", "mirror"), ("pods", "own"), ("pods", "mirror")] {
+            got.push(authorizer.authorize(&Attributes { resource, name, ..reading(&user) }).await.is_allowed());
+        }
+        assert_eq!(got, [true, false, true, true]);
     }
 
     #[tokio::test]
@@ -419,18 +418,13 @@ mod tests {
             ("deletecollection", "", "spec.nodeName=m"),
         ] {
             let attributes = Attributes {
-                user: &user,
                 verb,
                 group: "resource.k8s.io",
-                version: "v1",
                 resource: "resourceslices",
-                subresource: "",
                 namespace: "",
                 name,
-                path: "",
-                is_resource_request: true,
                 field_selector,
-                label_selector: "",
+                ..reading(&user)
             };
             got.push(authorizer.authorize(&attributes).await.is_allowed());
         }

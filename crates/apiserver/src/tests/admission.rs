@@ -441,19 +441,54 @@ async fn failing_webhooks_fail_as_configured() {
 
 // === what a node can do ===
 
+/// What node `n` is told when it asks for something.
+async fn as_node(f: &Fixture, method: &str, path: &str, body: Value) -> String {
+    let request = Request::builder().method(method).uri(path).body(body_from(body.to_string())).expect("a request");
+    let user = UserInfo::new("system:node:n", &["system:nodes", MASTERS]);
+    let answer = f.server.handle(request, Peer::local(user)).await;
+    let answer = answer.into_body().collect().await.expect("a body").to_bytes();
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    answer["message"].as_str().unwrap_or("done").to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_shows_pods_of_its_own_that_name_nothing() {
+    let store = Arc::new(MemoryStore::new(store::Limits::default()));
+    let f = Fixture::with(store, vec![Box::new(NodeRestriction)], None).await;
+    f.post("/api/v1/nodes", json!({"metadata": {"name": "n"}})).await;
+    let node = f.json("GET /api/v1/nodes/n").await;
+    let mirror = json!({
+        "metadata": {"name": "p", "annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": node["metadata"]["uid"], "controller": true}]},
+        "spec": {"nodeName": "n", "containers": [{"name": "a", "image": "i"}]},
+    });
+    let check = async |pointer: &str, value: Value, want: &str| {
+        let mut pod = mirror.clone();
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        pod.pointer_mut(parent).expect("it is there")[key] = value;
+        let told = as_node(&f, "POST", "/api/v1/namespaces/default/pods", pod).await;
+        assert_eq!(told.strip_prefix("pods \"p\" is forbidden: node ").unwrap_or(&told), want, "{pointer}");
+    };
+    let own = "\"n\" can only create pods with an owner reference set to itself";
+    check("/metadata/ownerReferences", json!([]), own).await;
+    check("/metadata/ownerReferences/0/name", json!("m"), own).await;
+    let controller = "\"n\" can only create pods with a controller owner reference set to itself";
+    check("/metadata/ownerReferences/0/controller", json!(false), controller).await;
+    let blocks = "\"n\" must not set blockOwnerDeletion on an owner reference";
+    check("/metadata/ownerReferences/0/blockOwnerDeletion", json!(true), blocks).await;
+    let uid = node["metadata"]["uid"].as_str().expect("it has one");
+    check("/metadata/ownerReferences/0/uid", json!("u"), &format!("n UID mismatch: expected u got {uid}")).await;
+    let secret = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+    check("/spec/volumes", secret, "\"n\" can not create pods that reference secrets").await;
+    check("/metadata/labels", json!({}), "done").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_offers_devices_of_its_own_only() {
     let store = Arc::new(MemoryStore::new(store::Limits::default()));
     let f = Fixture::with(store, vec![Box::new(NodeRestriction)], None).await;
     let slices = "/apis/resource.k8s.io/v1/resourceslices";
-    let as_node = async |method: &str, path: &str, body: Value| {
-        let request = Request::builder().method(method).uri(path).body(body_from(body.to_string())).expect("a request");
-        let user = UserInfo::new("system:node:n", &["system:nodes", MASTERS]);
-        let answer = f.server.handle(request, Peer::local(user)).await;
-        let answer = answer.into_body().collect().await.expect("a body").to_bytes();
-        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
-        answer["message"].as_str().unwrap_or("done").to_owned()
-    };
+    let as_node = async |method: &str, path: &str, body: Value| as_node(&f, method, path, body).await;
     let slice = |name: &str, node: &str| {
         json!({"metadata": {"name": name}, "spec": {"driver": "d.example", "nodeName": node,
             "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}, "devices": [{"name": "a"}]}})

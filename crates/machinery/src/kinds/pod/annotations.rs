@@ -4,6 +4,7 @@
 
 use super::validate::{validate_app_armor, visit_containers};
 use crate::field::{Errors, FieldError, Path};
+use crate::pod_references::MIRROR;
 use crate::validation::validate_local_descending_path;
 use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile};
 use api::prelude::Pod;
@@ -12,7 +13,6 @@ use std::collections::BTreeMap;
 pub(super) const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 pub(super) const SECCOMP: &str = "container.seccomp.security.alpha.kubernetes.io/";
 pub(super) const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 const LOCALHOST: &str = "localhost/";
 

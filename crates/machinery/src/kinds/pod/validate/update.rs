@@ -2,6 +2,7 @@
 
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::{spec_changed, str_of};
+use crate::pod_references::is_mirror;
 use crate::validation::{
     IMMUTABLE, inclusive_range_error, invalid_each, is_dns1123_subdomain, is_label_key, is_valid_ip,
 };
@@ -312,7 +313,7 @@ pub(in crate::kinds::pod) fn validate_resize(new: &Pod, old: &Pod) -> Errors {
     let none = Path::new("");
     let path = Path::new("spec");
     let (Some(new_spec), Some(old_spec)) = (&new.spec, &old.spec) else { return Vec::new() };
-    if old.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.mirror")) {
+    if is_mirror(old) {
         return vec![FieldError::forbidden(&none, "static pods cannot be resized")];
     }
     if old_spec.os.as_ref().is_some_and(|os| os.name == "windows") {

@@ -12,6 +12,8 @@ use crate::pod::worker::status_patch;
 use api::k8s::api::core::v1::{Pod, PodStatus, Toleration};
 use api::meta::MetaExt;
 use api::{AnyObject, Codec, OwnerReference};
+pub use machinery::pod_references::is_mirror;
+use machinery::pod_references::{self, MIRROR};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -25,8 +27,6 @@ use tokio_util::sync::CancellationToken;
 pub const SOURCE: &str = "kubernetes.io/config.source";
 /// The hash of a static pod's manifest.
 pub const HASH: &str = "kubernetes.io/config.hash";
-/// On a mirror pod: the hash of the static pod that it shows.
-pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Changes that nobody tells of are found after this (`fileCheckFrequency`).
 const PERIOD: Duration = Duration::from_secs(20);
 /// Editors write in several steps.
@@ -36,12 +36,7 @@ const MANIFEST_MAX_BYTES: u64 = 10 << 20;
 
 /// Whether the pod comes from a manifest of this node.
 pub fn is_static(pod: &Pod) -> bool {
-    pod.annotation(SOURCE).is_some_and(|s| s != "api") && pod.annotation(MIRROR).is_none()
-}
-
-/// Whether the pod only shows a static one.
-pub fn is_mirror(pod: &Pod) -> bool {
-    pod.annotation(MIRROR).is_some()
+    pod.annotation(SOURCE).is_some_and(|s| s != "api") && !is_mirror(pod)
 }
 
 /// The mirror of a static pod, as it is created.
@@ -63,7 +58,7 @@ pub fn mirror_of(pod: &Pod, node: &str, node_uid: &str) -> Pod {
     mirror
 }
 
-/// Whether a pod of the API is the mirror of this static pod as it is now.
+/// Whether a pod of the API is the mirror of this static pod as it is now: mirrors have the hash of what they show.
 pub fn shows(mirror: &Pod, pod: &Pod) -> bool {
     mirror.annotation(MIRROR).is_some() && mirror.annotation(MIRROR) == pod.annotation(HASH)
 }
@@ -156,7 +151,10 @@ fn read_pod(mut value: Value, file: &Path, node: &str) -> Result<Pod, String> {
     if view::app_containers(&pod).is_empty() {
         return Err("spec.containers: Required value".into());
     }
-    Ok(pod)
+    match pod.spec.as_ref().and_then(pod_references::first) {
+        Some(kind) => Err(format!("static pods may not reference {kind}")),
+        None => Ok(pod),
+    }
 }
 
 /// What changed between two readings: pods that are new or different, and pods that are gone.
@@ -271,6 +269,13 @@ mod tests {
         assert!(read("kind: Pod\nmetadata: {}\nspec: {}").expect_err("no name").contains("metadata.name"));
         let bad = MANIFEST.replace("name: c", "name: C_");
         assert!(read(&bad).expect_err("bad name").contains("spec.containers[0].name"));
+        for (rest, kind) in [
+            ("resourceClaims: [{name: c, resourceClaimName: c}]", "resourceclaims"),
+            ("volumes: [{name: v, secret: {secretName: s}}]", "secrets"),
+        ] {
+            let refused = read(&format!("{MANIFEST}  {rest}\n")).expect_err("there may be no API");
+            assert_eq!(refused, format!("static pods may not reference {kind}"));
+        }
         assert_eq!(read("").expect("nothing").len(), 0);
     }
 

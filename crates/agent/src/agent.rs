@@ -49,7 +49,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use waiting::Waiting;
+use waiting::{Next, Waiting};
 
 /// What the agent works with.
 pub struct Parts {
@@ -93,6 +93,15 @@ pub enum Feed {
 }
 
 type Workers = Arc<RwLock<BTreeMap<String, WorkerHandle>>>;
+
+/// When a pod that the node takes may begin.
+enum Room {
+    Now,
+    /// When these have ended, whose share it has now.
+    After(Vec<Victim>),
+    /// There is none now, but pods are about to end for another one.
+    Unknown,
+}
 
 /// A pod that ends so that the node can take another.
 struct Victim {
@@ -177,8 +186,11 @@ impl Agent {
                     None => break,
                 },
                 () = self.context.ledger.room_made() => self.tell_of_room(),
-                pods = self.waiting.over() => for pod in pods {
-                    self.begin_with_share(pod).await;
+                pods = self.waiting.over() => for next in pods {
+                    match next {
+                        Next::Begin(pod) => self.begin_with_share(pod).await,
+                        Next::Admit(pod) => self.begin_new(pod).await,
+                    }
                 },
                 pods = self.context.devices.concerned() => self.tell_of_devices(&pods),
                 pods = self.context.dynamic.concerned() => self.tell_of_dynamic(&pods),
@@ -278,8 +290,9 @@ impl Agent {
             return self.begin_admitted(pod, Ok(()));
         }
         match self.admit(&pod).await {
-            Ok(victims) if victims.is_empty() => self.begin_with_share(pod).await,
-            Ok(victims) => self.wait_for(pod, victims),
+            Ok(Room::Now) => self.begin_with_share(pod).await,
+            Ok(Room::After(victims)) => self.wait_for(pod, victims),
+            Ok(Room::Unknown) => self.waiting.line_up(pod),
             Err(rejection) => self.begin_admitted(pod, Err(rejection)),
         }
     }
@@ -314,8 +327,8 @@ impl Agent {
         self.begin(pod, seen);
     }
 
-    /// Gives the pod its share of the node, or tells why not. Those whose share that was must end before it begins.
-    async fn admit(&self, pod: &Pod) -> Result<Vec<Victim>, Rejection> {
+    /// Gives the pod its share of the node, or tells why not.
+    async fn admit(&self, pod: &Pod) -> Result<Room, Rejection> {
         self.context.shutdown.admit()?;
         admission::admit(pod)?;
         admission::admit_confined(pod, runtime::apparmor::is_enabled())?;
@@ -324,15 +337,16 @@ impl Agent {
         self.admit_here(pod).await?;
         let shortage = self.context.ledger.grant(pod.uid(), Demand::of(pod), &self.context.allocatable.read()).err();
         match shortage {
+            Some(_) if self.waiting.is_room_made() => Ok(Room::Unknown),
             Some(shortage) if !admission::is_critical(pod) => Err(shortage.into()),
             shortage => self.give(pod, shortage).inspect_err(|_| self.context.give_back(pod.uid())),
         }
     }
 
     /// The pod's ports, and its share if that is too little so far.
-    fn give(&self, pod: &Pod, shortage: Option<Shortage>) -> Result<Vec<Victim>, Rejection> {
+    fn give(&self, pod: &Pod, shortage: Option<Shortage>) -> Result<Room, Rejection> {
         self.context.host_ports.take(pod, pod.uid())?;
-        shortage.map_or(Ok(Vec::new()), |shortage| self.make_room(pod, &shortage))
+        shortage.map_or(Ok(Room::Now), |shortage| self.make_room(pod, &shortage).map(Room::After))
     }
 
     /// The watch of the node may be behind the scheduler's, so who does not fit is looked at again with what the server has now.
@@ -372,10 +386,10 @@ impl Agent {
         let (waiting, uid) = (self.waiting.clone(), pod.uid().to_owned());
         let ends = victims.into_iter().map(|v| waiting::ended(self.handle(), self.context.clone(), v));
         let all = futures_util::future::join_all(ends);
-        waiting.add(pod);
+        waiting.promise(pod);
         base::tasks::detach("room for a pod", async move {
             all.await;
-            waiting.has_room(&uid);
+            waiting.room_made(&uid);
         });
     }
 

@@ -6,6 +6,7 @@ use crate::engine::Handlers;
 use crate::pod::fixture::{object, pod};
 use crate::pod::spec::dns::ClusterDns;
 use crate::testing::{FakeCluster, FakeEngine, FakeImages, FakeNetwork, TokioClock};
+use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use base::SeededRandom;
 use std::future::Future;
 use testkit::{DraFixture, DraOptions};
@@ -497,20 +498,25 @@ async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
     agent.stop().await;
 }
 
+fn cpus(amount: &str) -> BTreeMap<String, Quantity> {
+    [("cpu".to_owned(), Quantity(amount.to_owned()))].into()
+}
+
+/// A pod that asks for this much of a processor.
+fn asking(name: &str, cpu: &str, priority: i32) -> Pod {
+    let mut pod = pod(&format!(
+        r#"{{"nodeName":"n1","priority":{priority},"containers":[{{"name":"a","image":"i","resources":{{"requests":{{"cpu":"{cpu}"}}}}}}]}}"#
+    ));
+    pod.metadata.name = Some(name.to_owned());
+    pod.metadata.uid = Some(name.to_owned());
+    pod
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_the_node_needs_gets_room_from_others() {
     let world = World::new();
     let agent = world.start();
-    let quantity = |text: &str| api::k8s::apimachinery::pkg::api::resource::Quantity(text.to_owned());
-    *agent.handle.context.allocatable.write() = [("cpu".to_owned(), quantity("1"))].into();
-    let asking = |name: &str, cpu: &str, priority: i32| {
-        let mut pod = pod(&format!(
-            r#"{{"nodeName":"n1","priority":{priority},"containers":[{{"name":"a","image":"i","resources":{{"requests":{{"cpu":"{cpu}"}}}}}}]}}"#
-        ));
-        pod.metadata.name = Some(name.to_owned());
-        pod.metadata.uid = Some(name.to_owned());
-        pod
-    };
+    *agent.handle.context.allocatable.write() = cpus("1");
     let status = |name: &str| world.cluster.get(name).and_then(|p| p.status).expect("written");
     world.cluster.put(asking("web", "800m", 0));
     until_phase(&world, "web", "Running").await;
@@ -558,6 +564,31 @@ async fn a_pod_that_the_node_needs_gets_room_from_others() {
     assert_eq!(refused.reason.as_deref(), Some("UnexpectedAdmissionError"));
     let why = "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]";
     assert_eq!(refused.message.as_deref(), Some(why));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_others_make_room_is_asked_again_then() {
+    let world = World::new();
+    let agent = world.start();
+    *agent.handle.context.allocatable.write() = cpus("2");
+    for name in ["web", "other"] {
+        world.cluster.put(asking(name, "1", 0));
+        until_phase(&world, name, "Running").await;
+    }
+    // One of the two must end for the first; for the second the other one, and for the third nobody needs to.
+    for (name, cpu, priority) in
+        [("first", "500m", 2_000_000_000), ("second", "1", 2_000_000_000), ("third", "500m", 0), ("fourth", "1", 0)]
+    {
+        world.cluster.put(asking(name, cpu, priority));
+    }
+    for name in ["first", "second", "third"] {
+        until_phase(&world, name, "Running").await;
+    }
+    until_phase(&world, "fourth", "Failed").await;
+    assert_eq!((world.phase("web"), world.phase("other")), ("Failed".into(), "Failed".into()));
+    let reason = |name: &str| world.cluster.get(name).and_then(|p| p.status?.reason).unwrap_or_default();
+    assert_eq!((reason("web"), reason("fourth")), ("Preempting".into(), "OutOfcpu".into()));
     agent.stop().await;
 }
 

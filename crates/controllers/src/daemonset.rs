@@ -368,7 +368,7 @@ fn fits(template: &PodTemplateSpec, node: &Node) -> (bool, bool) {
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     let untolerated: Vec<&str> = taints
-        .filter(|t| !tolerations.iter().any(|toleration| tolerates(toleration, t)))
+        .filter(|t| !tolerations.iter().any(|toleration| tolerates(toleration, *t)))
         .map(|t| t.effect.as_str())
         .collect();
     let evicted = untolerated.contains(&"NoExecute");

@@ -245,7 +245,7 @@ fn evict(pod: &Pod, taints: &[(Taint, Duration)], now: Timestamp, plan: &mut Pla
     let here = here.or(pod.metadata.creation_timestamp.as_ref()).map(|t| t.0);
     let here = here.and_then(|t| Duration::try_from(now.duration_since(t)).ok());
     for (taint, seen) in taints {
-        let Some(toleration) = tolerations.iter().find(|t| tolerates(t, taint)) else {
+        let Some(toleration) = tolerations.iter().find(|t| tolerates(*t, taint)) else {
             delete(pod, now, plan);
             return;
         };

@@ -7,7 +7,7 @@ use super::{Budget, Env, Key, Map, Object, Program, Value, compile};
 use crate::quantity::Quantity;
 use api::k8s::api::resource::v1::{Device, DeviceAttribute};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use thiserror::Error;
 
 /// What an expression may cost at most (`CELSelectorExpressionMaxCost`).
@@ -31,7 +31,7 @@ pub enum SelectorError {
 /// Checks the expression of a selector.
 pub fn check_selector(expression: &str) -> Result<(), SelectorError> {
     let selector = Selector::compile(expression)?;
-    if selector.0.estimate(&env()).max > MAX_COST { Err(SelectorError::TooComplex) } else { Ok(()) }
+    if selector.0.estimate(&ENV).max > MAX_COST { Err(SelectorError::TooComplex) } else { Ok(()) }
 }
 
 /// An expression that compiled.
@@ -42,7 +42,7 @@ impl Selector {
     /// Compiles it. What it could cost does not matter: what was stored may be used, and its evaluations are limited.
     pub fn compile(expression: &str) -> Result<Self, SelectorError> {
         let failed = |error| SelectorError::Invalid(format!("compilation failed: {error}"));
-        let program = compile(expression, &env()).map_err(failed)?;
+        let program = compile(expression, &ENV).map_err(failed)?;
         let found = program.output_type();
         // An attribute is of a type that is known only at run time.
         if !matches!(found, Type::Bool | Type::Dyn) {
@@ -116,7 +116,7 @@ fn by_domain(driver: &str, named: Vec<(&String, Value)>) -> Value {
     all.into()
 }
 
-fn env() -> Env {
+static ENV: LazyLock<Env> = LazyLock::new(|| {
     let by_domain = |value: Decl| Decl::map_of(Decl::map_of(value).at_most(MAX_ATTRIBUTES)).at_most(MAX_ATTRIBUTES);
     let device = ObjectType::new(
         DEVICE,
@@ -128,7 +128,7 @@ fn env() -> Env {
         ],
     );
     Env::new().with("device", Decl::object(device)).with_bindings()
-}
+});
 
 #[cfg(test)]
 mod tests {

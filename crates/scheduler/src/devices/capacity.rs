@@ -1,7 +1,7 @@
 //! What claims consume of devices that several may have, and whether there is enough of it
 //! (`structured/internal/incubating/consumable_capacity.go`).
 
-use api::k8s::api::resource::v1::{CapacityRequestPolicy, CapacityRequestPolicyRange, Device, DeviceCapacity};
+use api::k8s::api::resource::v1::{CapacityRequestPolicy, CapacityRequestPolicyRange, Counter, Device, DeviceCapacity};
 use api::k8s::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use machinery::quantity::{Format, Quantity};
 use std::collections::BTreeMap;
@@ -10,12 +10,26 @@ use std::collections::BTreeMap;
 pub(super) type Capacity = BTreeMap<String, Quantity>;
 
 /// What was validated when it was stored; anything else is nothing.
-pub(super) fn quantity(text: &ApiQuantity) -> Quantity {
+fn quantity(text: &ApiQuantity) -> Quantity {
     Quantity::parse(&text.0).unwrap_or_default()
 }
 
 pub(super) fn read(amounts: Option<&BTreeMap<String, ApiQuantity>>) -> Capacity {
     amounts.into_iter().flatten().map(|(name, amount)| (name.clone(), quantity(amount))).collect()
+}
+
+/// What a counter set has, or a device takes from one.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) set: String,
+    pub(super) amounts: Capacity,
+}
+
+impl Counted {
+    pub(super) fn read(set: &str, counters: &BTreeMap<String, Counter>) -> Self {
+        let amounts = counters.iter().map(|(name, counter)| (name.clone(), quantity(&counter.value))).collect();
+        Counted { set: set.to_owned(), amounts }
+    }
 }
 
 pub(super) fn add(to: &mut Capacity, more: &Capacity) {
@@ -26,67 +40,114 @@ pub(super) fn subtract(from: &mut Capacity, less: &Capacity) {
     less.iter().for_each(|(name, amount)| from.entry(name.clone()).or_default().sub(amount));
 }
 
+/// What a device offers of something, and in which amounts.
+#[derive(Debug)]
+pub(super) struct Offer {
+    amount: Quantity,
+    policy: Option<Policy>,
+}
+
+pub(super) type Offers = BTreeMap<String, Offer>;
+
+#[derive(Debug)]
+struct Policy {
+    default: Option<Quantity>,
+    valid: Vec<Quantity>,
+    range: Option<Range>,
+}
+
+#[derive(Debug)]
+struct Range {
+    min: Quantity,
+    max: Option<Quantity>,
+    step: Option<i64>,
+}
+
+/// What a device offers.
+pub(super) fn offers(device: &Device) -> Offers {
+    let read = |capacity: &DeviceCapacity| Offer {
+        amount: quantity(&capacity.value),
+        policy: capacity.request_policy.as_ref().map(Policy::read),
+    };
+    device.capacity.iter().flatten().map(|(name, capacity)| (name.clone(), read(capacity))).collect()
+}
+
+impl Policy {
+    fn read(policy: &CapacityRequestPolicy) -> Self {
+        Policy {
+            default: policy.default.as_ref().map(quantity),
+            valid: policy.valid_values.iter().flatten().map(quantity).collect(),
+            range: policy.valid_range.as_ref().map(Range::read),
+        }
+    }
+
+    /// `violatesPolicy`
+    fn is_violated(&self, amount: &Quantity) -> bool {
+        if self.default.as_ref() == Some(amount) {
+            return false;
+        }
+        if let Some(range) = &self.range {
+            let too_much = range.max.as_ref().is_some_and(|max| amount > max);
+            let above = amount.value().saturating_sub(range.min.value());
+            return too_much || range.step.is_some_and(|step| above % step != 0);
+        }
+        !self.valid.is_empty() && !self.valid.contains(amount)
+    }
+}
+
+impl Range {
+    fn read(range: &CapacityRequestPolicyRange) -> Self {
+        Range {
+            min: quantity(&range.min),
+            max: range.max.as_ref().map(quantity),
+            step: range.step.as_ref().map(|step| quantity(step).value()).filter(|step| *step > 0),
+        }
+    }
+
+    /// `roundUpRange`
+    fn round_up(&self, requested: &Quantity) -> Quantity {
+        if *requested < self.min {
+            return self.min.clone();
+        }
+        let Some(step) = self.step else { return requested.clone() };
+        let min = self.min.value();
+        let above = requested.value().saturating_sub(min);
+        let steps = above / step + i64::from(above % step != 0);
+        Quantity::new(min.saturating_add(step.saturating_mul(steps)), Format::BinarySi)
+    }
+}
+
+impl Offer {
+    /// `calculateConsumedCapacity`
+    fn taken(&self, requested: Option<&Quantity>) -> Quantity {
+        let policy = self.policy.as_ref();
+        let Some(requested) = requested else {
+            return policy.and_then(|policy| policy.default.as_ref()).unwrap_or(&self.amount).clone();
+        };
+        if let Some(range) = policy.and_then(|policy| policy.range.as_ref()) {
+            return range.round_up(requested);
+        }
+        let mut valid = policy.iter().flat_map(|policy| &policy.valid);
+        valid.find(|valid| requested <= *valid).unwrap_or(requested).clone()
+    }
+}
+
 /// What a request takes of a device (`GetConsumedCapacityFromRequest`).
-pub(super) fn consumed(requested: &Capacity, device: &Device) -> Capacity {
-    let capacities = device.capacity.iter().flatten();
-    capacities.map(|(name, capacity)| (name.clone(), taken(requested.get(name), capacity))).collect()
+pub(super) fn consumed(requested: &Capacity, offers: &Offers) -> Capacity {
+    offers.iter().map(|(name, offer)| (name.clone(), offer.taken(requested.get(name)))).collect()
 }
 
 /// Whether a device has what a request wants, beside what others have of it (`CmpRequestOverCapacity`).
-pub(super) fn fits(requested: &Capacity, device: &Device, others: &[&Capacity]) -> bool {
-    let capacities = || device.capacity.iter().flatten();
-    if requested.keys().any(|wanted| capacities().all(|(name, _)| name != wanted)) {
+pub(super) fn fits(requested: &Capacity, offers: &Offers, others: &[&Capacity]) -> bool {
+    if requested.keys().any(|wanted| !offers.contains_key(wanted)) {
         return false;
     }
-    capacities().all(|(name, capacity)| {
-        let mut sum = taken(requested.get(name), capacity);
-        if capacity.request_policy.as_ref().is_some_and(|policy| violates(&sum, policy)) {
+    offers.iter().all(|(name, offer)| {
+        let mut sum = offer.taken(requested.get(name));
+        if offer.policy.as_ref().is_some_and(|policy| policy.is_violated(&sum)) {
             return false;
         }
         others.iter().filter_map(|other| other.get(name)).for_each(|amount| sum.add(amount));
-        sum <= quantity(&capacity.value)
+        sum <= offer.amount
     })
-}
-
-/// `calculateConsumedCapacity`
-fn taken(requested: Option<&Quantity>, capacity: &DeviceCapacity) -> Quantity {
-    let policy = capacity.request_policy.as_ref();
-    let Some(requested) = requested else {
-        return quantity(policy.and_then(|p| p.default.as_ref()).unwrap_or(&capacity.value));
-    };
-    if let Some(range) = policy.and_then(|p| p.valid_range.as_ref()) {
-        return round_up(requested, range);
-    }
-    let valid = policy.iter().flat_map(|p| p.valid_values.iter().flatten()).map(quantity);
-    valid.into_iter().find(|valid| requested <= valid).unwrap_or_else(|| requested.clone())
-}
-
-/// `roundUpRange`
-fn round_up(requested: &Quantity, range: &CapacityRequestPolicyRange) -> Quantity {
-    let min = quantity(&range.min);
-    if *requested < min {
-        return min;
-    }
-    let Some(step) = range.step.as_ref().map(|step| quantity(step).value()).filter(|step| *step > 0) else {
-        return requested.clone();
-    };
-    let min = min.value();
-    let above = requested.value().saturating_sub(min);
-    let steps = above / step + i64::from(above % step != 0);
-    Quantity::new(min.saturating_add(step.saturating_mul(steps)), Format::BinarySi)
-}
-
-/// `violatesPolicy`
-fn violates(amount: &Quantity, policy: &CapacityRequestPolicy) -> bool {
-    if policy.default.as_ref().is_some_and(|default| quantity(default) == *amount) {
-        return false;
-    }
-    if let Some(range) = &policy.valid_range {
-        let too_much = range.max.as_ref().is_some_and(|max| *amount > quantity(max));
-        let step = range.step.as_ref().map(|step| quantity(step).value()).filter(|step| *step > 0);
-        let min = quantity(&range.min).value();
-        return too_much || step.is_some_and(|step| amount.value().saturating_sub(min) % step != 0);
-    }
-    let valid = policy.valid_values.as_deref().unwrap_or_default();
-    !valid.is_empty() && valid.iter().all(|valid| quantity(valid) != *amount)
 }

@@ -1,10 +1,9 @@
 //! Shared counters of a pool: parts of one device are devices of their own, which take from the same counters
 //! (`checkAvailableCounters` in `structured/internal/incubating/allocator_incubating.go`).
 
-use super::InUse;
-use super::capacity::quantity;
+use super::capacity::Counted;
 use super::pools::Pool;
-use api::k8s::api::resource::v1::Device;
+use super::{InUse, View};
 use machinery::quantity::Quantity;
 use std::collections::BTreeMap;
 
@@ -15,12 +14,12 @@ pub(super) struct Counters<'a>(BTreeMap<(&'a str, &'a str), Quantity>);
 impl<'a> Counters<'a> {
     /// Those of a pool, without what devices in use take, wherever they are.
     pub(super) fn of(pool: &Pool<'a>, in_use: &InUse) -> Self {
-        let sets = pool.counters.iter();
-        let all = sets.flat_map(|set| set.counters.iter().map(|(name, c)| ((set.name.as_str(), name.as_str()), c)));
-        let mut left = Counters(all.map(|(key, counter)| (key, quantity(&counter.value))).collect());
-        for (device, view) in pool.here.iter().chain(&pool.elsewhere).flat_map(|slice| slice.devices()) {
+        let mut left = Counters(
+            pool.counters.iter().flat_map(|set| each(set)).map(|(key, amount)| (key, amount.clone())).collect(),
+        );
+        for (_, view) in pool.here.iter().chain(&pool.elsewhere).flat_map(|slice| slice.devices()) {
             if in_use.has(&view.id) {
-                left.change(device, Quantity::sub);
+                left.change(view, Quantity::sub);
             }
         }
         left
@@ -28,7 +27,7 @@ impl<'a> Counters<'a> {
 
     /// Takes what a device consumes, if there is enough. If devices in use take more than there is of some counter, there is
     /// not enough of any.
-    pub(super) fn try_take(&mut self, device: &'a Device) -> bool {
+    pub(super) fn try_take(&mut self, device: &'a View) -> bool {
         self.change(device, Quantity::sub);
         let enough = self.0.values().all(|left| left.sign() >= 0);
         if !enough {
@@ -37,18 +36,20 @@ impl<'a> Counters<'a> {
         enough
     }
 
-    pub(super) fn give_back(&mut self, device: &'a Device) {
+    pub(super) fn give_back(&mut self, device: &'a View) {
         self.change(device, Quantity::add);
     }
 
-    fn change(&mut self, device: &'a Device, change: fn(&mut Quantity, &Quantity)) {
-        for consumed in device.consumes_counters.iter().flatten() {
-            for (name, counter) in &consumed.counters {
-                // That all of them exist was checked with the pool.
-                if let Some(left) = self.0.get_mut(&(consumed.counter_set.as_str(), name.as_str())) {
-                    change(left, &quantity(&counter.value));
-                }
+    fn change(&mut self, device: &'a View, change: fn(&mut Quantity, &Quantity)) {
+        for (key, amount) in device.consumes.iter().flat_map(each) {
+            // That all of them exist was checked with the pool.
+            if let Some(left) = self.0.get_mut(&key) {
+                change(left, amount);
             }
         }
     }
+}
+
+fn each(counted: &Counted) -> impl Iterator<Item = ((&str, &str), &Quantity)> {
+    counted.amounts.iter().map(|(name, amount)| ((counted.set.as_str(), name.as_str()), amount))
 }

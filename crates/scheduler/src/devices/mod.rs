@@ -23,18 +23,21 @@ pub(crate) use search::{Effort, Failure, allocate};
 
 use crate::events::Events;
 use crate::volumes::ClaimKey;
+use api::k8s::api::core::v1::NodeSelector as ApiSelector;
 use api::k8s::api::resource::v1::{
     AllocationResult, Device, DeviceClass, DeviceRequestAllocationResult, DeviceSelector, ResourceClaim, ResourceSlice,
 };
 use api::meta::MetaExt;
 use base::Random;
-use capacity::{Capacity, add, subtract};
+use capacity::{Capacity, Counted, Offers, add, subtract};
 use machinery::cel::Value;
 use machinery::cel::device::{self, Selector};
+use machinery::field::Path;
 use machinery::resource_claims as claims;
+use machinery::selector::NodeSelector;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Names a device.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,13 +63,20 @@ impl fmt::Display for DeviceId {
 #[derive(Debug)]
 pub(crate) struct Class {
     object: Arc<DeviceClass>,
-    selectors: Vec<Compiled>,
+    selectors: Compiled,
 }
 
-/// A selector, or why it does not compile.
-type Compiled = Result<Selector, String>;
+/// A claim, and what its selectors compiled to, once devices were searched for: what it wants never changes.
+#[derive(Debug, Clone)]
+struct Claim {
+    object: Arc<ResourceClaim>,
+    selectors: Arc<OnceLock<Vec<Compiled>>>,
+}
 
-fn compile(selectors: Option<&[DeviceSelector]>) -> Vec<Compiled> {
+/// Selectors, or why one does not compile.
+type Compiled = Arc<[Result<Selector, String>]>;
+
+fn compile(selectors: Option<&[DeviceSelector]>) -> Compiled {
     let expression = |s: &DeviceSelector| s.cel.as_ref().map(|cel| cel.expression.clone()).unwrap_or_default();
     let selectors = selectors.unwrap_or_default().iter();
     selectors.map(|s| Selector::compile(&expression(s)).map_err(|why| why.to_string())).collect()
@@ -78,12 +88,18 @@ pub(crate) struct Slice {
     object: Arc<ResourceSlice>,
     /// As many as the slice has devices.
     views: Vec<View>,
+    nodes: Option<NodeSelector>,
+    counters: Vec<Counted>,
 }
 
+/// What of a device is read once.
 #[derive(Debug)]
 struct View {
     id: DeviceId,
     value: Result<Value, String>,
+    offers: Offers,
+    consumes: Vec<Counted>,
+    nodes: Option<NodeSelector>,
 }
 
 impl Slice {
@@ -92,9 +108,19 @@ impl Slice {
         let view = |device: &Device| View {
             id: DeviceId { driver: spec.driver.clone(), pool: spec.pool.name.clone(), device: device.name.clone() },
             value: device::value(&spec.driver, device),
+            offers: capacity::offers(device),
+            consumes: device
+                .consumes_counters
+                .iter()
+                .flatten()
+                .map(|c| Counted::read(&c.counter_set, &c.counters))
+                .collect(),
+            nodes: device.node_selector.as_ref().map(selector),
         };
         let views = spec.devices.iter().flatten().map(view).collect();
-        Slice { object, views }
+        let counters = spec.shared_counters.iter().flatten().map(|c| Counted::read(&c.name, &c.counters)).collect();
+        let nodes = spec.node_selector.as_ref().map(selector);
+        Slice { views, nodes, counters, object }
     }
 
     fn devices(&self) -> impl Iterator<Item = (&Device, &View)> {
@@ -110,6 +136,10 @@ impl Slice {
         let counters = self.object.spec.shared_counters.as_ref().is_some_and(|c| !c.is_empty());
         self.object.spec.node_name.as_deref().filter(|name| !name.is_empty() && !counters)
     }
+}
+
+fn selector(selector: &ApiSelector) -> NodeSelector {
+    NodeSelector::new(selector, &Path::new("nodeSelector"))
 }
 
 /// Driver and name.
@@ -228,7 +258,7 @@ pub struct Devices {
     /// Names of the others.
     of_many: BTreeSet<String>,
     of_pool: BTreeMap<PoolId, BTreeSet<String>>,
-    claims: BTreeMap<ClaimKey, Arc<ResourceClaim>>,
+    claims: BTreeMap<ClaimKey, Claim>,
     /// By the claim's UID: what it is about to get.
     pending: BTreeMap<String, AllocationResult>,
     in_use: InUse,
@@ -236,7 +266,16 @@ pub struct Devices {
 
 impl Devices {
     pub(crate) fn claim(&self, namespace: &str, name: &str) -> Option<&Arc<ResourceClaim>> {
-        self.claims.get(&(namespace.to_owned(), name.to_owned()))
+        self.claims.get(&(namespace.to_owned(), name.to_owned())).map(|claim| &claim.object)
+    }
+
+    /// The selectors of a claim, of each request and alternative in turn.
+    fn selectors(&self, claim: &ResourceClaim) -> Vec<Compiled> {
+        let key = (claim.namespace().to_owned(), claim.name().to_owned());
+        match self.claims.get(&key).filter(|known| known.object.uid() == claim.uid()) {
+            Some(known) => known.selectors.get_or_init(|| request::selectors(claim)).clone(),
+            None => request::selectors(claim),
+        }
     }
 
     pub(crate) fn class(&self, name: &str) -> Option<&Arc<Class>> {
@@ -321,11 +360,13 @@ impl Devices {
     /// A claim.
     pub fn apply_claim(&mut self, namespace: &str, name: &str, claim: Option<Arc<ResourceClaim>>) -> Events {
         let key = (namespace.to_owned(), name.to_owned());
-        let new = claim.clone();
-        let old = match claim {
-            Some(claim) => self.claims.insert(key, claim),
-            None => self.claims.remove(&key),
-        };
+        let (old, new) = (self.claims.remove(&key), claim);
+        if let Some(object) = new.clone() {
+            let known = old.as_ref().filter(|old| old.object.uid() == object.uid());
+            let selectors = known.map(|old| old.selectors.clone()).unwrap_or_default();
+            self.claims.insert(key, Claim { object, selectors });
+        }
+        let old = old.map(|old| old.object);
         let allocated =
             |claim: &Option<Arc<ResourceClaim>>| claim.as_ref().and_then(|c| claims::allocation(c).cloned());
         let (before, after) = (allocated(&old), allocated(&new));

@@ -2,12 +2,11 @@
 //! generations do not count. A pool of which slices are missing is incomplete, one that contradicts itself is invalid; no
 //! device is taken from either.
 
-use super::{Devices, PoolId, Slice};
+use super::capacity::Counted;
+use super::{Devices, PoolId, Slice, View};
 use crate::snapshot::NodeInfo;
-use api::k8s::api::core::v1::NodeSelector as ApiSelector;
-use api::k8s::api::resource::v1::{CounterSet, Device, ResourceSliceSpec};
+use api::k8s::api::resource::v1::{Device, ResourceSliceSpec};
 use api::meta::MetaExt;
-use machinery::field::Path;
 use machinery::selector::NodeSelector;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +19,7 @@ pub(super) struct Pool<'a> {
     pub(super) here: Vec<&'a Slice>,
     /// The others.
     pub(super) elsewhere: Vec<&'a Slice>,
-    pub(super) counters: Vec<&'a CounterSet>,
+    pub(super) counters: Vec<&'a Counted>,
 }
 
 /// Whether devices may be taken from a pool.
@@ -79,12 +78,12 @@ fn is_relevant(slice: &Slice, node: &NodeInfo) -> Result<bool, String> {
         return Ok(true);
     }
     if spec.per_device_node_selection != Some(true) {
-        let found = node_matches(node, spec.node_name.as_deref(), spec.all_nodes, spec.node_selector.as_ref());
+        let found = node_matches(node, spec.node_name.as_deref(), spec.all_nodes, slice.nodes.as_ref());
         let name = slice.object.name();
         return found.map_err(|why| format!("failed to perform node selection for slice {name}: {why}"));
     }
-    for (device, _) in slice.devices() {
-        if device_matches(node, device)? {
+    for (device, view) in slice.devices() {
+        if device_matches(node, device, view)? {
             return Ok(true);
         }
     }
@@ -92,8 +91,8 @@ fn is_relevant(slice: &Slice, node: &NodeInfo) -> Result<bool, String> {
 }
 
 /// Whether a device that says itself where it is can be reached from a node.
-pub(super) fn device_matches(node: &NodeInfo, device: &Device) -> Result<bool, String> {
-    node_matches(node, device.node_name.as_deref(), device.all_nodes, device.node_selector.as_ref())
+pub(super) fn device_matches(node: &NodeInfo, device: &Device, view: &View) -> Result<bool, String> {
+    node_matches(node, device.node_name.as_deref(), device.all_nodes, view.nodes.as_ref())
         .map_err(|why| format!("failed to perform node selection for device {}: {why}", device.name))
 }
 
@@ -102,7 +101,7 @@ fn node_matches(
     node: &NodeInfo,
     name: Option<&str>,
     all: Option<bool>,
-    selector: Option<&ApiSelector>,
+    selector: Option<&NodeSelector>,
 ) -> Result<bool, String> {
     if let Some(name) = name.filter(|name| !name.is_empty()) {
         return Ok(node.name() == name);
@@ -111,7 +110,7 @@ fn node_matches(
         return Ok(true);
     }
     let Some(selector) = selector else { return Ok(false) };
-    let found = NodeSelector::new(selector, &Path::new("nodeSelector")).matches(node.name(), node.labels());
+    let found = selector.matches(node.name(), node.labels());
     found.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
@@ -136,8 +135,7 @@ fn build<'a>(devices: &'a Devices, id: PoolId, mut found: Vec<&'a Slice>) -> Opt
     found.sort_by_key(|slice| slice.object.name());
     let (with_counters, here): (Vec<&Slice>, Vec<&Slice>) =
         found.into_iter().partition(|slice| has_counters(&slice.object.spec));
-    let counters: Vec<&CounterSet> =
-        with_counters.iter().flat_map(|slice| slice.object.spec.shared_counters.iter().flatten()).collect();
+    let counters: Vec<&Counted> = with_counters.iter().flat_map(|slice| &slice.counters).collect();
     if !is_valid(&here, &elsewhere, &counters) {
         return Some(Pool::unusable(id, State::Invalid));
     }
@@ -145,16 +143,16 @@ fn build<'a>(devices: &'a Devices, id: PoolId, mut found: Vec<&'a Slice>) -> Opt
 }
 
 /// Names are unique, and the counters that devices consume exist.
-fn is_valid(here: &[&Slice], elsewhere: &[&Slice], sets: &[&CounterSet]) -> bool {
+fn is_valid(here: &[&Slice], elsewhere: &[&Slice], sets: &[&Counted]) -> bool {
     let mut names = BTreeSet::new();
-    let mut by_name: BTreeMap<&str, &CounterSet> = BTreeMap::new();
-    let exist = |device: &Device, by_name: &BTreeMap<&str, &CounterSet>| {
-        device.consumes_counters.iter().flatten().all(|consumed| {
-            let set = by_name.get(consumed.counter_set.as_str());
-            set.is_some_and(|set| consumed.counters.keys().all(|name| set.counters.contains_key(name)))
+    let mut by_name: BTreeMap<&str, &Counted> = BTreeMap::new();
+    let exist = |device: &View, by_name: &BTreeMap<&str, &Counted>| {
+        device.consumes.iter().all(|consumed| {
+            let set = by_name.get(consumed.set.as_str());
+            set.is_some_and(|set| consumed.amounts.keys().all(|name| set.amounts.contains_key(name)))
         })
     };
-    sets.iter().all(|set| by_name.insert(&set.name, set).is_none())
+    sets.iter().all(|set| by_name.insert(&set.set, set).is_none())
         && here.iter().flat_map(|slice| slice.devices()).all(|(device, _)| names.insert(&device.name))
-        && here.iter().chain(elsewhere).flat_map(|slice| slice.devices()).all(|(device, _)| exist(device, &by_name))
+        && here.iter().chain(elsewhere).flat_map(|slice| slice.devices()).all(|(_, view)| exist(view, &by_name))
 }

@@ -2,9 +2,7 @@
 
 use super::capacity::{self, Capacity};
 use super::{Class, Compiled, Devices, compile};
-use api::k8s::api::resource::v1::{
-    CapacityRequirements, DeviceClaim, DeviceRequest, DeviceSelector, DeviceToleration, ResourceClaim,
-};
+use api::k8s::api::resource::v1::{CapacityRequirements, DeviceClaim, DeviceRequest, DeviceToleration, ResourceClaim};
 use api::meta::MetaExt;
 use std::sync::Arc;
 
@@ -34,7 +32,7 @@ pub(super) struct Ask {
     /// Its own name, without the request's.
     pub(super) short: String,
     pub(super) class: Arc<Class>,
-    pub(super) selectors: Vec<Compiled>,
+    pub(super) selectors: Compiled,
     pub(super) mode: Mode,
     pub(super) admin_access: bool,
     pub(super) tolerations: Option<Vec<DeviceToleration>>,
@@ -51,7 +49,7 @@ pub(super) enum Mode {
 /// What exact requests and alternatives have in common.
 struct Parts<'a> {
     class: &'a str,
-    selectors: Option<&'a [DeviceSelector]>,
+    selectors: Compiled,
     mode: Option<&'a str>,
     count: Option<i64>,
     tolerations: Option<&'a Vec<DeviceToleration>>,
@@ -66,7 +64,8 @@ impl Wanted {
     pub(crate) fn read(claim: &Arc<ResourceClaim>, devices: &Devices) -> Result<Self, String> {
         let spec = claim.spec.devices.as_ref().unwrap_or(&NOTHING);
         let full = format!("{}/{}", claim.namespace(), claim.name());
-        let requests = spec.requests.iter().flatten().map(|request| read(&full, request, devices));
+        let mut selectors = devices.selectors(claim).into_iter();
+        let requests = spec.requests.iter().flatten().map(|request| read(&full, request, &mut selectors, devices));
         Ok(Wanted { claim: claim.clone(), requests: requests.collect::<Result<_, _>>()? })
     }
 
@@ -80,11 +79,28 @@ impl Wanted {
     }
 }
 
-fn read(claim: &str, request: &DeviceRequest, devices: &Devices) -> Result<Request, String> {
+/// The selectors of each request or each of its alternatives, in the order in which these are read.
+pub(super) fn selectors(claim: &ResourceClaim) -> Vec<Compiled> {
+    let mut all = Vec::new();
+    for request in claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten()) {
+        match &request.exactly {
+            Some(exact) => all.push(compile(exact.selectors.as_deref())),
+            None => all.extend(request.first_available.iter().flatten().map(|a| compile(a.selectors.as_deref()))),
+        }
+    }
+    all
+}
+
+fn read(
+    claim: &str,
+    request: &DeviceRequest,
+    selectors: &mut impl Iterator<Item = Compiled>,
+    devices: &Devices,
+) -> Result<Request, String> {
     if let Some(exact) = &request.exactly {
         let parts = Parts {
             class: &exact.device_class_name,
-            selectors: exact.selectors.as_deref(),
+            selectors: selectors.next().unwrap_or_default(),
             mode: exact.allocation_mode.as_deref(),
             count: exact.count,
             tolerations: exact.tolerations.as_ref(),
@@ -101,7 +117,7 @@ fn read(claim: &str, request: &DeviceRequest, devices: &Devices) -> Result<Reque
     let alternatives = listed.iter().map(|alternative| {
         let parts = Parts {
             class: &alternative.device_class_name,
-            selectors: alternative.selectors.as_deref(),
+            selectors: selectors.next().unwrap_or_default(),
             mode: alternative.allocation_mode.as_deref(),
             count: alternative.count,
             tolerations: alternative.tolerations.as_ref(),
@@ -134,7 +150,7 @@ fn ask(
         name,
         short,
         class,
-        selectors: compile(parts.selectors),
+        selectors: parts.selectors.clone(),
         mode,
         admin_access: parts.admin_access,
         tolerations: parts.tolerations.cloned(),

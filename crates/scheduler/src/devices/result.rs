@@ -33,9 +33,9 @@ fn device(picked: &Picked<'_>) -> DeviceRequestAllocationResult {
         |share: &super::Capacity| share.iter().map(|(k, v)| (k.clone(), ApiQuantity(v.to_string()))).collect();
     DeviceRequestAllocationResult {
         request: picked.ask.name.clone(),
-        driver: picked.id.driver.clone(),
-        pool: picked.id.pool.clone(),
-        device: picked.id.device.clone(),
+        driver: picked.view.id.driver.clone(),
+        pool: picked.view.id.pool.clone(),
+        device: picked.view.id.device.clone(),
         admin_access: picked.ask.admin_access.then_some(true),
         tolerations: picked.ask.tolerations.clone(),
         binding_conditions: picked.device.binding_conditions.clone(),

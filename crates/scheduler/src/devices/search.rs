@@ -9,10 +9,12 @@ use super::constraints::Constraint;
 use super::counters::Counters;
 use super::pools::{self, Pool, State};
 use super::request::{Ask, Mode, Wanted};
-use super::{Compiled, DeviceId, Devices, Slice, View, result};
+use super::{DeviceId, Devices, Slice, View, result};
 use crate::snapshot::NodeInfo;
-use api::k8s::api::resource::v1::{AllocationResult, Device, DeviceTaint, DeviceToleration};
+use api::k8s::api::resource::v1::{AllocationResult, Device, DeviceTaint};
 use api::meta::MetaExt;
+use machinery::cel::device::Selector;
+use machinery::selector::tolerates;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Devices that one claim may have (`AllocationResultsMaxSize`).
@@ -96,7 +98,7 @@ struct Candidate<'a> {
 #[derive(Debug)]
 pub(super) struct Picked<'a> {
     pub(super) ask: &'a Ask,
-    pub(super) id: &'a DeviceId,
+    pub(super) view: &'a View,
     pub(super) slice: &'a Slice,
     pub(super) device: &'a Device,
     /// What is consumed of a device that several may have.
@@ -353,12 +355,13 @@ impl<'a, 'e> Search<'a, 'e> {
             return Ok(*known);
         }
         let (ask, view) = (self.ask(at), candidate.view);
-        let class = format!("class {}", ask.class.object.name());
-        let claim = format!("claim {}", self.wanted[at.claim].name());
-        let found = selected(&ask.class.selectors, view, &class, self.effort)?
-            && selected(&ask.selectors, view, &claim, self.effort)?
+        let class = || format!("class {}", ask.class.object.name());
+        let wanted = &self.wanted[at.claim];
+        let claim = || format!("claim {}", wanted.name());
+        let found = selected(&ask.class.selectors, view, class, self.effort)?
+            && selected(&ask.selectors, view, claim, self.effort)?
             && (candidate.slice.object.spec.per_device_node_selection != Some(true)
-                || pools::device_matches(self.node, candidate.device).map_err(broken)?);
+                || pools::device_matches(self.node, candidate.device, view).map_err(broken)?);
         self.matches.insert(key, found);
         Ok(found)
     }
@@ -367,13 +370,14 @@ impl<'a, 'e> Search<'a, 'e> {
         let id = &candidate.view.id;
         let mut others: Vec<&Capacity> = self.devices.in_use.consumed(id).into_iter().collect();
         others.extend(self.shared.get(id).into_iter().flatten());
-        capacity::fits(&ask.capacity, candidate.device, &others)
+        capacity::fits(&ask.capacity, &candidate.view.offers, &others)
     }
 
     /// Takes a device that was selected, if it is free, not tainted, allowed by the constraints, and has what is needed
     /// (`allocateDevice`).
     fn try_take(&mut self, at: At, candidate: Candidate<'a>, must: bool) -> Result<bool, Failure> {
-        let (ask, device, id) = (self.ask(at), candidate.device, &candidate.view.id);
+        let (ask, device, view) = (self.ask(at), candidate.device, candidate.view);
+        let id = &view.id;
         let multiple = device.allow_multiple_allocations == Some(true);
         if !self.is_free(ask, at.claim, candidate) || is_tainted(ask, device) || !self.fits(ask, candidate) {
             return Ok(false);
@@ -382,26 +386,27 @@ impl<'a, 'e> Search<'a, 'e> {
         if let Some(violated) = constraints.iter_mut().position(|c| !c.try_add(ask, device, id)) {
             constraints[..violated].iter_mut().for_each(|c| c.remove(ask));
             let why = "because a claim constraint would not be satisfied";
-            let claim = self.wanted[at.claim].name();
+            let wanted = &self.wanted[at.claim];
             // To want all devices and not all of them makes no sense.
-            let error = || broken(format!("claim {claim}, request {}: cannot add device {id} {why}", ask.short));
+            let error =
+                || broken(format!("claim {}, request {}: cannot add device {id} {why}", wanted.name(), ask.short));
             return if must { Err(error()) } else { Ok(false) };
         }
         // The first share of a device takes its counters.
         let is_shared =
             self.devices.in_use.consumed(id).is_some() || self.shared.get(id).is_some_and(|s| !s.is_empty());
-        let counted = device.consumes_counters.is_some() && !(multiple && is_shared);
-        if counted && !self.counters(candidate.pool).try_take(device) {
+        let counted = !(view.consumes.is_empty() || multiple && is_shared);
+        if counted && !self.counters(candidate.pool).try_take(view) {
             self.constraints[at.claim].iter_mut().for_each(|c| c.remove(ask));
             return Ok(false);
         }
-        let share = multiple.then(|| capacity::consumed(&ask.capacity, device));
+        let share = multiple.then(|| capacity::consumed(&ask.capacity, &view.offers));
         match &share {
             Some(share) => self.shared.entry(id).or_default().push(share.clone()),
             None => drop(self.taken.entry(id).or_default().insert(at.claim)),
         }
         let (slice, pool) = (candidate.slice, candidate.pool);
-        self.picked[at.claim].push(Picked { ask, id, slice, device, share, pool, counted });
+        self.picked[at.claim].push(Picked { ask, view, slice, device, share, pool, counted });
         self.depth += 1;
         Ok(true)
     }
@@ -412,11 +417,11 @@ impl<'a, 'e> Search<'a, 'e> {
         self.depth -= 1;
         self.constraints[claim].iter_mut().for_each(|c| c.remove(last.ask));
         if last.counted {
-            self.counters(last.pool).give_back(last.device);
+            self.counters(last.pool).give_back(last.view);
         }
         match last.share {
-            Some(_) => drop(self.shared.get_mut(last.id).and_then(Vec::pop)),
-            None => drop(self.taken.get_mut(last.id).map(|claims| claims.remove(&claim))),
+            Some(_) => drop(self.shared.get_mut(&last.view.id).and_then(Vec::pop)),
+            None => drop(self.taken.get_mut(&last.view.id).map(|claims| claims.remove(&claim))),
         }
     }
 
@@ -440,14 +445,19 @@ fn after(wanted: &[Wanted]) -> Vec<Option<usize>> {
 }
 
 /// Whether all selectors match a device; `of` says whose they are.
-fn selected(selectors: &[Compiled], view: &View, of: &str, effort: &mut Effort) -> Result<bool, Failure> {
+fn selected(
+    selectors: &[Result<Selector, String>],
+    view: &View,
+    of: impl Fn() -> String,
+    effort: &mut Effort,
+) -> Result<bool, Failure> {
+    let failed = |i, what: &str, why: &str| broken(format!("{}: selector #{i}: CEL {what} error: {why}", of()));
     for (i, selector) in selectors.iter().enumerate() {
         effort.check()?;
-        let compiled = selector.as_ref();
-        let compiled = compiled.map_err(|why| broken(format!("{of}: selector #{i}: CEL compile error: {why}")))?;
+        let compiled = selector.as_ref().map_err(|why| failed(i, "compile", why))?;
         let found =
             view.value.as_ref().map_err(String::clone).and_then(|device| compiled.matches(device, &mut effort.cost));
-        if !found.map_err(|why| broken(format!("{of}: selector #{i}: CEL runtime error: {why}")))? {
+        if !found.map_err(|why| failed(i, "runtime", &why))? {
             return Ok(false);
         }
     }
@@ -460,15 +470,4 @@ fn is_tainted(ask: &Ask, device: &Device) -> bool {
     let effects = ["NoSchedule", "NoExecute"];
     let mut taints = device.taints.iter().flatten().filter(|taint| effects.contains(&taint.effect.as_str()));
     taints.any(|taint| !tolerated(taint))
-}
-
-/// `ToleratesTaint` of `resourceclaim/devicetoleration.go`
-fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|w| w.is_empty() || w == found);
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let same_value = match toleration.operator.as_deref() {
-        None | Some("" | "Equal") => text(&toleration.value) == text(&taint.value),
-        Some(operator) => operator == "Exists",
-    };
-    is(&toleration.effect, &taint.effect) && is(&toleration.key, &taint.key) && same_value
 }

@@ -33,5 +33,5 @@ pub(super) const SCORE: Score = Score {
 /// The first taint that keeps the pod out (`FindMatchingUntoleratedTaint`).
 pub(crate) fn untolerated<'a>(pod: &PodInfo, info: &'a NodeInfo) -> Option<&'a Taint> {
     let mut hard = info.taints().iter().filter(|t| t.effect == "NoSchedule" || t.effect == "NoExecute");
-    hard.find(|taint| !pod.tolerations.iter().any(|t| tolerates(t, taint)))
+    hard.find(|taint| !pod.tolerations.iter().any(|t| tolerates(t, *taint)))
 }

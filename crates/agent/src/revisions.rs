@@ -95,10 +95,8 @@ impl Revisions {
     }
 
     fn save(&self) {
-        let temporary = self.file.with_extension("tmp");
         let written = serde_json::to_vec(&self.known).map_err(io::Error::from);
-        let written = written.and_then(|text| std::fs::write(&temporary, text));
-        if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, &self.file)) {
+        if let Err(error) = written.and_then(|text| base::files::replace(&self.file, &text)) {
             tracing::error!(file = %self.file.display(), %error, "failed to save which images workloads need");
         }
     }

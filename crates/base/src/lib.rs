@@ -1,10 +1,11 @@
-//! What std could have had: clock, randomness, back-off, named tasks, error chains.
+//! What std could have had: clock, randomness, back-off, named tasks, files replaced whole, error chains.
 //!
 //! Invariant: nothing here knows a Kubernetes noun, opens a socket or reads the environment.
 
 pub mod backoff;
 pub mod clock;
 pub mod error;
+pub mod files;
 pub mod random;
 pub mod tasks;
 

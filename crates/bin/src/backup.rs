@@ -103,9 +103,7 @@ fn pack(store: &Path, pki: &Path, file: &Path) -> Result<(), Error> {
     tar.append_dir_all(PKI, pki).map_err(at("read", pki))?;
     let out = tar.into_inner().map_err(&failed)?;
     out.sync_all().map_err(&failed)?;
-    fs::rename(&temp, file).map_err(at("write", file))?;
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder).and_then(|d| d.sync_all()).map_err(at("write", folder))
+    fs::rename(&temp, file).and_then(|()| base::files::sync_parent(file)).map_err(at("write", file))
 }
 
 /// Puts a backup into a data directory that has no cluster yet.

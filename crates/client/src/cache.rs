@@ -467,7 +467,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_secs(60), other.synced()).await.is_err());
         offline.remember_only::<ConfigMap>([params()].into_iter());
         assert_eq!(files(), 1);
-        let half = path.join("configmaps-0.tmp");
+        let half = path.join("configmaps-0.json.tmp");
         std::fs::write(&half, "[").expect("written");
         offline.remember_only::<ConfigMap>(std::iter::empty());
         assert_eq!(files(), 0);

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,17 +48,14 @@ impl Shelf {
     /// Replaces what was stored.
     pub(crate) fn store<K: Object>(&self, params: &ListParams, objects: &[Arc<K>]) -> io::Result<()> {
         let file = self.file::<K>(params);
-        let temporary = file.with_extension("tmp");
-        let opened = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
-        let mut out = io::BufWriter::new(opened?);
-        out.write_all(b"[")?;
-        for (at, object) in objects.iter().enumerate() {
-            out.write_all(if at == 0 { b"\n" } else { b",\n" })?;
-            out.write_all(&object.encode())?;
-        }
-        out.write_all(b"\n]\n")?;
-        out.into_inner()?.sync_all()?;
-        fs::rename(temporary, file)
+        base::files::replace_durably(&file, base::files::PRIVATE, |out| {
+            out.write_all(b"[")?;
+            for (at, object) in objects.iter().enumerate() {
+                out.write_all(if at == 0 { b"\n" } else { b",\n" })?;
+                out.write_all(&object.encode())?;
+            }
+            out.write_all(b"\n]\n")
+        })
     }
 
     /// Nobody will ask for others of this kind any more.
@@ -70,7 +67,8 @@ impl Shelf {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             // What a kill left half written goes with its file.
             let of_kind = name.starts_with(&prefix) && (name.ends_with(".json") || name.ends_with(".tmp"));
-            if of_kind && !wanted.contains(&path.with_extension("json")) {
+            let stored = name.strip_suffix(".tmp").unwrap_or(&name);
+            if of_kind && !wanted.contains(&self.dir.join(stored)) {
                 fs::remove_file(path)?;
             }
         }

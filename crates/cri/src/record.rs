@@ -187,10 +187,7 @@ impl Records {
 
     /// Replaces a record whole.
     pub(crate) fn save<R: Record>(&self, record: &R) -> io::Result<()> {
-        let path = self.path::<R>(record.id());
-        let next = path.with_extension("next");
-        std::fs::write(&next, record.encode_to_vec())?;
-        std::fs::rename(&next, &path)
+        base::files::replace(&self.path::<R>(record.id()), &record.encode_to_vec())
     }
 
     pub(crate) fn remove<R: Record>(&self, id: &str) -> io::Result<()> {

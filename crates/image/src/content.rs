@@ -12,7 +12,7 @@ use crate::Digest;
 use crate::digest::Hasher;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
@@ -221,7 +221,7 @@ impl Content {
         let dir = to.parent().unwrap_or(&self.blobs);
         std::fs::create_dir_all(dir).map_err(ContentError::io("create", dir))?;
         std::fs::rename(path, &to).map_err(failed("rename"))?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(ContentError::io("sync", dir))
+        base::files::sync_parent(&to).map_err(ContentError::io("sync", dir))
     }
 
     /// All complete blobs.
@@ -314,14 +314,8 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<PathBuf>, ContentError> {
 
 /// Writes `bytes` so that the file has either its old content or all of the new one, whatever happens.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), ContentError> {
-    let new = path.with_extension("new");
-    let failed = |action| ContentError::io(action, path);
-    let mut file =
-        File::options().create(true).truncate(true).write(true).mode(0o600).open(&new).map_err(failed("create"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-    std::fs::rename(&new, path).map_err(failed("replace"))?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(ContentError::io("sync", dir))
+    base::files::replace_durably(path, base::files::PRIVATE, |out| out.write_all(bytes))
+        .map_err(ContentError::io("write", path))
 }
 
 /// Removes a file that is worthless; what cannot be removed is swept later.

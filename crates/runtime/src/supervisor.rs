@@ -1105,15 +1105,12 @@ impl Supervisor {
         }
     }
 
-    /// Temp file, sync, rename: the record is whole or not there.
+    /// The record is whole or not there, also after a power cut.
     fn record(&self, id: &str, exit: &Exit) -> io::Result<()> {
         let dir = self.state_dir.join(id);
         std::fs::create_dir_all(&dir)?;
-        let temp = dir.join("exit.json.tmp");
-        let mut file = std::fs::File::create(&temp)?;
-        file.write_all(&serde_json::to_vec(exit)?)?;
-        sys::fd::sync_data(file.as_fd())?;
-        std::fs::rename(temp, dir.join("exit.json"))
+        let exit = serde_json::to_vec(exit)?;
+        base::files::replace_durably(&dir.join("exit.json"), base::files::PRIVATE, |out| out.write_all(&exit))
     }
 
     /// Removes a cgroup now, or as soon as its last process is gone.

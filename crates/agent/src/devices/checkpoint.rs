@@ -68,9 +68,7 @@ impl Checkpoint {
 
     /// Replaces it.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let temporary = dir.join(format!(".{FILE}.tmp"));
-        std::fs::write(&temporary, serde_json::to_vec(&Whole { data: self })?)?;
-        std::fs::rename(temporary, dir.join(FILE))
+        base::files::replace(&dir.join(FILE), &serde_json::to_vec(&Whole { data: self })?)
     }
 }
 

@@ -24,6 +24,7 @@ use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
 use base::Clock;
 use base::backoff::Backoff;
+use base::files::{PRIVATE, replace_durably};
 use book::{Book, Claim, Key, Statuses};
 use drivers::{Driver, Drivers};
 use health::Healths;
@@ -34,7 +35,7 @@ use node_api::pod_resources::{CdiDevice, ClaimResource, DynamicResource};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,7 +113,7 @@ impl DynamicResources {
     fn save(&self, book: &Book, written: &mut Vec<u8>) -> io::Result<()> {
         let text = serde_json::to_vec(&book.claims().collect::<Vec<_>>())?;
         if text != *written {
-            replace(&self.file, &text)?;
+            replace_durably(&self.file, PRIVATE, |out| out.write_all(&text))?;
             *written = text;
         }
         Ok(())
@@ -365,12 +366,6 @@ fn load(file: &Path) -> io::Result<Book> {
         Err(e) => Err(e),
         Ok(text) => Ok(serde_json::from_slice::<Vec<Claim>>(&text)?.into_iter().collect()),
     }
-}
-
-fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = file.with_extension("tmp");
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(temporary, file)
 }
 
 #[cfg(test)]

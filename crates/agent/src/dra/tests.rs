@@ -124,7 +124,7 @@ async fn nothing_is_known_that_is_not_on_disk() {
     let lab = Lab::new(&["one", "two"]);
     let dynamic = lab.start(Version::V1);
     // Where the new file would be made.
-    let in_the_way = lab.dir.path().join(FILE).with_extension("tmp");
+    let in_the_way = lab.dir.path().join(format!("{FILE}.tmp"));
     std::fs::create_dir(&in_the_way).expect("made");
     let failed = dynamic.prepare(&pod("one")).await.expect_err("it cannot be written down");
     assert!(failed.starts_with("prepare dynamic resources: checkpoint ResourceClaim state: "), "{failed}");

@@ -80,10 +80,8 @@ impl<T: Serialize + DeserializeOwned> Book<T> {
         T: Clone,
     {
         let state = State { policy_name: policy.to_owned(), default_cpu_set, entries: self.entries.clone() };
-        let temporary = self.file.with_extension("tmp");
         let written = serde_json::to_vec(&state).map_err(io::Error::from);
-        let written = written.and_then(|text| std::fs::write(&temporary, text));
-        if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, &self.file)) {
+        if let Err(error) = written.and_then(|text| base::files::replace(&self.file, &text)) {
             tracing::error!(file = %self.file.display(), %error, "failed to save which container has what for itself");
         }
     }

@@ -44,13 +44,14 @@ impl Checkpoint {
         fs::create_dir_all(&self.dir).map_err(error("create", &self.dir))?;
         let pod = without_status(pod).encode();
         if pod != self.pod {
-            put(&self.dir.join("pod.json"), &pod)?;
+            let path = self.dir.join("pod.json");
+            base::files::replace(&path, &pod).map_err(error("write", &path))?;
             self.pod = pod;
         }
         let path = self.dir.join("seen.json");
         let seen = serde_json::to_vec(seen).map_err(|e| error("encode", &path)(e.into()))?;
         if seen != self.seen {
-            put(&path, &seen)?;
+            base::files::replace(&path, &seen).map_err(error("write", &path))?;
             self.seen = seen;
         }
         Ok(())
@@ -63,12 +64,6 @@ fn without_status(pod: &Pod) -> Pod {
     out.metadata.resource_version = None;
     out.metadata.managed_fields = None;
     out
-}
-
-fn put(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let temporary = path.with_extension("tmp");
-    fs::write(&temporary, bytes).map_err(error("write", &temporary))?;
-    fs::rename(&temporary, path).map_err(error("replace", path))
 }
 
 /// All checkpoints below `dir`. One that cannot be read is reported in the log and left out: its pod then begins anew,

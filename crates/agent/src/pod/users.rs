@@ -50,9 +50,7 @@ impl Ranges {
             free.ok_or_else(|| io::Error::other("could not find an empty slot to allocate a user namespace"))?;
         let mapping = vec![Mapping { host_id: first, container_id: 0, length: LENGTH }];
         let text = serde_json::to_vec(&Mappings { uid_mappings: mapping.clone(), gid_mappings: mapping })?;
-        let temporary = file.with_extension("tmp");
-        std::fs::write(&temporary, text)?;
-        std::fs::rename(temporary, &file)?;
+        base::files::replace(&file, &text)?;
         Ok(IdRange { first, length: LENGTH })
     }
 }

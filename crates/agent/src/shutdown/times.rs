@@ -28,10 +28,9 @@ impl Times {
 
     /// For later runs.
     pub fn save(&self, data_dir: &Path) {
-        let (file, temporary) = (data_dir.join(FILE), data_dir.join(format!("{FILE}.tmp")));
+        let file = data_dir.join(FILE);
         let written = serde_json::to_vec(self).map_err(io::Error::from);
-        let written = written.and_then(|text| std::fs::write(&temporary, text));
-        if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, &file)) {
+        if let Err(error) = written.and_then(|text| base::files::replace(&file, &text)) {
             tracing::warn!(file = %file.display(), %error, "failed to save when the machine shut down");
         }
     }

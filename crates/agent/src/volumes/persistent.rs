@@ -241,9 +241,7 @@ pub fn save(pod_dir: &Path, places: &Places) -> Result<(), VolumeError> {
     }
     let text = serde_json::to_vec(places).map_err(|e| VolumeError::io("encode", &path, e.into()))?;
     fs::create_dir_all(pod_dir).map_err(|e| VolumeError::io("create", pod_dir, e))?;
-    let temporary = pod_dir.join("volumes.tmp");
-    fs::write(&temporary, text).map_err(|e| VolumeError::io("write", &temporary, e))?;
-    fs::rename(&temporary, &path).map_err(|e| VolumeError::io("replace", &path, e))
+    base::files::replace(&path, &text).map_err(|e| VolumeError::io("write", &path, e))
 }
 
 /// Reads them again; none if there are none.

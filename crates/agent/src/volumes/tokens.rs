@@ -8,8 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Pod UID, audience, lifetime.
@@ -122,12 +121,8 @@ fn read(file: &Path) -> io::Result<Vec<Written>> {
 
 /// Not synced: a start must not wait for the disk, and a token that a power cut took is asked for again.
 fn put(file: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = file.with_extension("tmp");
     std::fs::create_dir_all(file.parent().unwrap_or(file))?;
-    let mut options = std::fs::OpenOptions::new();
-    let mut out = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    out.write_all(text)?;
-    std::fs::rename(temporary, file)
+    base::files::replace(file, text)
 }
 
 #[cfg(test)]

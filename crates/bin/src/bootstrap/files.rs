@@ -1,8 +1,7 @@
 //! Small files written so that a crash leaves the old or the new content, never half.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -20,20 +19,11 @@ fn at<'a>(verb: &'static str, path: &'a Path) -> impl Fn(io::Error) -> FileError
     move |source| FileError { verb, path: path.to_owned(), source }
 }
 
-/// Temp file, fsync, rename, fsync of the folder. `mode` is the file's permission bits.
+/// It is on the disk when this returns. `mode` is the file's permission bits.
 pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(at("create", folder))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temp = folder.join(format!(".{name}.{}", std::process::id()));
-    let store = || -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temp)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(folder)?.sync_all()
-    };
-    store().map_err(at("write", path))
+    base::files::replace_durably(path, mode, |out| out.write_all(content)).map_err(at("write", path))
 }
 
 /// The content, or `None` if there is no such file.

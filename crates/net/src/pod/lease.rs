@@ -117,10 +117,8 @@ impl Leases {
     /// Writes a lease, then remembers it.
     pub(crate) fn put(&mut self, lease: Lease) -> io::Result<()> {
         let path = self.path(&lease.pod_id);
-        let temporary = path.with_extension("tmp");
         let bytes = serde_json::to_vec(&lease).expect("a lease has string keys only");
-        std::fs::write(&temporary, bytes)?;
-        std::fs::rename(&temporary, &path)?;
+        base::files::replace(&path, &bytes)?;
         self.next_sequence = self.next_sequence.max(lease.sequence + 1);
         self.by_pod.insert(lease.pod_id.clone(), lease);
         Ok(())

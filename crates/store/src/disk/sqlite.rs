@@ -305,7 +305,7 @@ fn create(dir: &Path) -> rusqlite::Result<()> {
          BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {SCHEMA} COMMIT;"
     ))?;
     db.close().map_err(|(_, error)| error)?;
-    std::fs::rename(&unfinished, &path).and_then(|()| File::open(dir)?.sync_all()).map_err(cannot_open)
+    std::fs::rename(&unfinished, &path).and_then(|()| base::files::sync_parent(&path)).map_err(cannot_open)
 }
 
 fn cannot_open(error: io::Error) -> rusqlite::Error {
@@ -512,8 +512,7 @@ pub(super) fn backup(from: &Path, to: &Path) -> Result<(), BackupError> {
     // The name with the suffix becomes the final one only when everything is on the disk.
     let unfinished = sibling(to, ".unfinished");
     let copied = copy(from, &unfinished, &path).and_then(|()| {
-        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let renamed = std::fs::rename(&unfinished, to).and_then(|()| File::open(parent)?.sync_all());
+        let renamed = std::fs::rename(&unfinished, to).and_then(|()| base::files::sync_parent(to));
         renamed.map_err(|source| BackupError::Io { path: path.clone(), source })
     });
     if copied.is_err()

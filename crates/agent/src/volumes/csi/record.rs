@@ -58,9 +58,7 @@ impl Record {
         let path = dir.join(FILE);
         fs::create_dir_all(dir).map_err(|e| VolumeError::io("create", dir, e))?;
         let text = serde_json::to_vec(self).map_err(|e| VolumeError::io("encode", &path, e.into()))?;
-        let temporary = dir.join("vol_data.tmp");
-        fs::write(&temporary, text).map_err(|e| VolumeError::io("write", &temporary, e))?;
-        fs::rename(&temporary, &path).map_err(|e| VolumeError::io("replace", &path, e))
+        base::files::replace(&path, &text).map_err(|e| VolumeError::io("write", &path, e))
     }
 
     pub(super) fn load(dir: &Path) -> Option<Record> {

@@ -618,9 +618,11 @@ async fn devices_of_claims_are_prepared_before_the_pod_and_undone_before_it_is_o
     until_phase(&world, "web", "Running").await;
     let spec = world.engine.spec_of("a").expect("it runs");
     assert_eq!(spec.cdi_devices, BTreeSet::from(["d.example/device=cu".to_owned()]));
-    let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("written");
-    let health = statuses[0].allocated_resources_status.as_ref().expect("it has a device");
-    assert_eq!(health[0].name, "claim:c");
+    until("it is told how the device is", || async {
+        let statuses = world.cluster.get("web").and_then(|p| p.status?.container_statuses).expect("written");
+        statuses[0].allocated_resources_status.iter().flatten().any(|s| s.name == "claim:c")
+    })
+    .await;
 
     // Killed now, the agent still knows what it has prepared; the pod is over only once that is undone.
     agent.stop().await;

@@ -31,19 +31,24 @@ impl Said {
 
 /// See the file's head.
 #[derive(Debug, Default)]
-pub struct Healths(BTreeMap<String, BTreeMap<Key, Said>>);
+pub struct Healths {
+    /// By driver.
+    said: BTreeMap<String, BTreeMap<Key, Said>>,
+    /// Nothing that is said stops to be believed before this.
+    next: Option<Timestamp>,
+}
 
 impl Healths {
     /// How a device is, and what its driver says about it.
     pub fn of(&self, driver: &str, pool: &str, device: &str, now: Timestamp) -> (&'static str, Option<String>) {
-        let said = self.0.get(driver).and_then(|d| d.get(&(pool.to_owned(), device.to_owned())));
+        let said = self.said.get(driver).and_then(|d| d.get(&(pool.to_owned(), device.to_owned())));
         let said = said.filter(|s| now <= s.ends());
         said.map_or((UNKNOWN, None), |s| (s.health, s.message.clone()))
     }
 
     /// A driver has told of devices. Those of which it says something new.
     pub fn hear(&mut self, driver: &str, devices: Vec<DeviceHealth>, now: Timestamp) -> Vec<Key> {
-        let known = self.0.entry(driver.to_owned()).or_default();
+        let known = self.said.entry(driver.to_owned()).or_default();
         let mut changed = Vec::new();
         for device in devices {
             let said = said(&device, now);
@@ -53,6 +58,8 @@ impl Healths {
             if !known.get(&key).is_some_and(same) {
                 changed.push(key.clone());
             }
+            let ends = said.ends();
+            self.next = Some(self.next.map_or(ends, |next| next.min(ends)));
             known.insert(key, said);
         }
         changed
@@ -60,23 +67,27 @@ impl Healths {
 
     /// A driver says nothing any more. Whether what it has said was still believed.
     pub fn forget(&mut self, driver: &str) -> bool {
-        self.0.remove(driver).is_some_and(|devices| !devices.is_empty())
+        self.said.remove(driver).is_some_and(|devices| !devices.is_empty())
     }
 
     /// Takes out what is not believed any more: devices by driver.
     pub fn expire(&mut self, now: Timestamp) -> Vec<(String, Key)> {
         let mut out = Vec::new();
-        for (driver, devices) in &mut self.0 {
+        if self.next.is_none_or(|next| now <= next) {
+            return out;
+        }
+        for (driver, devices) in &mut self.said {
             let old: Vec<Key> = devices.iter().filter(|(_, s)| s.ends() < now).map(|(key, _)| key.clone()).collect();
             old.iter().for_each(|key| drop(devices.remove(key)));
             out.extend(old.into_iter().map(|key| (driver.clone(), key)));
         }
+        self.next = self.said.values().flat_map(|devices| devices.values().map(Said::ends)).min();
         out
     }
 
-    /// When [`Self::expire`] has something to take out.
+    /// When to call [`Self::expire`] at the latest.
     pub fn next_expiry(&self) -> Option<Timestamp> {
-        self.0.values().flat_map(|devices| devices.values().map(Said::ends)).min()
+        self.next
     }
 }
 
@@ -129,6 +140,8 @@ mod tests {
         assert_eq!(healths.of("d", "p", "g", at(36)), ("Unknown", None));
         assert_eq!(healths.hear("d", vec![device(HealthStatus::Unhealthy, "hot", 60)], at(10)), vec![key.clone()]);
         assert_eq!(healths.of("d", "p", "g", at(70)), ("Unhealthy", Some("hot".into())));
+        assert_eq!(healths.next_expiry(), Some(at(30)), "it was said to be well until then");
+        assert_eq!(healths.expire(at(31)), []);
         assert_eq!(healths.next_expiry(), Some(at(70)));
         assert_eq!(healths.expire(at(70)), []);
         assert_eq!(healths.expire(at(71)), [("d".to_owned(), key)]);

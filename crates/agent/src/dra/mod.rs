@@ -121,7 +121,7 @@ impl DynamicResources {
 
     // === pods ===
 
-    /// Has all claims of a pod prepared, or tells why not.
+    /// Has all claims of a pod prepared, or tells why not. How their devices are is told by [`Self::concerned`].
     pub async fn prepare(&self, pod: &Pod) -> Result<(), String> {
         let done = self.measured("PrepareResources", self.prepare_all(pod)).await;
         done.map_err(|e| format!("prepare dynamic resources: {e}"))
@@ -153,7 +153,10 @@ impl DynamicResources {
         self.change(|book| {
             book.set_prepared(&todo);
             Ok(())
-        })
+        })?;
+        self.state.lock().concerned.insert(pod.uid().to_owned());
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Undoes it for what no other pod uses, or tells why that is not possible now.

@@ -188,9 +188,8 @@ impl Executor {
     // === claims ===
 
     async fn prepare_claims(&self) {
-        let dynamic = &self.context.dynamic;
-        match dynamic.prepare(&self.pod).await {
-            Ok(()) => self.tell(Observation::ClaimsPrepared(dynamic.statuses(&self.pod))),
+        match self.context.dynamic.prepare(&self.pod).await {
+            Ok(()) => self.tell(Observation::ClaimsPrepared),
             Err(error) => {
                 let text = format!("Failed to prepare dynamic resources: {error}");
                 self.events.record(&self.pod, None, true, "FailedPrepareDynamicResources", &text);

@@ -27,7 +27,7 @@ pub enum Observation {
     /// All volumes are taken down.
     VolumesUnmounted,
     /// All claims are prepared.
-    ClaimsPrepared(Statuses),
+    ClaimsPrepared,
     /// A claim could not be prepared.
     ClaimsFailed,
     /// Nothing is prepared for the pod any more.
@@ -216,10 +216,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             seen.volumes = Volumes::Failed { retry_at: now + signed(pause), pause };
         }
         Observation::VolumesUnmounted => seen.volumes = Volumes::Unmounted,
-        Observation::ClaimsPrepared(statuses) => {
-            seen.claims = Claims::Prepared;
-            seen.dynamic = statuses;
-        }
+        Observation::ClaimsPrepared => seen.claims = Claims::Prepared,
         Observation::ClaimsFailed => {
             seen.claims = Claims::Due { retry_at: Some(now + signed(CLAIMS_RETRY)) };
         }

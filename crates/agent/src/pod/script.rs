@@ -85,7 +85,7 @@ impl Script {
             "mounted" => Observation::VolumesMounted,
             "mount-failed" => Observation::VolumesFailed,
             "unmounted" => Observation::VolumesUnmounted,
-            "prepared" => Observation::ClaimsPrepared(BTreeMap::new()),
+            "prepared" => Observation::ClaimsPrepared,
             "prepare-failed" => Observation::ClaimsFailed,
             "undone" => Observation::ClaimsUndone,
             "sandbox" => Observation::SandboxCreated { id: format!("s{}", self.seen.attempts), ips: ips() },
@@ -200,7 +200,7 @@ impl Script {
         Some(match action {
             PodAction::MountVolumes => Observation::VolumesMounted,
             PodAction::UnmountVolumes => Observation::VolumesUnmounted,
-            PodAction::PrepareClaims => Observation::ClaimsPrepared(BTreeMap::new()),
+            PodAction::PrepareClaims => Observation::ClaimsPrepared,
             PodAction::UndoClaims => Observation::ClaimsUndone,
             PodAction::CreateSandbox { .. } => {
                 Observation::SandboxCreated { id: format!("s{}", self.seen.attempts), ips: ips() }

@@ -149,18 +149,8 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: Arc<Tls>, shut
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = slots.clone().acquire_owned().await else { break };
-        let (stream, address) = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    // Out of descriptors, mostly: wait for some connection to end rather than spin.
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+        let ((stream, address), slot) = tokio::select! {
+            accepted = base::accept::next(&slots, || listener.accept()) => accepted,
             () = shutdown.cancelled() => break,
         };
         let connection = Connection { server: server.clone(), shutdown: shutdown.clone(), address };

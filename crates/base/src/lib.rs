@@ -1,7 +1,9 @@
-//! What std could have had: clock, randomness, back-off, named tasks, files replaced whole, error chains.
+//! What std could have had: clock, randomness, back-off, named tasks, files replaced whole, connections
+//! taken, error chains.
 //!
 //! Invariant: nothing here knows a Kubernetes noun, opens a socket or reads the environment.
 
+pub mod accept;
 pub mod backoff;
 pub mod clock;
 pub mod error;

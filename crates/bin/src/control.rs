@@ -15,11 +15,13 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Longest request line; a request names images and paths.
 const MAX_REQUEST: usize = 64 * 1024;
+/// Commands at once; the next one waits.
+const MAX_CLIENTS: usize = 64;
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,18 +117,17 @@ pub(crate) async fn serve(run_dir: &Path, answers: Answers, shutdown: Cancellati
     let listener = UnixListener::bind(&path).map_err(failed("listen on"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
     base::tasks::detach("control", async move {
+        let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
         loop {
-            let stream = tokio::select! {
+            let ((stream, _), slot) = tokio::select! {
                 () = shutdown.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = base::accept::next(&slots, || listener.accept()) => accepted,
             };
-            match stream {
-                Ok((stream, _)) => base::tasks::detach("control-request", answer(stream, answers.clone())),
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept on the control socket");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                }
-            }
+            let answers = answers.clone();
+            base::tasks::detach("control-request", async move {
+                answer(stream, answers).await;
+                drop(slot);
+            });
         }
     });
     Ok(())

@@ -61,7 +61,6 @@ mod tests {
     use super::*;
     use apiserver::auth::{AllowAll, LocalOnly, MASTERS, Peer, UserInfo};
     use apiserver::{ApiServer, Body, Deps, ServiceNetwork};
-    use futures_util::stream::unfold;
     use http::Request;
     use http_body_util::{BodyExt, Empty};
     use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
@@ -69,6 +68,7 @@ mod tests {
     use std::sync::Arc;
     use tokio::net::TcpListener;
     use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+    use tokio_stream::wrappers::TcpListenerStream;
 
     struct Collector(UnboundedSender<ExportTraceServiceRequest>);
 
@@ -104,7 +104,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let (sender, mut received) = unbounded_channel();
-        let incoming = Box::pin(unfold(listener, async |l| Some((l.accept().await.map(|(stream, _)| stream), l))));
+        let incoming = TcpListenerStream::new(listener);
         let service = TraceServiceServer::new(Collector(sender));
         base::tasks::detach("test-collector", async move {
             drop(tonic::transport::Server::builder().serve_with_incoming(service, incoming).await);

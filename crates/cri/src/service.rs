@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -30,16 +31,12 @@ pub(crate) async fn serve(
     listener: UnixListener,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = stream::unfold(listener, |listener| async {
-        let accepted = listener.accept().await.map(|(socket, _)| socket);
-        Some((accepted, listener))
-    });
     let both = Both {
         runtime: RuntimeServiceServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE),
         image: ImageServiceServer::new(server).max_decoding_message_size(MAX_MESSAGE),
     };
     tonic::transport::Server::builder()
-        .serve_with_incoming_shutdown(both, Box::pin(incoming), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(both, UnixListenerStream::new(listener), shutdown.cancelled_owned())
         .await
 }
 

@@ -20,6 +20,7 @@ use streaming::port_forward::{self, Dial, PodRef};
 use streaming::remote::{self, What};
 use streaming::{Refusal, Session, SessionError, StreamRequest, Wanted};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -27,6 +28,8 @@ use tonic::Status;
 const LIFE: Duration = Duration::from_secs(60);
 /// How many may wait.
 const MAX_WAITING: usize = 1000;
+/// Connections at once; who comes then waits.
+const MAX_CONNECTIONS: usize = 4_000;
 /// Longer than anybody waits.
 const EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -174,21 +177,17 @@ impl Server {
         *self.0.addresses.base.lock() = Some(listener.local_addr()?);
         let shared = self.0.clone();
         base::tasks::detach("cri-streams", async move {
+            let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
             loop {
-                let accepted = tokio::select! {
-                    accepted = listener.accept() => accepted,
+                let ((socket, _), slot) = tokio::select! {
+                    accepted = base::accept::next(&slots, || listener.accept()) => accepted,
                     () = shared.shutdown.cancelled() => return,
                 };
-                match accepted {
-                    Ok((socket, _)) => {
-                        base::tasks::detach("cri-stream", converse(shared.clone(), socket));
-                    }
-                    // Out of descriptors, say; the next may be luckier.
-                    Err(error) => {
-                        tracing::warn!(%error, "a client that wants streams could not be taken");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
+                let conversation = converse(shared.clone(), socket);
+                base::tasks::detach("cri-stream", async move {
+                    conversation.await;
+                    drop(slot);
+                });
             }
         });
         Ok(())

@@ -1,13 +1,13 @@
 //! What drivers for tests have in common: a socket with services, and the registration that a registrar beside them would do.
 
 use async_trait::async_trait;
-use futures_util::stream::unfold;
 use node_api::plugin_registration::registration_server::{Registration, RegistrationServer};
 use node_api::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use std::convert::Infallible;
 use std::path::Path;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::{Request, Response, Status};
 
@@ -26,9 +26,9 @@ where
     S::Future: Send,
 {
     let listener = UnixListener::bind(socket)?;
-    let incoming = unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) });
+    let incoming = UnixListenerStream::new(listener);
     Ok(base::tasks::spawn("driver", async move {
-        let served = tonic::transport::Server::builder().serve_with_incoming(service, Box::pin(incoming)).await;
+        let served = tonic::transport::Server::builder().serve_with_incoming(service, incoming).await;
         // Whoever asks sees that nobody answers.
         drop(served);
     }))

@@ -10,7 +10,6 @@ use crate::pod::view;
 use crate::pod::worker::PodView;
 use api::k8s::api::core::v1::{Container, Pod};
 use api::meta::MetaExt;
-use futures_util::stream::unfold;
 use node_api::pod_resources::pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer};
 use node_api::pod_resources::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices, ContainerMemory, ContainerResources,
@@ -22,6 +21,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -36,8 +36,7 @@ pub async fn serve(agent: AgentHandle, context: Arc<Context>, shutdown: Cancella
             return tracing::error!(dir = %dir.display(), %error, "failed to listen for questions about devices");
         }
     };
-    let incoming =
-        std::pin::pin!(unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) }));
+    let incoming = UnixListenerStream::new(listener);
     let service = PodResourcesListerServer::new(Lister { agent, context });
     let stop = shutdown.cancelled_owned();
     let served = tonic::transport::Server::builder().serve_with_incoming_shutdown(service, incoming, stop);

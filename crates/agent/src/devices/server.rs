@@ -4,7 +4,6 @@ use super::registry::Device;
 use super::{Devices, Plugin};
 use crate::counters;
 use crate::plugins::{connect, rpc_error};
-use futures_util::stream::unfold;
 use machinery::kinds::is_extended_resource;
 use node_api::device_plugin::device_plugin_client::DevicePluginClient;
 use node_api::device_plugin::registration_server::{Registration, RegistrationServer};
@@ -15,6 +14,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -31,8 +31,7 @@ impl Devices {
                 return tracing::error!(%dir, %error, "failed to listen: no device plugin can register");
             }
         };
-        let incoming =
-            std::pin::pin!(unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) }));
+        let incoming = UnixListenerStream::new(listener);
         let service = RegistrationServer::new(Registrations { devices: self.clone(), shutdown: shutdown.clone() });
         let served = tonic::transport::Server::builder().serve_with_incoming_shutdown(
             service,

@@ -14,6 +14,7 @@ use node_api::device_plugin::{
 };
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -92,9 +93,8 @@ impl DevicePlugin for Fake {
 
 fn serve(socket: &Path, fake: Fake) -> tokio::task::JoinHandle<()> {
     let listener = UnixListener::bind(socket).expect("a socket");
-    let incoming = unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) });
+    let incoming = UnixListenerStream::new(listener);
     base::tasks::spawn("fake plugin", async move {
-        let incoming = std::pin::pin!(incoming);
         let service = DevicePluginServer::new(fake);
         // It ends with the test.
         tonic::transport::Server::builder().serve_with_incoming(service, incoming).await.ok();

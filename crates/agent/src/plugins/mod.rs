@@ -264,11 +264,11 @@ fn introduced(info: PluginInfo, socket: &Path) -> Plugin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::stream::unfold;
     use node_api::plugin_registration::RegistrationStatusResponse;
     use node_api::plugin_registration::registration_server::{Registration, RegistrationServer};
     use tokio::net::UnixListener;
     use tokio::sync::mpsc;
+    use tokio_stream::wrappers::UnixListenerStream;
     use tonic::{Request, Response, Status};
 
     /// A plugin that tells what it hears.
@@ -319,10 +319,9 @@ mod tests {
 
     fn serve(socket: &Path, kind: &'static str, heard: &mpsc::UnboundedSender<String>) -> JoinHandle<()> {
         let listener = UnixListener::bind(socket).expect("a socket");
-        let incoming = unfold(listener, |l| async move { Some((l.accept().await.map(|(stream, _)| stream), l)) });
+        let incoming = UnixListenerStream::new(listener);
         let service = RegistrationServer::new(Fake { kind, heard: heard.clone() });
         base::tasks::spawn("fake plugin", async move {
-            let incoming = std::pin::pin!(incoming);
             tonic::transport::Server::builder().serve_with_incoming(service, incoming).await.expect("it serves");
         })
     }

@@ -211,23 +211,15 @@ impl DnsServer {
 
     async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let Ok(permit) = Arc::clone(&self.tcp_clients).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let server = Arc::clone(&self);
-                    base::tasks::detach("dns-client", async move {
-                        // The client's troubles are its own; it sees a closed connection.
-                        if let Err(error) = server.serve_client(stream).await {
-                            tracing::debug!(%error, "a DNS client over TCP went away");
-                        }
-                        drop(permit);
-                    });
+            let ((stream, _), slot) = base::accept::next(&self.tcp_clients, || listener.accept()).await;
+            let server = Arc::clone(&self);
+            base::tasks::detach("dns-client", async move {
+                // The client's troubles are its own; it sees a closed connection.
+                if let Err(error) = server.serve_client(stream).await {
+                    tracing::debug!(%error, "a DNS client over TCP went away");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a DNS client failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
+                drop(slot);
+            });
         }
     }
 

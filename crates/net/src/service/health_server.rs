@@ -164,19 +164,9 @@ impl HealthServer {
 async fn serve(listener: TcpListener, answer: Arc<Answerer>, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        // The semaphore is never closed.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
-        let stream = tokio::select! {
+        let ((stream, _), slot) = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, mostly: wait for some connection to end rather than spin.
-                    tracing::warn!(%error, "failed to accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            accepted = base::accept::next(&slots, || listener.accept()) => accepted,
         };
         let (answer, stop) = (answer.clone(), stop.clone());
         base::tasks::detach("health-check-connection", async move {

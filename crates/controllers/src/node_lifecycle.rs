@@ -9,10 +9,10 @@
 //!           partly down; pods lose Ready when their node turns Unknown, not when a living kubelet says NotReady.
 
 use crate::plan::{Key, Plan, PlannedEvent, Write};
-use crate::pods;
+use crate::pods::{self, Eviction};
 use crate::run::{Context, Controller, Watches};
 use api::Time;
-use api::k8s::api::core::v1::{NodeCondition, PodCondition, Taint};
+use api::k8s::api::core::v1::{NodeCondition, Taint};
 use api::prelude::*;
 use client::{EventKind, Patch};
 use jiff::Timestamp;
@@ -264,19 +264,14 @@ fn evict(pod: &Pod, taints: &[(Taint, Duration)], now: Timestamp, plan: &mut Pla
 
 fn delete(pod: &Pod, now: Timestamp, plan: &mut Plan) {
     plan.again_after = None;
-    let message = format!("Marking for deletion Pod {}/{}", pod.namespace(), pod.name());
-    plan.events.push(PlannedEvent::new(pod, EventKind::Normal, "TaintManagerEviction", &message));
-    let condition = PodCondition {
-        type_: "DisruptionTarget".into(),
-        status: "True".into(),
-        reason: Some("DeletionByTaintManager".into()),
-        message: Some("Taint manager: deleting due to NoExecute taint".into()),
-        last_transition_time: Some(Time(now)),
-        ..PodCondition::default()
+    let text = format!("Marking for deletion Pod {}/{}", pod.namespace(), pod.name());
+    let eviction = Eviction {
+        event: "TaintManagerEviction",
+        text: &text,
+        reason: "DeletionByTaintManager",
+        message: "Taint manager: deleting due to NoExecute taint",
     };
-    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
-    plan.writes.push(Write::patch(pod, "status", Patch::Strategic(patch)));
-    plan.writes.push(Write::delete(pod));
+    pods::evict(pod, &eviction, now, plan);
 }
 
 // === watching ===

@@ -1,10 +1,13 @@
 //! Questions about pods that several controllers ask, and making pods from templates
 //! (`pkg/api/v1/pod/util.go`, `pkg/controller/controller_utils.go`). Pure.
 
+use crate::plan::{Plan, PlannedEvent, Write};
 use api::meta::MetaExt;
 use api::prelude::*;
-use api::{OwnerReference, k8s::api::core::v1::PodCondition};
+use api::{OwnerReference, Time, k8s::api::core::v1::PodCondition};
+use client::{EventKind, Patch};
 use jiff::Timestamp;
+use serde_json::json;
 use std::time::Duration;
 
 /// The condition of a type.
@@ -15,6 +18,11 @@ pub(crate) fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition
 /// Its phase, or the empty string before the first status.
 pub(crate) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// Somebody, most likely the scheduler, said where it runs.
+pub(crate) fn is_placed(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty())
 }
 
 /// Neither ended nor being deleted (`IsPodActive`).
@@ -54,6 +62,30 @@ pub(crate) fn available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Re
 pub(crate) fn max_restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
     statuses.into_iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
+}
+
+/// How it is told that a pod is deleted because of a taint: an event, and a condition of the pod.
+pub(crate) struct Eviction<'a> {
+    pub(crate) event: &'a str,
+    pub(crate) text: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) message: &'a str,
+}
+
+/// Deletes a pod and says why (`addConditionAndDeletePod`).
+pub(crate) fn evict(pod: &Pod, eviction: &Eviction<'_>, now: Timestamp, plan: &mut Plan) {
+    plan.events.push(PlannedEvent::new(pod, EventKind::Normal, eviction.event, eviction.text));
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some(eviction.reason.into()),
+        message: Some(eviction.message.into()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    let patch = json!({"metadata": {"uid": pod.uid()}, "status": {"conditions": [condition]}});
+    plan.writes.push(Write::patch(pod, "status", Patch::Strategic(patch)));
+    plan.writes.push(Write::delete(pod));
 }
 
 /// A controlling owner reference to `owner`.

@@ -53,8 +53,8 @@ impl Controller for PodClaims {
         });
         watches.owned::<ResourceClaim, Pod>();
         watches.map::<ResourceClaim>(|ctx, change| {
-            let allocated = change.new.iter().filter(|claim| claims::allocation(claim).is_some());
-            allocated.flat_map(|c| pods_with(ctx, c.namespace(), |pod| may_need_reservation(pod, c))).collect()
+            let news = change.new.iter().filter(|claim| has_room_for_more(change.old.as_deref(), claim));
+            news.flat_map(|c| pods_with(ctx, c.namespace(), |pod| may_need_reservation(pod, c))).collect()
         });
         watches.map::<ResourceClaimTemplate>(|ctx, change| {
             let uses = |c: &PodResourceClaim, t: &str| c.resource_claim_template_name.as_deref() == Some(t);
@@ -115,20 +115,23 @@ fn pods_with(ctx: &Context, namespace: &str, wanted: impl Fn(&Pod) -> bool) -> V
     pods.iter().filter(|pod| wanted(pod)).map(|pod| Key::of(pod.as_ref())).collect()
 }
 
+/// Whether pods may lack a reservation that did not before: the claim was allocated, or lost a reservation.
+fn has_room_for_more(old: Option<&ResourceClaim>, claim: &ResourceClaim) -> bool {
+    let is_kept = |consumer: &ResourceClaimConsumerReference| claims::reserved_for(claim).contains(consumer);
+    let old = old.filter(|old| old.uid() == claim.uid() && claims::allocation(old).is_some());
+    claims::allocation(claim).is_some() && old.is_none_or(|old| !claims::reserved_for(old).iter().all(is_kept))
+}
+
 /// The pod has its node, uses the claim and has no reservation.
 fn may_need_reservation(pod: &Pod, claim: &ResourceClaim) -> bool {
     let mut named = claims::of_pod(pod).filter_map(|c| claims::name_of(pod, c).ok()?);
     let is_its = |(name, own): (&str, bool)| name == claim.name() && (!own || claims::check_owner(pod, claim).is_ok());
-    is_placed(pod) && !claims::is_reserved_for(claim, pod) && named.any(is_its)
-}
-
-fn is_placed(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).is_some_and(|n| !n.is_empty())
+    pods::is_placed(pod) && !claims::is_reserved_for(claim, pod) && named.any(is_its)
 }
 
 /// No container runs or ever will (`isPodDone`).
 fn is_done(pod: &Pod) -> bool {
-    pods::is_terminal(pod) || (pod.is_deleting() && !is_placed(pod))
+    pods::is_terminal(pod) || (pod.is_deleting() && !pods::is_placed(pod))
 }
 
 fn failed(pod: &Pod, claim: &PodResourceClaim, why: &str) -> PlannedEvent {
@@ -218,16 +221,22 @@ impl Controller for ClaimReservations {
     fn watches(watches: &mut Watches<'_>) {
         watches.own::<ResourceClaim>();
         watches.map::<Pod>(|_, change| {
-            let pod = change.latest();
-            let needs_them = change.new.as_ref().is_some_and(|pod| !is_done(pod));
-            let names = claims::names(pod).chain(extended(pod)).filter(|_| !needs_them);
-            names.map(|name| Key::new(pod.namespace(), name)).collect()
+            let of = |pod: &Arc<Pod>| -> BTreeSet<Key> {
+                let names = claims::names(pod).chain(extended(pod));
+                names.map(|name| Key::new(pod.namespace(), name)).collect()
+            };
+            let mut keys: BTreeSet<Key> = change.old.iter().chain(&change.new).flat_map(of).collect();
+            // Those it needs may stay as they are.
+            if let Some(needed) = change.new.as_ref().filter(|pod| !is_done(pod)).map(of) {
+                keys.retain(|key| !needed.contains(key));
+            }
+            keys.into_iter().collect()
         });
     }
 
     fn view(key: &Key, ctx: &Context) -> Option<ClaimView> {
         let claim = ctx.cache::<ResourceClaim>().get(&key.namespace, &key.name)?;
-        let reserved = claims::reserved_for(&claim).iter().filter(|r| is_pod(r)).map(|r| &r.name);
+        let reserved = claims::reserved_for(&claim).iter().filter(|r| claims::is_pod(r)).map(|r| &r.name);
         let owner = owner(&claim).map(|owner| &owner.name);
         let known = |name: &String| Some((name.clone(), ctx.cache::<Pod>().get(&key.namespace, name)?));
         let pods = reserved.chain(owner).filter_map(known).collect();
@@ -238,7 +247,7 @@ impl Controller for ClaimReservations {
         let mut plan = Plan::done();
         let claim = view.claim.as_ref();
         let (mut gone, mut unknown) = (BTreeSet::new(), Vec::new());
-        for reserved in claims::reserved_for(claim).iter().filter(|r| is_pod(r)) {
+        for reserved in claims::reserved_for(claim).iter().filter(|r| claims::is_pod(r)) {
             match view.pods.get(&reserved.name) {
                 Some(pod) if pod.uid() == reserved.uid && !is_done(pod) => {}
                 Some(_) => drop(gone.insert(reserved.uid.clone())),
@@ -262,10 +271,6 @@ impl Controller for ClaimReservations {
 /// The claim that the scheduler made for a pod's extended resources.
 fn extended(pod: &Pod) -> Option<&str> {
     Some(&pod.status.as_ref()?.extended_resource_claim_status.as_ref()?.resource_claim_name)
-}
-
-fn is_pod(consumer: &ResourceClaimConsumerReference) -> bool {
-    consumer.api_group.as_deref().unwrap_or_default().is_empty() && consumer.resource == "pods"
 }
 
 /// `owningPod`

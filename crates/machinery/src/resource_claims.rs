@@ -2,7 +2,9 @@
 //! controller and the scheduler share (`dynamic-resource-allocation/resourceclaim/resourceclaim.go`).
 
 use api::k8s::api::core::v1::PodResourceClaim;
-use api::k8s::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
+use api::k8s::api::resource::v1::{
+    AllocationResult, DeviceRequestAllocationResult, ResourceClaim, ResourceClaimConsumerReference,
+};
 use api::prelude::*;
 use thiserror::Error;
 
@@ -65,6 +67,19 @@ pub fn check_owner(pod: &Pod, claim: &ResourceClaim) -> Result<(), String> {
 /// `status.allocation`
 pub fn allocation(claim: &ResourceClaim) -> Option<&AllocationResult> {
     claim.status.as_ref()?.allocation.as_ref()
+}
+
+/// The devices of an allocation.
+pub fn results<'a>(
+    allocation: impl IntoIterator<Item = &'a AllocationResult>,
+) -> impl Iterator<Item = &'a DeviceRequestAllocationResult> {
+    let devices = allocation.into_iter().filter_map(|allocation| allocation.devices.as_ref());
+    devices.flat_map(|devices| devices.results.iter().flatten())
+}
+
+/// Whether a consumer is a pod.
+pub fn is_pod(consumer: &ResourceClaimConsumerReference) -> bool {
+    consumer.api_group.as_deref().unwrap_or_default().is_empty() && consumer.resource == "pods"
 }
 
 /// `status.reservedFor`

@@ -259,9 +259,8 @@ mod tests {
     /// ` claim=device,…` for each claim.
     fn steps(claims: &ClaimPlan) -> String {
         let devices = |step: &crate::devices::ClaimStep| {
-            let results =
-                step.allocation.as_ref().and_then(|a| a.devices.as_ref()?.results.as_deref()).unwrap_or_default();
-            results.iter().map(|r| r.device.clone()).collect::<Vec<_>>().join(",")
+            let results = machinery::resource_claims::results(&step.allocation);
+            results.map(|r| r.device.clone()).collect::<Vec<_>>().join(",")
         };
         claims.0.iter().map(|step| format!(" {}={}", step.claim.name(), devices(step))).collect()
     }

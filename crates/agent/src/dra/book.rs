@@ -8,6 +8,7 @@ use api::k8s::api::core::v1::{Container, Pod, ResourceHealth, ResourceStatus};
 use api::k8s::api::resource::v1::ResourceClaim;
 use api::meta::MetaExt;
 use jiff::Timestamp;
+use machinery::resource_claims as claims;
 use node_api::dra;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,18 +70,10 @@ impl Device {
 impl Claim {
     /// What the pod's node has to do for a claim, or why the pod may not use it.
     pub fn usable(pod: &Pod, claim: &ResourceClaim, made_for_pod: bool) -> Result<Claim, String> {
-        let owner = claim.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
-        if made_for_pod && owner.is_none_or(|o| o.uid != pod.uid()) {
-            return Err(format!(
-                "ResourceClaim {}/{} was not created for Pod {}/{} (Pod is not owner)",
-                claim.namespace(),
-                claim.name(),
-                pod.namespace(),
-                pod.name()
-            ));
+        if made_for_pod {
+            claims::check_owner(pod, claim)?;
         }
-        let status = claim.status.clone().unwrap_or_default();
-        if !status.reserved_for.iter().flatten().any(|consumer| consumer.uid == pod.uid()) {
+        if !claims::is_reserved_for(claim, pod) {
             let (name, uid) = (claim.name(), claim.uid());
             return Err(format!(
                 "pod {} ({}) is not allowed to use ResourceClaim {name} ({uid})",
@@ -88,13 +81,13 @@ impl Claim {
                 pod.uid()
             ));
         }
-        let allocation = status.allocation.ok_or_else(|| format!("ResourceClaim {}: not allocated", claim.name()))?;
-        let results = allocation.devices.and_then(|d| d.results).unwrap_or_default();
+        let allocation = claims::allocation(claim);
+        let allocation = allocation.ok_or_else(|| format!("ResourceClaim {}: not allocated", claim.name()))?;
         Ok(Claim {
             uid: claim.uid().to_owned(),
             namespace: claim.namespace().to_owned(),
             name: claim.name().to_owned(),
-            drivers: results.into_iter().map(|result| (result.driver, Vec::new())).collect(),
+            drivers: claims::results([allocation]).map(|result| (result.driver.clone(), Vec::new())).collect(),
             ..Claim::default()
         })
     }

@@ -3,9 +3,9 @@
 
 use crate::pod::view;
 use api::k8s::api::core::v1::{Container, Pod, PodExtendedResourceClaimStatus, PodResourceClaim};
-use api::meta::MetaExt;
 use machinery::kinds::is_extended_resource;
 use machinery::quantity::Quantity;
+use machinery::resource_claims as claims;
 
 /// Resources with this prefix are a DeviceClass's (`ResourceDeviceClassPrefix`).
 const OF_CLASS: &str = "deviceclass.resource.kubernetes.io/";
@@ -54,17 +54,8 @@ pub fn of_container<'a>(pod: &'a Pod, container: &'a Container) -> Result<Vec<(&
 
 /// The name of the object that stands behind a claim of the pod; `None` if none was to be made for it (`Name`).
 pub fn object_of<'a>(pod: &'a Pod, claim: &'a PodResourceClaim) -> Result<Option<Used<'a>>, String> {
-    if let Some(name) = claim.resource_claim_name.as_deref() {
-        return Ok(Some(Used { name, made_for_pod: false }));
-    }
-    let described = format!("pod \"{}/{}\"", pod.namespace(), pod.name());
-    if claim.resource_claim_template_name.is_none() {
-        return Err(format!("{described}, spec.resourceClaim {:?}: none of the supported fields are set", claim.name));
-    }
-    let mut statuses = pod.status.iter().flat_map(|s| s.resource_claim_statuses.iter().flatten());
-    let status = statuses.find(|s| s.name == claim.name);
-    let status = status.ok_or_else(|| format!("{described}: ResourceClaim not created yet"))?;
-    Ok(status.resource_claim_name.as_deref().map(|name| Used { name, made_for_pod: true }))
+    let found = claims::name_of(pod, claim).map_err(|error| error.to_string())?;
+    Ok(found.map(|(name, made_for_pod)| Used { name, made_for_pod }))
 }
 
 /// The claim that the scheduler has made for the pod's extended resources.

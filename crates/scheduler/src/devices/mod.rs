@@ -210,8 +210,7 @@ impl InUse {
 }
 
 fn held(allocation: &AllocationResult) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
-    let results = allocation.devices.iter().flat_map(|d| d.results.iter().flatten());
-    results.filter(|result| result.admin_access != Some(true))
+    claims::results([allocation]).filter(|result| result.admin_access != Some(true))
 }
 
 /// What is to be done about one claim of a pod before the pod is bound: it is reserved for the pod, if it is not yet.

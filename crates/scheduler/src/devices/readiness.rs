@@ -57,8 +57,8 @@ fn failure(claim: &ResourceClaim) -> Option<String> {
 }
 
 fn waited_for(allocation: &AllocationResult) -> impl Iterator<Item = &DeviceRequestAllocationResult> {
-    let results = allocation.devices.iter().flat_map(|d| d.results.iter().flatten());
-    results.filter(|result| result.binding_conditions.as_ref().is_some_and(|conditions| !conditions.is_empty()))
+    claims::results([allocation])
+        .filter(|result| result.binding_conditions.as_ref().is_some_and(|conditions| !conditions.is_empty()))
 }
 
 fn status_of<'a>(

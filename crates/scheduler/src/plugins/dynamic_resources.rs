@@ -156,8 +156,7 @@ impl State {
         let mut found = found.iter();
         let of = |known: &Known| {
             let allocation = claims::allocation(&known.claim).or_else(|| found.next());
-            let results = allocation.and_then(|a| a.devices.as_ref()?.results.as_deref()).unwrap_or_default();
-            let chosen: BTreeSet<&str> = results.iter().map(|result| result.request.as_str()).collect();
+            let chosen: BTreeSet<&str> = claims::results(allocation).map(|result| result.request.as_str()).collect();
             let listed = alternatives(&known.claim).filter(|(_, name)| chosen.contains(name.as_str()));
             listed.map(|(place, _)| FIRST_AVAILABLE - place).sum::<i64>()
         };

@@ -8,6 +8,7 @@ use super::parts::{
     validate_pool_name, validate_raw, validate_selectors, validate_set, validate_uuid,
 };
 use crate::field::{Errors, FieldError, Path};
+use crate::resource_claims::results;
 use crate::validation::{
     IMMUTABLE, invalid_each, is_dns1123_subdomain, is_label_value, one_of, required, required_one_of,
     validate_conditions, validate_interface_address, validate_label_key,
@@ -200,9 +201,9 @@ fn validate_constraint(constraint: &DeviceConstraint, names: &RequestNames<'_>, 
 type DeviceId<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
 fn allocated(status: &ResourceClaimStatus) -> Vec<DeviceId<'_>> {
-    let devices = status.allocation.iter().filter_map(|a| a.devices.as_ref());
-    let results = devices.flat_map(|d| d.results.iter().flatten());
-    results.map(|r| (r.driver.as_str(), r.pool.as_str(), r.device.as_str(), r.share_id.as_deref())).collect()
+    results(&status.allocation)
+        .map(|r| (r.driver.as_str(), r.pool.as_str(), r.device.as_str(), r.share_id.as_deref()))
+        .collect()
 }
 
 fn id_of(device: &AllocatedDeviceStatus) -> DeviceId<'_> {

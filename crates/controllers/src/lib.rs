@@ -11,6 +11,7 @@ mod clusterrole_aggregation;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taint_eviction;
 mod disruption;
 mod endpoints;
 mod endpointslice;
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Runner> {
         Runner::of::<ephemeral_volume::EphemeralVolumes>(),
         Runner::of::<resource_claim::PodClaims>(),
         Runner::of::<resource_claim::ClaimReservations>(),
+        Runner::of::<device_taint_eviction::DeviceTaintEviction>(),
         Runner::of::<attach_detach::AttachDetach>(),
         Runner::of::<expand::Expand>(),
         Runner::of::<autoscaler::HorizontalPodAutoscalers>(),

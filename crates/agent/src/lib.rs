@@ -17,7 +17,6 @@ mod context;
 pub mod counters;
 pub mod credential_providers;
 pub mod devices;
-mod dir_watch;
 pub mod dra;
 pub mod engine;
 pub mod eviction;

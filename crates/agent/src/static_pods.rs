@@ -6,12 +6,12 @@
 
 use crate::agent::Feed;
 use crate::cluster::{Cluster, ClusterError};
-use crate::dir_watch::DirWatch;
 use crate::pod::view;
 use crate::pod::worker::status_patch;
 use api::k8s::api::core::v1::{Pod, PodStatus, Toleration};
 use api::meta::MetaExt;
 use api::{AnyObject, Codec, OwnerReference};
+use base::DirWatch;
 pub use machinery::pod_references::is_mirror;
 use machinery::pod_references::{self, MIRROR};
 use serde_json::Value;

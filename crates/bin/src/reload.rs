@@ -1,7 +1,8 @@
 //! Files that stay in force while we run: read again when they change; what is wrong then is logged, and the old state stays
 //! (`pkg/kubeapiserver/authorizer/reload.go`, `pkg/controlplane/apiserver/options/authentication…`).
 
-use base::Clock;
+use base::{Clock, DirWatch};
+use machinery::digest::sha256_hex;
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often a file is looked at. Upstream looks once a minute, and is told of changes by the kernel beside.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often a file is looked at, should the kernel not tell of a change (that of a link's target, say).
+const LOOK: Duration = Duration::from_secs(60);
+/// Whoever changes a file may take some steps to it.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// What is counted of one file (`…config/metrics/metrics.go` of both).
 #[derive(Clone)]
@@ -74,8 +77,7 @@ impl Reloads {
 }
 
 fn hash(text: &str) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().fold("sha256:".to_owned(), |out, byte| format!("{out}{byte:02x}"))
+    format!("sha256:{}", sha256_hex(text))
 }
 
 /// Applies a file now, which must work, and again whenever it changes.
@@ -86,42 +88,69 @@ pub(crate) fn follow(
     apply: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
-    let mut seen = read(path).and_then(|text| apply(&text).map(|()| text)).map_err(|why| wrong(flag, path, &why))?;
-    reloads.applied(&seen);
-    let (path, shutdown): (PathBuf, _) = (path.to_owned(), shutdown.clone());
+    // What changes from here on is told of, or seen at the next look.
+    let mut watch = watch(path);
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(flag, path, &error.to_string()))?;
+    apply(&text).map_err(|why| wrong(flag, path, &why))?;
+    reloads.applied(&text);
+    let shutdown = shutdown.clone();
+    let mut followed = Followed { flag, path: path.to_owned(), reloads, apply, seen: text };
     base::tasks::detach(flag, async move {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = watch.changed() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            let applied = match read(&path) {
-                Ok(text) if text == seen => continue,
-                Ok(text) => {
-                    seen = text;
-                    apply(&seen)
-                }
-                Err(why) => Err(why),
-            };
-            match applied {
-                Ok(()) => {
-                    reloads.tried("success");
-                    reloads.applied(&seen);
-                    tracing::info!(path = %path.display(), "a changed file is in force");
-                }
-                Err(why) => {
-                    reloads.tried("failure");
-                    let error = wrong(flag, &path, &why);
-                    tracing::error!(error, "a changed file is wrong; its last contents stay in force");
-                }
-            }
+            watch = self::watch(&followed.path);
+            let read = tokio::fs::read_to_string(&followed.path).await;
+            followed.look(read);
         }
     });
     Ok(())
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|e| e.to_string())
+/// The directory of a file.
+fn watch(path: &Path) -> DirWatch {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    DirWatch::new([dir.unwrap_or(Path::new("."))])
+}
+
+/// A file that is followed.
+struct Followed<F> {
+    flag: &'static str,
+    path: PathBuf,
+    reloads: Reloads,
+    apply: F,
+    /// What it said last, right or wrong.
+    seen: String,
+}
+
+impl<F: Fn(&str) -> Result<(), String>> Followed<F> {
+    fn look(&mut self, read: std::io::Result<String>) {
+        let path = self.path.display();
+        let text = match read {
+            Ok(text) if text == self.seen => return,
+            Ok(text) => text,
+            Err(error) => {
+                self.reloads.tried("failure");
+                tracing::error!(flag = self.flag, %path, %error, "a file cannot be read; its last contents stay in force");
+                return;
+            }
+        };
+        let applied = (self.apply)(&text);
+        match &applied {
+            Ok(()) => {
+                self.reloads.applied(&text);
+                tracing::info!(flag = self.flag, %path, "a changed file is in force");
+            }
+            Err(error) => {
+                tracing::error!(flag = self.flag, %path, error, "a changed file is wrong; its last contents stay in force");
+            }
+        }
+        self.reloads.tried(if applied.is_ok() { "success" } else { "failure" });
+        self.seen = text;
+    }
 }
 
 fn wrong(flag: &str, path: &Path, why: &str) -> String {
@@ -160,6 +189,10 @@ mod tests {
         }
         let count = |status: &str| reloads.total.with_label_values(&[status, &reloads.id]).get();
         assert_eq!((count("success"), count("failure")), (1, 1));
+        std::fs::remove_file(&path).expect("is there");
+        tokio::time::sleep(LOOK * 2).await;
+        assert_eq!((count("success"), count("failure") > 1), (1, true), "that it cannot be read is a failure");
+        assert_eq!(*in_force.lock(), "two");
         let info = reloads.info.collect();
         let known: Vec<&str> = info[0].get_metric().iter().map(|m| m.get_label()[1].value()).collect();
         assert_eq!(known, [hash("two")]);

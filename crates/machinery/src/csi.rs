@@ -1,8 +1,8 @@
 //! How volumes of CSI drivers are named, by the attach-detach controller and by nodes alike (`pkg/volume/csi`,
 //! `pkg/volume/util`).
 
+use crate::digest::sha256_hex;
 use api::prelude::*;
-use sha2::{Digest, Sha256};
 
 /// What the names in `status.volumesAttached` and `status.volumesInUse` of a Node begin with.
 const PREFIX: &str = "kubernetes.io/csi/";
@@ -40,11 +40,6 @@ impl CsiVolume {
     pub fn attachment_name(&self, node: &str) -> String {
         format!("csi-{}", sha256_hex(&format!("{}{}{node}", self.handle, self.driver)))
     }
-}
-
-/// In hexadecimal digits.
-pub fn sha256_hex(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether the volume may be attached to one node only (the reverse of `IsMultiAttachAllowed`).

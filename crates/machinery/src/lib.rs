@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod csi;
 pub mod custom;
 pub mod declared_features;
+pub mod digest;
 pub mod field;
 pub mod go_regex;
 pub mod go_url;

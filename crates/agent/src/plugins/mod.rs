@@ -12,8 +12,8 @@
 pub mod csi;
 pub mod dra;
 
-use crate::dir_watch::DirWatch;
 use async_trait::async_trait;
+use base::DirWatch;
 use base::backoff::Backoff;
 use node_api::plugin_registration::registration_client::RegistrationClient;
 use node_api::plugin_registration::{InfoRequest, PluginInfo, RegistrationStatus};

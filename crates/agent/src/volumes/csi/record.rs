@@ -14,7 +14,8 @@
 //! API is among the data, and a pod's device is a file of its own instead of a link.
 
 use crate::volumes::VolumeError;
-use machinery::csi::{CsiVolume, sha256_hex};
+use machinery::csi::CsiVolume;
+use machinery::digest::sha256_hex;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;

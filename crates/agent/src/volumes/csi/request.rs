@@ -5,7 +5,8 @@ use api::k8s::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, Secret
 use api::k8s::api::storage::v1::CSIDriver;
 use api::meta::MetaExt;
 use api::prelude::*;
-use machinery::csi::{CsiVolume, sha256_hex};
+use machinery::csi::CsiVolume;
+use machinery::digest::sha256_hex;
 use node_api::csi::VolumeCapability;
 use node_api::csi::volume_capability::access_mode::Mode;
 use node_api::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};

@@ -3,9 +3,9 @@
 //! Issuers are named by hashes, as upstream. Differs from upstream: the server that asked has no label, since it has no identity of
 //! its own, and the hash of an issuer's keys is not told.
 
+use machinery::digest::sha256_hex;
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, Opts};
-use sha2::{Digest, Sha256};
 use std::time::Duration;
 
 const WELL_FORMED: &str = "the name is well-formed";
@@ -70,6 +70,5 @@ fn result(good: bool) -> &'static str {
 
 /// `getHash`
 pub(super) fn hash(issuer: &str) -> String {
-    let digest: String = Sha256::digest(issuer).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digest}")
+    format!("sha256:{}", sha256_hex(issuer))
 }

@@ -7,18 +7,18 @@ use std::path::Path;
 use tokio::io::unix::AsyncFd;
 
 /// Watches from when it was made. Without inotify it never tells anything; callers look by themselves now and then.
-pub(crate) struct DirWatch {
+pub struct DirWatch {
     fd: Option<AsyncFd<OwnedFd>>,
 }
 
 impl DirWatch {
     /// Watches these directories; those that are not there are left out.
-    pub(crate) fn new<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Self {
+    pub fn new<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Self {
         DirWatch { fd: watch(dirs).ok() }
     }
 
     /// Waits for a change since this was made. Make another one before reading what changed.
-    pub(crate) async fn changed(&mut self) {
+    pub async fn changed(&mut self) {
         let readable: Option<io::Result<()>> = match &self.fd {
             Some(fd) => Some(fd.readable().await.map(drop)),
             None => None,

@@ -2,7 +2,7 @@
 //! react to it. Certificates are made for the run.
 
 use crate::fail::{Fail, Result, io, refused};
-use apiserver::auth::{Authenticators, Authorizers, ClientCertificates, Counted, Masters, Rbac};
+use apiserver::auth::{Authenticators, ClientCertificates, Rbac};
 use apiserver::{ApiServer, Deps, Reader, ServiceNetwork, Tls, TlsMaterial, serve};
 use base::{SystemClock, SystemRandom};
 use base64::Engine;
@@ -28,7 +28,7 @@ pub(crate) async fn run(dir: &Path) -> Result<()> {
     let deps = Deps {
         store,
         authenticator: Arc::new(Authenticators(vec![Arc::new(ClientCertificates)])),
-        authorizer: Arc::new(Authorizers(vec![Counted::never(Arc::new(Masters)), Counted::never(rbac)])),
+        authorizer: rbac,
         admission: apiserver::admission::default_plugins(random.clone()),
         token_issuer: None,
         services: ServiceNetwork::default(),

@@ -9,7 +9,7 @@ use apiserver::auth::webhook::{
     self, AuthorizationConfiguration, AuthorizationMetrics, AuthorizerKind, WebhookAuthorizer, WebhookTokens,
     kubeconfig,
 };
-use apiserver::auth::{Authenticator, Authorizer, Authorizers, Counted, Masters, Replaceable};
+use apiserver::auth::{Authenticator, Authorizer, Authorizers, Counted, Replaceable};
 use apiserver::webhook_client::{ClientConfig, WebhookClient};
 use base::Clock;
 use std::path::Path;
@@ -105,7 +105,7 @@ struct Chains {
 impl Chains {
     /// Node and RBAC; their names are those of upstream's `--authorization-mode`.
     fn default(&self) -> Authorizers {
-        Authorizers(vec![self.masters(), self.node("node"), self.rbac("rbac")])
+        Authorizers(vec![self.node("node"), self.rbac("rbac")])
     }
 
     /// What a file says.
@@ -121,13 +121,8 @@ impl Chains {
                 Ok(self.metrics.decisions.of("Webhook", &entry.name, Arc::new(made)))
             }
         };
-        let configured = config.authorizers.iter().map(one);
-        let all: Result<Vec<Counted>, String> = std::iter::once(Ok(self.masters())).chain(configured).collect();
+        let all: Result<Vec<Counted>, String> = config.authorizers.iter().map(one).collect();
         Ok(Authorizers(all?))
-    }
-
-    fn masters(&self) -> Counted {
-        Counted::never(Arc::new(Masters))
     }
 
     fn node(&self, name: &str) -> Counted {
@@ -139,7 +134,7 @@ impl Chains {
     }
 }
 
-/// Who decides: the masters' rule first, then Node and RBAC, or what the file says. Decisions are counted in `metrics`.
+/// Who decides on all but masters: Node and RBAC, or what the file says. Decisions are counted in `metrics`.
 pub(crate) fn authorizer(
     access: &Access,
     own: OwnAuthorizers,

@@ -27,27 +27,23 @@ impl Decisions {
     /// This authorizer, counted as one of this type and name.
     pub fn of(&self, kind: &str, name: &str, authorizer: Arc<dyn Authorizer>) -> Counted {
         let counter = |decision| self.0.with_label_values(&[kind, name, decision]);
-        Counted { authorizer, counters: Some((counter("allowed"), counter("denied"))) }
+        Counted { authorizer, allowed: counter("allowed"), denied: counter("denied") }
     }
 }
 
 /// An authorizer whose decisions are counted. That it has no opinion is none.
 pub struct Counted {
     pub(super) authorizer: Arc<dyn Authorizer>,
-    counters: Option<(IntCounter, IntCounter)>,
+    allowed: IntCounter,
+    denied: IntCounter,
 }
 
 impl Counted {
-    /// One that is not counted.
-    pub fn never(authorizer: Arc<dyn Authorizer>) -> Self {
-        Counted { authorizer, counters: None }
-    }
-
     pub(super) fn count(&self, decision: &Decision) {
-        match (&self.counters, decision) {
-            (Some((allowed, _)), Decision::Allow(_)) => allowed.inc(),
-            (Some((_, denied)), Decision::Deny(_)) => denied.inc(),
-            _ => {}
+        match decision {
+            Decision::Allow(_) => self.allowed.inc(),
+            Decision::Deny(_) => self.denied.inc(),
+            Decision::NoOpinion(_) => {}
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) use rbac::{breakdown, covers};
 pub use request_header::RequestHeaders;
 pub(crate) use tokens::used_today;
 pub use tokens::{KeyError, LegacyUses, Tokens};
-pub use union::{Authenticators, Authorizers, Masters, Replaceable};
+pub use union::{Authenticators, Authorizers, Replaceable};
 
 use api::Status;
 use api::k8s::api::authentication::v1::TokenRequest;

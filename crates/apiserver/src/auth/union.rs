@@ -1,7 +1,7 @@
 //! Several authenticators or authorizers in order (`apiserver/pkg/authentication/request/union`,
-//! `apiserver/pkg/authorization/union`), and the rule that needs no objects: `system:masters`.
+//! `apiserver/pkg/authorization/union`).
 
-use super::{Attributes, AuthError, Authenticator, Authorizer, Counted, Decision, MASTERS, Peer, Rules, UserInfo};
+use super::{Attributes, AuthError, Authenticator, Authorizer, Counted, Decision, Peer, Rules, UserInfo};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -98,20 +98,5 @@ impl Authorizer for Replaceable {
 
     async fn rules_for(&self, user: &UserInfo, namespace: &str) -> Rules {
         self.0.load_full().rules_for(user, namespace).await
-    }
-}
-
-/// Members of `system:masters` may do everything (`authorizerfactory.NewPrivilegedGroups`).
-pub struct Masters;
-
-#[async_trait]
-impl Authorizer for Masters {
-    async fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        if attributes.user.is_in(MASTERS) { Decision::ALLOW } else { Decision::NoOpinion(String::new()) }
-    }
-
-    async fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Rules {
-        // As upstream: the group's power is not a rule; RBAC's cluster-admin binding shows it.
-        Rules::default()
     }
 }

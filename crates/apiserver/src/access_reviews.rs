@@ -216,17 +216,11 @@ fn of_labels(asked: &LabelSelectorAttributes) -> Selector {
         return read(text(&asked.raw_selector), LabelSelector::parse(text(&asked.raw_selector)));
     };
     let known = requirements.iter().filter_map(|r| {
-        let operator = match r.operator.as_str() {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            _ => return None,
-        };
+        let operator = Operator::of(&r.operator)?;
         Requirement::new(&r.key, operator, r.values.clone().unwrap_or_default(), &Path::root()).ok()
     });
     let known: Vec<Requirement> = known.collect();
-    Selector { is_partial: known.len() < requirements.len(), text: join(&known) }
+    Selector { is_partial: known.len() < requirements.len(), text: LabelSelector::of(known).to_string() }
 }
 
 fn of_fields(asked: &FieldSelectorAttributes) -> Selector {
@@ -240,16 +234,12 @@ fn of_fields(asked: &FieldSelectorAttributes) -> Selector {
         _ => None,
     });
     let known: Vec<FieldRequirement> = known.collect();
-    Selector { is_partial: known.len() < requirements.len(), text: join(&known) }
+    Selector { is_partial: known.len() < requirements.len(), text: FieldSelector::of(known).to_string() }
 }
 
 fn read<T, E>(raw: &str, parsed: Result<T, E>) -> Selector {
     let is_partial = parsed.is_err();
     Selector { text: if is_partial { String::new() } else { raw.to_owned() }, is_partial }
-}
-
-fn join(requirements: &[impl ToString]) -> String {
-    requirements.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -60,6 +60,19 @@ pub enum Operator {
     LessThan,
 }
 
+impl Operator {
+    /// Of the word in a metav1.LabelSelector, which knows four.
+    pub fn of(word: &str) -> Option<Self> {
+        match word {
+            "In" => Some(Operator::In),
+            "NotIn" => Some(Operator::NotIn),
+            "Exists" => Some(Operator::Exists),
+            "DoesNotExist" => Some(Operator::DoesNotExist),
+            _ => None,
+        }
+    }
+}
+
 /// One condition on one label. Exists only if valid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
@@ -293,13 +306,8 @@ pub fn from_label_selector(selector: &api::LabelSelector) -> Result<LabelSelecto
         add(key, Operator::Equals, vec![value.clone()])?;
     }
     for expression in selector.match_expressions.iter().flatten() {
-        let operator = match expression.operator.as_str() {
-            "In" => Operator::In,
-            "NotIn" => Operator::NotIn,
-            "Exists" => Operator::Exists,
-            "DoesNotExist" => Operator::DoesNotExist,
-            other => return Err(SelectorError::Operator(other.to_owned())),
-        };
+        let operator =
+            Operator::of(&expression.operator).ok_or_else(|| SelectorError::Operator(expression.operator.clone()))?;
         add(&expression.key, operator, expression.values.clone().unwrap_or_default())?;
     }
     Ok(LabelSelector::of(requirements))

@@ -40,9 +40,10 @@ use std::time::Duration;
 use store::{At, Page, Range, StoreError};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use width::{Counts, Stats};
+use width::Counts;
 
 pub(crate) use watchers::{Watchers, Watching};
+pub(crate) use width::Stats;
 
 /// Seats of the server (`--max-requests-inflight` and `--max-mutating-requests-inflight`).
 const SEATS: u32 = 600;
@@ -254,7 +255,7 @@ impl Flow {
             None => {
                 let page = Page { limit: width::SAMPLE };
                 let Ok(read) = server.reader().store().list(&range, At::Latest, page).await else { return 1 };
-                let stats = Stats::of(&read);
+                let stats = Stats::of(&read.value);
                 self.counts.put(&range.prefix, stats);
                 stats
             }

@@ -4,7 +4,7 @@
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
-use store::{Listing, Read};
+use store::Listing;
 use tokio::time::Instant;
 
 /// What one seat is for (`bytesPerSeat`).
@@ -18,21 +18,26 @@ pub(super) const SAMPLE: usize = 16;
 /// Resources whose counts are kept.
 const MAX_RESOURCES: usize = 1000;
 
-/// How many objects there are of a resource, and how large they are on average.
+/// How many objects there are of a resource, and about how many bytes all of them have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Stats {
-    pub(super) objects: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Stats {
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Stats {
-    /// From the first objects of a range.
-    pub(super) fn of(read: &Read<Listing>) -> Self {
-        let seen = &read.value.entries;
-        let total: usize = seen.iter().map(|entry| entry.value.len()).sum();
-        let bytes = total.checked_div(seen.len()).unwrap_or_default();
-        Stats { objects: seen.len() as u64 + read.value.remaining.unwrap_or_default(), bytes: bytes as u64 }
+    /// The first objects of a range tell of the rest.
+    pub(crate) fn of(first: &Listing) -> Self {
+        let seen = first.entries.len() as u64;
+        let objects = seen + first.remaining.unwrap_or_default();
+        let bytes: u64 = first.entries.iter().map(|entry| entry.value.len() as u64).sum();
+        Stats { objects, bytes: share(bytes, objects, seen) }
     }
+}
+
+/// `bytes` of so many, if `of` have them.
+fn share(bytes: u64, objects: u64, of: u64) -> u64 {
+    bytes.saturating_mul(objects) / of.max(1)
 }
 
 /// Counts of ranges, not older than [`FRESH`].
@@ -58,7 +63,7 @@ impl Counts {
 /// Seats of a list of at most `limit` objects (0 = all), on a level whose requests take at most `most` seats.
 pub(super) fn seats(stats: Stats, limit: u64, most: u32) -> u32 {
     let objects = if limit > 0 { limit.min(stats.objects) } else { stats.objects };
-    let bytes = objects.saturating_mul(stats.bytes).min(MOST_BYTES);
+    let bytes = share(stats.bytes, objects, stats.objects).min(MOST_BYTES);
     u32::try_from(bytes.div_ceil(BYTES_PER_SEAT)).unwrap_or(most).clamp(1, most.max(1))
 }
 
@@ -68,11 +73,12 @@ mod tests {
 
     #[test]
     fn seats_follow_what_a_list_holds() {
-        let stats = Stats { objects: 300, bytes: 1000 };
+        let stats = Stats { objects: 300, bytes: 300_000 };
+        let many = Stats { objects: 100_000, bytes: 100_000_000 };
         assert_eq!(seats(stats, 0, 100), 3);
         assert_eq!(seats(stats, 50, 100), 1);
-        assert_eq!(seats(Stats { objects: 100_000, ..stats }, 0, 100), 10, "lists are streamed");
-        assert_eq!(seats(Stats { objects: 100_000, ..stats }, 0, 4), 4);
+        assert_eq!(seats(many, 0, 100), 10, "lists are streamed");
+        assert_eq!(seats(many, 0, 4), 4);
         assert_eq!(seats(Stats::default(), 0, 0), 1);
     }
 }

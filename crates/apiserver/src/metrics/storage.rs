@@ -4,13 +4,14 @@
 
 use super::Family;
 use crate::api_server::ApiServer;
+use crate::flow::Stats;
 use crate::reader::{KindRef, range_of};
 use machinery::kinds::KindInfo;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 use std::collections::BTreeSet;
-use store::{At, Listing, Op, Page, Read, StoreError, Txn};
+use store::{At, Op, Page, StoreError, Txn};
 use tokio::time::Instant;
 
 /// So many objects of a resource are looked at for their size at each scrape.
@@ -163,19 +164,15 @@ fn is_stored(kind: &KindRef) -> bool {
     kind.info().verbs.iter().any(|verb| verb == "list")
 }
 
-/// How many there are, and about how many bytes they have: those of the first tell of the rest. -1 if that cannot be found out.
+/// How many there are, and about how many bytes they have. -1 if that cannot be found out.
 async fn count(server: &ApiServer, storage: &str) -> (i64, i64) {
     let range = range_of(storage, "");
     let read = server.inner.deps.store.list(&range, At::Latest, Page { limit: SAMPLE }).await;
-    let Ok(Read { value: Listing { entries, more, remaining }, .. }) = read else { return (-1, -1) };
-    let rest = match (more, remaining) {
-        (false, _) => 0,
-        (true, Some(rest)) => rest,
-        (true, None) => return (-1, -1),
-    };
+    let Ok(read) = read else { return (-1, -1) };
+    if read.value.more && read.value.remaining.is_none() {
+        return (-1, -1);
+    }
+    let Stats { objects, bytes } = Stats::of(&read.value);
     let number = |n: u64| i64::try_from(n).unwrap_or(-1);
-    let looked_at = entries.len() as u64;
-    let count = looked_at + rest;
-    let bytes: u64 = entries.iter().map(|entry| entry.value.len() as u64).sum();
-    (number(count), number(bytes.saturating_mul(count) / looked_at.max(1)))
+    (number(objects), number(bytes))
 }

@@ -101,7 +101,9 @@ pub fn parse(text: &str, read: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Resu
         };
         credentials.authorization = authorization(user, read)?;
     }
-    Ok(ClientConfig { target: Target::Url(cluster.server.clone()), ca_bundle, credentials })
+    // What follows the path is nothing to client-go (`rest.NewRESTClient`).
+    let url = cluster.server.split(['?', '#']).next().unwrap_or_default();
+    Ok(ClientConfig { target: Target::Url(url.to_owned()), ca_bundle, credentials })
 }
 
 /// What we do not do is refused by name (why `exec` is: `docs/decisions/0008-…`).
@@ -165,6 +167,7 @@ mod tests {
         );
         assert_eq!(check("exec: {command: x}", cluster), "unsupported: exec in the kubeconfig of a webhook");
         assert_eq!(check("", "server: http://h"), r#"Url("http://h")  None false"#);
+        assert_eq!(check("", "server: 'http://h/x?a=b#c'"), r#"Url("http://h/x")  None false"#);
         assert_eq!(check("", "server: h"), r#"unsupported: the server "h" is no URL"#);
         let none = parse("{}", &|_| Ok(Vec::new())).expect_err("nothing in it");
         assert_eq!(none, "invalid configuration: no configuration has been provided");

@@ -2,8 +2,9 @@
 //! (`apiextensions-apiserver/pkg/apis/apiextensions/validation/validation.go`, `pkg/apiserver/schema/validation.go`,
 //! `pkg/apiserver/schema/defaulting/validation.go`).
 
+use super::rules::{self, Part, Rules, Trial};
 use super::structural::{Additional, Structural};
-use super::{embedded, prune, rules, validate};
+use super::{embedded, prune, validate};
 use crate::field::{Errors, FieldError, Path};
 use crate::go_regex::Pattern;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -154,7 +155,7 @@ pub(crate) fn schema_errors(version: &CustomResourceDefinitionVersion, path: &Pa
         } else {
             let wrong = structural_errors(schema, &at);
             if wrong.is_empty() {
-                errors.extend(default_errors(&Structural::of(schema), &at, strictness.pruned_defaults));
+                errors.extend(default_errors(schema, &at, strictness.pruned_defaults));
             } else {
                 errors.extend(wrong);
             }
@@ -479,33 +480,54 @@ fn complete(inner: &JSONSchemaProps, outer: Option<&JSONSchemaProps>, at: &Path,
 
 // === defaults ===
 
-fn default_errors(root: &Structural, path: &Path, pruned: bool) -> Errors {
-    let mut errors = Vec::new();
-    defaults_in(root, true, path, pruned, false, &mut errors);
-    errors
+fn default_errors(schema: &JSONSchemaProps, path: &Path, pruned: bool) -> Errors {
+    let rules = Rules::compile(Some(schema));
+    let mut walk = Defaults { pruned, trial: Trial::new(), errors: Vec::new() };
+    walk.part(&Structural::of(schema), Part::root(&rules), true, path, false);
+    walk.errors
 }
 
-fn defaults_in(s: &Structural, root: bool, path: &Path, pruned: bool, inside_meta: bool, errors: &mut Errors) {
-    let resource = root || s.embedded;
-    let inside_meta = inside_meta && !resource;
-    if let Some(value) = &s.default {
-        let at = path.child("default");
+/// A walk through the defaults of a schema.
+struct Defaults {
+    /// They must have no unknown fields.
+    pruned: bool,
+    trial: Trial,
+    errors: Errors,
+}
+
+impl Defaults {
+    fn part(&mut self, s: &Structural, rules: Part<'_>, root: bool, path: &Path, inside_meta: bool) {
+        let resource = root || s.embedded;
+        let inside_meta = inside_meta && !resource;
+        if let Some(value) = &s.default {
+            self.check(s, rules, value, &path.child("default"), inside_meta);
+        }
+        if let Some(items) = &s.items {
+            self.part(items, rules.items(), false, &path.child("items"), inside_meta);
+        }
+        for (name, property) in &s.properties {
+            let meta = inside_meta || (resource && META.contains(&name.as_str()));
+            self.part(property, rules.property(name), false, &path.child("properties").key(name), meta);
+        }
+    }
+
+    /// Rules are tried on what is well otherwise.
+    fn check(&mut self, s: &Structural, rules: Part<'_>, value: &Value, at: &Path, inside_meta: bool) {
         let mut clean = value.clone();
         if !inside_meta {
             prune::prune(&mut clean, s);
         }
-        if pruned && clean != *value {
-            errors.push(FieldError::invalid(&at, value, "must not have unknown fields"));
+        if self.pruned && clean != *value {
+            self.errors.push(FieldError::invalid(at, value, "must not have unknown fields"));
         }
-        let wrong = embedded_errors(s, value, &at);
-        errors.extend(if wrong.is_empty() { validate::validate(s, value, &at) } else { wrong });
-    }
-    if let Some(items) = &s.items {
-        defaults_in(items, false, &path.child("items"), pruned, inside_meta, errors);
-    }
-    for (name, property) in &s.properties {
-        let meta = inside_meta || (resource && META.contains(&name.as_str()));
-        defaults_in(property, false, &path.child("properties").key(name), pruned, meta, errors);
+        let mut wrong = embedded_errors(s, value, at);
+        if wrong.is_empty() {
+            wrong = validate::validate(s, value, at);
+        }
+        if wrong.is_empty() {
+            wrong = self.trial.errors(rules, s, value, at);
+        }
+        self.errors.extend(wrong);
     }
 }
 

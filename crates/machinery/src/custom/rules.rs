@@ -217,6 +217,59 @@ impl Rules {
     }
 }
 
+// === on the defaults of a definition ===
+
+/// The rules that concern one part of a schema, if there are any.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a>(Option<&'a Scope>);
+
+impl<'a> Part<'a> {
+    /// Those of the whole schema.
+    pub(super) fn root(rules: &'a Rules) -> Self {
+        Part(rules.root.as_ref())
+    }
+
+    pub(super) fn items(self) -> Self {
+        Part(self.0.and_then(|scope| scope.items.as_deref()))
+    }
+
+    pub(super) fn property(self, name: &str) -> Self {
+        Part(self.0.and_then(|scope| scope.properties.get(name)))
+    }
+}
+
+/// Runs rules on defaults (`schema/defaulting/validation.go`); all of a schema have one budget.
+pub(super) struct Trial {
+    budget: Budget,
+}
+
+impl Trial {
+    pub(super) fn new() -> Self {
+        Trial { budget: Budget::new(REQUEST_BUDGET) }
+    }
+
+    /// What rules say of the default that stands at `path`: as something that stays as it is, and as something new.
+    pub(super) fn errors(&mut self, part: Part<'_>, schema: &Structural, default: &Value, path: &Path) -> Errors {
+        let Some(scope) = part.0.filter(|_| !self.budget.is_exhausted()) else { return Vec::new() };
+        let run = |old: Option<&Value>| {
+            let mut run = Run { budget: self.budget.clone(), errors: Vec::new() };
+            // An early end has said why.
+            let _ended: Result<(), Stop> = run.scope(scope, Some(schema), default, old, path, Ratchet::default());
+            run
+        };
+        let unchanged = run(Some(default));
+        if !unchanged.errors.is_empty() {
+            self.budget = unchanged.budget;
+            return unchanged.errors;
+        }
+        let added = run(None);
+        let costlier =
+            if added.budget.remaining() < unchanged.budget.remaining() { added.budget } else { unchanged.budget };
+        self.budget = costlier;
+        added.errors
+    }
+}
+
 impl Run {
     fn scope(
         &mut self,

@@ -286,6 +286,22 @@ fn schemas_must_be_structural() {
 }
 
 #[test]
+fn defaults_keep_the_rules_they_are_under() {
+    check_schema(
+        r#"{"type":"object","properties":{"spec":{"type":"object","default":{"a":1,"b":"x"},"x-kubernetes-validations":[{"rule":"self.a > 1","message":"a is too small"},{"rule":"oldSelf.hasValue() && self.a == 1","optionalOldSelf":true},{"rule":"self.a == oldSelf.a"}],"properties":{
+            "a":{"type":"integer"},
+            "b":{"type":"string","default":"y","maxLength":5,"x-kubernetes-validations":[{"rule":"self == 'x'"}]},
+            "c":{"type":"integer","default":"no","x-kubernetes-validations":[{"rule":"self > 100"}]}
+        }},"new":{"type":"integer","default":1,"x-kubernetes-validations":[{"rule":"oldSelf.hasValue()","optionalOldSelf":true}]}}}"#,
+        expect![[r#"
+            schema.openAPIV3Schema.properties[new].default: Invalid value: 1: failed rule: oldSelf.hasValue()
+            schema.openAPIV3Schema.properties[spec].default: Invalid value: a is too small
+            schema.openAPIV3Schema.properties[spec].properties[b].default: Invalid value: "y": failed rule: self == 'x'
+            schema.openAPIV3Schema.properties[spec].properties[c].default: Invalid value: "string":  in body must be of type integer: "string""#]],
+    );
+}
+
+#[test]
 fn schemas_say_only_what_they_may() {
     check_schema(
         r#"{"type":"object","properties":{"a":{"type":"integer","default":"x"},"o":{"type":"object","properties":{"x":{"type":"string"}},"additionalProperties":{"type":"string"},"default":{"y":1}},"t":{"type":"strin"}}}"#,

@@ -1,24 +1,17 @@
-//! HorizontalPodAutoscaler v2, and v1 as a narrower view of it (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`).
-//!
-//! Stored is v2. The v1 view shows CPU utilization only; upstream carries the other metrics in annotations of the v1
-//! object, here they are not seen, and lost when the object is written through v1.
+//! HorizontalPodAutoscaler v2, which is what is stored (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`); v1 is a view of it
+//! (`autoscaling_v1.rs`).
 
 use super::common::{age, age_column, column, name, name_column, set};
 use super::workload::validate_counts;
 use super::{Column, Strategy, resources};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of};
-use api::k8s::api::autoscaling::v1::{
-    CrossVersionObjectReference as OldReference, HorizontalPodAutoscaler as OldAutoscaler,
-    HorizontalPodAutoscalerSpec as OldSpec, HorizontalPodAutoscalerStatus as OldStatus,
-};
 use api::k8s::api::autoscaling::v2::{
     CrossVersionObjectReference, HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler,
     HorizontalPodAutoscalerSpec, HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus, MetricTarget,
-    MetricValueStatus, ResourceMetricSource, ResourceMetricStatus,
+    MetricValueStatus, ResourceMetricSource,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
-use api::{Codec, DecodeError};
 use serde_json::Value;
 
 /// What is particular about an autoscaler.
@@ -141,7 +134,7 @@ fn currents(metric: &mut MetricStatus) -> impl Iterator<Item = &mut MetricValueS
     resource.chain(container).chain(pods).chain(object).chain(external)
 }
 
-fn cpu_metric(utilization: i32) -> MetricSpec {
+pub(super) fn cpu_metric(utilization: i32) -> MetricSpec {
     MetricSpec {
         type_: "Resource".to_owned(),
         resource: Some(ResourceMetricSource {
@@ -472,131 +465,6 @@ fn metric_text(spec: &MetricSpec, status: Option<&MetricStatus>) -> String {
     }
 }
 
-// === v1 ===
-
-/// The v1 view of an autoscaler.
-pub(super) struct OldAutoscalerKind;
-
-impl Strategy for OldAutoscalerKind {
-    type Object = OldAutoscaler;
-
-    fn default(autoscaler: &mut OldAutoscaler) {
-        let spec = &mut autoscaler.spec;
-        set(&mut spec.min_replicas, 1);
-        set(&mut spec.target_cpu_utilization_percentage, 80);
-    }
-
-    fn prepare_create(autoscaler: &mut OldAutoscaler) {
-        autoscaler.status = Some(OldStatus::default());
-    }
-
-    fn prepare_update(new: &mut OldAutoscaler, old: &OldAutoscaler) {
-        new.status = old.status.clone();
-    }
-
-    fn prepare_status_update(new: &mut OldAutoscaler, old: &OldAutoscaler) {
-        new.spec = old.spec.clone();
-    }
-
-    fn validate_name(name: &str) -> Messages {
-        is_dns1123_subdomain(name)
-    }
-
-    fn validate(autoscaler: &OldAutoscaler) -> Errors {
-        AutoscalerKind::validate(&to_new(autoscaler))
-    }
-
-    fn validate_create(autoscaler: &OldAutoscaler) -> Errors {
-        AutoscalerKind::validate_create(&to_new(autoscaler))
-    }
-
-    fn validate_update(new: &OldAutoscaler, old: &OldAutoscaler) -> Errors {
-        AutoscalerKind::validate_update(&to_new(new), &to_new(old))
-    }
-
-    fn validate_status_update(new: &OldAutoscaler, old: &OldAutoscaler) -> Errors {
-        AutoscalerKind::validate_status_update(&to_new(new), &to_new(old))
-    }
-
-    fn columns() -> Vec<Column> {
-        AutoscalerKind::columns()
-    }
-
-    fn cells(autoscaler: &OldAutoscaler, now: jiff::Timestamp) -> Vec<Value> {
-        AutoscalerKind::cells(&to_new(autoscaler), now)
-    }
-
-    fn decode_stored(bytes: &[u8]) -> Result<OldAutoscaler, DecodeError> {
-        HorizontalPodAutoscaler::decode(bytes).map(|new| to_old(&new))
-    }
-
-    fn encode_stored(autoscaler: &OldAutoscaler) -> Vec<u8> {
-        to_new(autoscaler).encode()
-    }
-}
-
-fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
-    let target = &old.spec.scale_target_ref;
-    HorizontalPodAutoscaler {
-        metadata: old.metadata.clone(),
-        spec: HorizontalPodAutoscalerSpec {
-            behavior: None,
-            max_replicas: old.spec.max_replicas,
-            metrics: old.spec.target_cpu_utilization_percentage.map(|u| vec![cpu_metric(u)]),
-            min_replicas: old.spec.min_replicas,
-            scale_target_ref: CrossVersionObjectReference {
-                api_version: target.api_version.clone(),
-                kind: target.kind.clone(),
-                name: target.name.clone(),
-            },
-        },
-        status: old.status.as_ref().map(|s| HorizontalPodAutoscalerStatus {
-            conditions: None,
-            current_metrics: s.current_cpu_utilization_percentage.map(|u| {
-                vec![MetricStatus {
-                    type_: "Resource".to_owned(),
-                    resource: Some(ResourceMetricStatus {
-                        name: "cpu".to_owned(),
-                        current: MetricValueStatus { average_utilization: Some(u), ..MetricValueStatus::default() },
-                    }),
-                    ..MetricStatus::default()
-                }]
-            }),
-            current_replicas: Some(s.current_replicas),
-            desired_replicas: s.desired_replicas,
-            last_scale_time: s.last_scale_time.clone(),
-            observed_generation: s.observed_generation,
-        }),
-    }
-}
-
-fn to_old(new: &HorizontalPodAutoscaler) -> OldAutoscaler {
-    let spec = &new.spec;
-    let cpu = spec.metrics.iter().flatten().filter_map(|m| m.resource.as_ref()).find(|r| r.name == "cpu");
-    let current = new.status.iter().flat_map(|s| s.current_metrics.iter().flatten());
-    let current = current.filter_map(|m| m.resource.as_ref()).find(|r| r.name == "cpu");
-    OldAutoscaler {
-        metadata: new.metadata.clone(),
-        spec: OldSpec {
-            max_replicas: spec.max_replicas,
-            min_replicas: spec.min_replicas,
-            scale_target_ref: OldReference {
-                api_version: spec.scale_target_ref.api_version.clone(),
-                kind: spec.scale_target_ref.kind.clone(),
-                name: spec.scale_target_ref.name.clone(),
-            },
-            target_cpu_utilization_percentage: cpu.and_then(|c| c.target.average_utilization),
-        },
-        status: new.status.as_ref().map(|s| OldStatus {
-            current_cpu_utilization_percentage: current.and_then(|c| c.current.average_utilization),
-            current_replicas: s.current_replicas.unwrap_or(0),
-            desired_replicas: s.desired_replicas,
-            last_scale_time: s.last_scale_time.clone(),
-            observed_generation: s.observed_generation,
-        }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use crate::kinds::testing::{check_create, check_row, check_update, read};
@@ -617,7 +485,8 @@ spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind
             Name | Reference | Targets | MinPods | MaxPods | Replicas | Age
             web | Deployment/web | cpu: <unknown>/50% | <unset> | 3 | 0 | <unknown>"#]],
         );
-        let (kind, object) = read(OLD);
+        let (kind, mut object) = read(OLD);
+        kind.default(&mut *object);
         let back = kind.decode_stored(&kind.encode_stored(&*object)).expect("what we stored");
         assert_eq!(back.encode(), object.encode());
         check_create(

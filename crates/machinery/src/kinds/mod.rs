@@ -7,6 +7,7 @@
 
 mod admission;
 mod autoscaling;
+mod autoscaling_v1;
 mod certificates;
 mod column_texts;
 mod common;
@@ -105,7 +106,7 @@ kinds! {
     plain::SelfSubjectRulesReview,
     plain::SubjectAccessReview,
     autoscaling::AutoscalerKind,
-    autoscaling::OldAutoscalerKind,
+    autoscaling_v1::OldAutoscalerKind,
     job::CronJobKind,
     job::JobKind,
     certificates::CertificateSigningRequestKind,

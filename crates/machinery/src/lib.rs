@@ -14,6 +14,7 @@ pub mod field;
 pub mod go_regex;
 pub mod go_url;
 pub mod json;
+pub mod key_pair;
 pub mod kinds;
 pub mod openapi;
 pub mod patch;

@@ -4,12 +4,15 @@ use super::common::{age, age_column, column, name, name_column, str_of, text, ty
 use super::configmap::MAX_DATA;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::key_pair;
 use crate::schema::check::parse_json;
 use crate::validation::{IMMUTABLE, Messages, invalid_each, is_config_map_key, is_dns1123_subdomain};
 use api::k8s::ByteString;
 use api::k8s::api::core::v1::ObjectReference;
 use api::prelude::{MetaExt, Secret, ServiceAccount};
 use serde_json::Value;
+
+const TLS: &str = "kubernetes.io/tls";
 
 /// What is particular about a Secret: its type asks for certain keys, and an immutable one stays as it is.
 pub(super) struct SecretKind;
@@ -61,6 +64,15 @@ impl Strategy for SecretKind {
         errors
     }
 
+    fn warnings(secret: &Secret, _old: Option<&Secret>) -> Vec<String> {
+        if str_of(&secret.type_) != TLS {
+            return Vec::new();
+        }
+        let value =
+            |key: &str| secret.data.as_ref().and_then(|d| d.get(key)).map(|v| v.0.as_slice()).unwrap_or_default();
+        key_pair::check(value("tls.crt"), value("tls.key")).err().into_iter().collect()
+    }
+
     const SELECTABLE: &'static [&'static str] = &["type"];
 
     fn selectable_fields(secret: &Secret) -> Vec<(&'static str, String)> {
@@ -100,7 +112,7 @@ fn validate_type(secret: &Secret, path: &Path) -> Errors {
             }
             Vec::new()
         }
-        "kubernetes.io/tls" => missing(&["tls.crt", "tls.key"]),
+        TLS => missing(&["tls.crt", "tls.key"]),
         _ => Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: the output depends only on the input and is written in a fixed order, so a second run changes nothing.
 //! Only facts are kept (names, numbers, types, keys), no descriptions.
 
+pub(crate) mod enums;
 mod go_types;
 mod kinds;
 mod schema;

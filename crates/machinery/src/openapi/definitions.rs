@@ -4,6 +4,7 @@
 //! that only v3 has defaults (`k8s.io/kube-openapi/pkg/schemaconv` and `builder`).
 
 use super::descriptions::{Descriptions, of, unfold};
+use super::enums;
 use crate::schema::builtin::Untyped;
 use crate::schema::{Builtin, Field, ListTopology, Scalar, Struct, Type, TypeId, builtin};
 use serde_json::{Map, Value, json};
@@ -39,7 +40,7 @@ fn structure(b: &Builtin, s: &Struct, flavor: Flavor, references: &mut Vec<Strin
     let texts: Descriptions = of(&s.name);
     let mut schema = json!({"type": "object"});
     if !s.fields.is_empty() {
-        let properties: Map<String, Value> = s
+        let mut properties: Map<String, Value> = s
             .fields
             .iter()
             .map(|f| {
@@ -47,6 +48,11 @@ fn structure(b: &Builtin, s: &Struct, flavor: Flavor, references: &mut Vec<Strin
                 (f.name.to_string(), property(b, f, text, flavor, references))
             })
             .collect();
+        for (field, values) in enums::of(&s.name) {
+            if let Some(property) = properties.get_mut(field) {
+                enums::add(property, &values);
+            }
+        }
         schema["properties"] = properties.into();
     }
     // Fields are in the order of their names; upstream's are in that of their declaration, as mostly are their numbers.

@@ -3,12 +3,18 @@
 //! For text that was written here or checked before: a flaw in it gives `None` without a reason, and of equal keys the
 //! first is found. Where a client has to be told what is wrong, [`crate::schema::check`] reads.
 
-use crate::scan::skip_text;
+use crate::scan::text_at;
+use serde::Serialize;
 use serde_json::Value;
 use std::borrow::Cow;
 
 /// Deeper nesting is refused, so that no text exhausts the stack.
 const MAX_DEPTH: usize = 200;
+
+/// The JSON of a value or text in hand. `Value`'s own `to_string` goes through `fmt`, which costs several times as much.
+pub(crate) fn to_text<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("values and texts are JSON")
+}
 
 /// JSON as Go's `encoding/json` writes it: what HTML could take for its own is escaped.
 pub(crate) fn escaped_for_html(json: String) -> String {
@@ -60,6 +66,27 @@ impl Kind {
     }
 }
 
+/// What is between two quotes.
+#[derive(Debug, Clone, Copy)]
+struct Quoted {
+    start: u32,
+    end: u32,
+    has_escapes: bool,
+}
+
+impl Quoted {
+    const NONE: Quoted = Quoted { start: 0, end: 0, has_escapes: false };
+
+    fn raw(self, text: &str) -> &str {
+        &text[self.start as usize..self.end as usize]
+    }
+
+    fn read(self, text: &str) -> Cow<'_, str> {
+        let raw = self.raw(text);
+        if self.has_escapes { unescaped(raw) } else { Cow::Borrowed(raw) }
+    }
+}
+
 /// One value: a stretch of the text.
 #[derive(Debug, Clone, Copy)]
 struct Node {
@@ -67,7 +94,7 @@ struct Node {
     start: u32,
     end: u32,
     /// What is between the quotes of its key; empty in lists.
-    key: (u32, u32),
+    key: Quoted,
     /// The index after everything inside of it.
     next: u32,
 }
@@ -89,7 +116,7 @@ impl<'t> Doc<'t> {
         u32::try_from(text.len()).ok()?;
         let mut parser = Parser { bytes: text.as_bytes(), at: 0, nodes: Vec::with_capacity(text.len() / 16 + 1) };
         parser.space();
-        parser.value((0, 0), depth)?;
+        parser.value(Quoted::NONE, depth)?;
         parser.space();
         let Parser { at, nodes, .. } = parser;
         (at == text.len()).then_some(Doc { text, nodes })
@@ -97,7 +124,7 @@ impl<'t> Doc<'t> {
 
     /// The text of a value in hand.
     pub fn of(value: &Value) -> Doc<'static> {
-        Doc::read(value.to_string().into(), usize::MAX).expect("serde_json writes JSON")
+        Doc::read(to_text(value).into(), usize::MAX).expect("serde_json writes JSON")
     }
 
     /// The outermost value.
@@ -120,7 +147,7 @@ macro_rules! constants {
             #[doc = $doc]
             pub const $name: Json<'static> = Json {
                 text: $text,
-                nodes: &[Node { kind: Kind::$kind, start: 0, end: $text.len() as u32, key: (0, 0), next: 1 }],
+                nodes: &[Node { kind: Kind::$kind, start: 0, end: $text.len() as u32, key: Quoted::NONE, next: 1 }],
                 at: 0,
             };
         )*}
@@ -165,10 +192,7 @@ impl<'d> Json<'d> {
 
     /// The members of an object, in the order of the text; nothing if it is none.
     pub fn members(self) -> impl Iterator<Item = (Cow<'d, str>, Json<'d>)> + use<'d> {
-        self.children(Kind::Object).map(|child| {
-            let (start, end) = child.node().key;
-            (unquoted(&child.text[start as usize..end as usize]), child)
-        })
+        self.children(Kind::Object).map(|child| (child.node().key.read(child.text), child))
     }
 
     /// The items of a list; nothing if it is none.
@@ -188,7 +212,12 @@ impl<'d> Json<'d> {
 
     /// A member of an object.
     pub fn get(self, key: &str) -> Option<Json<'d>> {
-        self.members().find(|(name, _)| name == key).map(|(_, value)| value)
+        self.children(Kind::Object).find(|child| child.is_called(key))
+    }
+
+    fn is_called(self, key: &str) -> bool {
+        let own = self.node().key;
+        if own.has_escapes { own.read(self.text) == key } else { own.raw(self.text) == key }
     }
 
     /// Whether it is an object or a list without anything in it.
@@ -210,9 +239,10 @@ impl<'d> Json<'d> {
 
 /// The text between two quotes.
 fn unquoted(raw: &str) -> Cow<'_, str> {
-    if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
-        return Cow::Borrowed(raw);
-    }
+    if memchr::memchr(b'\\', raw.as_bytes()).is_none() { Cow::Borrowed(raw) } else { unescaped(raw) }
+}
+
+fn unescaped(raw: &str) -> Cow<'_, str> {
     serde_json::from_str(&format!("\"{raw}\"")).map_or(Cow::Borrowed(raw), Cow::Owned)
 }
 
@@ -237,7 +267,7 @@ impl Parser<'_> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    fn value(&mut self, key: (u32, u32), depth: usize) -> Option<()> {
+    fn value(&mut self, key: Quoted, depth: usize) -> Option<()> {
         let (index, start) = (self.nodes.len(), self.at as u32);
         self.nodes.push(Node { kind: Kind::Null, start, end: start, key, next: 0 });
         let kind = match self.peek()? {
@@ -269,13 +299,14 @@ impl Parser<'_> {
     }
 
     /// Where the text between the quotes is.
-    fn string(&mut self) -> Option<(u32, u32)> {
+    fn string(&mut self) -> Option<Quoted> {
         if self.peek()? != b'"' {
             return None;
         }
         let start = self.at + 1;
-        self.at = skip_text(self.bytes, self.at)?;
-        Some((start as u32, self.at as u32 - 1))
+        let (end, has_escapes) = text_at(self.bytes, self.at)?;
+        self.at = end;
+        Some(Quoted { start: start as u32, end: end as u32 - 1, has_escapes })
     }
 
     fn object(&mut self, depth: usize) -> Option<Kind> {
@@ -306,7 +337,7 @@ impl Parser<'_> {
             return Some(Kind::Array);
         }
         loop {
-            self.value((0, 0), depth)?;
+            self.value(Quoted::NONE, depth)?;
             self.space();
             if self.take(b']').is_some() {
                 return Some(Kind::Array);

@@ -67,38 +67,78 @@ pub fn cut(bytes: &[u8], at: usize, name: &[u8]) -> Option<(Vec<u8>, Range<usize
 
 /// The end of the JSON value that begins at `at`.
 pub(crate) fn skip(bytes: &[u8], mut at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'"' => skip_text(bytes, at),
+        b'{' | b'[' => skip_nested(bytes, at),
+        _ => {
+            while !matches!(bytes.get(at), None | Some(b',' | b'}' | b']' | b':')) {
+                at += 1;
+            }
+            Some(at)
+        }
+    }
+}
+
+/// The end of the object or list that begins at `at`.
+fn skip_nested(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
         match bytes.get(at)? {
-            b'"' => at = skip_text(bytes, at)?,
-            b'{' | b'[' => {
-                depth += 1;
-                at += 1;
+            b'"' => {
+                at = skip_text(bytes, at)?;
+                continue;
             }
-            b'}' | b']' if depth == 0 => return Some(at),
-            b'}' | b']' => {
-                depth -= 1;
-                at += 1;
-            }
-            b',' | b':' if depth == 0 => return Some(at),
-            _ => at += 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 1 => return Some(at + 1),
+            b'}' | b']' => depth -= 1,
+            _ => {}
         }
-        if depth == 0 && matches!(bytes.get(at), None | Some(b',' | b'}' | b']' | b':')) {
-            return Some(at);
-        }
+        at += 1;
     }
 }
 
 /// The end of the text that begins, with its quote, at `at`.
 pub fn skip_text(bytes: &[u8], at: usize) -> Option<usize> {
-    let mut at = at + 1;
+    text_at(bytes, at).map(|(end, _)| end)
+}
+
+/// [`skip_text`], and whether something in it is escaped.
+pub(crate) fn text_at(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let (mut at, mut has_escapes) = (at + 1, false);
     loop {
-        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        at = find_quote(bytes, at)?;
         match bytes[at] {
-            b'"' => return Some(at + 1),
+            b'"' => return Some((at + 1, has_escapes)),
             _ => at += 2,
         }
+        has_escapes = true;
     }
+}
+
+/// Words looked at before memchr is called: most texts are shorter than what a call costs.
+const WORDS: usize = 4;
+
+/// The next quote or backslash.
+fn find_quote(bytes: &[u8], at: usize) -> Option<usize> {
+    let rest = bytes.get(at..)?;
+    let (words, _) = rest.as_chunks::<8>();
+    let mut looked_at = 0;
+    for word in words.iter().take(WORDS) {
+        let word = u64::from_le_bytes(*word);
+        let found = marks(word, b'"') | marks(word, b'\\');
+        if found != 0 {
+            return Some(at + looked_at + found.trailing_zeros() as usize / 8);
+        }
+        looked_at += 8;
+    }
+    memchr::memchr2(b'"', b'\\', &rest[looked_at..]).map(|found| at + looked_at + found)
+}
+
+/// The highest bit of the first byte of a word that is `byte`, and perhaps bits behind it; nothing if there is none.
+fn marks(word: u64, byte: u8) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let zero_there = word ^ (LOW * u64::from(byte));
+    zero_there.wrapping_sub(LOW) & !zero_there & (LOW << 7)
 }
 
 #[cfg(test)]
@@ -120,6 +160,17 @@ mod tests {
             [r#"{"m":{"y":1}}"#, r#"{"x":1}"#, r#"{"m":[1]}"#, r#"{ "m": {"x":1}}"#, r#"{"m":{"x":"#, "", "{:"]
         {
             assert_eq!(cut(without), None, "{without}");
+        }
+    }
+
+    #[test]
+    fn texts_end_where_their_quote_is() {
+        for length in 0..70 {
+            for escape in ["", "\\\\", "\\\""] {
+                let text = format!("\"{}{escape}ü\",\"", "a".repeat(length));
+                assert_eq!(skip_text(text.as_bytes(), 0), Some(text.len() - 2), "{text}");
+                assert_eq!(skip_text(&text.as_bytes()[..text.len() - 3], 0), None, "{text}");
+            }
         }
     }
 

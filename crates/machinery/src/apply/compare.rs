@@ -16,7 +16,7 @@ use crate::schema::{ListTopology, Struct};
 use std::borrow::Cow;
 
 /// What is gone, and what is new or different.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Comparison {
     pub(super) removed: FieldSet,
     /// Added, or there before with another value.
@@ -79,7 +79,20 @@ impl Changes {
 }
 
 fn is_same(old: Json<'_>, new: Json<'_>) -> bool {
-    old.json() == new.json() || same_value(&old.to_value(), &new.to_value())
+    old.json() == new.json() || old.kind() == new.kind() && has_same_value(old, new)
+}
+
+/// [`same_value`] of values of one kind.
+fn has_same_value(a: Json<'_>, b: Json<'_>) -> bool {
+    fn keys(json: Json<'_>) -> impl Iterator<Item = Cow<'_, str>> {
+        json.members().map(|(key, _)| key)
+    }
+    match a.kind() {
+        Kind::String => a.text() == b.text(),
+        Kind::Array => a.items().count() == b.items().count() && a.items().zip(b.items()).all(|(a, b)| is_same(a, b)),
+        Kind::Object if keys(a).eq(keys(b)) => a.members().zip(b.members()).all(|((_, a), (_, b))| is_same(a, b)),
+        _ => same_value(&a.to_value(), &b.to_value()),
+    }
 }
 
 struct Walk<'s> {
@@ -259,13 +272,15 @@ impl<'s, 'v> View<'s, 'v> {
         let map = value.filter(|v| v.kind() == Kind::Object);
         let mut view =
             View { fields, presences: fields.and_then(presence::of), side, members: map.map(|_| Vec::new()) };
+        let mut next = 0;
         let member = |(key, value): (Cow<'v, str>, Json<'v>)| {
-            let field = fields.and_then(|s| position(s, &key));
+            let field = fields.and_then(|s| s.position(next, key.as_bytes()));
+            next = field.map_or(next, |at| at + 1);
             let is_hidden = side == Side::Typed && view.presence(field).is_some_and(|p| p.hides(value));
             let seen = if is_hidden { view.implied(field) } else { Some(value) };
             Member { key, field, seen }
         };
-        let mut members: Vec<_> = map.into_iter().flat_map(Json::members).map(member).collect();
+        let mut members: Vec<_> = map.map(|map| map.members().map(member).collect()).unwrap_or_default();
         if !members.is_sorted_by(|a, b| a.key < b.key) {
             members.sort_by(|a, b| a.key.cmp(&b.key));
         }
@@ -316,8 +331,4 @@ impl<'s, 'v> View<'s, 'v> {
         let implied = fields.iter().zip(presences).enumerate().filter(|(_, (_, p))| p.implied.is_some());
         implied.map(|(at, (field, _))| (at, field.name.as_ref()))
     }
-}
-
-fn position(s: &Struct, name: &str) -> Option<usize> {
-    s.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok()
 }

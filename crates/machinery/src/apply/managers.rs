@@ -129,7 +129,8 @@ impl Managers {
             let one = (a.operation, seconds(x), &a.manager, &x.api_version, &a.subresource);
             one.cmp(&(b.operation, seconds(y), &b.manager, &y.api_version, &b.subresource))
         });
-        let mut out = String::from("[");
+        let mut out = String::with_capacity(1024);
+        out.push('[');
         for (i, (id, owned)) in entries.into_iter().enumerate() {
             if i > 0 {
                 out.push(',');

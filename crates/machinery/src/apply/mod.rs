@@ -296,7 +296,7 @@ impl<'a> Context<'a> {
                 return None;
             }
         }
-        let merit = Merit::of(changed, removed);
+        let merit = Merit::of(comparison.clone());
         let time = (!merit.gained.is_empty()).then_some(self.now);
         let owned = match own {
             None => Owned::new(self.api_version, merit.gained, time),
@@ -327,7 +327,7 @@ impl<'a> Context<'a> {
         self.reconcile(&mut managers);
         let id = self.id(manager, Operation::Update);
         let Disowned { mut managers, comparison, .. } = self.disown(old, new, comparison, managers, Some(&id))?;
-        let merit = Merit::of(&comparison.changed, &comparison.removed);
+        let merit = Merit::of(comparison);
         if let Some(owned) = managers.0.get_mut(&id) {
             let set = owned.set();
             if !(set.contains_all(&merit.gained) && set.is_disjoint(&merit.lost)) {
@@ -526,9 +526,11 @@ struct Merit {
 }
 
 impl Merit {
-    fn of(changed: &FieldSet, removed: &FieldSet) -> Self {
-        let stripped = changed.intersection(&STRIPPED);
-        Merit { gained: changed.difference(&stripped), lost: stripped.union(removed.clone()) }
+    fn of(comparison: Comparison) -> Self {
+        let Comparison { removed, changed: mut gained } = comparison;
+        let stripped = gained.intersection(&STRIPPED);
+        gained.take_away(&stripped);
+        Merit { gained, lost: stripped.union(removed) }
     }
 
     fn added_to(&self, set: &FieldSet) -> FieldSet {

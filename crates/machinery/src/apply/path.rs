@@ -1,7 +1,8 @@
 //! Path elements: how a child is named within an object or list. Follows `structured-merge-diff/v6/fieldpath`
 //! (element.go, serialize-pe.go) and its order of values (`value/value.go`).
 
-use crate::json::escaped_for_html;
+use super::set::write_text;
+use crate::json::{escaped_for_html, to_text};
 use crate::patch::go_text;
 use serde_json::Value;
 use std::cmp::Ordering;
@@ -39,10 +40,18 @@ impl PathElement {
         match self {
             PathElement::Field(name) => ["f:", name].concat(),
             PathElement::Key(fields) => {
-                let object: serde_json::Map<String, Value> = fields.iter().cloned().collect();
-                escaped_for_html(format!("k:{}", Value::Object(object)))
+                let mut key = String::with_capacity(64);
+                key.push_str("k:{");
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    key.push_str(if i > 0 { "," } else { "" });
+                    write_text(&mut key, name);
+                    key.push(':');
+                    key.push_str(&to_text(value));
+                }
+                key.push('}');
+                escaped_for_html(key)
             }
-            PathElement::Value(value) => escaped_for_html(format!("v:{value}")),
+            PathElement::Value(value) => escaped_for_html(format!("v:{}", to_text(value))),
             PathElement::Index(i) => format!("i:{i}"),
         }
     }

@@ -10,7 +10,6 @@ use crate::schema::builtin::{Content, Message, Presence};
 use crate::schema::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// One per field of a struct, in the struct's order.
@@ -48,25 +47,28 @@ impl FieldPresence {
     }
 }
 
-/// By address of the struct within the built-in schema, which lives for ever.
-static PRESENCES: LazyLock<HashMap<usize, Vec<FieldPresence>>> = LazyLock::new(|| {
+/// Sorted by address of the struct within the built-in schema, which lives for ever.
+static PRESENCES: LazyLock<Vec<(usize, Vec<FieldPresence>)>> = LazyLock::new(|| {
     let b = builtin();
     let structs = b.schema.types.iter().enumerate().filter_map(|(i, ty)| match ty {
         Type::Struct(s) => Some((TypeId(u32::try_from(i).ok()?), s)),
         _ => None,
     });
-    structs
-        .filter_map(|(id, s)| {
-            let mut presences = vec![FieldPresence::default(); s.fields.len()];
-            fill(&b.schema, s, b.message(id)?, &mut presences);
-            Some((address(s), presences))
-        })
-        .collect()
+    let presences = structs.filter_map(|(id, s)| {
+        let mut presences = vec![FieldPresence::default(); s.fields.len()];
+        fill(&b.schema, s, b.message(id)?, &mut presences);
+        Some((address(s), presences))
+    });
+    let mut all: Vec<_> = presences.collect();
+    all.sort_unstable_by_key(|(address, _)| *address);
+    all
 });
 
 /// How the fields of this struct behave; `None` if it is not a built-in type.
 pub(crate) fn of(s: &Struct) -> Option<&'static Presences> {
-    PRESENCES.get(&address(s)).map(Vec::as_slice)
+    let all = &*PRESENCES;
+    let at = all.binary_search_by_key(&address(s), |(address, _)| *address).ok()?;
+    Some(&all[at].1)
 }
 
 /// Whether Go would leave this value of a built-in struct's field out, other than null.

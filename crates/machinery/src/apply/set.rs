@@ -8,7 +8,7 @@
 //! [`FieldSet::to_json`] has upstream's order.
 
 use super::path::PathElement;
-use crate::json::{Doc, Json, Kind};
+use crate::json::{Doc, Json, Kind, to_text};
 use serde_json::{Map, Value};
 use std::cmp::Ordering;
 
@@ -360,7 +360,7 @@ pub(super) fn write_text(out: &mut String, text: &str) {
 /// Appends what stands between the quotes.
 fn write_inner(out: &mut String, text: &str) {
     if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
-        let quoted = Value::from(text).to_string();
+        let quoted = to_text(text);
         out.push_str(&quoted[1..quoted.len() - 1]);
     } else {
         out.push_str(text);

@@ -12,7 +12,7 @@ mod strategic;
 pub use error::PatchError;
 pub(crate) use strategic::go as go_text;
 
-use crate::json::Doc;
+use crate::json::{Doc, to_text};
 use crate::schema::check::parse_json;
 use crate::schema::{Schema, TypeId};
 use serde_json::{Map, Value};
@@ -149,7 +149,7 @@ impl Patch {
         };
         let (mut out, mut mentioned) = (String::with_capacity(current.json().len() + 256), String::new());
         let mut write_new = |out: &mut String, key: &str, new: &Value| {
-            let new = new.to_string();
+            let new = to_text(new);
             write_member(out, key, &new);
             write_member(&mut mentioned, key, &new);
         };
@@ -189,7 +189,7 @@ impl Patch {
 
 fn write_member(out: &mut String, key: &str, json: &str) {
     out.push(if out.is_empty() { '{' } else { ',' });
-    out.push_str(&Value::from(key).to_string());
+    out.push_str(&to_text(key));
     out.push(':');
     out.push_str(json);
 }

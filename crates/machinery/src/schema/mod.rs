@@ -107,6 +107,13 @@ impl Struct {
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.binary_search_by(|f| f.name.as_ref().cmp(name)).ok().map(|i| &self.fields[i])
     }
+
+    /// Which field is called `name`; looked for from `next` on first, since our encoder writes fields in their order.
+    pub(crate) fn position(&self, next: usize, name: &[u8]) -> Option<usize> {
+        let is_it = |f: &Field| f.name.as_bytes() == name;
+        let ahead = self.fields.get(next..).and_then(|fields| fields.iter().position(is_it)).map(|i| next + i);
+        ahead.or_else(|| self.fields.iter().position(is_it))
+    }
 }
 
 /// One field of a [`Struct`].

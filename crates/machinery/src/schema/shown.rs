@@ -5,7 +5,7 @@
 //! empty lists (`apimachinery/pkg/runtime/serializer/protobuf`), and `encoding/json` prints structs that are no pointers
 //! even if nothing is set in them.
 
-use super::{Field, Scalar, Schema, Struct, Type, TypeId, builtin};
+use super::{Scalar, Schema, Struct, Type, TypeId, builtin};
 use crate::apply::presence::{self, FieldPresence};
 use crate::scan::skip_text;
 
@@ -21,9 +21,12 @@ pub fn shown_before_storage(ty: TypeId, json: &[u8]) -> Vec<u8> {
 
 fn write(ty: TypeId, json: &[u8], keeps_empty: bool) -> Vec<u8> {
     let out = Vec::with_capacity(json.len() + 64);
-    let mut writer = Writer { schema: &builtin().schema, json, keeps_empty, at: 0, out };
+    let mut writer = Writer { schema: &builtin().schema, json, keeps_empty, at: 0, written: 0, out };
     match writer.value(ty) {
-        Some(()) if writer.at == json.len() => writer.out,
+        Some(()) if writer.at == json.len() => {
+            writer.write_up_to(json.len());
+            writer.out
+        }
         // Not what our encoder writes: better as it is than cut.
         _ => json.to_vec(),
     }
@@ -35,6 +38,8 @@ struct Writer<'a> {
     /// Lists that are always there are not null when they are empty.
     keeps_empty: bool,
     at: usize,
+    /// What comes before this is in `out`. Most texts differ in few places, and what is between them is written in one go.
+    written: usize,
     out: Vec<u8>,
 }
 
@@ -46,7 +51,7 @@ impl Writer<'_> {
         match (self.schema.get(ty), self.json.get(self.at)?) {
             (Type::Struct(s), b'{') => match presence::of(s) {
                 Some(presences) => self.structure(s, presences),
-                None => self.copy(),
+                None => self.skip(),
             },
             (Type::Map { value, .. }, b'{') if self.is_deep(*value) => self.entries(*value),
             (Type::List { item, .. }, b'[') if self.is_deep(*item) => self.items(*item),
@@ -54,9 +59,9 @@ impl Writer<'_> {
             (Type::Scalar(Scalar::Double), _) => self.double(),
             (Type::Any, b'{') => match builtin().inner(ty) {
                 Some(schema) => self.value(schema),
-                None => self.copy(),
+                None => self.skip(),
             },
-            _ => self.copy(),
+            _ => self.skip(),
         }
     }
 
@@ -70,86 +75,86 @@ impl Writer<'_> {
     }
 
     fn structure(&mut self, s: &Struct, presences: &[FieldPresence]) -> Walked {
-        let start = self.open(b'{');
+        self.at += 1;
         let (mut seen, mut next) = (0u128, 0);
         while self.json.get(self.at)? != &b'}' {
             let key = self.at..skip_text(self.json, self.at)?;
             self.at = key.end + 1;
             let name = self.json.get(key.start + 1..key.end - 1)?;
-            let field = find(s, next, name);
+            let field = s.position(next, name);
             next = field.map_or(next, |i| i + 1);
             let presence = field.map(|i| &presences[i]);
             seen |= field.map_or(0, |i| 1 << i);
-            let empty = self.zero();
-            match (empty, presence) {
-                (Some(zero), Some(presence)) if presence.hides_text(zero) => self.at += zero.len(),
-                (zero, presence) => {
-                    self.comma(start);
-                    self.out.extend_from_slice(self.json.get(key.start..self.at)?);
-                    let is_list = !self.keeps_empty && field.is_some_and(|i| self.is_list(s.fields[i].ty));
-                    match (zero, presence.and_then(|p| p.shown.as_deref())) {
-                        (Some("[]" | "{}"), Some("null")) if is_list => {
-                            self.out.extend_from_slice(b"null");
-                            self.at += 2;
-                        }
-                        _ => match field {
-                            Some(i) => self.value(s.fields[i].ty)?,
-                            None => self.copy()?,
-                        },
-                    }
+            match (self.zero(), presence) {
+                (Some(zero), Some(presence)) if presence.hides_text(zero) => {
+                    self.leave_out(key.start, zero.len())?;
+                    continue;
                 }
+                (Some("[]" | "{}"), Some(FieldPresence { shown: Some(shown), .. }))
+                    if shown == "null" && !self.keeps_empty && field.is_some_and(|i| self.is_list(s.fields[i].ty)) =>
+                {
+                    self.replace(2, b"null");
+                }
+                _ => match field {
+                    Some(i) => self.value(s.fields[i].ty)?,
+                    None => self.skip()?,
+                },
             }
             self.next()?;
         }
         for (i, presence) in presences.iter().enumerate().filter(|(i, _)| seen & (1 << i) == 0) {
             let Some(text) = &presence.shown else { continue };
-            self.comma(start);
+            self.write_up_to(self.at);
+            if self.out.last() != Some(&b'{') {
+                self.out.push(b',');
+            }
             self.out.push(b'"');
             self.out.extend_from_slice(s.fields[i].name.as_bytes());
             self.out.extend_from_slice(b"\":");
             self.out.extend_from_slice(text.as_bytes());
         }
-        self.close(b'}')
+        self.at += 1;
+        Some(())
     }
 
     fn entries(&mut self, value: TypeId) -> Walked {
-        let start = self.open(b'{');
+        self.at += 1;
         while self.json.get(self.at)? != &b'}' {
-            self.comma(start);
-            let end = skip_text(self.json, self.at)? + 1;
-            self.out.extend_from_slice(self.json.get(self.at..end)?);
-            self.at = end;
+            self.at = skip_text(self.json, self.at)? + 1;
             self.value(value)?;
             self.next()?;
         }
-        self.close(b'}')
+        self.at += 1;
+        Some(())
     }
 
     fn items(&mut self, item: TypeId) -> Walked {
-        let start = self.open(b'[');
+        self.at += 1;
         while self.json.get(self.at)? != &b']' {
-            self.comma(start);
             self.value(item)?;
             self.next()?;
         }
-        self.close(b']')
+        self.at += 1;
+        Some(())
     }
 
     /// Go's zero time is null in JSON.
     fn time(&mut self) -> Walked {
+        let end = skip_text(self.json, self.at)?;
         if self.json[self.at..].starts_with(b"\"0001-01-01T00:00:00") {
-            self.at = skip_text(self.json, self.at)?;
-            self.out.extend_from_slice(b"null");
-            return Some(());
+            self.replace(end - self.at, b"null");
         }
-        self.copy()
+        self.at = end;
+        Some(())
     }
 
     /// Go has no point in whole numbers.
     fn double(&mut self) -> Walked {
-        self.copy()?;
-        if self.out.ends_with(b".0") {
-            self.out.truncate(self.out.len() - 2);
+        let start = self.at;
+        self.skip()?;
+        if self.json[start..self.at].ends_with(b".0") {
+            self.write_up_to(self.at - 2);
+            self.written = self.at;
         }
         Some(())
     }
@@ -170,30 +175,9 @@ impl Writer<'_> {
         rest.strip_prefix(zero.as_bytes()).is_some_and(ends).then_some(zero)
     }
 
-    fn copy(&mut self) -> Walked {
-        let end = crate::scan::skip(self.json, self.at)?;
-        self.out.extend_from_slice(self.json.get(self.at..end)?);
-        self.at = end;
+    fn skip(&mut self) -> Walked {
+        self.at = crate::scan::skip(self.json, self.at)?;
         Some(())
-    }
-
-    /// Begins an object or list; tells where its content starts.
-    fn open(&mut self, bracket: u8) -> usize {
-        self.at += 1;
-        self.out.push(bracket);
-        self.out.len()
-    }
-
-    fn close(&mut self, bracket: u8) -> Walked {
-        self.at += 1;
-        self.out.push(bracket);
-        Some(())
-    }
-
-    fn comma(&mut self, start: usize) {
-        if self.out.len() > start {
-            self.out.push(b',');
-        }
     }
 
     /// Over a comma, or to the end of the object or list.
@@ -205,13 +189,31 @@ impl Writer<'_> {
         }
         Some(())
     }
-}
 
-/// The field of this name; looked for from `next` on first, since our encoder writes fields in their order.
-fn find(s: &Struct, next: usize, name: &[u8]) -> Option<usize> {
-    let is_it = |f: &Field| f.name.as_bytes() == name;
-    let ahead = s.fields.get(next..).and_then(|fields| fields.iter().position(is_it)).map(|i| next + i);
-    ahead.or_else(|| s.fields.iter().position(is_it))
+    fn write_up_to(&mut self, end: usize) {
+        self.out.extend_from_slice(&self.json[self.written..end]);
+        self.written = end;
+    }
+
+    /// Writes `text` in place of so many bytes.
+    fn replace(&mut self, length: usize, text: &[u8]) {
+        self.write_up_to(self.at);
+        self.out.extend_from_slice(text);
+        self.at += length;
+        self.written = self.at;
+    }
+
+    /// Goes over a member that begins at `start` and whose value is of this length, and over one comma.
+    fn leave_out(&mut self, start: usize, length: usize) -> Walked {
+        self.write_up_to(start);
+        self.at += length;
+        self.next()?;
+        self.written = self.at;
+        if self.json.get(self.at) == Some(&b'}') && self.out.last() == Some(&b',') {
+            self.out.pop();
+        }
+        Some(())
+    }
 }
 
 #[cfg(test)]

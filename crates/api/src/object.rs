@@ -53,7 +53,10 @@ macro_rules! codec {
                 decode_json(bytes).map_err(|source| DecodeError { kind: short_name(stringify!($ty)), source })
             }
             fn encode(&self) -> Vec<u8> {
-                serde_json::to_vec(self).expect("API types serialise without failing: string keys, no custom errors")
+                let mut json = Vec::with_capacity(1024);
+                serde_json::to_writer(&mut json, self)
+                    .expect("API types serialise without failing: string keys, no custom errors");
+                json
             }
         }
     )*};
@@ -140,14 +143,22 @@ const TIMES: [(&str, &str, &str); 2] = [
 
 /// Parses JSON; what fails is looked at again with the missing times of [`TIMES`] filled in.
 fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(bytes).or_else(|error| {
-        let Ok(mut value) = serde_json::from_slice::<Value>(bytes) else { return Err(error) };
+    // Once for all texts in it: the decoder would look at each of them.
+    let Ok(json) = std::str::from_utf8(bytes) else { return Err(not_text(bytes)) };
+    serde_json::from_str(json).or_else(|error| {
+        let Ok(mut value) = serde_json::from_str::<Value>(json) else { return Err(error) };
         if !fill_times(&mut value) {
             return Err(error);
         }
         // As text again: a second deserialiser would be all of a type's code a second time.
-        serde_json::to_vec(&value).and_then(|bytes| serde_json::from_slice(&bytes)).map_err(|_| error)
+        serde_json::to_string(&value).and_then(|json| serde_json::from_str(&json)).map_err(|_| error)
     })
+}
+
+/// What is wrong with bytes that are not UTF-8.
+fn not_text(bytes: &[u8]) -> serde_json::Error {
+    let refused = serde_json::from_slice::<Value>(bytes).err();
+    refused.unwrap_or_else(|| serde::de::Error::custom("invalid unicode code point"))
 }
 
 /// Whether anything was missing.

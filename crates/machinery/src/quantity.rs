@@ -10,6 +10,7 @@
 //! saturates where upstream wraps around.
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use thiserror::Error;
@@ -424,8 +425,11 @@ impl<'a> Parts<'a> {
         if precision < 0 || scale < NANO {
             return Ok(None);
         }
-        let shifted = format!("{}{}", self.num, self.denom);
-        let value: i128 = shifted.parse().map_err(|_| QuantityError::Numeric)?;
+        let shifted = match self.denom {
+            "" => Cow::Borrowed(self.num),
+            denom => Cow::Owned([self.num, denom].concat()),
+        };
+        let value = i128::from(shifted.parse::<i64>().map_err(|_| QuantityError::Numeric)?);
         let keep = match format {
             Format::BinarySi => shift % 10 == 0 && value & 7 != 0,
             _ => scale % 3 == 0 && !shifted.ends_with("000") && !shifted.starts_with('0'),

@@ -107,6 +107,7 @@ struct Reader<'a> {
     path: String,
     /// `spec.containers`, for wrong types: Go leaves out indexes and keys.
     go_path: String,
+    /// The definition that the last part of `go_path` is a field of.
     go_struct: &'a str,
     saved: Option<String>,
     fatal: Option<String>,
@@ -419,7 +420,7 @@ impl<'a> Reader<'a> {
                 Some(field) => {
                     target = Target::Typed(field.ty);
                     self.push_go(&key);
-                    self.go_struct = short(&s.name);
+                    self.go_struct = &s.name;
                 }
                 None if s.preserve_unknown => {}
                 None => {
@@ -756,7 +757,7 @@ impl Reader<'_> {
         if self.go_path.is_empty() {
             return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
         }
-        let (structure, path) = (self.go_struct, &self.go_path);
+        let (structure, path) = (short(self.go_struct), &self.go_path);
         format!("json: cannot unmarshal {found} into Go struct field {structure}.{path} of type {wanted}")
     }
 }

@@ -363,13 +363,13 @@ impl ApiServer {
             return Err(forbidden(&attributes, decision.reason()));
         }
         if let Some(remote) = self.inner.aggregation.remote_of(&call.info) {
-            return Ok(aggregate::forward(self, call, &remote, body).await);
+            return Ok(Box::pin(aggregate::forward(self, call, &remote, body)).await);
         }
         if node_metrics::is_about(&call.info) {
-            return node_metrics::answer(self, call).await;
+            return Box::pin(node_metrics::answer(self, call)).await;
         }
         if !call.info.is_resource {
-            return routes::non_resource(self, call, body).await;
+            return Box::pin(routes::non_resource(self, call, body)).await;
         }
         pipeline::dispatch(self, call, body).await
     }

@@ -16,7 +16,7 @@ use api::prelude::{MetaExt, Pod, ServiceAccount};
 use api::{AnyObject, Codec, Status, Time};
 use machinery::field::{FieldError, Path, aggregate};
 
-/// Requests below one object.
+/// Requests below one object, each in a box as [`pipeline`]'s.
 pub(crate) async fn dispatch(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> Result<Answer, Status> {
     let name = call.info.subresource.as_str();
     let Some(sub) = kind.info().subresource(name) else { return Err(status::no_such_path()) };
@@ -32,16 +32,18 @@ pub(crate) async fn dispatch(server: &ApiServer, call: &Call, kind: &KindRef, bo
             Ok(Answer::Object { code: 200, kind: kind.clone(), bytes: stored.bytes().clone() })
         }
         ("status" | "approval" | "resize" | "ephemeralcontainers" | "finalize", "update") => {
-            pipeline::update(server, call, kind, name, body).await
+            Box::pin(pipeline::update(server, call, kind, name, body)).await
         }
         ("status" | "approval" | "resize" | "ephemeralcontainers" | "finalize", "patch") => {
-            pipeline::patch(server, call, kind, name, body).await
+            Box::pin(pipeline::patch(server, call, kind, name, body)).await
         }
-        ("scale", _) => scale::answer(server, call, kind, body).await,
-        ("binding", _) => bind(server, call, kind, body).await,
-        ("eviction", _) => eviction::answer(server, call, kind, body).await,
-        ("token", _) => token(server, call, kind, body).await,
-        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => connect::answer(server, call, kind, body).await,
+        ("scale", _) => Box::pin(scale::answer(server, call, kind, body)).await,
+        ("binding", _) => Box::pin(bind(server, call, kind, body)).await,
+        ("eviction", _) => Box::pin(eviction::answer(server, call, kind, body)).await,
+        ("token", _) => Box::pin(token(server, call, kind, body)).await,
+        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => {
+            Box::pin(connect::answer(server, call, kind, body)).await
+        }
         _ => Err(status::unsupported(&format!("{}/{name}", kind.info().plural))),
     }
 }

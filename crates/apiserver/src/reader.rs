@@ -6,6 +6,7 @@
 use crate::custom::Custom;
 use api::{AnyObject, DecodeError, Object};
 use machinery::kinds::Kind;
+use machinery::selector::Labels;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::any::Any;
@@ -53,7 +54,7 @@ pub struct Header {
     /// `metadata.uid`
     pub uid: String,
     /// `metadata.labels`
-    pub labels: BTreeMap<String, String>,
+    pub labels: KeptLabels,
     /// `metadata.deletionTimestamp`, as text.
     pub deletion_timestamp: Option<String>,
     /// Values for field selectors, beside name and namespace; made at first use, by the kind of this [`Kind::revision`].
@@ -68,6 +69,49 @@ pub struct Header {
     /// The object as other custom kinds show it.
     #[serde(skip)]
     views: Mutex<Vec<(u64, Arc<Entry>)>>,
+}
+
+/// Labels in two stretches of memory, however many they are: every version of every object has them, and a map takes a
+/// kilobyte.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "BTreeMap<String, String>")]
+pub struct KeptLabels {
+    /// Keys and values, in turn.
+    text: Box<str>,
+    /// Where each of them ends.
+    ends: Box<[u32]>,
+}
+
+impl From<BTreeMap<String, String>> for KeptLabels {
+    fn from(labels: BTreeMap<String, String>) -> Self {
+        KeptLabels::of(&labels)
+    }
+}
+
+impl KeptLabels {
+    fn of(labels: &BTreeMap<String, String>) -> Self {
+        let mut text = String::with_capacity(labels.iter().map(|(key, value)| key.len() + value.len()).sum());
+        let ends = labels.iter().flat_map(|(key, value)| [key, value]).map(|part| {
+            text.push_str(part);
+            text.len() as u32
+        });
+        let ends = ends.collect();
+        KeptLabels { text: text.into(), ends }
+    }
+}
+
+impl Labels for KeptLabels {
+    fn value(&self, key: &str) -> Option<&str> {
+        let mut start = 0;
+        let mut texts =
+            self.ends.iter().map(|end| &self.text[std::mem::replace(&mut start, *end as usize)..*end as usize]);
+        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
+    }
 }
 
 /// Names and values of selectable fields.
@@ -87,7 +131,7 @@ impl Header {
             name: text(&meta.name),
             namespace: text(&meta.namespace),
             uid: text(&meta.uid),
-            labels: meta.labels.clone().unwrap_or_default(),
+            labels: meta.labels.as_ref().map(KeptLabels::of).unwrap_or_default(),
             deletion_timestamp: meta.deletion_timestamp.as_ref().map(|t| t.0.to_string()),
             fields,
             form: AtomicU64::new(0),
@@ -223,15 +267,16 @@ impl Stored {
 
 /// `/pods/default/web`, `/apps/deployments/default/web`, `/nodes/n1`.
 pub fn key_of(storage: &str, namespace: &str, name: &str) -> Key {
-    let text =
-        if namespace.is_empty() { format!("/{storage}/{name}") } else { format!("/{storage}/{namespace}/{name}") };
+    let text = match namespace {
+        "" => ["/", storage, "/", name].concat(),
+        namespace => ["/", storage, "/", namespace, "/", name].concat(),
+    };
     Key(text.into())
 }
 
 /// All keys of a resource, or of one namespace of it.
 pub fn range_of(storage: &str, namespace: &str) -> Range {
-    let prefix = if namespace.is_empty() { format!("/{storage}/") } else { format!("/{storage}/{namespace}/") };
-    Range { prefix: prefix.into(), after: None }
+    Range { prefix: key_of(storage, namespace, "").0, after: None }
 }
 
 /// Reads of the newest state, for admission plugins, authorizers and the pipeline.
@@ -299,5 +344,22 @@ pub fn storage_of<K: Object>() -> Cow<'static, str> {
         Some(kind) => Cow::Borrowed(&kind.info().storage),
         None if K::GROUP.is_empty() => K::PLURAL.into(),
         None => format!("{}/{}", K::GROUP, K::PLURAL).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_kept_as_they_are() {
+        let labels = BTreeMap::from([("a", "b"), ("app", ""), ("b", "app"), ("é", "\0")]);
+        let labels: BTreeMap<String, String> = labels.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let read: KeptLabels = serde_json::from_value(serde_json::json!(labels)).expect("labels");
+        for kept in [KeptLabels::of(&labels), read] {
+            for key in ["a", "app", "b", "é", "", "\0", "ap", "none"] {
+                assert_eq!(kept.value(key), labels.get(key).map(String::as_str), "{key:?}");
+            }
+        }
     }
 }

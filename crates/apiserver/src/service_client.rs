@@ -9,6 +9,7 @@ use crate::webhook_client::trust::Identity;
 use api::Status;
 use api::k8s::api::discovery::v1::EndpointSlice;
 use api::prelude::Service;
+use machinery::selector::Labels;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub(crate) async fn slices_of(reader: &Reader, namespace: &str, name: &str) -> Result<Vec<EndpointSlice>, Status> {
     let read = reader.stored_list("discovery.k8s.io/endpointslices", namespace).await;
     let (list, _) = read.map_err(status::from_store)?;
-    let of_service = |s: &&Stored| s.header().labels.get("kubernetes.io/service-name").is_some_and(|n| n == name);
+    let of_service = |s: &&Stored| s.header().labels.value("kubernetes.io/service-name").is_some_and(|n| n == name);
     list.iter().filter(of_service).map(|s| s.decode().map_err(status::internal)).collect()
 }
 

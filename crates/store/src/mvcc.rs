@@ -31,8 +31,9 @@ const WATCH_BATCH_BYTES: usize = 128 << 10;
 /// under way at different revisions outside of the log's window, inside of it any number.
 const PINNED_STATES: usize = 16;
 
-/// What an event costs besides its values: itself, keys, two allocations.
-const EVENT_OVERHEAD: usize = 160;
+/// What an event costs besides its values: itself, keys, two allocations, and what the layer above derives from a value, which is
+/// some 400 bytes of a lease and a kilobyte of a pod.
+const EVENT_OVERHEAD: usize = 640;
 
 /// How much history is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

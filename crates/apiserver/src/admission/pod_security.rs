@@ -346,7 +346,10 @@ impl Policy {
         let mut policy = defaults.clone();
         let mut errors = Errors::new();
         let path = |label: &str| Path::new("metadata").child("labels").key(&format!("{PREFIX}{label}"));
-        let label = |name: &str| labels.get(&format!("{PREFIX}{name}"));
+        let label = |name: &str| {
+            let named = labels.iter().find(|(key, _)| key.strip_prefix(PREFIX) == Some(name));
+            named.map(|(_, text)| text)
+        };
         let mut enforced = false;
         for (name, mode) in [("enforce", &mut policy.enforce), ("audit", &mut policy.audit), ("warn", &mut policy.warn)]
         {

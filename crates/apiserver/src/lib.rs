@@ -21,6 +21,7 @@ mod connect;
 mod convert;
 pub mod custom;
 mod delete_plan;
+mod device_rights;
 mod devices;
 mod discovery;
 mod encode;

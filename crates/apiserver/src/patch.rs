@@ -150,6 +150,10 @@ pub(crate) fn judged<T>(
 }
 
 impl Change for PatchChange {
+    fn verb(&self) -> &'static str {
+        "patch"
+    }
+
     fn wanted(&self, existing: Option<&Existing<'_>>) -> Result<Wanted, Status> {
         match &self.how {
             How::Patch(patch) => {

@@ -1,6 +1,6 @@
 //! Requests as text in, answers as text out, against a server in this process.
 
-use crate::auth::{AllowAll, LocalOnly, MASTERS, Peer, UserInfo};
+use crate::auth::{AllowAll, Authorizer, LocalOnly, MASTERS, Peer, UserInfo};
 use crate::{ApiServer, Body, Deps, ServiceNetwork, response};
 use base::SeededRandom;
 use base::clock::ManualClock;
@@ -63,11 +63,18 @@ impl Fixture {
         admission: Vec<Box<dyn crate::admission::Admission>>,
         audit: Option<Arc<crate::audit::Audit>>,
     ) -> Self {
-        Self::made(store, admission, audit, ServiceNetwork::default()).await
+        Self::made(store, admission, audit, ServiceNetwork::default(), Arc::new(AllowAll)).await
     }
 
     async fn with_network(store: Arc<dyn store::Store>, services: ServiceNetwork) -> Self {
-        Self::made(store, vec![Box::new(crate::admission::NamespaceLifecycle)], None, services).await
+        let admission: Vec<Box<dyn crate::admission::Admission>> = vec![Box::new(crate::admission::NamespaceLifecycle)];
+        Self::made(store, admission, None, services, Arc::new(AllowAll)).await
+    }
+
+    /// Not everybody may do everything; `admin`, who asks by default, may.
+    async fn guarded(authorizer: Arc<dyn Authorizer>) -> Self {
+        let store = Arc::new(MemoryStore::new(store::Limits::default()));
+        Self::made(store, Vec::new(), None, ServiceNetwork::default(), authorizer).await
     }
 
     async fn made(
@@ -75,12 +82,13 @@ impl Fixture {
         admission: Vec<Box<dyn crate::admission::Admission>>,
         audit: Option<Arc<crate::audit::Audit>>,
         services: ServiceNetwork,
+        authorizer: Arc<dyn Authorizer>,
     ) -> Self {
         let clock = ManualClock::new("2026-01-01T00:00:00Z".parse().expect("a time"));
         let server = ApiServer::new(Deps {
             store,
             authenticator: Arc::new(LocalOnly),
-            authorizer: Arc::new(AllowAll),
+            authorizer,
             admission,
             token_issuer: None,
             services,
@@ -97,6 +105,10 @@ impl Fixture {
     }
 
     async fn send(&self, request: &str) -> Response<Body> {
+        self.send_as(UserInfo::new("admin", &[MASTERS]), request).await
+    }
+
+    async fn send_as(&self, user: UserInfo, request: &str) -> Response<Body> {
         let (head, body) = request.split_once('\n').unwrap_or((request, ""));
         let mut lines = head.split(" | ");
         let (method, uri) = lines.next().unwrap_or_default().split_once(' ').expect("METHOD uri");
@@ -106,7 +118,7 @@ impl Fixture {
             builder = builder.header(name, value);
         }
         let request = builder.body(response::body_from(body.to_owned())).expect("a request");
-        self.server.handle(request, Peer::local(UserInfo::new("admin", &[MASTERS]))).await
+        self.server.handle(request, Peer::local(user)).await
     }
 
     async fn ask(&self, request: &str) -> (u16, Bytes) {

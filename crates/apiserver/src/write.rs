@@ -14,7 +14,7 @@ use crate::options::WriteOptions;
 use crate::reader::{Header, KindRef, Stored, key_of};
 use crate::remarks::Remarks;
 use crate::services::Guard;
-use crate::{codec, convert, devices, encode, status};
+use crate::{codec, convert, device_rights, devices, encode, status};
 use api::k8s::api::certificates::v1::CertificateSigningRequest;
 use api::k8s::api::core::v1::{LimitRange, PersistentVolume};
 use api::{AnyObject, ObjectMeta, Status, Time};
@@ -71,6 +71,11 @@ pub(crate) trait Change: Send + Sync {
     /// What there is to warn of in the object that was wanted last.
     fn take_warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What it is called where rights are asked for.
+    fn verb(&self) -> &'static str {
+        "update"
     }
 
     /// Whether the change may create the object where its kind alone does not allow it (apply).
@@ -398,6 +403,9 @@ impl ApiServer {
         let mut guard = self.inner.allocator.guard(&*object, &self.inner.reader).await?;
         let reservation = self.inner.allocator.reserve_update(&mut *object, &*old, w.options.dry_run)?;
         let mut errors = devices::validate_admin_access(&self.inner.reader, &*object, Some(&*old)).await?;
+        if subresource == Some("status") {
+            errors.extend(device_rights::validate(self, w, change.verb(), &*object, &*old).await);
+        }
         errors.extend(managed::checked(&mut *object, edited.then_some(&owners), |object| {
             w.kind.validate_update(object, &*old, subresource)
         })?);

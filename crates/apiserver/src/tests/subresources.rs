@@ -1,6 +1,7 @@
 //! Subresources, apply, reviews, encodings.
 
 use super::*;
+use crate::auth::{Attributes, Decision, Rules};
 
 const NS: &str = "/api/v1/namespaces/default";
 const POD: &str = r#"{"metadata":{"name":"p","labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}"#;
@@ -292,4 +293,61 @@ async fn what_cannot_be_reached_is_said() {
         "#]],
     )
     .await;
+}
+
+/// A user may do what the name says: `VERB RESOURCE/SUBRESOURCE NAME,…` in whichever namespace.
+struct AsNamed;
+
+#[async_trait::async_trait]
+impl Authorizer for AsNamed {
+    async fn authorize(&self, a: &Attributes<'_>) -> Decision {
+        let wanted = format!("{} {}/{} {}", a.verb, a.resource, a.subresource, a.name);
+        match a.user.name.split(',').any(|right| right == wanted.trim_end()) {
+            true => Decision::ALLOW,
+            false => Decision::NoOpinion(String::new()),
+        }
+    }
+
+    async fn rules_for(&self, _: &UserInfo, _: &str) -> Rules {
+        Rules::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_claims_status_are_rights_of_their_own() {
+    let f = Fixture::guarded(Arc::new(AsNamed)).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let exact = r#"{"deviceClassName":"any","allocationMode":"ExactCount","count":1}"#;
+    f.json(&format!(
+        r#"POST {claims}
+{{"metadata":{{"name":"c"}},"spec":{{"devices":{{"requests":[{{"name":"r","exactly":{exact}}}]}}}}}}"#
+    ))
+    .await;
+    let patch = async |rights: &str, status: &str| {
+        let rights = format!("patch resourceclaims/status c,{rights}");
+        let request =
+            format!("PATCH {claims}/c/status | content-type: application/merge-patch+json\n{{\"status\":{status}}}");
+        let answer = f.send_as(UserInfo::new(&rights, &[]), &request).await;
+        let (code, body) = (answer.status(), answer.into_body().collect().await.expect("a body").to_bytes());
+        let answer: Value = serde_json::from_slice(&body).expect("JSON");
+        let told = answer["details"]["causes"].as_array().into_iter().flatten().map(|cause| {
+            format!(
+                " {}: {}",
+                cause["field"].as_str().unwrap_or_default(),
+                cause["message"].as_str().unwrap_or_default()
+            )
+        });
+        format!("{}{}", code.as_u16(), told.collect::<String>().replace(&rights, "U"))
+    };
+    let allocation =
+        r#"{"allocation":{"devices":{"results":[{"request":"r","driver":"d.x","pool":"p","device":"a"}]}}}"#;
+    expect![[r#"422 status.allocation: Forbidden: changing status.allocation or status.reservedFor requires resource="resourceclaims/binding", verb="patch" permission: resourceclaims.resource.k8s.io is forbidden: User "U" cannot patch resource "resourceclaims/binding" in API group "resource.k8s.io" at the cluster scope"#]].assert_eq(&patch("", allocation).await);
+    assert_eq!(patch("patch resourceclaims/binding", allocation).await, "200");
+    let devices = r#"{"devices":[{"driver":"d.x","pool":"p","device":"a","data":{"x":1}}]}"#;
+    expect![[r#"422 status.devices: Forbidden: changing status.devices requires resource="resourceclaims/driver", verb="[arbitrary-node:patch]" permission: resourceclaims.resource.k8s.io "d.x" is forbidden: User "U" cannot arbitrary-node:patch resource "resourceclaims/driver" in API group "resource.k8s.io" in the namespace "default""#]].assert_eq(
+        &patch("patch resourceclaims/binding,arbitrary-node:patch resourceclaims/driver e.x", devices).await,
+    );
+    assert_eq!(patch("arbitrary-node:patch resourceclaims/driver d.x", devices).await, "200");
+    // What goes with the allocation needs no right of its own.
+    assert_eq!(patch("patch resourceclaims/binding", r#"{"allocation":null}"#).await, "200");
 }

@@ -1,6 +1,6 @@
 //! Devices: DeviceClass, ResourceClaim and its template, ResourceSlice (`pkg/registry/resource/*/strategy.go`,
-//! `pkg/apis/resource/validation/validation.go`). Whoever may write a claim's status may write all of it here. What
-//! needs the clock or the cluster (times of taints, admin access) is the API server's.
+//! `pkg/apis/resource/validation/validation.go`). What needs the clock or the cluster (times of
+//! taints, admin access, who may write what of a claim's status) is the API server's.
 
 mod claims;
 mod parts;

@@ -6,6 +6,8 @@
 //! or its start do.
 
 use crate::pod::view::Role;
+use api::meta::MetaExt;
+use api::prelude::Pod;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -100,6 +102,12 @@ families! {
         "[ALPHA] Number of exclusive resource allocations performed by a resource manager.";
     ASSIGNMENTS = "resource_manager_container_assignments" ["resource_name", "assignment_type"]
         "[ALPHA] Number of containers with a specific type of resource assignment.";
+}
+
+families! {
+    PROBES: Counter;
+    PROBE_RESULTS = "prober_probe_total" ["probe_type", "result", "container", "pod", "namespace", "pod_uid"]
+        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
 }
 
 /// A family of histograms: how long something took.
@@ -201,6 +209,12 @@ families! {
         "[ALPHA] Storage operation duration";
 }
 
+families! {
+    PROBE_HISTOGRAMS: Histogram;
+    PROBE_TIME = "prober_probe_duration_seconds" ["probe_type", "container", "pod", "namespace"] USUAL
+        "[ALPHA] Duration in seconds for a probe response.";
+}
+
 /// By name and values of labels.
 type Series<T> = BTreeMap<(&'static str, Vec<String>), T>;
 
@@ -253,6 +267,13 @@ impl Counters {
         }
         spread.sum += value;
         spread.count += 1;
+    }
+
+    /// Nothing of a pod is probed any more, so nothing is told of its probes.
+    pub fn forget_probes(&self, pod: &Pod) {
+        let of_pod = |labels: &[String]| labels[2] == pod.name() && labels[3] == pod.namespace();
+        self.counts.lock().retain(|(name, labels), _| *name != PROBE_RESULTS.name || labels[5] != pod.uid());
+        self.spreads.lock().retain(|(name, labels), _| *name != PROBE_TIME.name || !of_pod(labels));
     }
 
     /// The values of one counter.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use image::DiskUse;
 use jiff::Timestamp;
 use net::traffic::Traffic;
+use runtime::Stats;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -63,7 +64,7 @@ pub trait Engine: Send + Sync {
     /// Changes limits of a cgroup in place.
     async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError>;
     /// What the kernel has counted in a cgroup; zeros if there is none.
-    fn usage(&self, cgroup: &str) -> Usage;
+    fn usage(&self, cgroup: &str) -> Stats;
     /// What only the engine itself knows of what is used: nothing, if the agent finds all of it on the node.
     async fn told_use(&self) -> ToldUse {
         ToldUse::default()
@@ -489,27 +490,6 @@ pub struct Resources {
     pub cpuset: Option<String>,
     /// `cpuset.mems`
     pub memory_nodes: Option<String>,
-}
-
-/// What the kernel has counted in a cgroup.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// CPU time, ever.
-    pub cpu_ns: u64,
-    /// Bytes charged now, page cache included.
-    pub memory_usage: u64,
-    /// Without inactive file pages.
-    pub memory_working_set: u64,
-    /// Anonymous memory.
-    pub memory_rss: u64,
-    /// Page faults, ever.
-    pub page_faults: u64,
-    /// Those that read from disk.
-    pub major_page_faults: u64,
-    /// Tasks now.
-    pub pids: u64,
-    /// Tasks killed for want of memory, ever.
-    pub oom_kills: u64,
 }
 
 /// What a command left behind.

@@ -443,7 +443,6 @@ fn is_leaving(seen: &Seen) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Usage;
     use crate::pod::fixture;
     use crate::pod::seen::{Claims, Sandbox};
     use crate::stats::{ContainerSample, VolumeSample};
@@ -451,8 +450,8 @@ mod tests {
     fn candidate(name: &str, spec: &str, memory: u64) -> Candidate {
         let mut pod = fixture::pod(spec);
         pod.metadata.name = Some(name.into());
-        let usage = Usage { memory_working_set: memory, ..Usage::default() };
-        let containers = vec![ContainerSample { name: "a".into(), usage, ..ContainerSample::default() }];
+        let usage = runtime::Stats { memory_working_set: memory, ..Default::default() };
+        let containers = vec![ContainerSample { name: "a".into(), usage: usage.clone(), ..ContainerSample::default() }];
         Candidate { pod: Arc::new(pod), sample: PodSample { usage, containers, ..PodSample::default() } }
     }
 

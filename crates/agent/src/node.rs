@@ -81,6 +81,8 @@ pub struct Machine {
     pub kernel: String,
     /// Bytes of swap.
     pub swap: i64,
+    /// Of these, free.
+    pub swap_free: i64,
     /// Changes with every boot.
     pub boot_id: String,
     /// `/etc/machine-id`
@@ -135,6 +137,7 @@ impl Machine {
             inodes_free: space.f_ffree,
             kernel: text("/proc/sys/kernel/osrelease"),
             swap: crate::swap::total(&meminfo),
+            swap_free: i64::try_from(kib("SwapFree")).unwrap_or(0),
             boot_id: text("/proc/sys/kernel/random/boot_id"),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,

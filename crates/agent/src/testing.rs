@@ -226,8 +226,8 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn usage(&self, _: &str) -> Usage {
-        Usage::default()
+    fn usage(&self, _: &str) -> runtime::Stats {
+        runtime::Stats::default()
     }
 
     async fn exec(

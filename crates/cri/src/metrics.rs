@@ -1,7 +1,7 @@
 //! Metrics of containers and sandboxes under cAdvisor's names, for kubelets that ask their runtime (`PodAndContainerStatsFromCRI`).
 //!
-//! [`CONTAINER`] and [`SANDBOX`] say which there are. The interface knows whole numbers only, so seconds are whole. What this machine
-//! does not tell is left out. Differs from cAdvisor: disks and processors are added up.
+//! [`FAMILIES`], [`CONTAINER`] and [`SANDBOX`] say which there are. The interface knows whole numbers only, so seconds are whole. What this
+//! machine does not tell is left out.
 
 use crate::containers::SNAPSHOT_PREFIX;
 use crate::record::{ContainerRecord, SandboxRecord};
@@ -11,7 +11,8 @@ use net::traffic::{Traffic, traffic};
 use node_api::cri::{
     ContainerMetrics, LinuxContainerResources, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
 };
-use runtime::{Pressure, Stats};
+use runtime::Stats;
+use runtime::metrics::{self, FAMILIES, Kind, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Status;
@@ -22,7 +23,6 @@ const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod
 /// What was read of a container.
 #[derive(Default)]
 struct Sample {
-    stats: Stats,
     used: DiskUse,
     disk: Disk,
     open: OpenFiles,
@@ -64,83 +64,12 @@ const fn gauge<T>(name: &'static str, help: &'static str, pick: fn(&T) -> Option
     Family { name, help, kind: MetricType::Gauge, more: &[], pick }
 }
 
-const fn failures(kind: &'static [(&'static str, &'static str)], pick: fn(&Sample) -> Option<u64>) -> Family<Sample> {
-    let help = "Cumulative count of memory allocation failures.";
-    Family { more: kind, ..counter("container_memory_failures_total", help, pick) }
-}
-
-const fn disk_use(kind: &'static [(&'static str, &'static str)], pick: fn(&Sample) -> Option<u64>) -> Family<Sample> {
-    Family { more: kind, ..counter("container_blkio_device_usage_total", "Blkio device bytes usage", pick) }
-}
-
-fn whole_seconds(ns: u64) -> Option<u64> {
-    Some(ns / 1_000_000_000)
-}
-
-fn waiting(pressure: Option<Pressure>) -> Option<u64> {
-    Some(pressure?.some.total_us / 1_000_000)
-}
-
-fn stalled(pressure: Option<Pressure>) -> Option<u64> {
-    Some(pressure?.full.total_us / 1_000_000)
-}
-
 fn natural(n: i64) -> Option<u64> {
     Some(u64::try_from(n).unwrap_or(0))
 }
 
-/// Names and helps are cAdvisor's (`metrics/prometheus.go`).
+/// Beside what the kernel counts. Names and helps are cAdvisor's (`metrics/prometheus.go`).
 const CONTAINER: &[Family<Sample>] = &[
-    counter("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", |s| {
-        whole_seconds(s.stats.cpu_usage_ns)
-    }),
-    counter("container_cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", |s| {
-        whole_seconds(s.stats.cpu_user_ns)
-    }),
-    counter("container_cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", |s| {
-        whole_seconds(s.stats.cpu_system_ns)
-    }),
-    counter("container_cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", |s| {
-        Some(s.stats.cpu_periods)
-    }),
-    counter("container_cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", |s| {
-        Some(s.stats.cpu_throttled_periods)
-    }),
-    counter(
-        "container_cpu_cfs_throttled_seconds_total",
-        "Total time duration the container has been throttled.",
-        |s| whole_seconds(s.stats.cpu_throttled_ns),
-    ),
-    gauge(
-        "container_memory_usage_bytes",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        |s| Some(s.stats.memory_usage),
-    ),
-    gauge("container_memory_working_set_bytes", "Current working set in bytes.", |s| Some(s.stats.memory_working_set)),
-    gauge("container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes", |s| {
-        Some(s.stats.memory_max_usage)
-    }),
-    gauge("container_memory_rss", "Size of RSS in bytes.", |s| Some(s.stats.memory_rss)),
-    gauge("container_memory_cache", "Number of bytes of page cache memory.", |s| Some(s.stats.memory_cache)),
-    gauge("container_memory_mapped_file", "Size of memory mapped files in bytes.", |s| Some(s.stats.memory_mapped)),
-    gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", |s| {
-        Some(s.stats.memory_kernel)
-    }),
-    gauge("container_memory_swap", "Container swap usage in bytes.", |s| Some(s.stats.swap_usage)),
-    counter("container_memory_failcnt", "Number of memory usage hits limits", |s| Some(s.stats.memory_limit_hits)),
-    failures(&[("failure_type", "pgfault"), ("scope", "hierarchy")], |s| Some(s.stats.page_faults)),
-    failures(&[("failure_type", "pgmajfault"), ("scope", "hierarchy")], |s| Some(s.stats.major_page_faults)),
-    counter("container_oom_events_total", "Count of out of memory events observed for the container", |s| {
-        Some(s.stats.oom_kills)
-    }),
-    disk_use(&[("operation", "Read")], |s| Some(s.stats.io?.read_bytes)),
-    disk_use(&[("operation", "Write")], |s| Some(s.stats.io?.written_bytes)),
-    counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", |s| Some(s.stats.io?.read_bytes)),
-    counter("container_fs_reads_total", "Cumulative count of reads completed", |s| Some(s.stats.io?.reads)),
-    counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", |s| {
-        Some(s.stats.io?.written_bytes)
-    }),
-    counter("container_fs_writes_total", "Cumulative count of writes completed", |s| Some(s.stats.io?.writes)),
     gauge("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", |s| {
         Some(s.used.bytes)
     }),
@@ -151,43 +80,7 @@ const CONTAINER: &[Family<Sample>] = &[
     ),
     gauge("container_fs_inodes_total", "Number of Inodes", |s| Some(s.disk.inodes)),
     gauge("container_fs_inodes_free", "Number of available Inodes", |s| Some(s.disk.inodes_free)),
-    counter(
-        "container_pressure_cpu_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to CPU congestion.",
-        |s| waiting(s.stats.cpu_pressure),
-    ),
-    counter(
-        "container_pressure_cpu_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to CPU congestion.",
-        |s| stalled(s.stats.cpu_pressure),
-    ),
-    counter(
-        "container_pressure_memory_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to memory congestion.",
-        |s| waiting(s.stats.memory_pressure),
-    ),
-    counter(
-        "container_pressure_memory_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to memory congestion.",
-        |s| stalled(s.stats.memory_pressure),
-    ),
-    counter(
-        "container_pressure_io_waiting_seconds_total",
-        "Total time duration tasks in the container have waited due to IO congestion.",
-        |s| waiting(s.stats.io_pressure),
-    ),
-    counter(
-        "container_pressure_io_stalled_seconds_total",
-        "Total time duration no tasks in the container could make progress due to IO congestion.",
-        |s| stalled(s.stats.io_pressure),
-    ),
     gauge("container_processes", "Number of processes running inside the container.", |s| Some(s.processes as u64)),
-    gauge("container_threads", "Number of threads running inside the container", |s| Some(s.stats.pids)),
-    gauge(
-        "container_threads_max",
-        "Maximum number of threads allowed inside the container, infinity if value is zero",
-        |s| Some(s.stats.pids_limit.unwrap_or(0)),
-    ),
     gauge("container_file_descriptors", "Number of open file descriptors for the container.", |s| Some(s.open.all)),
     gauge("container_sockets", "Number of open sockets for the container.", |s| Some(s.open.sockets)),
     gauge("container_spec_cpu_period", "CPU period of the container.", |s| natural(s.resources.cpu_period)),
@@ -242,33 +135,49 @@ const SANDBOX: &[Family<Traffic>] = &[
 
 /// Which metrics there are, each once.
 pub(crate) fn descriptors() -> Vec<MetricDescriptor> {
-    fn describe<T>(family: &Family<T>) -> MetricDescriptor {
-        let keys = LABELS.iter().copied().chain(family.more.iter().map(|(key, _)| *key));
-        MetricDescriptor {
-            name: family.name.to_owned(),
-            help: family.help.to_owned(),
-            label_keys: keys.map(str::to_owned).collect(),
-        }
-    }
-    let all = CONTAINER.iter().map(describe).chain(SANDBOX.iter().map(describe));
+    let describe = |name: &str, help: &str, more: &[(&str, &str)]| {
+        let keys = LABELS.iter().copied().chain(more.iter().map(|(key, _)| *key));
+        MetricDescriptor { name: name.to_owned(), help: help.to_owned(), label_keys: keys.map(str::to_owned).collect() }
+    };
+    let counted = FAMILIES.iter().map(|f| describe(f.name, f.help, f.more));
+    let known = CONTAINER.iter().map(|f| describe(f.name, f.help, f.more));
+    let links = SANDBOX.iter().map(|f| describe(f.name, f.help, f.more));
     let mut told = BTreeSet::new();
-    all.filter(|d| told.insert(d.name.clone())).collect()
+    counted.chain(known).chain(links).filter(|d| told.insert(d.name.clone())).collect()
+}
+
+fn metric(name: &str, kind: MetricType, labels: &[&str], more: &[(&str, &str)], value: u64) -> Metric {
+    let values = labels.iter().copied().chain(more.iter().map(|(_, value)| *value));
+    Metric {
+        name: name.to_owned(),
+        // Read just now.
+        timestamp: 0,
+        metric_type: kind.into(),
+        label_values: values.map(str::to_owned).collect(),
+        value: Some(UInt64Value { value }),
+    }
+}
+
+/// What the kernel has counted.
+fn counted(stats: &Stats, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
+    let one = |family: &metrics::Family| {
+        let kind = match family.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        };
+        let value = match (family.pick)(stats)? {
+            Value::Number(number) => number,
+            Value::Time(time) => time.as_secs(),
+        };
+        Some(metric(family.name, kind, labels, family.more, value))
+    };
+    FAMILIES.iter().filter_map(one).collect()
 }
 
 /// The metrics of one container or sandbox, whose labels are `labels` (values of [`LABELS`]).
 fn write_down<T>(families: &[Family<T>], of: &T, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
-    let metric = |family: &Family<T>| {
-        let values = labels.iter().copied().chain(family.more.iter().map(|(_, value)| *value));
-        Some(Metric {
-            name: family.name.to_owned(),
-            // Read just now.
-            timestamp: 0,
-            metric_type: family.kind.into(),
-            label_values: values.map(str::to_owned).collect(),
-            value: Some(UInt64Value { value: (family.pick)(of)? }),
-        })
-    };
-    families.iter().filter_map(metric).collect()
+    let one = |family: &Family<T>| Some(metric(family.name, family.kind, labels, family.more, (family.pick)(of)?));
+    families.iter().filter_map(one).collect()
 }
 
 impl Shared {
@@ -313,7 +222,6 @@ impl Shared {
         let upper = self.images.upper(&format!("{SNAPSHOT_PREFIX}{}", container.id));
         let linux = container.config.linux.as_ref().and_then(|l| l.resources.clone());
         let sample = Sample {
-            stats: self.engine.stats(&container.cgroup),
             used: upper.map(|dir| DiskUse::of(&dir)).unwrap_or_default(),
             disk: self.disk(),
             open: open_files(&processes),
@@ -325,7 +233,9 @@ impl Shared {
         let name = container.config.metadata.as_ref().map_or("", |m| &m.name);
         let image = container.config.image.as_ref().map_or("", |i| &i.image);
         let labels = [name, &container.id, image, &container.id, pod[0], pod[1]];
-        ContainerMetrics { container_id: container.id.clone(), metrics: write_down(CONTAINER, &sample, &labels) }
+        let mut metrics = counted(&self.engine.stats(&container.cgroup), &labels);
+        metrics.extend(write_down(CONTAINER, &sample, &labels));
+        ContainerMetrics { container_id: container.id.clone(), metrics }
     }
 
     fn disk(&self) -> Disk {
@@ -353,7 +263,7 @@ fn open_files(processes: &BTreeSet<i32>) -> OpenFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime::{Io, Stall};
+    use runtime::{Io, Pressure, Stall};
 
     #[test]
     fn every_metric_is_described_with_its_labels() {
@@ -371,7 +281,8 @@ mod tests {
         };
         let resources = LinuxContainerResources { cpu_quota: 5, cpu_period: -1, ..Default::default() };
         let labels = ["main", "c", "box:1", "c", "ns", "web"];
-        let told = write_down(CONTAINER, &Sample { stats, resources, ..Sample::default() }, &labels);
+        let mut told = counted(&stats, &labels);
+        told.extend(write_down(CONTAINER, &Sample { resources, ..Sample::default() }, &labels));
         let network = write_down(SANDBOX, &Traffic::default(), &labels);
         for metric in told.iter().chain(&network) {
             assert_eq!(described.get(&metric.name), Some(&metric.label_values.len()), "{}", metric.name);
@@ -386,7 +297,8 @@ mod tests {
 
     #[test]
     fn what_the_machine_does_not_tell_is_left_out() {
-        let told = write_down(CONTAINER, &Sample::default(), &[""; 6]);
+        let mut told = counted(&Stats::default(), &[""; 6]);
+        told.extend(write_down(CONTAINER, &Sample::default(), &[""; 6]));
         let has = |name: &str| told.iter().any(|m| m.name == name);
         assert!(has("container_memory_rss") && !has("container_pressure_io_waiting_seconds_total"));
         assert!(!has("container_fs_reads_total") && !has("container_spec_cpu_quota"));

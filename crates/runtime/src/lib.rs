@@ -29,6 +29,7 @@ mod hooks;
 mod keep;
 mod launcher;
 mod log;
+pub mod metrics;
 mod protocol;
 pub mod seccomp;
 pub mod signal;

@@ -189,8 +189,8 @@ impl Engine for RuntimeEngine {
             .map_err(translate)
     }
 
-    fn usage(&self, cgroup: &str) -> Usage {
-        usage(&self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root)))
+    fn usage(&self, cgroup: &str) -> runtime::Stats {
+        self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root))
     }
 
     async fn exec(
@@ -446,20 +446,6 @@ pub(super) fn limits(resources: &Resources) -> runtime::Resources {
         // After `memory_swap`, whose place it takes.
         unified: resources.swap_bytes.map(|n| ("memory.swap.max".to_owned(), n.to_string())).into_iter().collect(),
         ..runtime::Resources::default()
-    }
-}
-
-/// What the kernel counted, in the agent's words.
-pub(super) fn usage(stats: &runtime::Stats) -> Usage {
-    Usage {
-        cpu_ns: stats.cpu_usage_ns,
-        memory_usage: stats.memory_usage,
-        memory_working_set: stats.memory_working_set,
-        memory_rss: stats.memory_rss,
-        page_faults: stats.page_faults,
-        major_page_faults: stats.major_page_faults,
-        pids: stats.pids,
-        oom_kills: stats.oom_kills,
     }
 }
 

@@ -830,12 +830,30 @@ impl Executor {
         let found = view::find_container(&self.pod, &name);
         let answer = match found.as_ref().and_then(|(_, c)| Some((c, kind.of(c)?))) {
             Some((c, spec)) => {
+                let begun = Instant::now();
                 let outcome = probes::probe(&self.asked(&sandbox, &id, c), spec).await;
+                self.count_probe(&name, kind, &outcome, begun.elapsed());
                 self.judge(&name, kind, &outcome)
             }
             None => None,
         };
         self.tell(Observation::Probed { container: name, id, kind, answer });
+    }
+
+    /// Only answers are measured that do not say that something is wrong (`doProbe`).
+    fn count_probe(&self, name: &str, kind: ProbeKind, outcome: &Outcome, took: Duration) {
+        let result = match outcome {
+            Outcome::Success | Outcome::Warning(_) => "successful",
+            Outcome::Failure(_) => "failed",
+            Outcome::Error(_) => "unknown",
+        };
+        let (counters, pod) = (&self.context.counters, &self.pod);
+        let (namespace, pod_name) = (pod.namespace(), pod.name());
+        counters.count(&counters::PROBE_RESULTS, &[kind.title(), result, name, pod_name, namespace, pod.uid()]);
+        if result != "failed" {
+            let labels = [kind.title(), name, pod_name, namespace];
+            counters.observe(&counters::PROBE_TIME, &labels, took.as_secs_f64());
+        }
     }
 
     fn judge(&self, name: &str, kind: ProbeKind, outcome: &Outcome) -> Option<bool> {

@@ -417,6 +417,7 @@ impl Worker {
     fn forget(&self) {
         let (uid, context) = (self.pod.uid(), &self.context);
         context.volumes.forget(uid);
+        context.counters.forget_probes(&self.pod);
         let logs = context.pod_log_dir(self.pod.namespace(), self.pod.name(), uid);
         // The checkpoint goes last: until then a crash finds the rest again.
         [logs, context.pod_run_dir(uid), context.pod_dir(uid)].iter().for_each(|dir| orphans::remove(dir));

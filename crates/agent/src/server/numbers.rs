@@ -54,6 +54,10 @@ impl Numbers for AgentNumbers {
         })
     }
 
+    fn probes(&self) -> String {
+        prometheus::probes(&self.collector.context().counters)
+    }
+
     fn settings(&self) -> Value {
         settings(&self.collector.context().config)
     }

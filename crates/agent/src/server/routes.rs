@@ -39,6 +39,7 @@ enum Metrics {
     Own,
     Resource,
     Cadvisor,
+    Probes,
 }
 
 /// What a path asks for.
@@ -90,7 +91,7 @@ impl Route {
             ["metrics"] => when(get, Route::Metrics(Metrics::Own)),
             ["metrics", "resource"] => when(get, Route::Metrics(Metrics::Resource)),
             ["metrics", "cadvisor"] => when(get, Route::Metrics(Metrics::Cadvisor)),
-            ["metrics", "probes"] => Route::Unsupported("metrics/probes"),
+            ["metrics", "probes"] => when(get, Route::Metrics(Metrics::Probes)),
             ["logs", rest @ ..] => when(get, Route::NodeLogs(rest.join("/"))),
             ["checkpoint", ..] => Route::Unsupported("checkpoint"),
             ["configz"] => when(get, Route::Configz),
@@ -180,6 +181,7 @@ impl Call<'_> {
         let body = match which {
             Metrics::Own => numbers.own().await,
             Metrics::Resource => prometheus::resource(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
+            Metrics::Probes => numbers.probes(),
             Metrics::Cadvisor => prometheus::cadvisor(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
         };
         let mut response = text(200, body);

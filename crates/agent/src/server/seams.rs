@@ -18,6 +18,8 @@ pub trait Numbers: Send + Sync {
     async fn collect(&self, disks: bool) -> std::io::Result<NodeSample>;
     /// What the agent tells of itself (`/metrics`).
     async fn own(&self) -> String;
+    /// What probes of its pods said (`/metrics/probes`).
+    fn probes(&self) -> String;
     /// How the agent is set up (`/configz`).
     fn settings(&self) -> serde_json::Value;
     /// The directory whose files `/logs` shows.

@@ -40,6 +40,9 @@ impl Numbers for NoNumbers {
     async fn own(&self) -> String {
         String::new()
     }
+    fn probes(&self) -> String {
+        String::new()
+    }
     fn settings(&self) -> serde_json::Value {
         serde_json::Value::Null
     }

@@ -4,7 +4,7 @@
 //! readings: the one of the last question, or one a moment ago if nobody has asked lately.
 //!
 //! Follows `pkg/kubelet/server/stats` and `pkg/kubelet/metrics/collectors`. Differs: the node's numbers are the machine's, not
-//! those of a root cgroup; what cAdvisor knows beyond CPU, memory, tasks, disk, links and start times is not told.
+//! those of a root cgroup; of what cAdvisor knows, single disks and processors, what is on disks, processes and what they have open are not told.
 
 pub mod disk;
 pub mod prometheus;
@@ -12,19 +12,22 @@ pub mod summary;
 
 use crate::agent::AgentHandle;
 use crate::context::Context;
-use crate::engine::{Engine, ToldUse, Usage};
+use crate::engine::{Engine, Resources, ToldUse};
 use crate::node::Machine;
 use crate::pod::seen::{Run, Volumes};
 use crate::pod::spec::resources;
 use crate::pod::view;
 use crate::pod::worker::PodView;
 use crate::static_pods;
+use crate::swap::Swap;
 use api::k8s::api::core::v1::{Pod, Volume};
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
 use jiff::Timestamp;
 use net::traffic::{self, Traffic};
 use parking_lot::Mutex;
+use runtime::Stats;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,7 +83,7 @@ pub struct PodSample {
     /// `status.startTime`
     pub started_at: Option<Timestamp>,
     /// Of its cgroup.
-    pub usage: Usage,
+    pub usage: Stats,
     /// Nanoseconds of CPU per second.
     pub cpu_rate: Option<u64>,
     /// Its link, if it has one of its own.
@@ -102,8 +105,10 @@ pub struct ContainerSample {
     pub image: String,
     /// When the run began.
     pub started_at: Timestamp,
+    /// What it may use.
+    pub limits: Resources,
     /// Of its cgroup.
-    pub usage: Usage,
+    pub usage: Stats,
     /// Nanoseconds of CPU per second.
     pub cpu_rate: Option<u64>,
     /// What it wrote, if disks were asked for.
@@ -255,7 +260,7 @@ impl Collector {
         }
         readings.retain(|name, _| wanted.contains(name));
         for name in wanted {
-            let cpu_ns = if name == MACHINE { machine_cpu_ns() } else { self.context.engine.usage(&name).cpu_ns };
+            let cpu_ns = if name == MACHINE { machine_cpu_ns() } else { self.context.engine.usage(&name).cpu_usage_ns };
             let next = next_reading(readings.get(&name).copied(), now, cpu_ns);
             readings.insert(name, next);
         }
@@ -295,6 +300,13 @@ pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
     let pod = &view.pod;
     let path = resources::pod_cgroup_path(pod);
     let usage = |cgroup: &str| engine.usage(cgroup);
+    let allocated = view.seen.allocated.as_ref();
+    let granted = allocated.map_or(Cow::Borrowed(&**pod), |allocated| allocated.apply(pod));
+    let limits = |name: &str| {
+        let (_, c) = view::find_container(&granted, name)?;
+        // What it may swap is read from its cgroup.
+        Some(resources::container_cgroup(&granted, &c, &Swap::default()))
+    };
     let containers = view.seen.containers.iter().filter_map(|(name, c)| {
         let run = c.running()?;
         Some(ContainerSample {
@@ -302,6 +314,7 @@ pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
             id: run.id.clone(),
             image: run.image.clone(),
             started_at: run.started_at,
+            limits: limits(name).unwrap_or_default(),
             usage: usage(&format!("{path}/{}", run.id)),
             ..ContainerSample::default()
         })

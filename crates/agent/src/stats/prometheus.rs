@@ -1,13 +1,15 @@
-//! Metrics in Prometheus' text format: [`resource`] (`/metrics/resource`), [`cadvisor`] (`/metrics/cadvisor`) and [`own`]
-//! (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
+//! Metrics in Prometheus' text format: [`resource`] (`/metrics/resource`), [`cadvisor`] (`/metrics/cadvisor`), [`probes`]
+//! (`/metrics/probes`) and [`own`] (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
 //! cAdvisor's `metrics/prometheus.go`).
 
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
-use crate::counters::{self, Counters, Histogram, Spread};
+use crate::counters::{self, Counter, Counters, Histogram, Spread};
 use crate::managers::cpus;
 use crate::shutdown::times::Times;
 use jiff::Timestamp;
 use net::traffic::Traffic;
+use runtime::Stats;
+use runtime::metrics::{self, FAMILIES, Kind, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -63,7 +65,7 @@ pub fn resource(node: &NodeSample) -> String {
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
     );
     for (p, c) in containers() {
-        family.value(&borrowed(&of(p, c)), seconds(c.usage.cpu_ns), at);
+        family.value(&borrowed(&of(p, c)), seconds(c.usage.cpu_usage_ns), at);
     }
     let mut family = Family::new(
         out,
@@ -83,6 +85,18 @@ pub fn resource(node: &NodeSample) -> String {
     for (p, c) in containers() {
         family.value(&borrowed(&of(p, c)), start(c), None);
     }
+    let help = "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems";
+    let mut family = Family::new(out, "container_swap_limit_bytes", "gauge", help);
+    for (p, c) in containers() {
+        if let Some(limit) = c.usage.swap_limit {
+            family.value(&borrowed(&of(p, c)), limit, at);
+        }
+    }
+    let help = "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems";
+    let mut family = Family::new(out, "container_swap_usage_bytes", "gauge", help);
+    for (p, c) in containers() {
+        family.value(&borrowed(&of(p, c)), c.usage.swap_usage, at);
+    }
     Family::new(
         out,
         "node_cpu_usage_seconds_total",
@@ -93,6 +107,9 @@ pub fn resource(node: &NodeSample) -> String {
     let working_set = node.machine.memory.saturating_sub(node.machine.memory_available);
     Family::new(out, "node_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the node in bytes")
         .value(&[], working_set, at);
+    let help = "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems";
+    let swapped = node.machine.swap.saturating_sub(node.machine.swap_free);
+    Family::new(out, "node_swap_usage_bytes", "gauge", help).value(&[], swapped, at);
     let mut family = Family::new(
         out,
         "pod_cpu_usage_seconds_total",
@@ -100,12 +117,17 @@ pub fn resource(node: &NodeSample) -> String {
         "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
     );
     for p in &node.pods {
-        family.value(&[("namespace", &p.namespace), ("pod", &p.name)], seconds(p.usage.cpu_ns), at);
+        family.value(&[("namespace", &p.namespace), ("pod", &p.name)], seconds(p.usage.cpu_usage_ns), at);
     }
     let mut family =
         Family::new(out, "pod_memory_working_set_bytes", "gauge", "[STABLE] Current working set of the pod in bytes");
     for p in &node.pods {
         family.value(&[("namespace", &p.namespace), ("pod", &p.name)], p.usage.memory_working_set, at);
+    }
+    let help = "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems";
+    let mut family = Family::new(out, "pod_swap_usage_bytes", "gauge", help);
+    for p in &node.pods {
+        family.value(&[("namespace", &p.namespace), ("pod", &p.name)], p.usage.swap_usage, at);
     }
     Family::new(
         out,
@@ -123,72 +145,25 @@ fn borrowed<'a, const N: usize>(labels: &'a [(&'a str, String); N]) -> [(&'a str
 
 /// `/metrics/cadvisor`: by container, and by pod with an empty container name.
 pub fn cadvisor(node: &NodeSample) -> String {
-    type Pick = fn(&crate::engine::Usage) -> String;
-    let families: [(&'static str, &str, &str, Pick); 7] = [
-        ("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed in seconds.", |u| {
-            seconds(u.cpu_ns)
-        }),
-        (
-            "container_memory_usage_bytes",
-            "gauge",
-            "Current memory usage in bytes, including all memory regardless of when it was accessed",
-            |u| u.memory_usage.to_string(),
-        ),
-        ("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", |u| {
-            u.memory_working_set.to_string()
-        }),
-        ("container_memory_rss", "gauge", "Size of RSS in bytes.", |u| u.memory_rss.to_string()),
-        ("container_memory_failures_total", "counter", "Cumulative count of memory allocation failures.", |u| {
-            u.page_faults.to_string()
-        }),
-        ("container_oom_events_total", "counter", "Count of out of memory events observed for the container", |u| {
-            u.oom_kills.to_string()
-        }),
-        ("container_threads", "gauge", "Number of threads running inside the container", |u| u.pids.to_string()),
-    ];
     let mut text = String::new();
     let out = &mut text;
     let at = Some(node.at.as_millisecond());
-    for (name, kind, help, pick) in families {
-        let mut family = Family::new(out, name, kind, help);
-        let more: &[(&str, &str)] = match name {
-            "container_cpu_usage_seconds_total" => &[("cpu", "total")],
-            "container_memory_failures_total" => &[("failure_type", "pgfault"), ("scope", "hierarchy")],
-            _ => &[],
+    for same in FAMILIES.chunk_by(|a, b| a.name == b.name) {
+        let kind = match same[0].kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
         };
+        let mut family = Family::new(out, same[0].name, kind, same[0].help);
         for p in &node.pods {
             for c in &p.containers {
-                let mut labels =
-                    vec![("container", c.name.as_str()), ("id", c.id.as_str()), ("image", c.image.as_str())];
-                labels.extend([("name", c.id.as_str()), ("namespace", p.namespace.as_str()), ("pod", p.name.as_str())]);
-                labels.extend(more);
-                family.value(&labels, pick(&c.usage), at);
+                same.iter().for_each(|f| counted(&mut family, f, &c.usage, &of_container(p, c), at));
             }
-            let mut labels = vec![("container", ""), ("id", p.uid.as_str()), ("image", ""), ("name", "")];
-            labels.extend([("namespace", p.namespace.as_str()), ("pod", p.name.as_str())]);
-            labels.extend(more);
-            family.value(&labels, pick(&p.usage), at);
+            let labels = [("container", ""), ("id", &p.uid), ("image", ""), ("name", "")];
+            let labels = [&labels[..], &[("namespace", &p.namespace), ("pod", &p.name)]].concat();
+            same.iter().for_each(|f| counted(&mut family, f, &p.usage, &labels, at));
         }
     }
-    let mut family = Family::new(
-        out,
-        "container_start_time_seconds",
-        "gauge",
-        "Start time of the container since unix epoch in seconds.",
-    );
-    for p in &node.pods {
-        for c in &p.containers {
-            let labels = [
-                ("container", c.name.as_str()),
-                ("id", c.id.as_str()),
-                ("image", c.image.as_str()),
-                ("name", c.id.as_str()),
-                ("namespace", p.namespace.as_str()),
-                ("pod", p.name.as_str()),
-            ];
-            family.value(&labels, start(c), at);
-        }
-    }
+    containers(out, node);
     network(out, node);
     Family::new(out, "machine_cpu_cores", "gauge", "Number of logical CPU cores.").value(&[], node.machine.cpus, at);
     Family::new(out, "machine_memory_bytes", "gauge", "Amount of memory installed on the machine.").value(
@@ -197,6 +172,62 @@ pub fn cadvisor(node: &NodeSample) -> String {
         at,
     );
     text
+}
+
+/// One value of a family, if the machine tells it.
+fn counted(out: &mut Family<'_>, family: &metrics::Family, usage: &Stats, labels: &[(&str, &str)], at: Option<i64>) {
+    let mut labels = labels.to_vec();
+    labels.extend(family.more);
+    if family.name == "container_cpu_usage_seconds_total" {
+        labels.push(("cpu", "total"));
+    }
+    match (family.pick)(usage) {
+        Some(Value::Number(number)) => out.value(&labels, number, at),
+        Some(Value::Time(time)) => out.value(&labels, seconds(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)), at),
+        None => {}
+    }
+}
+
+fn of_container<'a>(p: &'a PodSample, c: &'a ContainerSample) -> Vec<(&'static str, &'a str)> {
+    let own =
+        [("container", c.name.as_str()), ("id", c.id.as_str()), ("image", c.image.as_str()), ("name", c.id.as_str())];
+    [&own[..], &[("namespace", p.namespace.as_str()), ("pod", p.name.as_str())]].concat()
+}
+
+/// What a container may use, and when it was there.
+fn containers(out: &mut String, node: &NodeSample) {
+    type Pick = fn(&ContainerSample, Timestamp) -> Option<String>;
+    const PERIOD_US: u64 = 100_000;
+    let families: [(&'static str, &str, Pick); 8] = [
+        ("container_last_seen", "Last time a container was seen by the exporter", |_, at| {
+            Some(at.as_second().to_string())
+        }),
+        ("container_spec_cpu_period", "CPU period of the container.", |c, _| {
+            Some(c.limits.cpu_period_us.unwrap_or(PERIOD_US).to_string())
+        }),
+        ("container_spec_cpu_quota", "CPU quota of the container.", |c, _| Some(c.limits.cpu_quota_us?.to_string())),
+        ("container_spec_cpu_shares", "CPU share of the container.", |c, _| Some(c.limits.cpu_shares?.to_string())),
+        ("container_spec_memory_limit_bytes", "Memory limit for the container.", |c, _| {
+            Some(c.usage.memory_limit.unwrap_or(0).to_string())
+        }),
+        ("container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container.", |_, _| {
+            Some("0".into())
+        }),
+        ("container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", |c, _| {
+            Some(c.usage.swap_limit.unwrap_or(0).to_string())
+        }),
+        ("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", |c, _| {
+            Some(start(c))
+        }),
+    ];
+    for (name, help, pick) in families {
+        let mut family = Family::new(out, name, "gauge", help);
+        for (p, c) in node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+            if let Some(value) = pick(c, node.at) {
+                family.value(&of_container(p, c), value, Some(node.at.as_millisecond()));
+            }
+        }
+    }
 }
 
 /// Of pods, and of the node's links with an empty pod name.
@@ -299,7 +330,24 @@ pub fn own(own: &Own<'_>) -> String {
     let help = "[ALPHA] Last graceful shutdown end time since unix epoch in seconds";
     gauge(out, "kubelet_graceful_shutdown_end_time_seconds", help, &[], seconds_of(own.shutdown.end_time));
     managed(out, own);
-    for (counters, counter) in own.counters.iter().flat_map(|c| counters::ALL.iter().map(move |counter| (c, counter))) {
+    if let Some(counters) = own.counters {
+        happened(out, counters, counters::ALL, counters::HISTOGRAMS);
+    }
+    let help = "Total user and system CPU time spent in seconds.";
+    Family::new(out, "process_cpu_seconds_total", "counter", help).value(&[], seconds(own.cpu_ns), None);
+    gauge(out, "process_resident_memory_bytes", "Resident memory size in bytes.", &[], own.resident);
+    text
+}
+
+/// `/metrics/probes`
+pub fn probes(counters: &Counters) -> String {
+    let mut text = String::new();
+    happened(&mut text, counters, counters::PROBES, counters::PROBE_HISTOGRAMS);
+    text
+}
+
+fn happened(out: &mut String, counters: &Counters, counts: &[&Counter], histograms: &[&Histogram]) {
+    for counter in counts {
         let mut family = Family::new(out, counter.name, "counter", counter.help);
         for (values, count) in counters.of(counter) {
             let labels: Vec<(&str, &str)> =
@@ -307,14 +355,9 @@ pub fn own(own: &Own<'_>) -> String {
             family.value(&labels, count, None);
         }
     }
-    for histogram in counters::HISTOGRAMS {
-        let spreads = own.counters.map(|c| c.spreads_of(histogram)).unwrap_or_default();
-        spread(out, histogram, &spreads);
+    for histogram in histograms {
+        spread(out, histogram, &counters.spreads_of(histogram));
     }
-    let help = "Total user and system CPU time spent in seconds.";
-    Family::new(out, "process_cpu_seconds_total", "counter", help).value(&[], seconds(own.cpu_ns), None);
-    gauge(out, "process_resident_memory_bytes", "Resident memory size in bytes.", &[], own.resident);
-    text
 }
 
 /// Buckets count all values up to their bound.
@@ -446,18 +489,30 @@ mod tests {
             # HELP container_start_time_seconds [STABLE] Start time of the container since unix epoch in seconds
             # TYPE container_start_time_seconds gauge
             container_start_time_seconds{container="c",namespace="ns",pod="p"} 100.000
+            # HELP container_swap_limit_bytes [ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems
+            # TYPE container_swap_limit_bytes gauge
+            container_swap_limit_bytes{container="c",namespace="ns",pod="p"} 4 100000
+            # HELP container_swap_usage_bytes [ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems
+            # TYPE container_swap_usage_bytes gauge
+            container_swap_usage_bytes{container="c",namespace="ns",pod="p"} 1 100000
             # HELP node_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the node in core-seconds
             # TYPE node_cpu_usage_seconds_total counter
             node_cpu_usage_seconds_total 0.000000009 100000
             # HELP node_memory_working_set_bytes [STABLE] Current working set of the node in bytes
             # TYPE node_memory_working_set_bytes gauge
             node_memory_working_set_bytes 400 100000
+            # HELP node_swap_usage_bytes [ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems
+            # TYPE node_swap_usage_bytes gauge
+            node_swap_usage_bytes 30 100000
             # HELP pod_cpu_usage_seconds_total [STABLE] Cumulative cpu time consumed by the pod in core-seconds
             # TYPE pod_cpu_usage_seconds_total counter
             pod_cpu_usage_seconds_total{namespace="ns",pod="p"} 1.5 100000
             # HELP pod_memory_working_set_bytes [STABLE] Current working set of the pod in bytes
             # TYPE pod_memory_working_set_bytes gauge
             pod_memory_working_set_bytes{namespace="ns",pod="p"} 10 100000
+            # HELP pod_swap_usage_bytes [ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems
+            # TYPE pod_swap_usage_bytes gauge
+            pod_swap_usage_bytes{namespace="ns",pod="p"} 1 100000
             # HELP resource_scrape_error [STABLE] 1 if there was an error while getting container metrics, 0 otherwise
             # TYPE resource_scrape_error gauge
             resource_scrape_error 0
@@ -469,11 +524,39 @@ mod tests {
         let text = cadvisor(&sample());
         let lines: Vec<&str> = text
             .lines()
-            .filter(|l| ["container_cpu", "container_network_receive_b", "machine"].iter().any(|p| l.starts_with(p)))
+            .filter(|l| {
+                [
+                    "container_cpu_u",
+                    "container_memory_f",
+                    "container_network_receive_b",
+                    "container_pressure_cpu",
+                    "container_spec",
+                    "machine",
+                ]
+                .iter()
+                .any(|p| l.starts_with(p))
+            })
             .collect();
         expect![[r#"
             container_cpu_usage_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",cpu="total"} 1.5 100000
             container_cpu_usage_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p",cpu="total"} 1.5 100000
+            container_cpu_user_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_cpu_user_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_memory_failcnt{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_memory_failcnt{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_memory_failures_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="u",image="",name="",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="u",image="",name="",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
+            container_pressure_cpu_waiting_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 1.5 100000
+            container_pressure_cpu_waiting_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 1.5 100000
+            container_pressure_cpu_stalled_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_pressure_cpu_stalled_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_spec_cpu_period{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 100000 100000
+            container_spec_cpu_shares{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 2 100000
+            container_spec_memory_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 30 100000
+            container_spec_memory_reservation_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_spec_memory_swap_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 4 100000
             container_network_receive_bytes_total{container="",id="/",image="",interface="dhow1",name="",namespace="",pod=""} 50 100000
             container_network_receive_bytes_total{container="",id="u",image="",interface="eth0",name="",namespace="ns",pod="p"} 60 100000
             machine_cpu_cores 2 100000
@@ -552,6 +635,25 @@ mod tests {
         let names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
         assert!(text.contains("\nstorage_operation_duration_seconds_bucket{volume_plugin=\"kubernetes.io/nfs\",operation_name=\"volume_mount\",status=\"success\",migrated=\"false\",le=\"0.25\"} 1\n"), "{text}");
         assert!(counters::ALL.iter().all(|c| names.contains(&format!("{} counter", c.name).as_str())), "{names:?}");
+    }
+
+    #[test]
+    fn what_probes_said_is_told_until_their_pod_is_gone() {
+        let counters = Counters::default();
+        for (pod, uid) in [("web", "u"), ("other", "v")] {
+            counters.count(&counters::PROBE_RESULTS, &["Liveness", "successful", "c", pod, "ns", uid]);
+            counters.observe(&counters::PROBE_TIME, &["Liveness", "c", pod, "ns"], 0.5);
+        }
+        let pod = r#"{"metadata":{"name":"other","namespace":"ns","uid":"v"},"spec":{"containers":[]}}"#;
+        counters.forget_probes(&crate::pod::fixture::object(pod));
+        let text = probes(&counters);
+        let lines: Vec<&str> =
+            text.lines().filter(|l| l.contains("_total{") || l.contains("+Inf") || l.contains("_count")).collect();
+        expect![[r#"
+            prober_probe_total{probe_type="Liveness",result="successful",container="c",pod="web",namespace="ns",pod_uid="u"} 1
+            prober_probe_duration_seconds_bucket{probe_type="Liveness",container="c",pod="web",namespace="ns",le="+Inf"} 1
+            prober_probe_duration_seconds_count{probe_type="Liveness",container="c",pod="web",namespace="ns"} 1"#]]
+        .assert_eq(&lines.join("\n"));
     }
 
     #[test]

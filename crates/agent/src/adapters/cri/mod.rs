@@ -13,7 +13,7 @@ mod stats;
 mod sub_paths;
 mod watch;
 
-use super::engine::{limits, usage};
+use super::engine::limits;
 use super::mounts::NodeMounts;
 use crate::engine::*;
 use crate::plugins::{connect, rpc_error, within};
@@ -422,10 +422,10 @@ impl Engine for CriRuntime {
         self.hierarchies.update(&self.cgroup(cgroup), &limits(resources)).map(drop).map_err(|e| failed(&e))
     }
 
-    fn usage(&self, cgroup: &str) -> Usage {
+    fn usage(&self, cgroup: &str) -> runtime::Stats {
         let path = self.cgroup(cgroup);
         let inside = pod_and_container(&path).and_then(|(pod, container)| self.hierarchies.find(pod, container));
-        usage(&self.hierarchies.stats(&inside.unwrap_or(path)))
+        self.hierarchies.stats(&inside.unwrap_or(path))
     }
 
     async fn told_use(&self) -> ToldUse {

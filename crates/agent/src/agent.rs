@@ -13,7 +13,8 @@ use crate::credential_providers::CredentialProviders;
 use crate::devices::{self, Devices};
 use crate::dra::DynamicResources;
 use crate::engine::{
-    Engine, EngineError, EngineEvent, EngineExit, SandboxNetwork, SandboxSnapshot, Session, StreamRequest, Streams,
+    Engine, EngineError, EngineEvent, EngineExit, Mounts, SandboxNetwork, SandboxSnapshot, Session, StreamRequest,
+    Streams,
 };
 use crate::images::Images;
 use crate::managers::Managers;
@@ -55,6 +56,8 @@ use waiting::{Next, Waiting};
 pub struct Parts {
     /// Containers.
     pub engine: Arc<dyn Engine>,
+    /// Mounts of volumes, which are the node's whatever engine runs the pods.
+    pub mounts: Arc<dyn Mounts>,
     /// Images.
     pub images: Arc<dyn Images>,
     /// Pod network.
@@ -120,9 +123,10 @@ pub struct Agent {
 impl Agent {
     /// Assembles; touches nothing.
     pub fn new(config: Config, parts: Parts) -> Self {
-        let Parts { engine, images, network, cluster, clock, random, memory, credential_providers, managers } = parts;
+        let Parts { engine, mounts, images, network, cluster, clock, random, memory, credential_providers, managers } =
+            parts;
         let counters = Arc::<Counters>::default();
-        let volumes = VolumeManager::new(&config, engine.clone(), cluster.clone(), counters.clone());
+        let volumes = VolumeManager::new(&config, mounts, cluster.clone(), counters.clone());
         let devices = Devices::new(devices::dir(&config.kubelet_dir), clock.clone(), counters.clone());
         let devices = Arc::new(devices);
         let data_dir = config.data_dir.clone();

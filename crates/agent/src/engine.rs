@@ -86,8 +86,6 @@ pub trait Engine: Send + Sync {
     -> Result<Session, EngineError>;
     /// Streams of a container's first process.
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
-    /// Who mounts volumes of the node: the same whatever engine it is.
-    fn mounts(&self) -> &dyn Mounts;
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;
     /// Why the node can run no pods now, if so.

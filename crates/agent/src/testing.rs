@@ -252,10 +252,6 @@ impl Engine for FakeEngine {
         Err(EngineError::Unsupported("attach of the fake engine".into()))
     }
 
-    fn mounts(&self) -> &dyn Mounts {
-        self
-    }
-
     async fn next_event(&self) -> Option<EngineEvent> {
         self.events.lock().await.recv().await
     }

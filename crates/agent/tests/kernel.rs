@@ -6,7 +6,7 @@ use agent::engine::{Rootfs, RuntimeInfo};
 use agent::images::{Credential, Image, ImageConfig, ImageError, Images};
 use agent::network::{AttachRequest, NetworkError, PodNetwork};
 use agent::pod::spec::dns::ClusterDns;
-use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::RuntimeEngine};
+use agent::{Agent, AgentHandle, Config, Feed, Parts, PodFeed, adapters::NodeMounts, adapters::RuntimeEngine};
 use api::Codec;
 use api::k8s::api::resource::v1::ResourceClaim;
 use api::k8s::api::storage::v1::{CSIDriver, VolumeAttachment};
@@ -307,6 +307,7 @@ impl World {
         let images = DirImages { layer: self.path("layer"), roots: self.path("roots") };
         let parts = Parts {
             engine: Arc::new(engine),
+            mounts: Arc::new(NodeMounts),
             images: Arc::new(images),
             network: Arc::new(NoNetwork),
             cluster: self.cluster.clone(),

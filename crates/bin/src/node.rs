@@ -4,7 +4,9 @@ use crate::commands::CommandError;
 use crate::config::{Config, NODE_PREFIX};
 use crate::images;
 use crate::traces;
-use agent::adapters::{ApiCluster, ClusterOptions, CriRuntime, Endpoints, NodePodNetwork, RuntimeEngine, StoreImages};
+use agent::adapters::{
+    ApiCluster, ClusterOptions, CriRuntime, Endpoints, NodeMounts, NodePodNetwork, RuntimeEngine, StoreImages,
+};
 use agent::credential_providers::CredentialProviders;
 use agent::engine::{Handlers, RuntimeInfo};
 use agent::eviction::Pressure;
@@ -172,6 +174,7 @@ pub(crate) async fn start(
     let Runs { engine, images, info } = runs(config, &store, pod_network.clone(), clock.clone()).await?;
     let parts = Parts {
         engine,
+        mounts: Arc::new(NodeMounts),
         images,
         network: Arc::new(NodePodNetwork::new(pod_network, proxy)),
         cluster,

@@ -2,7 +2,6 @@
 //!
 //! A sandbox is one of `runtime`'s pods; its id is the pod's.
 
-use super::mounts::NodeMounts;
 use crate::engine::*;
 use crate::node;
 use async_trait::async_trait;
@@ -224,10 +223,6 @@ impl Engine for RuntimeEngine {
         // Subscribed before the streams are there, so that no end is missed.
         let ended = Box::pin(end_of(container.to_owned(), self.exits.subscribe()));
         streaming::session::attach(&self.engine, &pod, container, &request, ended).await.map_err(translate)
-    }
-
-    fn mounts(&self) -> &dyn Mounts {
-        &NodeMounts
     }
 
     async fn next_event(&self) -> Option<EngineEvent> {

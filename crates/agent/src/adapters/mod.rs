@@ -17,4 +17,5 @@ pub(crate) use engine::runtime_user;
 #[cfg(test)]
 pub(crate) use engine::uid_of;
 pub use images::StoreImages;
+pub use mounts::NodeMounts;
 pub use network::NodePodNetwork;

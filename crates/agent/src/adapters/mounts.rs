@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// By this process, in the node's mount namespace.
-pub(super) struct NodeMounts;
+pub struct NodeMounts;
 
 #[async_trait]
 impl Mounts for NodeMounts {

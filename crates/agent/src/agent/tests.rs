@@ -76,6 +76,7 @@ impl World {
     fn start(&self) -> Running {
         let parts = Parts {
             engine: self.engine.clone(),
+            mounts: self.engine.clone(),
             images: self.images.clone(),
             network: self.network.clone(),
             cluster: self.cluster.clone(),

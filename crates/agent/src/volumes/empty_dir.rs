@@ -4,7 +4,7 @@
 //! (the kernel's default), not the node's allocatable. `HugePages` is refused by name; sizes on disk are not enforced.
 
 use super::VolumeError;
-use crate::engine::Engine;
+use crate::engine::Mounts;
 use crate::pod::spec::resources;
 use api::k8s::api::core::v1::{EmptyDirVolumeSource, Pod};
 use machinery::quantity::Quantity;
@@ -35,12 +35,12 @@ pub fn medium(pod: &Pod, source: &EmptyDirVolumeSource) -> Result<Medium, Volume
 }
 
 /// Makes it. Repeating it keeps the data.
-pub async fn set_up(dir: &Path, medium: Medium, group: Option<u32>, engine: &dyn Engine) -> Result<(), VolumeError> {
+pub async fn set_up(dir: &Path, medium: Medium, group: Option<u32>, mounts: &dyn Mounts) -> Result<(), VolumeError> {
     let fresh = !dir.exists();
     std::fs::create_dir_all(dir).map_err(|e| VolumeError::io("create", dir, e))?;
     if let Medium::Memory(size) = medium {
         // Anybody may write there from the start.
-        engine.mounts().tmpfs(dir, size).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
+        mounts.tmpfs(dir, size).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
     }
     if !fresh {
         return Ok(());

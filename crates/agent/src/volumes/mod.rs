@@ -26,7 +26,7 @@ pub mod tokens;
 use crate::cluster::{Cluster, ClusterError, ClusterEvent, ObjectReference, ReferenceKind};
 use crate::context::Config;
 use crate::counters::Counters;
-use crate::engine::{Device, Engine, Mount, Propagation};
+use crate::engine::{Device, Mount, Mounts, Propagation};
 use crate::pod::spec::fields::{Facts, FieldError};
 use crate::pod::spec::{env, expand};
 use crate::pod::view;
@@ -171,10 +171,8 @@ impl MountError {
 /// What is in a directory of volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Our files.
-    Files,
     /// Our files, or a tmpfs.
-    Mixed,
+    Ours,
     /// Mounts whose content belongs to somebody else, and is never removed.
     Others,
 }
@@ -183,7 +181,7 @@ enum Content {
 pub struct VolumeManager {
     data_dir: PathBuf,
     run_dir: PathBuf,
-    engine: Arc<dyn Engine>,
+    mounts: Arc<dyn Mounts>,
     cluster: Arc<dyn Cluster>,
     tokens: tokens::Tokens,
     csi: csi::CsiVolumes,
@@ -193,11 +191,11 @@ pub struct VolumeManager {
 
 impl VolumeManager {
     /// Reads what an earlier run left: tokens, if they are kept, and what CSI drivers did for it.
-    pub fn new(config: &Config, engine: Arc<dyn Engine>, cluster: Arc<dyn Cluster>, counters: Arc<Counters>) -> Self {
+    pub fn new(config: &Config, mounts: Arc<dyn Mounts>, cluster: Arc<dyn Cluster>, counters: Arc<Counters>) -> Self {
         let Config { data_dir, run_dir, kubelet_dir, node_name, .. } = config.clone();
         let tokens = tokens::Tokens::load(config.remembers.then(|| data_dir.join("tokens.json")));
         let csi = csi::CsiVolumes::new(kubelet_dir, node_name, cluster.clone(), counters.clone());
-        VolumeManager { data_dir, run_dir, engine, cluster, tokens, csi, counters, sizes: size::Sizes::default() }
+        VolumeManager { data_dir, run_dir, mounts, cluster, tokens, csi, counters, sizes: size::Sizes::default() }
     }
 
     /// Volumes of CSI drivers.
@@ -314,7 +312,7 @@ impl VolumeManager {
             Kind::Nfs(nfs) => {
                 let dir = self.remote_dir(pod.uid()).join(&volume.name);
                 std::fs::create_dir_all(&dir).map_err(|e| VolumeError::io("create", &dir, e))?;
-                self.engine.mounts().nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
+                self.mounts.nfs(&dir, nfs).await.map_err(|e| VolumeError::Claim(e.to_string()))?;
                 dir
             }
             Kind::Csi(persistent) => {
@@ -335,7 +333,7 @@ impl VolumeManager {
         if persistent::make_local(&path, backing)? {
             path = self.remote_dir(pod.uid()).join(&volume.name);
             std::fs::create_dir_all(&path).map_err(|e| VolumeError::io("create", &path, e))?;
-            let mounted = self.engine.mounts().disk(&path, local, backing.read_only).await;
+            let mounted = self.mounts.disk(&path, local, backing.read_only).await;
             mounted.map_err(|e| VolumeError::Claim(e.to_string()))?;
         }
         persistent::own_local(pod, &path, backing, fs_group(pod))?;
@@ -446,7 +444,7 @@ impl VolumeManager {
         if let Some(source) = &volume.empty_dir {
             let dir = self.disk_dir(pod.uid()).join(&volume.name);
             let medium = empty_dir::medium(pod, source)?;
-            empty_dir::set_up(&dir, medium, group, &*self.engine).await?;
+            empty_dir::set_up(&dir, medium, group, &*self.mounts).await?;
             return Ok(None);
         }
         let (payload, renew) = self.collect(pod, volume, facts, now).await?;
@@ -515,7 +513,7 @@ impl VolumeManager {
         self.csi.tear_down(uid).await?;
         let plugins: BTreeMap<String, String> = pod.map(|pod| self.named_plugins(pod)).into_iter().flatten().collect();
         let (disk, remote, memory) = (self.disk_dir(uid), self.remote_dir(uid), self.memory_dir(uid));
-        for (dir, content) in [(&disk, Content::Mixed), (&remote, Content::Others), (&memory, Content::Files)] {
+        for (dir, content) in [(&disk, Content::Ours), (&remote, Content::Others), (&memory, Content::Ours)] {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 let begun = Instant::now();
                 let done = self.take_down(entry.path(), content).await;
@@ -529,12 +527,10 @@ impl VolumeManager {
     }
 
     async fn take_down(&self, path: PathBuf, content: Content) -> Result<(), VolumeError> {
-        if content != Content::Files {
-            // Unmounting what is no mount is refused and harmless.
-            self.engine.mounts().unmount(&path).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
-        }
+        // Unmounting what is no mount is refused and harmless.
+        self.mounts.unmount(&path).await.map_err(|e| VolumeError::Tmpfs(e.to_string()))?;
         match content {
-            Content::Files | Content::Mixed => {
+            Content::Ours => {
                 let remove = move || remove_dir(&path);
                 let removed = tokio::task::spawn_blocking(remove).await;
                 removed.map_err(|e| VolumeError::Cluster(format!("remover ended: {e}")))?

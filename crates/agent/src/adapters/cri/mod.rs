@@ -14,7 +14,6 @@ mod sub_paths;
 mod watch;
 
 use super::engine::limits;
-use super::mounts::NodeMounts;
 use crate::engine::*;
 use crate::plugins::{connect, rpc_error, within};
 use async_trait::async_trait;
@@ -501,10 +500,6 @@ impl Engine for CriRuntime {
 
     async fn attach(&self, _: &str, _: &str, _: StreamRequest) -> Result<Session, EngineError> {
         Err(EngineError::Unsupported("attaching without the caller's connection in a foreign runtime".into()))
-    }
-
-    fn mounts(&self) -> &dyn Mounts {
-        &NodeMounts
     }
 
     async fn next_event(&self) -> Option<EngineEvent> {

@@ -16,6 +16,7 @@ use machinery::cel::{Budget, Decl, Env, MATCH_CONDITIONS_BUDGET, ObjectType, Pro
 use machinery::field::{Errors, FieldError, Path, aggregate};
 use machinery::schema::parse_go_duration;
 use machinery::selector::{FieldRequirement, FieldSelector, LabelSelector, Operator, Requirement};
+use machinery::validation::is_dns1123_subdomain;
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts};
 use serde::Deserialize;
@@ -101,13 +102,14 @@ struct MatchCondition {
 impl AuthorizationConfiguration {
     /// Reads and checks a file (YAML or JSON). The error is for who wrote it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let parsed: AuthorizationConfiguration = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+        let mut parsed: AuthorizationConfiguration = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
         if parsed.kind != "AuthorizationConfiguration" || !VERSIONS.contains(&parsed.api_version.as_str()) {
             return Err(format!(
                 "expected kind AuthorizationConfiguration of {}, got {:?} of {:?}",
                 VERSIONS[0], parsed.kind, parsed.api_version
             ));
         }
+        parsed.authorizers.iter_mut().filter_map(|entry| entry.webhook.as_mut()).for_each(Webhook::set_defaults);
         let errors = parsed.check();
         if errors.is_empty() { Ok(parsed) } else { Err(aggregate(&errors)) }
     }
@@ -158,6 +160,11 @@ impl Entry {
             errors.push(FieldError::required(&at, ""));
         } else if !names.insert(&self.name) {
             errors.push(FieldError::duplicate(&at, self.name.as_str()));
+        } else if let bad = is_dns1123_subdomain(&self.name)
+            && !bad.is_empty()
+        {
+            let detail = format!("authorizer name is invalid: {}", bad.join(", "));
+            errors.push(FieldError::invalid(&at, self.name.as_str(), &detail));
         }
         match (&self.webhook, self.type_ == "Webhook") {
             (Some(webhook), true) => webhook.check(path, errors),
@@ -180,6 +187,15 @@ fn positive(text: &str) -> Duration {
 }
 
 impl Webhook {
+    /// `SetDefaults_WebhookConfiguration` (`apiserver/v1/defaults.go`).
+    fn set_defaults(&mut self) {
+        for (ttl, default) in [(&mut self.authorized_ttl, "5m"), (&mut self.unauthorized_ttl, "30s")] {
+            if duration(ttl) == Some(0) {
+                *ttl = default.to_owned();
+            }
+        }
+    }
+
     fn check(&self, path: &Path, errors: &mut Errors) {
         let limits = [
             ("timeout", &self.timeout, 30_000_000_000, "must be > 0s and <= 30s"),
@@ -600,7 +616,7 @@ mod tests {
     }
 
     const OWN: &str = "{type: Node, name: node}, {type: RBAC, name: rbac}";
-    const HOOK: &str = "timeout: 3s, authorizedTTL: 5m, unauthorizedTTL: 30s, subjectAccessReviewVersion: v1, matchConditionSubjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: KubeConfigFile, kubeConfigFile: /k}";
+    const HOOK: &str = "timeout: 3s, subjectAccessReviewVersion: v1, matchConditionSubjectAccessReviewVersion: v1, failurePolicy: Deny, connectionInfo: {type: KubeConfigFile, kubeConfigFile: /k}";
 
     #[test]
     fn node_and_rbac_cannot_be_left_out() {
@@ -619,10 +635,10 @@ mod tests {
         );
         check(
             &format!(
-                "{OWN}, {{type: Webhook, name: rbac, webhook: {{timeout: 31s, failurePolicy: Allow, matchConditions: [{{expression: request.nothing}}]}}}}"
+                "{OWN}, {{type: Webhook, name: rbac, webhook: {{timeout: 31s, authorizedTTL: -1s, failurePolicy: Allow, matchConditions: [{{expression: request.nothing}}]}}}}"
             ),
             expect![[r#"
-                [authorizers[2].name: Duplicate value: "rbac", authorizers[2].timeout: Invalid value: "31s": must be > 0s and <= 30s, authorizers[2].authorizedTTL: Required value, authorizers[2].unauthorizedTTL: Required value, authorizers[2].subjectAccessReviewVersion: Required value, authorizers[2].failurePolicy: Unsupported value: "Allow": supported values: "NoOpinion", "Deny", authorizers[2].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified, authorizers[2].connectionInfo.type: Required value, authorizers[2].matchConditions[0].expression: Invalid value: "request.nothing": compilation failed: ERROR: <input>:1:8: undefined field 'nothing'
+                [authorizers[2].name: Duplicate value: "rbac", authorizers[2].timeout: Invalid value: "31s": must be > 0s and <= 30s, authorizers[2].authorizedTTL: Invalid value: "-1s": must be > 0s, authorizers[2].subjectAccessReviewVersion: Required value, authorizers[2].failurePolicy: Unsupported value: "Allow": supported values: "NoOpinion", "Deny", authorizers[2].matchConditionSubjectAccessReviewVersion: Required value: required if match conditions are specified, authorizers[2].connectionInfo.type: Required value, authorizers[2].matchConditions[0].expression: Invalid value: "request.nothing": compilation failed: ERROR: <input>:1:8: undefined field 'nothing'
                  | request.nothing
                  | .......^]"#]],
         );

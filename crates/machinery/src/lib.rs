@@ -6,6 +6,7 @@ pub mod apply;
 pub mod bootstrap_token;
 pub mod cel;
 pub mod certificates;
+pub mod cron;
 pub mod csi;
 pub mod custom;
 pub mod declared_features;

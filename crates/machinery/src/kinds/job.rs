@@ -16,9 +16,10 @@ use super::workload::{
     validate_counts, validate_immutable,
 };
 use super::{Column, Strategy};
+use crate::cron::Schedule;
 use crate::field::{ErrorType, Errors, FieldError, Path};
 use crate::validation::{
-    Messages, Raw, cron_error, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, one_of,
+    Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, one_of,
     validate_domain_prefixed_path, validate_label_selector, validate_non_negative,
 };
 use api::k8s::api::batch::v1::{
@@ -768,7 +769,7 @@ fn validate_cron_spec(spec: &CronJobSpec, path: &Path) -> Errors {
     if schedule.is_empty() {
         errors.push(FieldError::required(&path.child("schedule"), ""));
     } else {
-        if let Some(message) = cron_error(schedule) {
+        if let Err(message) = Schedule::parse(schedule) {
             errors.push(FieldError::invalid(&path.child("schedule"), schedule, &message));
         }
         if schedule.contains("TZ") {

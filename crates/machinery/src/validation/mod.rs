@@ -6,14 +6,12 @@
 //! the patterns are simple enough for byte scans, and they are printed in messages only.
 
 mod conditions;
-mod cron;
 mod ip;
 mod labels;
 mod names;
 mod webhook;
 
 pub use conditions::validate_conditions;
-pub use cron::cron_error;
 pub use ip::{
     Family, canonical_ip, ip_warning, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip, is_valid_ip_legacy,
     parse_cidr_sloppy, parse_ip_sloppy, validate_interface_address,

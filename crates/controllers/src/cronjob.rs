@@ -6,8 +6,6 @@
 //! Differs   from upstream (`pkg/controller/cronjob/cronjob_controllerv2.go`): a Job gets into `status.active` in the round after
 //!           it was made; time zones other than UTC need a time zone database in `jiff` (see `zone`).
 
-mod schedule;
-
 use crate::job::is_finished;
 use crate::plan::{Key, Plan, PlannedEvent, Write};
 use crate::pods::controller_ref;
@@ -19,7 +17,8 @@ use api::prelude::*;
 use client::{DeleteParams, EventKind, Propagation};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use schedule::Schedule;
+use machinery::cron::Schedule;
+use machinery::field::quote;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,17 +150,25 @@ fn start(view: &View, spec: &CronJobSpec, status: &mut CronJobStatus, now: Times
     let cron = view.cron.as_ref();
     let note = |kind, reason, message: &str| PlannedEvent::new(cron, kind, reason, message);
     let Some(zone) = zone(spec) else {
-        let message = format!("invalid timeZone: {:?}", spec.time_zone.as_deref().unwrap_or_default());
+        let name = spec.time_zone.as_deref().unwrap_or_default();
+        let message = format!("invalid timeZone: {}: unknown time zone {name}", quote(name));
         plan.events.push(note(EventKind::Warning, "UnknownTimeZone", &message));
         return;
     };
     if spec.suspend == Some(true) {
         return;
     }
+    if spec.schedule.contains("TZ") {
+        let message = format!(
+            "CRON_TZ or TZ used in schedule {} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+            quote(&spec.schedule)
+        );
+        plan.events.push(note(EventKind::Warning, "UnsupportedSchedule", &message));
+    }
     let schedule = match Schedule::parse(&spec.schedule) {
         Ok(schedule) => schedule,
         Err(why) => {
-            let message = format!("unparseable schedule: {:?} : {why}", spec.schedule);
+            let message = format!("unparseable schedule: {} : {why}", quote(&spec.schedule));
             plan.events.push(note(EventKind::Warning, "UnparseableSchedule", &message));
             return;
         }
@@ -169,14 +176,22 @@ fn start(view: &View, spec: &CronJobSpec, status: &mut CronJobStatus, now: Times
     if let Some(next) = schedule.next(now, &zone) {
         plan.again(Duration::try_from(next.duration_since(now)).unwrap_or_default() + DELTA);
     }
-    let Some((at, missed)) = latest(cron, spec, status, &schedule, &zone, now) else { return };
+    let (at, missed) = match latest(cron, spec, status, &schedule, &zone, now) {
+        Ok(Some(found)) => found,
+        Ok(None) => return,
+        Err(why) => {
+            let message = format!("invalid schedule: {} : {why}", spec.schedule);
+            plan.events.push(note(EventKind::Warning, "InvalidSchedule", &message));
+            return;
+        }
+    };
     if missed > MANY {
         let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
         plan.events.push(note(EventKind::Warning, "TooManyMissedTimes", message));
     }
     let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
     if deadline.is_some_and(|d| at + d < now) {
-        let message = format!("Missed scheduled time to start a job: {}", at.strftime("%a, %d %b %Y %H:%M:%S UTC"));
+        let message = format!("Missed scheduled time to start a job: {}", at.strftime("%a, %d %b %Y %H:%M:%S +0000"));
         plan.events.push(note(EventKind::Warning, "MissSchedule", &message));
         return;
     }
@@ -209,7 +224,7 @@ fn start(view: &View, spec: &CronJobSpec, status: &mut CronJobStatus, now: Times
 }
 
 /// The latest time of the schedule that is over and not older than may be, and about how many were missed
-/// (`mostRecentScheduleTime`).
+/// (`mostRecentScheduleTime`). Fails if the schedule has no times, as of 31 February.
 fn latest(
     cron: &CronJob,
     spec: &CronJobSpec,
@@ -217,19 +232,20 @@ fn latest(
     schedule: &Schedule,
     zone: &TimeZone,
     now: Timestamp,
-) -> Option<(Timestamp, i64)> {
+) -> Result<Option<(Timestamp, i64)>, &'static str> {
     let created = cron.metadata.creation_timestamp.as_ref().map(|t| t.0);
-    let mut earliest = status.last_schedule_time.as_ref().map(|t| t.0).or(created)?;
+    let Some(mut earliest) = status.last_schedule_time.as_ref().map(|t| t.0).or(created) else { return Ok(None) };
     if let Some(seconds) = spec.starting_deadline_seconds {
         earliest = earliest.max(now - SignedDuration::from_secs(seconds));
     }
-    let first = schedule.next(earliest, zone)?;
-    let second = schedule.next(first, zone)?;
+    let no_times = "time difference between two schedules is less than 1 second";
+    let first = schedule.next(earliest, zone).ok_or(no_times)?;
     if now < first {
-        return None;
+        return Ok(None);
     }
+    let second = schedule.next(first, zone).ok_or(no_times)?;
     if now < second {
-        return Some((first, 0));
+        return Ok(Some((first, 0)));
     }
     let apart = second.duration_since(first).as_secs().max(1);
     let missed = now.duration_since(first).as_secs() / apart + 1;
@@ -239,7 +255,7 @@ fn latest(
         found = next;
         at = next;
     }
-    Some((found, missed))
+    Ok(Some((found, missed)))
 }
 
 /// `getJobFromTemplate2`
@@ -429,12 +445,37 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_told() {
         check_plan(
+            cron(json!({"schedule": "59 23 31 2 *"}), json!({})),
+            Vec::new(),
+            300,
+            expect![[r#"
+            event Warning InvalidSchedule: invalid schedule: 59 23 31 2 * : time difference between two schedules is less than 1 second
+        "#]],
+        );
+        check_plan(
+            cron(json!({"schedule": "TZ=UTC 0 0 * * *"}), json!({})),
+            Vec::new(),
+            300,
+            expect![[r#"
+            event Warning UnsupportedSchedule: CRON_TZ or TZ used in schedule "TZ=UTC 0 0 * * *" is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details
+            again in 86100.1s
+        "#]],
+        );
+        check_plan(
+            cron(json!({"timeZone": "Mars/Base"}), json!({})),
+            Vec::new(),
+            300,
+            expect![[r#"
+            event Warning UnknownTimeZone: invalid timeZone: "Mars/Base": unknown time zone Mars/Base
+        "#]],
+        );
+        check_plan(
             cron(json!({"schedule": "nonsense"}), json!({})),
             Vec::new(),
             300,
             expect![[r#"
-            event Warning UnparseableSchedule: unparseable schedule: "nonsense" : expected exactly 5 fields, found 1: ["nonsense"]
-        "#]],
+                event Warning UnparseableSchedule: unparseable schedule: "nonsense" : expected exactly 5 fields, found 1: [nonsense]
+            "#]],
         );
     }
 }

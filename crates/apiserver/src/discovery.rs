@@ -8,8 +8,73 @@ use crate::response::{Answer, no_such_page, plain};
 use crate::{node_metrics, status};
 use api::Status;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+
+/// `metav1.APIResource`, its members in upstream's order: there are scripts that read them as text.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resource<'a> {
+    name: String,
+    singular_name: &'a str,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    group: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    version: &'a str,
+    kind: &'a str,
+    verbs: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    short_names: &'a [Cow<'static, str>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    categories: &'a [Cow<'static, str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_version_hash: Option<String>,
+}
+
+/// `metav1.APIResourceList`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceList<'a> {
+    kind: &'static str,
+    /// Upstream's list of the oldest group does not say its own version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    group_version: String,
+    resources: Vec<Resource<'a>>,
+}
+
+/// `metav1.APIGroup`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Group<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    name: &'a str,
+    versions: Vec<Version<'a>>,
+    preferred_version: Version<'a>,
+}
+
+/// `metav1.GroupVersionForDiscovery`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version<'a> {
+    group_version: String,
+    version: &'a str,
+}
+
+/// `metav1.APIGroupList`
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GroupList<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    groups: Vec<Group<'a>>,
+}
 
 /// Groups with their versions in order of preference, without core.
 pub(crate) fn groups(server: &ApiServer) -> Vec<(String, Vec<GroupVersion>)> {
@@ -27,30 +92,34 @@ pub(crate) fn answer(server: &ApiServer, call: &Call, path: &str) -> Result<Answ
         return Ok(aggregated(server, call, parts[0] == "api"));
     }
     refuse_other_forms(call)?;
-    let value = match parts.as_slice() {
+    let text = match parts.as_slice() {
         ["api"] => json!({
             "kind": "APIVersions", "versions": ["v1"],
             "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": host(call)}],
-        }),
+        })
+        .to_string(),
         ["apis"] => {
-            let list: Vec<Value> = groups(server).iter().map(|(g, v)| group(g, v)).collect();
-            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})
+            let groups = groups(server);
+            let groups = groups.iter().filter_map(|(name, versions)| group(name, versions)).collect();
+            json(&GroupList { kind: "APIGroupList", api_version: "v1", groups })?
         }
         ["api", "v1"] => resources(server, "", "v1")?,
         ["apis", name] => {
             let Some((name, versions)) = groups(server).into_iter().find(|(g, _)| g == name) else {
                 return Ok(no_such_page());
             };
-            let mut value = group(&name, &versions);
-            value["kind"] = "APIGroup".into();
-            value["apiVersion"] = "v1".into();
-            value
+            let Some(group) = group(&name, &versions) else { return Ok(no_such_page()) };
+            json(&Group { kind: Some("APIGroup"), api_version: Some("v1"), ..group })?
         }
         ["apis", group, version] if is_group(server, group) => resources(server, group, version)?,
         ["apis", ..] => return Ok(no_such_page()),
         _ => return Err(status::no_such_path()),
     };
-    Ok(Answer::json(value.to_string()))
+    Ok(Answer::json(text))
+}
+
+fn json(value: &impl Serialize) -> Result<String, Status> {
+    serde_json::to_string(value).map_err(|e| status::internal(&e))
 }
 
 fn host(call: &Call) -> String {
@@ -58,34 +127,31 @@ fn host(call: &Call) -> String {
     header.or(call.head.uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
-fn group(name: &str, versions: &[GroupVersion]) -> Value {
-    let version = |v: &GroupVersion| json!({"groupVersion": format!("{name}/{}", v.version), "version": v.version});
-    let list: Vec<Value> = versions.iter().map(version).collect();
-    json!({"name": name, "versions": list, "preferredVersion": list[0]})
+/// A group that has versions.
+fn group<'a>(name: &'a str, versions: &'a [GroupVersion]) -> Option<Group<'a>> {
+    let version = |v: &'a GroupVersion| Version { group_version: format!("{name}/{}", v.version), version: &v.version };
+    let preferred_version = version(versions.first()?);
+    let versions = versions.iter().map(version).collect();
+    Some(Group { kind: None, api_version: None, name, versions, preferred_version })
 }
 
-fn resources(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
+fn resources(server: &ApiServer, group: &str, version: &str) -> Result<String, Status> {
     let table = server.inner.kinds.load();
-    let mut list: Vec<Value> = Vec::new();
-    for kind in table.published().filter(|k| k.info().group == group && k.info().version == version) {
-        list.extend(resource(kind));
-    }
+    let of = |k: &&KindRef| k.info().group == group && k.info().version == version;
+    let mut resources: Vec<Resource<'_>> = table.published().filter(of).flat_map(resource).collect();
     if (group, version) == (node_metrics::GROUP, node_metrics::VERSION) {
-        list.extend(node_metrics::RESOURCES.map(|(plural, kind, namespaced)| {
-            json!({"name": plural, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": node_metrics::VERBS})
+        resources.extend(node_metrics::RESOURCES.map(|(plural, kind, namespaced)| Resource {
+            verbs: node_metrics::VERBS.to_vec(),
+            ..Resource::new(plural.to_owned(), kind, namespaced)
         }));
     }
-    if list.is_empty() {
+    if resources.is_empty() {
         return Err(status::no_such_path());
     }
-    list.sort_by_key(|r| r["name"].as_str().unwrap_or_default().to_owned());
+    resources.sort_by(|a, b| a.name.cmp(&b.name));
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let mut value = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
-    // Upstream's list of the oldest group does not say its own version.
-    if !group.is_empty() {
-        value["apiVersion"] = "v1".into();
-    }
-    Ok(value)
+    let api_version = (!group.is_empty()).then_some("v1");
+    json(&ResourceList { kind: "APIResourceList", api_version, group_version, resources })
 }
 
 /// What may be asked of a resource: of one whose definition is being deleted, nothing that makes or changes objects.
@@ -112,35 +178,46 @@ fn storage_version(kind: &KindRef) -> (&str, &str) {
     }
 }
 
-fn resource(kind: &KindRef) -> Vec<Value> {
-    let info = kind.info();
-    let mut main = json!({
-        "name": info.plural, "singularName": info.singular, "namespaced": info.namespaced, "kind": info.kind,
-        "verbs": verbs(kind),
-    });
-    if !info.short_names.is_empty() {
-        main["shortNames"] = json!(info.short_names);
-    }
-    if !info.categories.is_empty() {
-        main["categories"] = json!(info.categories);
-    }
-    if info.verbs.iter().any(|v| v == "watch") {
-        let (group, version) = storage_version(kind);
-        main["storageVersionHash"] = storage_version_hash(group, version, &info.kind).into();
-    }
-    let mut all = vec![main];
-    for sub in &info.subresources {
-        let mut value = json!({
-            "name": format!("{}/{}", info.plural, sub.name), "singularName": "", "namespaced": info.namespaced,
-            "kind": sub.kind, "verbs": sub.verbs,
-        });
-        if !sub.group.is_empty() || !sub.version.is_empty() {
-            value["group"] = json!(sub.group);
-            value["version"] = json!(sub.version);
+impl<'a> Resource<'a> {
+    /// One of which nothing may be asked yet.
+    fn new(name: String, kind: &'a str, namespaced: bool) -> Self {
+        Resource {
+            name,
+            singular_name: "",
+            namespaced,
+            group: "",
+            version: "",
+            kind,
+            verbs: Vec::new(),
+            short_names: &[],
+            categories: &[],
+            storage_version_hash: None,
         }
-        all.push(value);
     }
-    all
+}
+
+/// A kind's resource and its subresources.
+fn resource<'a>(kind: &'a KindRef) -> Vec<Resource<'a>> {
+    let info = kind.info();
+    let hash = info.verbs.iter().any(|verb| verb == "watch").then(|| {
+        let (group, version) = storage_version(kind);
+        storage_version_hash(group, version, &info.kind)
+    });
+    let main = Resource {
+        singular_name: &info.singular,
+        verbs: verbs(kind),
+        short_names: &info.short_names,
+        categories: &info.categories,
+        storage_version_hash: hash,
+        ..Resource::new(info.plural.to_string(), &info.kind, info.namespaced)
+    };
+    let subresource = |sub: &'a machinery::kinds::Subresource| Resource {
+        group: &sub.group,
+        version: &sub.version,
+        verbs: sub.verbs.iter().map(AsRef::as_ref).collect(),
+        ..Resource::new(format!("{}/{}", info.plural, sub.name), &sub.kind, info.namespaced)
+    };
+    std::iter::once(main).chain(info.subresources.iter().map(subresource)).collect()
 }
 
 /// `discovery.StorageVersionHash`: base64 of the first eight bytes of a SHA-256 of `group/version/kind`.

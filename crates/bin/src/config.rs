@@ -6,6 +6,7 @@ use agent::eviction::{Policy, PolicyTexts};
 use agent::managers;
 use agent::shutdown;
 use agent::swap;
+use apiserver::admission::Switches;
 use clap::Args;
 use ipnet::IpNet;
 use net::overlay::Mode;
@@ -176,6 +177,9 @@ pub(crate) struct Settings {
     /// Admission plugins to be used beside the default ones: OwnerReferencesPermissionEnforcement
     #[arg(long, global = true, value_name = "NAME,…")]
     pub(crate) enable_admission_plugins: Option<String>,
+    /// Admission plugins not to be used though they are by default
+    #[arg(long, global = true, value_name = "NAME,…")]
+    pub(crate) disable_admission_plugins: Option<String>,
     /// Leave out the controllers, for a kube-controller-manager beside this server
     #[arg(long, global = true)]
     pub(crate) disable_controllers: bool,
@@ -266,7 +270,7 @@ pub(crate) struct Config {
     pub(crate) audit_policy: Option<PathBuf>,
     /// `None`: nobody collects traces.
     pub(crate) tracing_config: Option<PathBuf>,
-    pub(crate) enable_admission_plugins: Vec<String>,
+    pub(crate) admission_plugins: Switches,
     /// Whether our controllers run.
     pub(crate) controllers: bool,
     /// Whether our scheduler runs.
@@ -420,6 +424,7 @@ impl Settings {
             audit_policy: self.audit_policy.or(file.audit_policy),
             tracing_config_file: self.tracing_config_file.or(file.tracing_config_file),
             enable_admission_plugins: self.enable_admission_plugins.or(file.enable_admission_plugins),
+            disable_admission_plugins: self.disable_admission_plugins.or(file.disable_admission_plugins),
             disable_controllers: self.disable_controllers || file.disable_controllers,
             disable_scheduler: self.disable_scheduler || file.disable_scheduler,
             admission_control_config_file: self.admission_control_config_file.or(file.admission_control_config_file),
@@ -551,7 +556,10 @@ impl Settings {
                     credential_providers,
                     audit_policy: self.audit_policy,
                     tracing_config: self.tracing_config_file,
-                    enable_admission_plugins: names(self.enable_admission_plugins.as_deref()),
+                    admission_plugins: Switches {
+                        on: names(self.enable_admission_plugins.as_deref()),
+                        off: names(self.disable_admission_plugins.as_deref()),
+                    },
                     controllers: !self.disable_controllers,
                     scheduler: !self.disable_scheduler,
                     admission_config: self.admission_control_config_file,

@@ -309,8 +309,7 @@ fn admission(config: &Config, random: &Arc<dyn Random>) -> Result<Vec<Box<dyn Ad
             Settings::parse(&text, &|name| read(&dir.join(name))).map_err(wrong)?
         }
     };
-    apiserver::admission::plugins(random.clone(), &config.enable_admission_plugins, settings)
-        .map_err(|name| ServerError::Api(format!("there is no admission plugin {name}")))
+    apiserver::admission::plugins(random.clone(), &config.admission_plugins, settings).map_err(ServerError::Api)
 }
 
 /// The server's issuer, as controllers use it.

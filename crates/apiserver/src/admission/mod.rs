@@ -313,22 +313,42 @@ impl Together {
 /// Plugins that are off unless somebody asks for them, as upstream (`DefaultOffAdmissionPlugins`).
 const OFF: [&str; 1] = ["OwnerReferencesPermissionEnforcement"];
 
-/// The plugins that are on by default, in upstream's order.
-pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
-    plugins(random, &[], Settings::default()).expect("no name is wrong")
+/// What upstream checks where objects are stored, and nobody can turn off.
+const PERMANENT: [&str; 1] = ["RoleEscalation"];
+
+/// Names of plugins that are on or off against the default.
+#[derive(Debug, Clone, Default)]
+pub struct Switches {
+    /// `--enable-admission-plugins`
+    pub on: Vec<String>,
+    /// `--disable-admission-plugins`
+    pub off: Vec<String>,
 }
 
-/// The plugins that are on by default, and those named; or the name that is none's.
+/// The plugins that are on by default, in upstream's order.
+pub fn default_plugins(random: Arc<dyn Random>) -> Vec<Box<dyn Admission>> {
+    plugins(random, &Switches::default(), Settings::default()).expect("no name is wrong")
+}
+
+/// The plugins that are on. Fails with upstream's words about names that are none or contradict
+/// (`pkg/server/options/admission.go`).
 pub fn plugins(
     random: Arc<dyn Random>,
-    enable: &[String],
+    switches: &Switches,
     settings: Settings,
 ) -> Result<Vec<Box<dyn Admission>>, String> {
     let mut all = table(random, settings);
-    if let Some(wrong) = enable.iter().find(|name| !all.iter().any(|p| p.name() == *name)) {
-        return Err(wrong.clone());
+    let is_known = |name: &String| !PERMANENT.contains(&name.as_str()) && all.iter().any(|p| p.name() == name);
+    for (flag, names) in [("enable", &switches.on), ("disable", &switches.off)] {
+        if let Some(wrong) = names.iter().find(|name| !is_known(name)) {
+            return Err(format!("{flag}-admission-plugins plugin \"{wrong}\" is unknown"));
+        }
     }
-    all.retain(|p| !OFF.contains(&p.name()) || enable.iter().any(|name| name == p.name()));
+    if let Some(both) = switches.on.iter().find(|name| switches.off.contains(name)) {
+        return Err(format!("[{both}] in enable-admission-plugins and disable-admission-plugins overlapped"));
+    }
+    let has = |names: &[String], name: &str| names.iter().any(|n| n == name);
+    all.retain(|p| !has(&switches.off, p.name()) && (!OFF.contains(&p.name()) || has(&switches.on, p.name())));
     Ok(all)
 }
 
@@ -443,4 +463,44 @@ pub(crate) async fn together(plugins: &[Box<dyn Admission>], request: &Request<'
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    /// What is off of the default and on beside it, or why not.
+    fn check(on: &[&str], off: &[&str], expected: Expect) {
+        let random = || Arc::new(base::SystemRandom);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let switches = Switches { on: names(on), off: names(off) };
+        let text = match plugins(random(), &switches, Settings::default()) {
+            Err(why) => why,
+            Ok(plugins) => {
+                let (before, after) = (default_plugins(random()), plugins);
+                let has = |all: &[Box<dyn Admission>], name| all.iter().any(|p| p.name() == name);
+                let gone = before.iter().filter(|p| !has(&after, p.name())).map(|p| format!("-{}", p.name()));
+                let new = after.iter().filter(|p| !has(&before, p.name())).map(|p| format!("+{}", p.name()));
+                gone.chain(new).collect::<Vec<_>>().join(" ")
+            }
+        };
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn plugins_are_switched_by_name() {
+        check(
+            &["OwnerReferencesPermissionEnforcement", "LimitRanger"],
+            &["Priority"],
+            expect!["-Priority +OwnerReferencesPermissionEnforcement"],
+        );
+        check(&["Nonsense"], &[], expect![[r#"enable-admission-plugins plugin "Nonsense" is unknown"#]]);
+        check(&[], &["RoleEscalation"], expect![[r#"disable-admission-plugins plugin "RoleEscalation" is unknown"#]]);
+        check(
+            &["Priority"],
+            &["Priority"],
+            expect!["[Priority] in enable-admission-plugins and disable-admission-plugins overlapped"],
+        );
+    }
 }

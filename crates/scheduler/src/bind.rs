@@ -1,7 +1,8 @@
 //! What is done about a decision, beside the loop: binding a pod (its volumes first), making room for one, noting why one
 //! waits. A task tells how it ended; nothing here decides.
 
-use crate::decide::{Preparation, Waiting};
+use crate::decide::{Preparation, Undo, Waiting};
+use crate::devices::ClaimPlan;
 use crate::preempt::Room;
 use crate::reserve;
 use crate::volumes::VolumePlan;
@@ -50,18 +51,26 @@ pub(crate) async fn in_time<T>(write: impl Future<Output = Result<T, ClientError
 
 /// Binds volumes, reserves devices and then binds the pod.
 pub(crate) async fn bind(tools: Tools, pod: Arc<Pod>, node: String, plan: Arc<Preparation>) -> Done {
-    let done = prepare_and_bind(&tools, &pod, &node, &plan).await;
+    // Claims that are made have a name afterwards.
+    let mut claims = plan.claims.clone();
+    let done = prepare_and_bind(&tools, &pod, &node, &plan, &mut claims).await;
     if done.is_err() {
-        reserve::release(&tools, &pod, &plan.claims).await;
+        reserve::release(&tools, &pod, &claims).await;
     }
     Done::Bind(done)
 }
 
-async fn prepare_and_bind(tools: &Tools, pod: &Pod, node: &str, plan: &Preparation) -> Result<(), String> {
+async fn prepare_and_bind(
+    tools: &Tools,
+    pod: &Pod,
+    node: &str,
+    plan: &Preparation,
+    claims: &mut ClaimPlan,
+) -> Result<(), String> {
     let failed = |plugin: &str, error| format!("running PreBind plugin {plugin:?}: {error}");
     let done = bind_volumes(&tools.client, pod, node, &plan.volumes).await;
     done.map_err(|error| failed("VolumeBinding", error))?;
-    let done = reserve::reserve(tools, pod, node, &plan.claims).await;
+    let done = reserve::reserve(tools, pod, node, claims).await;
     done.map_err(|error| failed("DynamicResources", error))?;
     let binding = Binding {
         metadata: ObjectMeta {
@@ -180,11 +189,12 @@ pub(crate) async fn wait(tools: Tools, pod: Arc<Pod>, room: Option<Room>, waitin
         Some(room) => make_room(&tools, &pod, &room).await,
         None => Ok(()),
     };
-    let given_back = match &waiting.gives_back {
-        Some(claim) => reserve::give_back(&tools, claim).await,
+    let undone = match &waiting.undoes {
+        Some(Undo::GiveBack(claim)) => reserve::give_back(&tools, claim).await,
+        Some(Undo::Delete(claim)) => reserve::delete(&tools, claim).await,
         None => Ok(()),
     };
-    Done::Wait(waiting, noted.and(made).and(given_back))
+    Done::Wait(waiting, noted.and(made).and(undone))
 }
 
 /// `prepareCandidate`: who was promised the node and is less important loses the promise; victims are told why and deleted.

@@ -90,7 +90,7 @@ impl<'a> Cycle<'a> {
             zones: Arc::new(volume_zone::State::begin(pod, snapshot).map_err(storage)?),
             affinity: inter_pod_affinity::State::begin(pod, snapshot),
             spread: topology_spread::State::begin(pod, snapshot),
-            devices: dynamic_resources::State::begin(claims, snapshot, now).map_err(devices)?.map(Rc::new),
+            devices: dynamic_resources::State::begin(pod, claims, snapshot, now).map_err(devices)?.map(Rc::new),
             only: pod.named_nodes.as_ref(),
         })
     }

@@ -38,6 +38,15 @@ pub struct Preparation {
     pub claims: ClaimPlan,
 }
 
+/// What becomes of a claim of devices that is of no use to its pod.
+#[derive(Debug, Clone)]
+pub enum Undo {
+    /// Its devices are given back.
+    GiveBack(Arc<ResourceClaim>),
+    /// It was made for the pod by an attempt before, and is deleted.
+    Delete(Arc<ResourceClaim>),
+}
+
 /// Why a pod has to wait, and for what.
 #[derive(Debug, Clone)]
 pub struct Waiting {
@@ -47,8 +56,8 @@ pub struct Waiting {
     pub hears: Events,
     /// A node that was promised to it is of no use any more.
     pub ends_promise: bool,
-    /// Its devices are of no use to it, and are given back.
-    pub gives_back: Option<Arc<ResourceClaim>>,
+    /// A claim of its is of no use to it.
+    pub undoes: Option<Undo>,
 }
 
 /// Filters all nodes, scores the rest, takes the best; of equals the one `tie` picks (any number). If no node fits, looks
@@ -58,7 +67,7 @@ pub fn decide(pod: &PodInfo, snapshot: &Snapshot, now: Timestamp, tie: u64) -> D
     let Ok(claims) = dynamic_resources::find(pod, snapshot) else { return Decision::Hold(Events::CLAIM) };
     if total == 0 {
         let why = "no nodes available to schedule pods".into();
-        return Decision::Wait(Waiting { why, hears: Events::NODE, ends_promise: true, gives_back: None });
+        return Decision::Wait(Waiting { why, hears: Events::NODE, ends_promise: true, undoes: None });
     }
     let cycle = match Cycle::begin(pod, claims, snapshot, now) {
         Ok(cycle) => cycle,
@@ -109,30 +118,33 @@ fn bind(cycle: &Cycle<'_>, node: &NodeInfo) -> Decision {
 enum Claims {
     None,
     Stay,
-    GiveBack(Arc<ResourceClaim>),
+    Undo(Undo),
 }
 
 impl Claims {
     fn of(cycle: &Cycle<'_>, refused: &BTreeMap<&str, Refusal>) -> Self {
         let Some(state) = &cycle.devices else { return Claims::None };
-        state.to_give_back(cycle, refused).map_or(Claims::Stay, Claims::GiveBack)
+        let given_back = state.to_give_back(cycle, refused).map(Undo::GiveBack);
+        let undone = given_back.or_else(|| state.made_before().cloned().map(Undo::Delete));
+        undone.map_or(Claims::Stay, Claims::Undo)
     }
 }
 
 fn without_node(claims: Claims, room: Result<Room, preempt::No>, why: String, hears: Events) -> Decision {
-    let (said, gives_back) = match claims {
+    let (said, undoes) = match claims {
         Claims::None => ("no new claims to deallocate", None),
         Claims::Stay => ("still not schedulable", None),
-        Claims::GiveBack(claim) => ("deallocation of ResourceClaim completed", Some(claim)),
+        Claims::Undo(undo @ Undo::GiveBack(_)) => ("deallocation of ResourceClaim completed", Some(undo)),
+        Claims::Undo(undo @ Undo::Delete(_)) => ("deletion of ResourceClaim completed", Some(undo)),
     };
     match room {
         Ok(room) => {
             let hears = hears | Events::POD_GONE;
-            Decision::Preempt(room, Waiting { why, hears, ends_promise: false, gives_back })
+            Decision::Preempt(room, Waiting { why, hears, ends_promise: false, undoes })
         }
         Err(no) => {
             let why = format!("{why} {said}, preemption: {}", no.why);
-            Decision::Wait(Waiting { why, hears, ends_promise: no.ends_promise, gives_back })
+            Decision::Wait(Waiting { why, hears, ends_promise: no.ends_promise, undoes })
         }
     }
 }
@@ -178,7 +190,7 @@ mod tests {
     use api::prelude::*;
     use expect_test::{Expect, expect};
 
-    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [declares=feature] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`,
+    /// Lines: `node NAME cpu=2 memory=4Gi pods=10 [label=k:v,…] [taint=k:effect] [declares=feature] [has=resource] [cordoned]`, `pvc`, `pv`, `class`, `pdb`, `ns`,
     /// `claim`, `deviceclass`, `slice` with JSON, `on NODE POD cpu=1 [port=80] [owner=uid] …`, `promised NODE POD …`, and last the pod to place: `pod cpu=1 …`.
     #[track_caller]
     fn check(script: &str, expected: Expect) {
@@ -290,19 +302,20 @@ mod tests {
         let get = |key, or| option(words, key).unwrap_or(or);
         let json = format!(
             r#"{{"metadata":{{"name":"{}","labels":{}}},"spec":{{"unschedulable":{},"taints":[{taints}]}},
-            "status":{{"allocatable":{{"cpu":"{}","memory":"{}","pods":"{}"}},"declaredFeatures":{}}}}}"#,
+            "status":{{"allocatable":{{"cpu":"{}","memory":"{}","pods":"{}"{}}},"declaredFeatures":{}}}}}"#,
             words[1],
             serde_json::json!(labels),
             words.contains(&"cordoned"),
             get("cpu", "4"),
             get("memory", "8Gi"),
             get("pods", "110"),
+            option(words, "has").map(|resource| format!(r#","{resource}":"1""#)).unwrap_or_default(),
             serde_json::json!(option(words, "declares").into_iter().collect::<Vec<_>>()),
         );
         Codec::decode(json.as_bytes()).expect("test node")
     }
 
-    /// Options: `cpu port hostip owner selector tolerate label priority started promised claim device`, and with JSON `affinity spread`.
+    /// Options: `cpu asks port hostip owner selector tolerate label priority started promised claim device`, and with JSON `affinity spread`.
     fn pod(name: &str, words: &[&str]) -> Pod {
         let mut value = serde_json::json!({
             "metadata": {"name": name, "uid": name, "namespace": option(words, "ns").unwrap_or("ns")},
@@ -318,6 +331,7 @@ mod tests {
             let Some((key, text)) = word.split_once('=') else { continue };
             let number = || text.parse::<i64>().expect("a number");
             match key {
+                "asks" => set("/spec/containers/0/resources", serde_json::json!({"requests": {text: "1"}})),
                 "cpu" => set("/spec/containers/0/resources", serde_json::json!({"requests": {"cpu": text}})),
                 "port" => {
                     let ip = option(words, "hostip").unwrap_or_default();
@@ -744,6 +758,48 @@ mod tests {
             "1969-12-31T23:49:59Z",
             expect![
                 "0/1 nodes are available: 1 resourceclaim not available on the node. deallocation of ResourceClaim completed, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            ],
+        );
+    }
+    #[test]
+    fn a_node_may_have_extended_resources_as_devices() {
+        let class = r#"deviceclass gpu {"spec":{"extendedResourceName":"e.com/gpu"}}"#;
+        let start = format!("node a\nnode b\n{class}\n{SLICE}\n");
+        check(&format!("{start}pod asks=e.com/gpu"), expect!["bind b =x"]);
+        check(&format!("{start}pod asks=deviceclass.resource.kubernetes.io/gpu"), expect!["bind b =x"]);
+        // By a device plugin, no claim is needed.
+        check(&format!("node a has=e.com/gpu\n{class}\npod asks=e.com/gpu"), expect!["bind a"]);
+        check(
+            &format!("node a has=e.com/gpu\nnode b\n{class}\n{SLICE}\non a x asks=e.com/gpu\npod asks=e.com/gpu"),
+            expect!["bind b =x"],
+        );
+        // With a claim of its own, which takes the only device.
+        check(
+            &format!("{start}deviceclass any {{\"spec\":{{}}}}\nclaim c {WANTS}\npod device=c asks=e.com/gpu"),
+            expect![
+                "0/2 nodes are available: 2 cannot allocate all claims. still not schedulable, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+            ],
+        );
+        check(
+            &format!("node a\n{SLICE}\npod asks=e.com/gpu"),
+            expect![
+                "0/1 nodes are available: 1 Insufficient e.com/gpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+            ],
+        );
+    }
+
+    #[test]
+    fn a_claim_that_an_attempt_before_made_is_deleted() {
+        let owner = r#"[{"apiVersion":"v1","kind":"Pod","name":"new","uid":"new","controller":true}]"#;
+        let annotations = r#"{"resource.kubernetes.io/extended-resource-claim":"true"}"#;
+        let meta = format!(
+            r#"{{"name":"made","namespace":"ns","uid":"made","annotations":{annotations},"ownerReferences":{owner}}}"#
+        );
+        let class = r#"deviceclass gpu {"spec":{"extendedResourceName":"e.com/gpu"}}"#;
+        check(
+            &format!("node b\n{class}\n{SLICE}\nclaim made {{\"metadata\":{meta},\"spec\":{{}}}}\npod asks=e.com/gpu"),
+            expect![
+                "0/1 nodes are available: 1 cannot schedule extended resource claim. deletion of ResourceClaim completed, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
             ],
         );
     }

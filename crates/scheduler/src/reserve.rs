@@ -5,9 +5,10 @@
 use crate::bind::{self, Tools, WRITE, in_time};
 use crate::devices::{ClaimPlan, ClaimStep, readiness};
 use api::Time;
+use api::k8s::api::core::v1::ContainerExtendedResourceRequest;
 use api::k8s::api::resource::v1::{ResourceClaim, ResourceClaimStatus};
 use api::prelude::*;
-use client::{ClientError, EventKind, Patch};
+use client::{ClientError, DeleteParams, EventKind, Patch};
 use jiff::Timestamp;
 use machinery::resource_claims as claims;
 use serde_json::json;
@@ -24,12 +25,42 @@ enum Failed {
     Other(String),
 }
 
-/// Reserves all claims for the pod and waits until their devices are ready.
-pub(crate) async fn reserve(tools: &Tools, pod: &Pod, node: &str, plan: &ClaimPlan) -> Result<(), String> {
-    for step in &plan.0 {
+/// Makes claims that do not exist yet, reserves all for the pod and waits until their devices are ready.
+pub(crate) async fn reserve(tools: &Tools, pod: &Pod, node: &str, plan: &mut ClaimPlan) -> Result<(), String> {
+    for step in &mut plan.0 {
+        if step.makes.is_some() {
+            step.claim = Arc::new(make(tools, &step.claim).await?);
+        }
         reserve_one(tools, pod, step).await?;
+        if let Some(mappings) = &step.makes {
+            tell(tools, pod, step.claim.name(), mappings).await?;
+        }
     }
     if plan.is_slow() { wait_until_ready(tools, pod, node, plan).await } else { Ok(()) }
+}
+
+/// `createExtendedResourceClaimInAPI`
+async fn make(tools: &Tools, claim: &ResourceClaim) -> Result<ResourceClaim, String> {
+    let mut claim = claim.clone();
+    claim.metadata.uid = None;
+    let made = in_time(tools.client.api::<ResourceClaim>().create(&claim)).await;
+    let namespace = claim.namespace();
+    made.map_err(|e| format!("create claim for extended resources {namespace}/: {e}"))
+}
+
+/// Lets the pod's status say which claim was made for it, and which containers get what of it
+/// (`patchPodExtendedResourceClaimStatus`).
+async fn tell(
+    tools: &Tools,
+    pod: &Pod,
+    claim: &str,
+    mappings: &[ContainerExtendedResourceRequest],
+) -> Result<(), String> {
+    let (namespace, name) = (pod.namespace(), pod.name());
+    let status = json!({"extendedResourceClaimStatus": {"requestMappings": mappings, "resourceClaimName": claim}});
+    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": status}));
+    let sent = in_time(tools.client.api::<Pod>().patch(namespace, name, "status", &patch)).await;
+    sent.map(drop).map_err(|e| format!("update pod {namespace}/{name} ExtendedResourceClaimStatus: {e}"))
 }
 
 /// `bindClaim`
@@ -160,11 +191,20 @@ fn left(waiting: &[Arc<ResourceClaim>], begun: Timestamp, now: Timestamp) -> Opt
     Duration::try_from(end.duration_since(now)).ok().map(|left| left + Duration::from_millis(1))
 }
 
-/// Takes the pod out of the consumers of claims that show it.
+/// Takes the pod out of the consumers of claims that show it, and deletes those that were made for it.
 pub(crate) async fn release(tools: &Tools, pod: &Pod, plan: &ClaimPlan) {
     let (api, cache) = (tools.client.api::<ResourceClaim>(), tools.client.cache::<ResourceClaim>());
     for step in &plan.0 {
         let (namespace, name) = (step.claim.namespace(), step.claim.name());
+        if step.makes.is_some() {
+            // If it stays, the next attempt finds it.
+            if !name.is_empty()
+                && let Err(error) = delete(tools, &step.claim).await
+            {
+                tracing::debug!(claim = name, error, "failed to delete a claim for extended resources");
+            }
+            continue;
+        }
         if cache.get(namespace, name).is_none_or(|claim| !claims::is_reserved_for(&claim, pod)) {
             continue;
         }
@@ -175,6 +215,27 @@ pub(crate) async fn release(tools: &Tools, pod: &Pod, plan: &ClaimPlan) {
             tracing::debug!(claim = name, error, "failed to take a reservation back");
         }
     }
+}
+
+/// Deletes a claim that was made for extended resources (`deleteClaim`).
+pub(crate) async fn delete(tools: &Tools, claim: &ResourceClaim) -> Result<(), String> {
+    let api = tools.client.api::<ResourceClaim>();
+    let (namespace, name) = (claim.namespace(), claim.name());
+    let params = DeleteParams { uid: Some(claim.uid().to_owned()), ..DeleteParams::default() };
+    let gone = |error: &ClientError| error.is_not_found();
+    let done = async {
+        // It has more by now than when it was made.
+        let mut newest = api.get(namespace, name).await?;
+        if newest.uid() != claim.uid() {
+            return Ok(());
+        }
+        if newest.has_finalizer(claims::FINALIZER) {
+            newest.metadata.finalizers.get_or_insert_default().retain(|f| f != claims::FINALIZER);
+            api.update(&newest).await?;
+        }
+        api.delete(namespace, name, &params).await
+    };
+    in_time(async { done.await.or_else(|e| if gone(&e) { Ok(()) } else { Err(e) }) }).await
 }
 
 /// Gives a claim's devices back.
@@ -198,7 +259,7 @@ mod tests {
 
     fn step(allocates: bool) -> ClaimStep {
         let allocation = allocates.then(AllocationResult::default);
-        ClaimStep { claim: Arc::new(claim("u", json!({}))), allocation }
+        ClaimStep { claim: Arc::new(claim("u", json!({}))), allocation, makes: None }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod capacity;
 mod constraints;
 mod counters;
+pub(crate) mod extended;
 mod pools;
 pub(crate) mod readiness;
 mod request;
@@ -23,18 +24,20 @@ pub(crate) use search::{Effort, Failure, allocate};
 
 use crate::events::Events;
 use crate::volumes::ClaimKey;
-use api::k8s::api::core::v1::NodeSelector as ApiSelector;
+use api::k8s::api::core::v1::{ContainerExtendedResourceRequest, NodeSelector as ApiSelector};
 use api::k8s::api::resource::v1::{
     AllocationResult, Device, DeviceClass, DeviceRequestAllocationResult, DeviceSelector, ResourceClaim, ResourceSlice,
 };
 use api::meta::MetaExt;
 use base::Random;
 use capacity::{Capacity, Counted, Offers, add, subtract};
+use jiff::Timestamp;
 use machinery::cel::Value;
 use machinery::cel::device::{self, Selector};
 use machinery::field::Path;
 use machinery::resource_claims as claims;
 use machinery::selector::NodeSelector;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -220,6 +223,8 @@ pub struct ClaimStep {
     pub claim: Arc<ResourceClaim>,
     /// The devices it gets, if it has none yet.
     pub allocation: Option<AllocationResult>,
+    /// The claim is made for the pod's extended resources first: which container gets which of them.
+    pub(crate) makes: Option<Arc<[ContainerExtendedResourceRequest]>>,
 }
 
 /// One step for each claim of a pod.
@@ -251,6 +256,8 @@ impl ClaimPlan {
 #[derive(Debug, Clone, Default)]
 pub struct Devices {
     classes: BTreeMap<String, Arc<Class>>,
+    /// Names of classes by the extended resource that they name, the newest first.
+    by_resource: BTreeMap<String, BTreeSet<(Reverse<Timestamp>, String)>>,
     slices: BTreeMap<String, Arc<Slice>>,
     /// Names of slices that are of interest only on one node.
     of_node: BTreeMap<String, BTreeSet<String>>,
@@ -279,6 +286,20 @@ impl Devices {
 
     pub(crate) fn class(&self, name: &str) -> Option<&Arc<Class>> {
         self.classes.get(name)
+    }
+
+    /// The class of an extended resource (`ExtendedResourceCache`). If several name it, the newest counts: it may replace
+    /// the others.
+    fn class_of(&self, resource: &str) -> Option<&str> {
+        if let Some(name) = resource.strip_prefix(extended::OF_CLASS) {
+            return self.classes.get_key_value(name).map(|(name, _)| name.as_str());
+        }
+        self.by_resource.get(resource)?.first().map(|(_, name)| name.as_str())
+    }
+
+    fn claims_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<ResourceClaim>> {
+        let from = self.claims.range((namespace.to_owned(), String::new())..);
+        from.take_while(move |((ns, _), _)| ns == namespace).map(|(_, claim)| &claim.object)
     }
 
     /// Whether devices are about to be given to the claim.
@@ -324,10 +345,15 @@ impl Devices {
 
     /// A class.
     pub fn apply_class(&mut self, name: &str, class: Option<Arc<DeviceClass>>) -> Events {
-        let Some(object) = class else {
-            self.classes.remove(name);
-            return Events::NONE;
-        };
+        if let Some(old) = self.classes.remove(name)
+            && let Some((resource, place)) = resource_of(&old.object)
+        {
+            take_out(&mut self.by_resource, resource, &place);
+        }
+        let Some(object) = class else { return Events::NONE };
+        if let Some((resource, place)) = resource_of(&object) {
+            self.by_resource.entry(resource.clone()).or_default().insert(place);
+        }
         let selectors = compile(object.spec.selectors.as_deref());
         self.classes.insert(name.to_owned(), Arc::new(Class { object, selectors }));
         Events::DEVICE
@@ -338,9 +364,9 @@ impl Devices {
         if let Some(old) = self.slices.remove(name) {
             self.of_many.remove(name);
             if let Some(node) = old.only_node() {
-                take_out(&mut self.of_node, &node.to_owned(), name);
+                take_out(&mut self.of_node, &node.to_owned(), &name.to_owned());
             }
-            take_out(&mut self.of_pool, &old.pool(), name);
+            take_out(&mut self.of_pool, &old.pool(), &name.to_owned());
         }
         let Some(object) = slice else {
             // What is left of its pool may be complete now.
@@ -384,10 +410,16 @@ impl Devices {
     }
 }
 
-fn take_out<K: Ord>(index: &mut BTreeMap<K, BTreeSet<String>>, key: &K, name: &str) {
-    if let Some(names) = index.get_mut(key) {
-        names.remove(name);
-        if names.is_empty() {
+/// The extended resource that a class names, and the class's place among those that do.
+fn resource_of(class: &DeviceClass) -> Option<(&String, (Reverse<Timestamp>, String))> {
+    let created = class.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    Some((class.spec.extended_resource_name.as_ref()?, (Reverse(created), class.name().to_owned())))
+}
+
+fn take_out<K: Ord, V: Ord>(index: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = index.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
             index.remove(key);
         }
     }

@@ -62,7 +62,7 @@ impl Effort {
 /// What each claim gets on a node.
 pub(crate) fn allocate(
     devices: &Devices,
-    wanted: &[Wanted],
+    wanted: &[&Wanted],
     node: &NodeInfo,
     effort: &mut Effort,
 ) -> Result<Vec<AllocationResult>, Failure> {
@@ -131,7 +131,7 @@ impl From<Failure> for Stop {
 
 struct Search<'a, 'e> {
     devices: &'a Devices,
-    wanted: &'a [Wanted],
+    wanted: &'a [&'a Wanted],
     /// By claim: the next one that requests something.
     after: Vec<Option<usize>>,
     node: &'a NodeInfo,
@@ -159,7 +159,7 @@ struct Search<'a, 'e> {
 impl<'a, 'e> Search<'a, 'e> {
     fn new(
         devices: &'a Devices,
-        wanted: &'a [Wanted],
+        wanted: &'a [&'a Wanted],
         node: &'a NodeInfo,
         pools: Vec<Pool<'a>>,
         effort: &'e mut Effort,
@@ -191,7 +191,7 @@ impl<'a, 'e> Search<'a, 'e> {
 
     /// Counts what a claim wants at least, and reads its constraints.
     fn prepare(&mut self, claim: usize) -> Result<(), Failure> {
-        let wanted = &self.wanted[claim];
+        let wanted = self.wanted[claim];
         let mut least = 0usize;
         for (request, alternatives) in wanted.requests.iter().map(|r| &r.alternatives).enumerate() {
             let mut counts = Vec::new();
@@ -356,7 +356,7 @@ impl<'a, 'e> Search<'a, 'e> {
         }
         let (ask, view) = (self.ask(at), candidate.view);
         let class = || format!("class {}", ask.class.object.name());
-        let wanted = &self.wanted[at.claim];
+        let wanted = self.wanted[at.claim];
         let claim = || format!("claim {}", wanted.name());
         let found = selected(&ask.class.selectors, view, class, self.effort)?
             && selected(&ask.selectors, view, claim, self.effort)?
@@ -386,7 +386,7 @@ impl<'a, 'e> Search<'a, 'e> {
         if let Some(violated) = constraints.iter_mut().position(|c| !c.try_add(ask, device, id)) {
             constraints[..violated].iter_mut().for_each(|c| c.remove(ask));
             let why = "because a claim constraint would not be satisfied";
-            let wanted = &self.wanted[at.claim];
+            let wanted = self.wanted[at.claim];
             // To want all devices and not all of them makes no sense.
             let error =
                 || broken(format!("claim {}, request {}: cannot add device {id} {why}", wanted.name(), ask.short));
@@ -432,7 +432,7 @@ impl<'a, 'e> Search<'a, 'e> {
 }
 
 /// By claim: the next one that requests something.
-fn after(wanted: &[Wanted]) -> Vec<Option<usize>> {
+fn after(wanted: &[&Wanted]) -> Vec<Option<usize>> {
     let mut after = vec![None; wanted.len()];
     let mut next = None;
     for (claim, wanted) in wanted.iter().enumerate().rev() {

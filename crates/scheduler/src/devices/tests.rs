@@ -56,7 +56,7 @@ fn answer(script: &str, effort: &mut Effort) -> String {
     let node: Arc<Node> = decode(json!({"metadata": {"name": "n", "labels": labels}}));
     let node = NodeInfo { node: Some(node), ..NodeInfo::default() };
     if answer.is_empty() {
-        answer = match allocate(&devices, &wanted, &node, effort) {
+        answer = match allocate(&devices, &wanted.iter().collect::<Vec<_>>(), &node, effort) {
             Ok(found) => wanted.iter().zip(&found).map(|(w, found)| show(&w.claim, found)).collect(),
             Err(failure) => format!("{failure:?}"),
         };
@@ -485,6 +485,7 @@ fn step(name: &str, device: &str) -> ClaimStep {
     ClaimStep {
         claim: decode(json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": {}})),
         allocation: allocation.map(|a| serde_json::from_value(a).expect("an allocation")),
+        makes: None,
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::{Filter, Score, highest_best};
 use crate::cycle::{Cycle, Refusal};
-use crate::devices::{self, ClaimPlan, ClaimStep, Effort, Failure, Wanted, readiness};
+use crate::devices::extended::{self, Extended};
+use crate::devices::{self, ClaimPlan, ClaimStep, Devices, Effort, Failure, Wanted, readiness};
 use crate::events::Events;
 use crate::pod::PodInfo;
 use crate::snapshot::{NodeInfo, Snapshot};
@@ -44,6 +45,7 @@ pub(crate) struct State {
     claims: Vec<Known>,
     /// Those that have no devices yet, in the same order.
     wanted: Vec<Wanted>,
+    resources: Option<ExtendedResources>,
     /// Whether alternatives are asked for.
     has_alternatives: bool,
     /// Of all nodes together.
@@ -52,8 +54,35 @@ pub(crate) struct State {
     known: RefCell<BTreeMap<String, Allocations>>,
 }
 
-/// What each claim without devices gets on a node.
-type Allocations = Result<Vec<AllocationResult>, Refusal>;
+/// What is found on a node.
+type Allocations = Result<Found, Refusal>;
+
+#[derive(Debug, Clone, Default)]
+struct Found {
+    /// What each claim without devices gets; last the one for extended resources.
+    allocations: Vec<AllocationResult>,
+    extended: Option<Extended>,
+}
+
+/// A pod asks for extended resources that may be devices.
+#[derive(Debug)]
+enum ExtendedResources {
+    /// These.
+    Wanted(Vec<String>),
+    /// An attempt before made a claim for them and failed. It is deleted: which devices are right now is not known.
+    Made(Arc<ResourceClaim>),
+}
+
+impl ExtendedResources {
+    fn of(pod: &PodInfo, devices: &Devices) -> Option<Self> {
+        let asked = pod.requests.scalar.iter().filter(|(_, amount)| **amount > 0).map(|(name, _)| name);
+        let wanted: Vec<String> = asked.filter(|name| extended::class_of(devices, name).is_some()).cloned().collect();
+        if wanted.is_empty() {
+            return None;
+        }
+        Some(extended::find(devices, &pod.pod).map_or(ExtendedResources::Wanted(wanted), ExtendedResources::Made))
+    }
+}
 
 #[derive(Debug)]
 struct Known {
@@ -89,14 +118,16 @@ pub(crate) fn find(pod: &PodInfo, snapshot: &Snapshot) -> Result<Vec<Arc<Resourc
 impl State {
     /// `None`: there are none. `Err`: no node will do (`PreFilter`).
     pub(crate) fn begin(
+        pod: &PodInfo,
         found: Vec<Arc<ResourceClaim>>,
         snapshot: &Snapshot,
         now: Timestamp,
     ) -> Result<Option<Self>, Refusal> {
-        if found.is_empty() {
+        let resources = ExtendedResources::of(pod, &snapshot.devices);
+        if found.is_empty() && resources.is_none() {
             return Ok(None);
         }
-        let mut state = State::default();
+        let mut state = State { resources, ..State::default() };
         for claim in found {
             let nodes = claims::allocation(&claim).map(|allocation| allocation.node_selector.as_ref());
             if nodes.is_none() {
@@ -115,7 +146,7 @@ impl State {
         Ok(Some(state))
     }
 
-    /// What each claim without devices gets on a node.
+    /// What is found on a node.
     fn allocations(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
         if let Some(known) = self.known.borrow().get(node.name()) {
             return known.clone();
@@ -126,18 +157,40 @@ impl State {
     }
 
     fn look(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
-        let found = if self.wanted.is_empty() { Vec::new() } else { self.search(cycle, node)? };
+        let extended = match &self.resources {
+            Some(ExtendedResources::Made(_)) => {
+                return Err(Refusal::of_node("cannot schedule extended resource claim"));
+            }
+            Some(ExtendedResources::Wanted(names)) => self.extended(cycle, node, names),
+            None => None,
+        };
+        let found = self.search(cycle, node, extended)?;
         if self.claims.iter().any(|known| !known.is_available(node)) {
             return Err(Refusal::of_node(UNAVAILABLE));
         }
         Ok(found)
     }
 
-    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo) -> Allocations {
+    /// The claim for those of the resources that the node has as devices.
+    fn extended(&self, cycle: &Cycle<'_>, node: &NodeInfo, names: &[String]) -> Option<Extended> {
+        let devices = &cycle.snapshot.devices;
+        let here = names.iter().map(String::as_str);
+        let here = here.filter(|name| extended::is_of_devices(devices, name, &node.allocatable)).collect();
+        extended::claim(devices, &cycle.pod.pod, &here)
+    }
+
+    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo, extended: Option<Extended>) -> Allocations {
+        let devices = &cycle.snapshot.devices;
+        let made = extended.as_ref().map(|extended| Wanted::read(&extended.claim, devices)).transpose();
+        let made = made.map_err(Refusal::of_node)?;
+        let wanted: Vec<&Wanted> = self.wanted.iter().chain(&made).collect();
+        if wanted.is_empty() {
+            return Ok(Found::default());
+        }
         let mut effort = self.effort.get();
-        let found = devices::allocate(&cycle.snapshot.devices, &self.wanted, node, &mut effort);
+        let found = devices::allocate(devices, &wanted, node, &mut effort);
         self.effort.set(effort);
-        found.map_err(|failure| match failure {
+        found.map(|allocations| Found { allocations, extended }).map_err(|failure| match failure {
             Failure::NotEnough => Refusal::of_node("cannot allocate all claims"),
             Failure::InvalidPools => Refusal::of_node("invalid resource pools were encountered"),
             Failure::Broken(why) => Refusal::error(NAME, &why),
@@ -153,7 +206,7 @@ impl State {
             return 0;
         }
         let found = self.allocations(cycle, node).unwrap_or_default();
-        let mut found = found.iter();
+        let mut found = found.allocations.iter();
         let of = |known: &Known| {
             let allocation = claims::allocation(&known.claim).or_else(|| found.next());
             let chosen: BTreeSet<&str> = claims::results(allocation).map(|result| result.request.as_str()).collect();
@@ -161,6 +214,14 @@ impl State {
             listed.map(|(place, _)| FIRST_AVAILABLE - place).sum::<i64>()
         };
         self.claims.iter().map(of).sum()
+    }
+
+    /// The claim that an attempt before made for extended resources, if it did.
+    pub(crate) fn made_before(&self) -> Option<&Arc<ResourceClaim>> {
+        match &self.resources {
+            Some(ExtendedResources::Made(claim)) => Some(claim),
+            _ => None,
+        }
     }
 
     /// A claim whose devices are of no use where the pod could run otherwise, and that nobody else uses: it is better to
@@ -197,10 +258,18 @@ fn alternatives(claim: &ResourceClaim) -> impl Iterator<Item = (i64, String)> {
 /// What is to be done about the pod's claims on this node.
 pub(crate) fn plan(cycle: &Cycle<'_>, node: &NodeInfo) -> Result<ClaimPlan, Refusal> {
     let Some(state) = &cycle.devices else { return Ok(ClaimPlan::default()) };
-    let mut found = state.allocations(cycle, node)?.into_iter();
+    let Found { allocations, extended } = state.allocations(cycle, node)?;
+    let mut found = allocations.into_iter();
     let step = |known: &Known| ClaimStep {
         claim: known.claim.clone(),
         allocation: if claims::allocation(&known.claim).is_none() { found.next() } else { None },
+        makes: None,
     };
-    Ok(ClaimPlan(state.claims.iter().map(step).collect()))
+    let mut steps: Vec<ClaimStep> = state.claims.iter().map(step).collect();
+    steps.extend(extended.map(|Extended { claim, mappings }| ClaimStep {
+        claim,
+        allocation: found.next(),
+        makes: Some(mappings),
+    }));
+    Ok(ClaimPlan(steps))
 }

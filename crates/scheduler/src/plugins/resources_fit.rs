@@ -2,12 +2,13 @@
 
 use super::{Filter, MAX, Score, as_is};
 use crate::cycle::{Cause, Cycle, Refusal};
+use crate::devices::extended;
 use crate::events::Events;
 use crate::snapshot::NodeInfo;
 use std::borrow::Cow;
 
 pub(super) const FILTER: Filter =
-    Filter { name: "NodeResourcesFit", hears: Events::NODE.and(Events::POD_GONE), check: fits };
+    Filter { name: "NodeResourcesFit", hears: Events::NODE.and(Events::POD_GONE).and(Events::DEVICE), check: fits };
 
 pub(super) const SCORE: Score = Score {
     name: "NodeResourcesFit",
@@ -47,7 +48,9 @@ fn fits(cycle: &Cycle<'_>, info: &NodeInfo) -> Result<(), Refusal> {
     check(want.milli_cpu, have.milli_cpu, taken.milli_cpu, |_| "Insufficient cpu".into(), "");
     check(want.memory, have.memory, taken.memory, |_| "Insufficient memory".into(), "");
     check(want.ephemeral, have.ephemeral, taken.ephemeral, |_| "Insufficient ephemeral-storage".into(), "");
-    for (name, amount) in &want.scalar {
+    let devices = &cycle.snapshot.devices;
+    // What a node has as devices, the claim that is made for it looks for.
+    for (name, amount) in want.scalar.iter().filter(|(name, _)| !extended::is_of_devices(devices, name, have)) {
         let of = |r: &crate::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
         check(*amount, of(have), of(taken), |name| format!("Insufficient {name}").into(), name);
     }

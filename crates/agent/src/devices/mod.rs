@@ -141,13 +141,14 @@ impl Devices {
             let held = registry.ids_of(pod.uid(), Some(&container.name), &resource);
             registry.hints(nodes, &resource, count, &held, &registry.reusable(pod, container, &resource))
         };
-        registry.wanted(container).into_iter().filter_map(of).collect()
+        registry.wanted(pod, container).into_iter().filter_map(of).collect()
     }
 
     /// The same for all containers of a pod (`GetPodTopologyHints`).
     pub fn pod_hints(&self, pod: &Pod, nodes: Nodes) -> Hints {
         let registry = &self.state.lock().registry;
-        let wanted = |c: &Container, resource: &str| registry.wanted(c).into_iter().find(|(name, _)| name == resource);
+        let wanted =
+            |c: &Container, resource: &str| registry.wanted(pod, c).into_iter().find(|(name, _)| name == resource);
         let of = |resource: String| {
             let count = |c: &Container| wanted(c, &resource).map_or(0, |(_, n)| i64::try_from(n).unwrap_or(i64::MAX));
             let sum = usize::try_from(pod_sum(pod, count)).unwrap_or(usize::MAX);
@@ -155,13 +156,13 @@ impl Devices {
             registry.hints(nodes, &resource, sum, &held, &BTreeSet::new())
         };
         let resources: BTreeSet<String> =
-            view::containers_in_order(pod).flat_map(|c| registry.wanted(c)).map(|(name, _)| name).collect();
+            view::containers_in_order(pod).flat_map(|c| registry.wanted(pod, c)).map(|(name, _)| name).collect();
         resources.into_iter().filter_map(of).collect()
     }
 
     /// Gets a container all devices that it wants, of these NUMA nodes if that is possible, or tells why not. One caller at a time.
     pub async fn allocate(&self, pod: &Pod, container: &Container, affinity: Hint) -> Result<(), String> {
-        let wanted = self.state.lock().registry.wanted(container);
+        let wanted = self.state.lock().registry.wanted(pod, container);
         for (resource, count) in &wanted {
             self.allocate_one(pod, container, resource, *count, affinity).await?;
         }

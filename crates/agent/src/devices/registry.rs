@@ -1,6 +1,7 @@
 //! [`Registry`]: which devices there are, and which container holds which. Pure (`pkg/kubelet/cm/devicemanager/{manager,pod_devices}.go`).
 
 use super::checkpoint::{Checkpoint, Entry};
+use crate::dra::uses;
 use crate::managers::hints::{Hint, candidates};
 use crate::managers::topology::Nodes;
 use crate::pod::view;
@@ -183,14 +184,15 @@ impl Registry {
         self.resources.iter().flat_map(of).collect()
     }
 
-    /// What containers want of what plugins have: resource and number.
-    pub fn wanted(&self, container: &Container) -> Vec<(String, usize)> {
+    /// What containers want of what plugins have: resource and number. What the pod's claim for extended resources gives is
+    /// not theirs to give.
+    pub fn wanted(&self, pod: &Pod, container: &Container) -> Vec<(String, usize)> {
         let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
         let number = |q: &str| Quantity::parse(q).ok().and_then(|q| usize::try_from(q.value()).ok()).unwrap_or(0);
         let ours =
             |name: &str| self.resources.contains_key(name) || self.held.keys().any(|holder| holder.resource == name);
         let all = limits.into_iter().flatten().map(|(name, q)| (name.clone(), number(&q.0)));
-        all.filter(|(name, n)| *n > 0 && ours(name)).collect()
+        all.filter(|(name, n)| *n > 0 && ours(name) && !uses::is_claimed(pod, container, name)).collect()
     }
 
     /// What is to be allocated so that a container has `count` devices (`devicesToAllocate`).
@@ -425,7 +427,15 @@ mod tests {
         let mut registry = Registry::default();
         registry.update("e.com/gpu", devices("g1 g2"));
         let [i, s] = [0, 1].map(|n| &view::init_containers(&pod)[n]);
-        assert_eq!(registry.wanted(i), [("e.com/gpu".to_owned(), 1)]);
+        assert_eq!(registry.wanted(&pod, i), [("e.com/gpu".to_owned(), 1)]);
+        let mut claimed = pod.clone();
+        let mapping = r#"{"containerName":"i","resourceName":"e.com/gpu","requestName":"r"}"#;
+        claimed.status = serde_json::from_str(&format!(
+            r#"{{"extendedResourceClaimStatus":{{"resourceClaimName":"c","requestMappings":[{mapping}]}}}}"#
+        ))
+        .expect("a status");
+        assert_eq!(registry.wanted(&claimed, i), []);
+        assert_eq!(registry.wanted(&claimed, s).len(), 1);
         registry.hold(holder(pod.uid(), "i"), &ids("g1"), Vec::new());
         assert_eq!(registry.reusable(&pod, s, "e.com/gpu"), ids("g1"));
         registry.hold(holder(pod.uid(), "s"), &ids("g1"), Vec::new());

@@ -63,6 +63,12 @@ fn extended(pod: &Pod) -> Option<&PodExtendedResourceClaimStatus> {
     pod.status.as_ref()?.extended_resource_claim_status.as_ref()
 }
 
+/// Whether a container gets an extended resource by that claim (`isDRAExtendedResource`).
+pub fn is_claimed(pod: &Pod, container: &Container, resource: &str) -> bool {
+    let mut mappings = extended(pod).into_iter().flat_map(|status| &status.request_mappings);
+    mappings.any(|m| m.container_name == container.name && m.resource_name == resource)
+}
+
 fn requests(container: &Container, resource: &str) -> bool {
     let is_one = is_extended_resource(resource) || resource.starts_with(OF_CLASS);
     let amount = container.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(resource));

@@ -415,6 +415,7 @@ impl Writer {
         if self.done {
             return None;
         }
+        self.buffer.reserve(self.next_size());
         while self.buffer.len() < CHUNK {
             let Some(item) = self.items.next() else {
                 self.buffer.extend_from_slice(b"]}");
@@ -430,8 +431,20 @@ impl Writer {
         Some(self.buffer.split().freeze())
     }
 
+    /// About how much the next piece takes: what grows in steps leaves memory behind in as many sizes.
+    fn next_size(&self) -> usize {
+        let mut size = 64;
+        for item in self.items.as_slice() {
+            size += item.bytes().len();
+            if size >= CHUNK {
+                break;
+            }
+        }
+        size
+    }
+
     fn write_item(&mut self, bytes: &[u8]) {
-        let mut out = Vec::with_capacity(512);
+        let mut out = Vec::new();
         match self.form {
             Form::Full => match bytes.strip_prefix(self.type_meta.as_slice()) {
                 Some(rest) if !self.type_meta.is_empty() => {

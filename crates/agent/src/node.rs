@@ -437,6 +437,22 @@ pub fn transitions(before: &NodeStatus, after: &NodeStatus) -> Vec<&'static str>
     names.into_iter().filter_map(event).collect()
 }
 
+/// What is told when the machine has started anew since the last status.
+fn reboot(node: &str, before: &NodeStatus, after: &NodeStatus) -> Option<String> {
+    let boot = |s: &NodeStatus| s.node_info.as_ref().map(|i| i.boot_id.clone()).unwrap_or_default();
+    let (old, new) = (boot(before), boot(after));
+    (!old.is_empty() && old != new).then(|| format!("Node {node} has been rebooted, boot id: {new}"))
+}
+
+/// The event that tells that the node takes no more pods (`kubectl cordon`), or does again, if that was otherwise.
+fn cordon(was: bool, node: &Node) -> Option<&'static str> {
+    match (was, node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)) {
+        (false, true) => Some("NodeNotSchedulable"),
+        (true, false) => Some("NodeSchedulable"),
+        _ => None,
+    }
+}
+
 /// Whether two statuses differ in more than heartbeats.
 fn differs(a: &NodeStatus, b: &NodeStatus) -> bool {
     let calm = |s: &NodeStatus| {
@@ -455,6 +471,7 @@ pub struct NodeKeeper {
     has_csi_node: bool,
     known: NodeStatus,
     reported_at: Option<Timestamp>,
+    cordoned: bool,
 }
 
 impl NodeKeeper {
@@ -467,6 +484,7 @@ impl NodeKeeper {
             has_csi_node: false,
             known: NodeStatus::default(),
             reported_at: None,
+            cordoned: false,
         }
     }
 
@@ -502,8 +520,23 @@ impl NodeKeeper {
         self.context.cluster.event(ClusterEvent { pod: None, field_path: None, warning, reason, message });
     }
 
+    fn is_now(&self, reason: &str) {
+        let name = &self.context.config.node_name;
+        self.event(false, reason, &format!("Node {name} status is now: {reason}"));
+    }
+
+    /// `recordNodeSchedulableEvent`
+    fn tell_of_cordon(&mut self) {
+        let Some(node) = self.context.cluster.node() else { return };
+        if let Some(reason) = cordon(self.cordoned, &node) {
+            self.cordoned = !self.cordoned;
+            self.is_now(reason);
+        }
+    }
+
     async fn round(&mut self) -> Result<(), ClientError> {
         let now = self.context.clock.now();
+        self.tell_of_cordon();
         let machine = match Machine::read(&self.context.images.root()) {
             Ok(machine) => Machine {
                 devices: self.context.devices.capacity(),
@@ -583,8 +616,9 @@ impl NodeKeeper {
                 return Err(e);
             }
         };
-        for reason in transitions(&self.known, &status) {
-            self.event(false, reason, &format!("Node {name} status is now: {reason}"));
+        transitions(&self.known, &status).into_iter().for_each(|reason| self.is_now(reason));
+        if let Some(message) = reboot(name, &self.known, &status) {
+            self.event(true, "Rebooted", &message);
         }
         self.known = node.status.unwrap_or(status);
         self.reported_at = Some(now);
@@ -730,6 +764,20 @@ mod tests {
             transitions(&NodeStatus::default(), &status),
             ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]
         );
+    }
+
+    #[test]
+    fn a_machine_that_started_anew_and_a_node_that_takes_no_pods_are_told_of() {
+        let with_boot = |id: &str| NodeStatus {
+            node_info: Some(NodeSystemInfo { boot_id: id.into(), ..NodeSystemInfo::default() }),
+            ..NodeStatus::default()
+        };
+        let (none, first, second) = (NodeStatus::default(), with_boot("a"), with_boot("b"));
+        assert_eq!((reboot("n", &none, &first), reboot("n", &first, &first)), (None, None));
+        assert_eq!(reboot("n", &first, &second).as_deref(), Some("Node n has been rebooted, boot id: b"));
+        let cordoned: Node = crate::pod::fixture::object(r#"{"metadata":{},"spec":{"unschedulable":true}}"#);
+        assert_eq!((cordon(false, &cordoned), cordon(true, &cordoned)), (Some("NodeNotSchedulable"), None));
+        assert_eq!((cordon(true, &Node::default()), cordon(false, &Node::default())), (Some("NodeSchedulable"), None));
     }
 
     #[test]

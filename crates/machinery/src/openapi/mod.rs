@@ -10,7 +10,7 @@
 //! milliseconds, clients keep it by its hash, and memory that nobody reads is memory lost.
 //!
 //! Invariant: hashes depend on what is served and on this program's tables only, so they are cheap, and equal on all
-//! servers of one version. Differs from upstream: no deprecated watch paths, no texts of queries' parameters, and the
+//! servers of one version. Differs from upstream: no texts of queries' parameters, and the
 //! documents of version 3 have no protobuf form (clients that ask for it only, get 406 from the caller and fall back).
 
 mod definitions;

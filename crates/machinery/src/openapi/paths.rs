@@ -2,7 +2,6 @@
 //!
 //! What clients look for: `kubectl explain` finds the kind of a resource on its collection path, `kubectl apply` looks
 //! for `fieldValidation` and for strategic merge patch on the PATCH of a kind, others for `x-kubernetes-action`.
-//! Differs from upstream: no deprecated `/watch/` paths; connect operations list GET and POST only as served.
 
 use super::Served;
 use super::definitions::{Flavor, META};
@@ -13,17 +12,40 @@ use serde_json::{Map, Value, json};
 const OBJECT: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAM: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 
-/// Kinds that only describe the query of a connection.
-const CONNECT: &[&str] = &[
-    "PodAttachOptions",
-    "PodExecOptions",
-    "PodPortForwardOptions",
-    "PodProxyOptions",
-    "ServiceProxyOptions",
-    "NodeProxyOptions",
-];
-
 type Parameter = (&'static str, &'static str);
+
+/// What is connected to through a subresource, whose kind only describes the query.
+struct Connection {
+    methods: &'static [&'static str],
+    parameters: &'static [Parameter],
+    /// What follows in the path belongs to the other end.
+    takes_path: bool,
+}
+
+/// Of the kind of a subresource.
+fn connection(kind: &str) -> Option<Connection> {
+    const STREAMS: &[&str] = &["get", "post"];
+    const ALL: &[&str] = &["get", "put", "post", "delete", "options", "head", "patch"];
+    let streams = |parameters| Connection { methods: STREAMS, parameters, takes_path: false };
+    Some(match kind {
+        "PodAttachOptions" => streams(&PROCESS[1..]),
+        "PodExecOptions" => streams(PROCESS),
+        "PodPortForwardOptions" => streams(&[("ports", "integer")]),
+        "PodProxyOptions" | "ServiceProxyOptions" | "NodeProxyOptions" => {
+            Connection { methods: ALL, parameters: &[("path", "string")], takes_path: true }
+        }
+        _ => return None,
+    })
+}
+
+const PROCESS: &[Parameter] = &[
+    ("command", "string"),
+    ("container", "string"),
+    ("stderr", "boolean"),
+    ("stdin", "boolean"),
+    ("stdout", "boolean"),
+    ("tty", "boolean"),
+];
 
 const LIST: &[Parameter] = &[
     ("allowWatchBookmarks", "boolean"),
@@ -34,6 +56,7 @@ const LIST: &[Parameter] = &[
     ("resourceVersion", "string"),
     ("resourceVersionMatch", "string"),
     ("sendInitialEvents", "boolean"),
+    ("shardSelector", "string"),
     ("timeoutSeconds", "integer"),
     ("watch", "boolean"),
 ];
@@ -99,14 +122,26 @@ pub(super) fn of(served: &Served<'_>, flavor: Flavor, references: &mut Vec<Strin
     let mut paths = Vec::new();
     if info.namespaced && builder.has("list") {
         let list = builder.list_operation("ForAllNamespaces");
-        paths.push((format!("{base}/{}", info.plural), builder.path(&[], vec![("get", list)])));
+        paths.push((format!("{base}/{}", info.plural), builder.path(&info.kind, &[], vec![("get", list)])));
     }
     paths.push((collection, builder.collection()));
     if ["get", "update", "patch", "delete"].iter().any(|v| builder.has(v)) {
         paths.push((item.clone(), builder.item()));
     }
     for sub in &info.subresources {
-        paths.push((format!("{item}/{}", sub.name), builder.subresource(sub)));
+        let path = format!("{item}/{}", sub.name);
+        let Some(connection) = connection(&sub.kind) else {
+            paths.push((path, builder.subresource(sub)));
+            continue;
+        };
+        if connection.takes_path {
+            paths.push((format!("{path}/{{path}}"), builder.connection(sub, &connection, "WithPath")));
+        }
+        paths.push((path, builder.connection(sub, &connection, "")));
+    }
+    // Upstream's documents of custom resources have no such paths.
+    if builder.has("watch") && served.custom.is_none() {
+        paths.extend(builder.watches(&base, scope));
     }
     paths.retain(|(_, path)| path.as_object().is_some_and(|p| p.len() > 1));
     paths
@@ -211,6 +246,41 @@ impl<'a> Builder<'a, '_> {
         })
     }
 
+    /// The paths by which watches began before lists had the parameter.
+    fn watches(&mut self, base: &str, scope: &str) -> Vec<(String, Value)> {
+        let plural = &self.info.plural;
+        let mut paths = Vec::new();
+        if self.info.namespaced {
+            paths.push((format!("{base}/watch/{plural}"), self.watch(&[], "ListForAllNamespaces", "watchlist")));
+        }
+        let collection = format!("{base}/watch{scope}/{plural}");
+        if self.has("get") {
+            paths.push((format!("{collection}/{{name}}"), self.watch(&["name"], "", "watch")));
+        }
+        paths.push((collection, self.watch(&[], "List", "watchlist")));
+        paths
+    }
+
+    fn watch(&mut self, names: &[&str], suffix: &str, action: &str) -> Value {
+        let operation = self.operation(Operation {
+            verb: "watch",
+            suffix,
+            action,
+            kind: self.kind(),
+            parameters: Vec::new(),
+            body: None,
+            codes: &[200],
+            answer: &format!("{META}WatchEvent"),
+            produces: OBJECT.iter().chain(STREAM).copied().collect(),
+        });
+        let mut path = self.path(&self.info.kind, names, vec![("get", operation)]);
+        if let Value::Array(mut parameters) = path["parameters"].take() {
+            parameters.extend(LIST.iter().map(|p| query(self.flavor, p)));
+            path["parameters"] = by_name(parameters);
+        }
+        path
+    }
+
     fn collection(&mut self) -> Value {
         let name = self.name.clone();
         let status = format!("{META}Status");
@@ -235,7 +305,7 @@ impl<'a> Builder<'a, '_> {
                 self.write("deleteCollection", "", "deletecollection", &status, &parameters, body, &[200]),
             ));
         }
-        self.path(&[], operations)
+        self.path(&self.info.kind, &[], operations)
     }
 
     fn item(&mut self) -> Value {
@@ -259,7 +329,7 @@ impl<'a> Builder<'a, '_> {
                 self.write("delete", "", "delete", &answer, DELETE, Self::delete_body(), &[200, 202]),
             ));
         }
-        self.path(&["name"], operations)
+        self.path(&self.info.kind, &["name"], operations)
     }
 
     fn subresource(&mut self, sub: &'a Subresource) -> Value {
@@ -268,9 +338,9 @@ impl<'a> Builder<'a, '_> {
             other => other,
         };
         let suffix = capital(&sub.name);
-        let connect = CONNECT.contains(&sub.kind.as_ref());
         let definition = kind_definition(self.served, group, version, &sub.kind);
         let known = self.served.custom.is_some() || builtin().by_kind(group, version, &sub.kind).is_some();
+        let is_log = sub.name == "log";
         let mut operations = Vec::new();
         for verb in &sub.verbs {
             let (method, id, action, parameters, body): (&str, &str, &str, &[Parameter], Option<Body>) =
@@ -283,14 +353,13 @@ impl<'a> Builder<'a, '_> {
                     "delete" => ("delete", "delete", "delete", DELETE, Self::delete_body()),
                     _ => continue,
                 };
-            let plain = connect || !known || sub.name == "log";
-            let id_suffix = if connect { format!("{}{suffix}", capital(method)) } else { suffix.clone() };
+            let plain = !known || is_log;
             let operation = self.operation(Operation {
-                verb: if connect { "connect" } else { id },
-                suffix: &id_suffix,
-                action: if connect { "connect" } else { action },
+                verb: id,
+                suffix: &suffix,
+                action,
                 kind: (group, version, &sub.kind),
-                parameters: if connect { Vec::new() } else { parameters.to_vec() },
+                parameters: parameters.to_vec(),
                 body: if plain { None } else { body },
                 codes: match method {
                     "post" if !plain => &[200, 201, 202],
@@ -298,11 +367,43 @@ impl<'a> Builder<'a, '_> {
                     _ => &[200],
                 },
                 answer: if plain { "" } else { &definition },
-                produces: if plain { vec!["*/*"] } else { OBJECT.to_vec() },
+                produces: match (is_log, plain) {
+                    (true, _) => std::iter::once("text/plain").chain(OBJECT.iter().copied()).collect(),
+                    (false, true) => vec!["*/*"],
+                    (false, false) => OBJECT.to_vec(),
+                },
             });
             operations.push((method, operation));
         }
-        self.path(&["name"], operations)
+        // Upstream names the object after what is read or written.
+        let kind = if is_log { &self.info.kind } else { &sub.kind };
+        self.path(kind, &["name"], operations)
+    }
+
+    fn connection(&mut self, sub: &'a Subresource, connection: &Connection, with: &str) -> Value {
+        let kind = (self.info.group.as_ref(), self.info.version.as_ref(), sub.kind.as_ref());
+        let mut path = Map::new();
+        for method in connection.methods {
+            let operation = self.operation(Operation {
+                verb: "connect",
+                suffix: &format!("{}{}{with}", capital(method), capital(&sub.name)),
+                action: "connect",
+                kind,
+                parameters: Vec::new(),
+                body: None,
+                codes: &[200],
+                answer: "",
+                produces: vec!["*/*"],
+            });
+            path.insert((*method).to_owned(), operation);
+        }
+        let mut parameters = self.path_parameters(&["name"], &sub.kind, self.info.namespaced);
+        if !with.is_empty() {
+            parameters.push(path_parameter(self.flavor, "path", "path to the resource"));
+        }
+        parameters.extend(connection.parameters.iter().map(|p| query(self.flavor, p)));
+        path.insert("parameters".to_owned(), by_name(parameters));
+        Value::Object(path)
     }
 
     fn write(
@@ -331,7 +432,7 @@ impl<'a> Builder<'a, '_> {
 
     fn operation(&mut self, op: Operation<'_>) -> Value {
         let (group, version) = (&self.info.group, &self.info.version);
-        let scope = if self.info.namespaced && op.suffix != "ForAllNamespaces" { "Namespaced" } else { "" };
+        let scope = if self.info.namespaced && !op.suffix.ends_with("ForAllNamespaces") { "Namespaced" } else { "" };
         // Upstream writes deleteAppsV1CollectionNamespacedDeployment.
         let (verb, collection) = if op.verb == "deleteCollection" { ("delete", "Collection") } else { (op.verb, "") };
         let (group_name, version_name) = (camel(group), capital(version));
@@ -395,8 +496,15 @@ impl<'a> Builder<'a, '_> {
             "connect" => {
                 let at = op.suffix[1..].find(char::is_uppercase).map_or(0, |at| at + 1);
                 let (method, what) = op.suffix.split_at(at);
-                format!("connect {} requests to {} of {kind}", method.to_uppercase(), what.to_lowercase())
+                let what = what.trim_end_matches("WithPath").to_lowercase();
+                format!("connect {} requests to {what} of {kind}", method.to_uppercase())
             }
+            "watch" if op.suffix.is_empty() => format!(
+                "watch changes to an object of kind {kind}. deprecated: use the 'watch' parameter with a list operation instead, filtered to a single item with the 'fieldSelector' parameter."
+            ),
+            "watch" => format!(
+                "watch individual changes to a list of {kind}. deprecated: use the 'watch' parameter with a list operation instead."
+            ),
             "list" if self.has("watch") => format!("list or watch objects of kind {kind}"),
             "list" => format!("list objects of kind {kind}"),
             "read" => format!("read {of}the specified {kind}"),
@@ -407,19 +515,27 @@ impl<'a> Builder<'a, '_> {
         }
     }
 
-    fn path(&self, names: &[&str], operations: Vec<(&'static str, Value)>) -> Value {
-        let all_namespaces = operations
-            .first()
-            .is_some_and(|(_, op)| op["operationId"].as_str().is_some_and(|id| id.ends_with("ForAllNamespaces")));
-        let of_name = format!("name of the {}", self.info.kind);
+    fn path_parameters(&self, names: &[&str], kind: &str, namespaced: bool) -> Vec<Value> {
+        let of_name = format!("name of the {kind}");
         let mut parameters: Vec<Value> = names.iter().map(|n| path_parameter(self.flavor, n, &of_name)).collect();
-        if self.info.namespaced && !all_namespaces {
+        if namespaced {
             let text = "object name and auth scope, such as for teams and projects";
             parameters.push(path_parameter(self.flavor, "namespace", text));
         }
+        parameters
+    }
+
+    /// What all operations of a path take in their queries, stands with the path.
+    fn path(&self, kind: &str, names: &[&str], mut operations: Vec<(&'static str, Value)>) -> Value {
+        let all_namespaces = operations
+            .first()
+            .is_some_and(|(_, op)| op["operationId"].as_str().is_some_and(|id| id.ends_with("ForAllNamespaces")));
+        let mut parameters = self.path_parameters(names, kind, self.info.namespaced && !all_namespaces);
         parameters.push(query(self.flavor, &("pretty", "string")));
+        parameters.extend(take_common(&mut operations));
+        let parameters = by_name(parameters);
         let mut path: Map<String, Value> = operations.into_iter().map(|(m, op)| (m.to_owned(), op)).collect();
-        path.insert("parameters".to_owned(), parameters.into());
+        path.insert("parameters".to_owned(), parameters);
         Value::Object(path)
     }
 }
@@ -444,6 +560,31 @@ fn responses(flavor: Flavor, codes: &[u16], definition: &str, produces: &[&str])
     }
     all.insert("401".to_owned(), json!({"description": "Unauthorized"}));
     Value::Object(all)
+}
+
+/// Takes the parameters of queries that all operations have.
+fn take_common(operations: &mut [(&'static str, Value)]) -> Vec<Value> {
+    let all: Vec<Vec<Value>> =
+        operations.iter().map(|(_, op)| op["parameters"].as_array().cloned().unwrap_or_default()).collect();
+    let Some((first, others)) = all.split_first() else { return Vec::new() };
+    let everywhere = |p: &Value| p["in"] == "query" && others.iter().all(|other| other.contains(p));
+    let common: Vec<Value> = first.iter().filter(|p| everywhere(p)).cloned().collect();
+    for (_, operation) in operations.iter_mut().filter(|_| !common.is_empty()) {
+        let Some(fields) = operation.as_object_mut() else { continue };
+        if let Some(Value::Array(parameters)) = fields.get_mut("parameters") {
+            parameters.retain(|p| !common.contains(p));
+            // As `omitempty` has it.
+            if parameters.is_empty() {
+                fields.remove("parameters");
+            }
+        }
+    }
+    common
+}
+
+fn by_name(mut parameters: Vec<Value>) -> Value {
+    parameters.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    parameters.into()
 }
 
 fn query(flavor: Flavor, (name, ty): &Parameter) -> Value {

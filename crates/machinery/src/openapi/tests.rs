@@ -155,6 +155,35 @@ fn operations_say_what_they_do_in_upstreams_words() {
 }
 
 #[test]
+fn old_watches_and_what_connections_take_are_told() {
+    let document = parse(&v3("", "v1", &served()).expect("served"));
+    let operation = |path: &str, method: &str| {
+        let path = &document["paths"][path];
+        let names: Vec<&str> =
+            path["parameters"].as_array().into_iter().flatten().filter_map(|p| p["name"].as_str()).collect();
+        let operation = &path[method];
+        let word = |key: &str| operation[key].as_str().unwrap_or_default();
+        format!("{} {}: {}", word("x-kubernetes-action"), word("operationId"), names.join(" "))
+    };
+    assert_eq!(
+        operation("/api/v1/watch/namespaces/{namespace}/pods/{name}", "get"),
+        "watch watchCoreV1NamespacedPod: allowWatchBookmarks continue fieldSelector labelSelector limit name namespace pretty resourceVersion resourceVersionMatch sendInitialEvents shardSelector timeoutSeconds watch"
+    );
+    assert_eq!(
+        operation("/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}", "head"),
+        "connect connectCoreV1HeadNamespacedPodProxyWithPath: name namespace path path"
+    );
+    assert_eq!(
+        operation("/api/v1/namespaces/{namespace}/pods/{name}/exec", "post"),
+        "connect connectCoreV1PostNamespacedPodExec: command container name namespace stderr stdin stdout tty"
+    );
+    assert_eq!(
+        operation("/api/v1/namespaces/{namespace}/bindings", "post"),
+        "post createCoreV1NamespacedBinding: dryRun fieldManager fieldValidation namespace pretty"
+    );
+}
+
+#[test]
 fn every_reference_resolves() {
     let mut documents = vec![parse(&v2(&served()))];
     for (group, version) in served().iter().map(group_version).collect::<BTreeSet<_>>() {
@@ -201,6 +230,7 @@ fn a_custom_resource_is_published_with_its_schema() {
     let path = &document["paths"]["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"];
     assert!(path["patch"]["requestBody"]["content"]["application/strategic-merge-patch+json"].is_null());
     check_references(&document, &document);
+    assert!(document["paths"].as_object().is_some_and(|all| all.keys().all(|path| !path.contains("watch"))));
 
     let v2 = parse(&v2(&served));
     let spec = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"];

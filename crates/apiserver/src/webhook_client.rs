@@ -5,7 +5,10 @@
 //! Always holds: a call ends at its deadline; nothing of a connection is shared between webhooks of different trust; an answer
 //! larger than `MAX_ANSWER` is refused.
 
+mod proxy;
 pub(crate) mod trust;
+
+pub use proxy::Proxy;
 
 use crate::reader::Reader;
 use crate::{service_client, trace};
@@ -53,6 +56,19 @@ pub struct ClientConfig {
     pub ca_bundle: Vec<u8>,
     /// Who we are for the webhook.
     pub credentials: Credentials,
+    /// What is particular about the way there.
+    pub reach: Reach,
+}
+
+/// What a kubeconfig may say of the way to a webhook.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Reach {
+    /// Whom the certificate must name, if not the host of the URL.
+    pub server_name: Option<String>,
+    /// Any certificate will do.
+    pub unchecked: bool,
+    /// Through whom it is reached.
+    pub proxy: Option<Proxy>,
 }
 
 /// Who we are for a webhook. Nobody, if empty.
@@ -124,9 +140,16 @@ pub struct WebhookClient {
     turns: AtomicUsize,
 }
 
+/// The two ways of a connection.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+type Stream = Box<dyn Duplex>;
+
 /// One webhook's trust and idle connections.
 struct Pool {
     tls: Arc<TlsConfig>,
+    server_name: Option<String>,
+    proxy: Option<Proxy>,
     idle: Mutex<Vec<(Instant, SendRequest<Full<Bytes>>)>>,
     used: Mutex<Instant>,
 }
@@ -236,8 +259,13 @@ impl WebhookClient {
         }
         let identity = config.credentials.identity.as_ref().map(|(chain, key)| trust::identity(chain, key));
         let identity = identity.transpose().map_err(WebhookError::Config)?;
-        let tls = trust::client_config(&config.ca_bundle, identity).map_err(WebhookError::Config)?;
-        let pool = Arc::new(Pool { tls, idle: Mutex::new(Vec::new()), used: Mutex::new(now) });
+        let tls = match config.reach.unchecked {
+            true => service_client::trusting_anybody(identity).map_err(|e| e.to_string()),
+            false => trust::client_config(&config.ca_bundle, identity),
+        };
+        let tls = tls.map_err(WebhookError::Config)?;
+        let Reach { server_name, proxy, .. } = config.reach.clone();
+        let pool = Arc::new(Pool { tls, server_name, proxy, idle: Mutex::new(Vec::new()), used: Mutex::new(now) });
         pools.insert(config.clone(), pool.clone());
         Ok(pool)
     }
@@ -262,12 +290,19 @@ impl WebhookClient {
     }
 
     async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
-        let tcp = self.dial(&address.dial).await?;
-        // Reviews are small; a delayed segment is a delayed write of somebody.
-        tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
-        let Some(server_name) = &address.server_name else { return converse(tcp).await };
+        let stream: Stream = match (&pool.proxy, &address.dial) {
+            (Some(proxy), Dial::Host(host, port)) => proxy.dial(host, *port).await?,
+            (_, dial) => {
+                let tcp = self.dial(dial).await?;
+                // Reviews are small; a delayed segment is a delayed write of somebody.
+                tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
+                Box::new(tcp)
+            }
+        };
+        let Some(server_name) = &address.server_name else { return converse(stream).await };
+        let server_name = pool.server_name.as_ref().unwrap_or(server_name);
         let name = ServerName::try_from(server_name.clone()).map_err(|error| error.to_string())?;
-        let tls = TlsConnector::from(pool.tls.clone()).connect(name, tcp).await;
+        let tls = TlsConnector::from(pool.tls.clone()).connect(name, stream).await;
         converse(tls.map_err(|error| trust::explain(&error, server_name))?).await
     }
 

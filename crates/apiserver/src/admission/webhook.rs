@@ -262,6 +262,7 @@ fn client_of(config: &WebhookClientConfig) -> ClientConfig {
         target,
         ca_bundle: config.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default(),
         credentials: Default::default(),
+        reach: Default::default(),
     }
 }
 

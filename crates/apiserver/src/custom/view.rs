@@ -187,5 +187,5 @@ fn client_config(custom: &Custom) -> Option<ClientConfig> {
         (None, None) => return None,
     };
     let ca_bundle = client.ca_bundle.as_ref().map(|b| b.0.clone()).unwrap_or_default();
-    Some(ClientConfig { target, ca_bundle, credentials: Default::default() })
+    Some(ClientConfig { target, ca_bundle, credentials: Default::default(), reach: Default::default() })
 }

@@ -89,7 +89,11 @@ async fn client_with(service: Option<(u16, u16)>) -> WebhookClient {
 }
 
 async fn ask(client: &WebhookClient, hook: &Hook, target: Target, body: &'static str) -> String {
-    let config = ClientConfig { target, ca_bundle: hook.ca.clone(), credentials: Default::default() };
+    ask_by(client, hook, target, body, Reach::default()).await
+}
+
+async fn ask_by(client: &WebhookClient, hook: &Hook, target: Target, body: &'static str, reach: Reach) -> String {
+    let config = ClientConfig { target, ca_bundle: hook.ca.clone(), credentials: Default::default(), reach };
     let timeout = Some(Duration::from_secs(if body == "hang" { 0 } else { 10 }));
     let text = match client.post(&config, timeout, Bytes::from(body), None).await {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -108,6 +112,48 @@ async fn calls_reuse_their_connection() {
         assert_eq!(answer, format!("post /convert?timeout=10s http/1.1 {body}"));
     }
     assert_eq!(hook.connections.load(Ordering::SeqCst), 1);
+}
+
+/// A proxy for one connection, which says what it was asked for.
+async fn proxy() -> (u16, tokio::sync::oneshot::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let (tell, asked) = tokio::sync::oneshot::channel();
+    base::tasks::detach("test-proxy", async move {
+        let (tcp, _) = listener.accept().await.expect("a connection");
+        let mut stream = BufReader::new(tcp);
+        let (mut head, mut line) = (String::new(), String::new());
+        while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+            head.push_str(&std::mem::take(&mut line));
+        }
+        let to = head.split(' ').nth(1).expect("an address").to_owned();
+        tell.send(head).expect("the test waits");
+        let mut other = TcpStream::connect(to).await.expect("the hook listens");
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("is read");
+        tokio::io::copy_bidirectional(&mut stream, &mut other).await.ok();
+    });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn a_kubeconfig_may_say_how_to_get_there() {
+    let other = hook(&["other.example"], "200 OK").await;
+    let client = client_with(None).await;
+    let target = || Target::Url(format!("https://127.0.0.1:{}/", other.port));
+    let named = Reach { server_name: Some("other.example".into()), ..Reach::default() };
+    assert_eq!(ask_by(&client, &other, target(), "x", named.clone()).await, "post /?timeout=10s http/1.1 x");
+    let unknown = Hook { port: other.port, ca: Vec::new(), connections: other.connections.clone() };
+    let unchecked = Reach { unchecked: true, ..Reach::default() };
+    assert_eq!(ask_by(&client, &unknown, target(), "x", unchecked).await, "post /?timeout=10s http/1.1 x");
+
+    let (port, asked) = proxy().await;
+    let proxy = Proxy::parse(&format!("http://me:p%40ss@127.0.0.1:{port}")).expect("a URL");
+    let through = Reach { proxy: Some(proxy), ..named };
+    assert_eq!(ask_by(&client, &other, target(), "x", through).await, "post /?timeout=10s http/1.1 x");
+    let head = asked.await.expect("was asked").replace(&other.port.to_string(), "PORT").to_lowercase();
+    let wanted =
+        "connect 127.0.0.1:port http/1.1\r\nhost: 127.0.0.1:port\r\nproxy-authorization: basic bwu6cebzcw==\r\n";
+    assert_eq!(head, wanted);
 }
 
 #[tokio::test]

@@ -315,7 +315,12 @@ impl KeySource {
             return Err(format!("{url:?} must use https"));
         }
         let ca_bundle = self.issuer.certificate_authority.as_bytes().to_vec();
-        Ok(ClientConfig { target: Target::Url(url), ca_bundle, credentials: Default::default() })
+        Ok(ClientConfig {
+            target: Target::Url(url),
+            ca_bundle,
+            credentials: Default::default(),
+            reach: Default::default(),
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kubeconfig by which an authentication or authorization webhook is reached: the current context's cluster and user
 //! (`client-go/tools/clientcmd`). Reading the files that it names is the caller's.
 
-use crate::webhook_client::{ClientConfig, Credentials, Target};
+use crate::webhook_client::{ClientConfig, Credentials, Proxy, Reach, Target};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::Deserialize;
 
@@ -103,7 +103,19 @@ pub fn parse(text: &str, read: &dyn Fn(&str) -> Result<Vec<u8>, String>) -> Resu
     }
     // What follows the path is nothing to client-go (`rest.NewRESTClient`).
     let url = cluster.server.split(['?', '#']).next().unwrap_or_default();
-    Ok(ClientConfig { target: Target::Url(url.to_owned()), ca_bundle, credentials })
+    let reach = reach(cluster, &ca_bundle)?;
+    Ok(ClientConfig { target: Target::Url(url.to_owned()), ca_bundle, credentials, reach })
+}
+
+fn reach(cluster: &Cluster, ca_bundle: &[u8]) -> Result<Reach, String> {
+    let unchecked = cluster.insecure_skip_tls_verify;
+    if unchecked && !ca_bundle.is_empty() {
+        return Err("specifying a root certificates file with the insecure flag is not allowed".into());
+    }
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let proxy = given(&cluster.proxy_url).map(|url| Proxy::parse(&url)).transpose();
+    let proxy = proxy.map_err(|why| format!("invalid 'proxy-url' {:?}: {why}", cluster.proxy_url))?;
+    Ok(Reach { server_name: given(&cluster.tls_server_name), unchecked, proxy })
 }
 
 /// What we do not do is refused by name (why `exec` is: `docs/decisions/0008-…`).
@@ -112,9 +124,6 @@ fn check_supported(cluster: &Cluster, user: Option<&User>) -> Result<(), String>
         return Err(format!("unsupported: the server {:?} is no URL", cluster.server));
     }
     let unsupported = [
-        (cluster.insecure_skip_tls_verify, "insecure-skip-tls-verify"),
-        (!cluster.tls_server_name.is_empty(), "tls-server-name"),
-        (!cluster.proxy_url.is_empty(), "proxy-url"),
         (user.is_some_and(|u| u.exec.is_some()), "exec"),
         (user.is_some_and(|u| u.auth_provider.is_some()), "auth-provider"),
     ];
@@ -168,6 +177,17 @@ mod tests {
         assert_eq!(check("exec: {command: x}", cluster), "unsupported: exec in the kubeconfig of a webhook");
         assert_eq!(check("", "server: http://h"), r#"Url("http://h")  None false"#);
         assert_eq!(check("", "server: 'http://h/x?a=b#c'"), r#"Url("http://h/x")  None false"#);
+        let insecure = "server: https://h, insecure-skip-tls-verify: true";
+        assert_eq!(check("", insecure), r#"Url("https://h")  None false"#);
+        assert_eq!(
+            check("", &format!("{insecure}, certificate-authority: ca.pem")),
+            "specifying a root certificates file with the insecure flag is not allowed"
+        );
+        assert_eq!(check("", "server: https://h, proxy-url: 'socks5://a:b@p'"), r#"Url("https://h")  None false"#);
+        assert_eq!(
+            check("", "server: https://h, proxy-url: 'ftp://p'"),
+            r#"invalid 'proxy-url' "ftp://p": unsupported scheme "ftp", must be http, https, or socks5"#
+        );
         assert_eq!(check("", "server: h"), r#"unsupported: the server "h" is no URL"#);
         let none = parse("{}", &|_| Ok(Vec::new())).expect_err("nothing in it");
         assert_eq!(none, "invalid configuration: no configuration has been provided");

@@ -1,12 +1,12 @@
 //! Objects that several groups or versions share, each reader seeing its own (`pkg/apis/events/v1/conversion.go`,
 //! `pkg/apis/autoscaling/v1/conversion.go`). Pure.
 //!
-//! An object is stored in the version it was written in and converted where it is read in another one. Differs from upstream
-//! in one detail: metrics that autoscaling/v1 cannot say are kept in their annotation in v2's form, not in v2beta1's.
+//! An object is stored in the version it was written in and converted where it is read in another one.
 
+use api::DecodeError;
 use bytes::Bytes;
 use machinery::kinds::{Kind, KindInfo};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// `v1` and `events.k8s.io/v1` names of the same fields.
 const EVENT: &[(&str, &str)] = &[
@@ -18,13 +18,6 @@ const EVENT: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
     ("reportingComponent", "reportingController"),
 ];
-
-const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
-const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
-const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
-const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
-/// The target of an autoscaler that names no metric.
-const DEFAULT_CPU: i64 = 80;
 
 fn is_shared(info: &KindInfo) -> bool {
     matches!(
@@ -44,13 +37,14 @@ pub(crate) fn view(kind: &dyn Kind, bytes: &Bytes) -> Bytes {
     if !is_foreign(kind, bytes) {
         return bytes.clone();
     }
-    let Ok(Value::Object(mut object)) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
     let info = kind.info();
-    match (info.group.as_ref(), info.version.as_ref()) {
-        ("", _) => rename(&mut object, |(core, new)| (new, core)),
-        ("events.k8s.io", _) => rename(&mut object, |(core, new)| (core, new)),
-        (_, "v1") => to_autoscaling_v1(&mut object),
-        _ => to_autoscaling_v2(&mut object),
+    if info.group == "autoscaling" {
+        return autoscaler(kind, bytes).map_or_else(|_| bytes.clone(), Bytes::from);
+    }
+    let Ok(Value::Object(mut object)) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
+    match info.group.as_ref() {
+        "" => rename(&mut object, |(core, new)| (new, core)),
+        _ => rename(&mut object, |(core, new)| (core, new)),
     }
     // Identity and metadata come first in stored bytes.
     let metadata = object.remove("metadata").unwrap_or_default();
@@ -84,81 +78,14 @@ fn rename(
     }
 }
 
-fn is_cpu_utilization(metric: &Value) -> bool {
-    metric["type"] == "Resource"
-        && metric["resource"]["name"] == "cpu"
-        && metric["resource"]["target"]["averageUtilization"].is_i64()
-}
-
-fn annotate(object: &mut Map<String, Value>, name: &str, value: Option<Value>) {
-    let Some(value) = value.filter(|v| !v.is_null() && v.as_array().is_none_or(|a| !a.is_empty())) else { return };
-    object.entry("metadata").or_insert_with(|| json!({}))["annotations"][name] = value.to_string().into();
-}
-
-fn take_annotation(object: &mut Map<String, Value>, name: &str) -> Option<Value> {
-    let annotations = object.get_mut("metadata")?.get_mut("annotations")?.as_object_mut()?;
-    serde_json::from_str(annotations.remove(name)?.as_str()?).ok()
-}
-
-fn to_autoscaling_v1(object: &mut Map<String, Value>) {
-    let spec = object.get_mut("spec").and_then(Value::as_object_mut);
-    let (mut others, mut behavior) = (None, None);
-    if let Some(spec) = spec {
-        behavior = spec.remove("behavior");
-        if let Some(Value::Array(metrics)) = spec.remove("metrics") {
-            let (cpu, rest): (Vec<Value>, Vec<Value>) = metrics.into_iter().partition(is_cpu_utilization);
-            if let Some(first) = cpu.first() {
-                let percent = first["resource"]["target"]["averageUtilization"].clone();
-                spec.insert("targetCPUUtilizationPercentage".into(), percent);
-            }
-            others = Some(Value::Array(rest));
-        }
-    }
-    let status = object.get_mut("status").and_then(Value::as_object_mut);
-    let (mut current, mut conditions) = (None, None);
-    if let Some(status) = status {
-        conditions = status.remove("conditions");
-        current = status.remove("currentMetrics");
-        let percent = current.as_ref().and_then(Value::as_array).into_iter().flatten().find_map(|m| {
-            let cpu = m["type"] == "Resource" && m["resource"]["name"] == "cpu";
-            m["resource"]["current"]["averageUtilization"].as_i64().filter(|_| cpu)
-        });
-        if let Some(percent) = percent {
-            status.insert("currentCPUUtilizationPercentage".into(), percent.into());
-        }
-    }
-    annotate(object, METRICS, others);
-    annotate(object, BEHAVIOR, behavior);
-    annotate(object, CURRENT, current);
-    annotate(object, CONDITIONS, conditions);
-}
-
-fn to_autoscaling_v2(object: &mut Map<String, Value>) {
-    let others = take_annotation(object, METRICS);
-    let behavior = take_annotation(object, BEHAVIOR);
-    let current = take_annotation(object, CURRENT);
-    let conditions = take_annotation(object, CONDITIONS);
-    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        let mut metrics = others.and_then(|o| o.as_array().cloned()).unwrap_or_default();
-        let percent = spec.remove("targetCPUUtilizationPercentage").and_then(|p| p.as_i64());
-        let percent = percent.or_else(|| metrics.is_empty().then_some(DEFAULT_CPU));
-        if let Some(percent) = percent {
-            let target = json!({"type": "Utilization", "averageUtilization": percent});
-            metrics.push(json!({"type": "Resource", "resource": {"name": "cpu", "target": target}}));
-        }
-        spec.insert("metrics".into(), metrics.into());
-        if let Some(behavior) = behavior {
-            spec.insert("behavior".into(), behavior);
-        }
-    }
-    if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
-        status.remove("currentCPUUtilizationPercentage");
-        for (name, value) in [("currentMetrics", current), ("conditions", conditions)] {
-            if let Some(value) = value {
-                status.insert(name.into(), value);
-            }
-        }
-    }
+/// An autoscaler as the version that it was not written in.
+fn autoscaler(kind: &dyn Kind, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let v1 = machinery::kinds::find("autoscaling", "v1", "horizontalpodautoscalers");
+    let object = match v1 {
+        Some(v1) if kind.info().version != "v1" => kind.decode(&v1.encode_stored(&*v1.decode(bytes)?))?,
+        _ => kind.decode_stored(bytes)?,
+    };
+    Ok(kind.encode(&*object))
 }
 
 #[cfg(test)]
@@ -182,9 +109,24 @@ mod tests {
 
     #[test]
     fn autoscalers_have_two_versions() {
-        let one = r#"{"apiVersion":"autoscaling/v1","kind":"HorizontalPodAutoscaler","metadata":{},"spec":{"maxReplicas":3,"targetCPUUtilizationPercentage":50}}"#;
-        let two = r#"{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{},"spec":{"maxReplicas":3,"metrics":[{"resource":{"name":"cpu","target":{"averageUtilization":50,"type":"Utilization"}},"type":"Resource"}]}}"#;
-        check("autoscaling", "v2", "horizontalpodautoscalers", one, two);
-        check("autoscaling", "v1", "horizontalpodautoscalers", two, one);
+        let spec = r#""maxReplicas":3,"#;
+        let target = r#""scaleTargetRef":{"kind":"Deployment","name":"d"}"#;
+        let object = |version: &str, metadata: &str, spec: &str| {
+            format!(
+                r#"{{"apiVersion":"autoscaling/{version}","kind":"HorizontalPodAutoscaler","metadata":{{{metadata}"name":"a"}},"spec":{{{spec}}}}}"#
+            )
+        };
+        let pods = r#""annotations":{"autoscaling.alpha.kubernetes.io/metrics":"[{\"type\":\"Pods\",\"pods\":{\"metricName\":\"m\",\"targetAverageValue\":\"1\"}}]"},"#;
+        let one = object("v1", pods, &format!(r#"{spec}"minReplicas":1,{target},"targetCPUUtilizationPercentage":50"#));
+        let metrics = r#""metrics":[{"pods":{"metric":{"name":"m"},"target":{"averageValue":"1","type":"AverageValue"}},"type":"Pods"},{"resource":{"name":"cpu","target":{"averageUtilization":50,"type":"Utilization"}},"type":"Resource"}],"#;
+        let two = object("v2", "", &format!(r#"{spec}{metrics}"minReplicas":1,{target}"#));
+        for (version, stored, wanted) in [("v2", &one, &two), ("v1", &two, &one)] {
+            let kind = machinery::kinds::find("autoscaling", version, "horizontalpodautoscalers").expect("a kind");
+            let seen = view(kind, &Bytes::from(stored.clone()));
+            let mut seen: Value = serde_json::from_slice(&seen).expect("JSON");
+            // That there is none yet is shown as zeroes.
+            seen.as_object_mut().and_then(|object| object.remove("status"));
+            assert_eq!(seen, serde_json::from_str::<Value>(wanted).expect("JSON"));
+        }
     }
 }

@@ -120,7 +120,8 @@ impl PatchChange {
 
     fn decode(&self, patch: &Patch, patched: &Patched) -> Result<codec::Read, Status> {
         let read = codec::read_patched(&self.kind, patched);
-        let (read, warnings) = judged(patch, &patched.text, read, self.validation)?;
+        let schema = self.kind.schema().map(|s| (s.schema, s.ty));
+        let (read, warnings) = judged(patch, schema, &patched.text, read, self.validation)?;
         *self.warnings.lock() = warnings;
         check_names(&*read.object, &self.namespace, &self.name)?;
         Ok(read)
@@ -131,19 +132,23 @@ impl PatchChange {
 /// strict server complains about.
 pub(crate) fn judged<T>(
     patch: &Patch,
+    schema: Option<(&Schema, TypeId)>,
     patched: &[u8],
     read: Result<(T, Vec<String>), Status>,
     validation: FieldValidation,
 ) -> Result<(T, Vec<String>), Status> {
-    let refuse = |why: &str| {
-        let text = String::from_utf8_lossy(patched);
-        let error = FieldError::invalid(&Path::new("patch"), text.as_ref(), why);
+    let refuse = |text: String, why: &str| {
+        let error = FieldError::invalid(&Path::new("patch"), text, why);
         status::invalid("", "", "", &vec![error])
     };
-    let (object, found) = read.map_err(|status| refuse(&status.message))?;
+    let blame = || patch.to_blame(schema, patched);
+    let (object, found) = read.map_err(|status| {
+        let (text, why) = blame();
+        refuse(text, &why.unwrap_or(status.message))
+    })?;
     let problems = [patch.problems(), &found].concat();
     match validation {
-        FieldValidation::Strict if !problems.is_empty() => Err(refuse(&strict_error(&problems))),
+        FieldValidation::Strict if !problems.is_empty() => Err(refuse(blame().0, &strict_error(&problems))),
         FieldValidation::Warn => Ok((object, problems)),
         FieldValidation::Strict | FieldValidation::Ignore => Ok((object, Vec::new())),
     }

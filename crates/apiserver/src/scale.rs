@@ -204,7 +204,7 @@ impl ScaleChange {
                 let patched = patch.apply(schema_for(SCALE), old).map_err(|e| e.to_status())?;
                 let patched = patched.to_string().into_bytes();
                 let read = codec::read_value(SCALE, &patched);
-                let (mut new, warnings) = judged(patch, &patched, read, self.validation)?;
+                let (mut new, warnings) = judged(patch, schema_for(SCALE), &patched, read, self.validation)?;
                 *self.warnings.lock() = warnings;
                 check_names(&new, &self.namespace, &self.name)?;
                 with_context(by, |ctx| apply::update(ctx, Some(old), &mut new));

@@ -1,5 +1,5 @@
 //! Priority (`plugin/pkg/admission/priority/admission.go`): a pod's `priorityClassName` becomes its number; without one the
-//! global default class, or 0, applies.
+//! global default class, or 0, applies. An update that leaves it out keeps it.
 
 use super::{Admission, Operation, Request};
 use api::Status;
@@ -20,13 +20,17 @@ impl Admission for Priority {
 
     fn handles(&self, operation: Operation, kind: &KindInfo, subresource: &str) -> bool {
         match (&*kind.group, &*kind.kind) {
-            ("", "Pod") => operation == Operation::Create && subresource.is_empty(),
+            ("", "Pod") => matches!(operation, Operation::Create | Operation::Update) && subresource.is_empty(),
             ("scheduling.k8s.io", "PriorityClass") => matches!(operation, Operation::Create | Operation::Update),
             _ => false,
         }
     }
 
     async fn mutate(&self, request: &mut Request<'_>) -> Result<(), Status> {
+        if request.operation == Operation::Update {
+            keep(request);
+            return Ok(());
+        }
         let Some(spec) = request.object_as::<Pod>().and_then(|p| p.spec.as_ref()) else { return Ok(()) };
         let asked = spec.priority_class_name.clone().filter(|n| !n.is_empty());
         let (priority, preemption) = (spec.priority, spec.preemption_policy.clone());
@@ -73,6 +77,16 @@ impl Admission for Priority {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+/// What a pod has, it keeps; validation refuses other changes.
+fn keep(request: &mut Request<'_>) {
+    let Some(old) = request.old_object_as::<Pod>().and_then(|p| p.spec.as_ref()) else { return };
+    let (priority, policy) = (old.priority, old.preemption_policy.clone());
+    if let Some(spec) = request.object_as_mut::<Pod>().and_then(|p| p.spec.as_mut()) {
+        spec.priority = spec.priority.or(priority);
+        spec.preemption_policy = spec.preemption_policy.take().or(policy);
     }
 }
 

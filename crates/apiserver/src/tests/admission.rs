@@ -2,7 +2,7 @@
 
 use super::Fixture;
 use crate::admission::{
-    MutatingPolicies, MutatingWebhooks, NodeDeclaredFeatures, NodeRestriction, PodResize, ValidatingPolicies,
+    MutatingPolicies, MutatingWebhooks, NodeDeclaredFeatures, NodeRestriction, PodResize, Priority, ValidatingPolicies,
     ValidatingWebhooks,
 };
 use crate::auth::{MASTERS, Peer, UserInfo};
@@ -34,6 +34,21 @@ pub(super) async fn fixture() -> Fixture {
         Box::new(ValidatingWebhooks::new(random())),
     ];
     Fixture::with(store, plugins, None).await
+}
+
+// === built-in plugins ===
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_replaced_keeps_its_priority() {
+    let store = Arc::new(MemoryStore::new(store::Limits::default()));
+    let f = Fixture::with(store, vec![Box::new(Priority)], None).await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = |image: &str| json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": image}]}});
+    f.post(pods, pod("one")).await;
+    let (code, body) = f.ask(&format!("PUT {pods}/a\n{}", pod("two"))).await;
+    let after: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((code, &after["spec"]["priority"]), (200, &json!(0)), "{after}");
+    assert_eq!(after["spec"]["preemptionPolicy"], "PreemptLowerPriority");
 }
 
 // === policies ===

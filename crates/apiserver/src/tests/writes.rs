@@ -142,6 +142,12 @@ async fn patches() {
             PATCH {CM}/a | content-type: application/strategic-merge-patch+json
             {{"metadata":{{"labels":{{"z":"1"}}}}}}
 
+            PATCH {CM}/a | content-type: application/strategic-merge-patch+json
+            {{"metadata":{{"labels":"invalid"}}}}
+
+            PATCH {CM}/a?fieldValidation=Strict | content-type: application/strategic-merge-patch+json
+            {{"metadata":{{"label":{{}}}}}}
+
             PATCH {CM}/a | content-type: application/merge-patch+json
             {{"metadata":{{"resourceVersion":"1"}},"data":{{"k":"9"}}}}
 
@@ -159,6 +165,8 @@ async fn patches() {
             200 ConfigMap a@3 data={"l":"2"}
             200 ConfigMap a@4 labels={"x":"y"} data={"l":"2"}
             200 ConfigMap a@5 labels={"x":"y","z":"1"} data={"l":"2"}
+            422 Invalid:  "" is invalid: patch: Invalid value: "map[metadata:map[labels:invalid]]": cannot restore map from string
+            422 Invalid:  "" is invalid: patch: Invalid value: "map[metadata:map[label:map[]]]": strict decoding error: unknown field "metadata.label"
             409 Conflict: Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again
             415 UnsupportedMediaType: 415: Unsupported Media Type
             404 NotFound: configmaps "z" not found

@@ -14,7 +14,7 @@ pub(crate) use strategic::go as go_text;
 
 use crate::json::{Doc, to_text};
 use crate::schema::check::parse_json;
-use crate::schema::{Schema, TypeId};
+use crate::schema::{Schema, TypeId, restore_error};
 use serde_json::{Map, Value};
 
 /// The kinds of patches, by their media types.
@@ -90,6 +90,15 @@ impl Patch {
     /// Ignored, warned of or refused by `fieldValidation`, together with the problems of the patched object.
     pub fn problems(&self) -> &[String] {
         &self.problems
+    }
+
+    /// What refusals of the patched object name, and why it is no object of its type if Go finds that out before it decodes
+    /// (`patch.go`, `applyPatch` and `applyPatchToObject`): the patch itself if it is a strategic one, else what it made.
+    pub fn to_blame(&self, schema: Option<(&Schema, TypeId)>, patched: &[u8]) -> (String, Option<String>) {
+        let Kind::Strategic(patch) = &self.kind else { return (String::from_utf8_lossy(patched).into_owned(), None) };
+        let value = serde_json::from_slice(patched).unwrap_or(Value::Null);
+        let why = schema.and_then(|(schema, ty)| restore_error(schema, ty, &value));
+        (go_text(&Value::Object(patch.clone())), why)
     }
 
     /// Takes an already parsed document.

@@ -809,7 +809,7 @@ fn short(definition: &str) -> &str {
     definition.rsplit_once('.').map_or(definition, |(_, name)| name)
 }
 
-fn go_scalar(scalar: Scalar) -> &'static str {
+pub(super) fn go_scalar(scalar: Scalar) -> &'static str {
     match scalar {
         Scalar::String => "string",
         Scalar::Bool => "bool",
@@ -825,7 +825,7 @@ fn go_scalar(scalar: Scalar) -> &'static str {
     }
 }
 
-fn go_type(schema: &Schema, id: TypeId) -> String {
+pub(super) fn go_type(schema: &Schema, id: TypeId) -> String {
     match schema.get(id) {
         Type::Scalar(scalar) => go_scalar(*scalar).to_owned(),
         Type::Any => "runtime.RawExtension".to_owned(),

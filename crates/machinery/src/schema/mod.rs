@@ -6,11 +6,13 @@ pub(crate) mod builtin;
 pub mod check;
 mod empties;
 mod json;
+mod restore;
 mod shown;
 pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
 pub use empties::adopt_empties;
+pub use restore::restore_error;
 pub use shown::{shown, shown_before_storage};
 pub use time::parse_go_duration;
 

@@ -136,15 +136,57 @@ impl Strategy for CustomResourceDefinitionKind {
 fn validate_schemas(spec: &CustomResourceDefinitionSpec, old: Option<&CustomResourceDefinitionSpec>) -> Errors {
     let mut errors = Vec::new();
     let strictness = old.map_or(Strictness::FULL, Strictness::after);
+    let path = Path::new("spec");
+    let alike = Alike::of(&spec.versions);
+    let with_status = spec.versions.iter().find(|v| v.subresources.as_ref().is_some_and(|s| s.status.is_some()));
     for (i, version) in spec.versions.iter().enumerate() {
-        let path = Path::new("spec").child("versions").index(i);
         let mut before = old.into_iter().flat_map(|o| &o.versions).filter(|o| o.name == version.name);
         let same = before.any(|o| o.schema == version.schema);
         let strictness = if same { strictness.of_same_schema() } else { strictness };
-        errors.extend(check::schema_errors(version, &path.child("schema"), strictness));
-        errors.extend(check::selectable_errors(version, &path.child("selectableFields")));
+        let version_path = path.child("versions").index(i);
+        if !alike.schemas {
+            errors.extend(check::schema_errors(version, &version_path.child("schema"), strictness));
+        } else if i == 0 {
+            let version = with_status.unwrap_or(version);
+            errors.extend(check::schema_errors(version, &path.child("validation"), strictness));
+        }
+        if let Some(path) = Alike::path(alike.selectable_fields, &path, i) {
+            errors.extend(check::selectable_errors(version, &path.child("selectableFields")));
+        }
     }
     errors
+}
+
+/// Which parts all versions have in common: upstream's internal type has them once, in the spec, and its errors name them there
+/// (`apiextensions/v1/conversion.go`).
+struct Alike {
+    schemas: bool,
+    subresources: bool,
+    columns: bool,
+    selectable_fields: bool,
+}
+
+impl Alike {
+    fn of(versions: &[CustomResourceDefinitionVersion]) -> Self {
+        let all = |same: &dyn Fn(&CustomResourceDefinitionVersion, &CustomResourceDefinitionVersion) -> bool| {
+            versions.iter().all(|version| same(version, &versions[0]))
+        };
+        Alike {
+            schemas: all(&|a, b| a.schema == b.schema),
+            subresources: all(&|a, b| a.subresources == b.subresources),
+            columns: all(&|a, b| a.additional_printer_columns == b.additional_printer_columns),
+            selectable_fields: all(&|a, b| a.schema == b.schema && a.selectable_fields == b.selectable_fields),
+        }
+    }
+
+    /// What a part of a version stands below; `None` if it was looked at with the first one. `spec` is the path of the spec.
+    fn path(is_alike: bool, spec: &Path, version: usize) -> Option<Path> {
+        match (is_alike, version) {
+            (true, 0) => Some(spec.clone()),
+            (true, _) => None,
+            (false, version) => Some(spec.child("versions").index(version)),
+        }
+    }
 }
 
 /// A bundle that cannot be read may stay, or be given while nothing is served yet.
@@ -195,7 +237,7 @@ fn validate_spec(spec: &CustomResourceDefinitionSpec, path: &Path) -> Errors {
     } else {
         one_of(&mut errors, &path.child("scope"), &spec.scope, &["Cluster", "Namespaced"]);
     }
-    errors.extend(validate_versions(&spec.versions, &path.child("versions")));
+    errors.extend(validate_versions(&spec.versions, path));
     let names = &spec.names;
     let needed = [
         ("plural", names.plural.as_str()),
@@ -213,8 +255,10 @@ fn validate_spec(spec: &CustomResourceDefinitionSpec, path: &Path) -> Errors {
     errors
 }
 
-fn validate_versions(versions: &[CustomResourceDefinitionVersion], path: &Path) -> Errors {
+fn validate_versions(versions: &[CustomResourceDefinitionVersion], spec: &Path) -> Errors {
     let mut errors = Vec::new();
+    let path = &spec.child("versions");
+    let alike = Alike::of(versions);
     for (i, version) in versions.iter().enumerate() {
         if version.schema.as_ref().is_none_or(|s| s.open_api_v3_schema.is_none()) {
             let path = path.index(i).child("schema").child("openAPIV3Schema");
@@ -224,7 +268,17 @@ fn validate_versions(versions: &[CustomResourceDefinitionVersion], path: &Path) 
     for (i, version) in versions.iter().enumerate() {
         let path = path.index(i);
         joined(&mut errors, &path.child("name"), &version.name, &is_dns1035_label(&version.name));
-        errors.extend(validate_version(version, &path));
+        errors.extend(validate_deprecation(version, &path));
+        if let Some(path) = Alike::path(alike.subresources, spec, i)
+            && let Some(scale) = version.subresources.as_ref().and_then(|s| s.scale.as_ref())
+        {
+            errors.extend(validate_scale(scale, &path.child("subresources")));
+        }
+        if let Some(path) = Alike::path(alike.columns, spec, i) {
+            let path = path.child("additionalPrinterColumns");
+            let columns = version.additional_printer_columns.iter().flatten().enumerate();
+            errors.extend(columns.flat_map(|(i, column)| validate_column(column, &path.index(i))));
+        }
     }
     let unique = (0..versions.len()).all(|i| versions[..i].iter().all(|v| v.name != versions[i].name));
     let stored = versions.iter().filter(|v| v.storage).count();
@@ -235,10 +289,14 @@ fn validate_versions(versions: &[CustomResourceDefinitionVersion], path: &Path) 
     if stored != 1 {
         wrong("must have exactly one version marked as storage version");
     }
+    // Upstream's internal type says the first one's name once more.
+    if let Some(first) = versions.first().filter(|first| !first.name.is_empty()) {
+        joined(&mut errors, &spec.child("version"), &first.name, &is_dns1035_label(&first.name));
+    }
     errors
 }
 
-fn validate_version(version: &CustomResourceDefinitionVersion, path: &Path) -> Errors {
+fn validate_deprecation(version: &CustomResourceDefinitionVersion, path: &Path) -> Errors {
     let mut errors = Vec::new();
     if let Some(warning) = &version.deprecation_warning {
         let path = path.child("deprecationWarning");
@@ -250,12 +308,6 @@ fn validate_version(version: &CustomResourceDefinitionVersion, path: &Path) -> E
         } else if warning.is_empty() {
             wrong("must not be an empty string");
         }
-    }
-    if let Some(scale) = version.subresources.as_ref().and_then(|s| s.scale.as_ref()) {
-        errors.extend(validate_scale(scale, &path.child("subresources")));
-    }
-    for (i, column) in version.additional_printer_columns.iter().flatten().enumerate() {
-        errors.extend(validate_column(column, &path.child("additionalPrinterColumns").index(i)));
     }
     errors
 }
@@ -646,10 +698,10 @@ spec:
                  subresources: {scale: {specReplicasPath: .status.n, statusReplicasPath: ''}},",
             ),
             expect![[r#"
-                spec.versions[0].subresources.scale.specReplicasPath: Invalid value: ".status.n": should be a json path under .spec
-                spec.versions[0].subresources.scale.statusReplicasPath: Required value
-                spec.versions[0].additionalPrinterColumns[0].type: Invalid value: "text": must be one of boolean,date,integer,number,string
-                spec.versions[0].additionalPrinterColumns[0].JSONPath: Invalid value: "spec.a": must be a simple json path starting with ."#]],
+                spec.subresources.scale.specReplicasPath: Invalid value: ".status.n": should be a json path under .spec
+                spec.subresources.scale.statusReplicasPath: Required value
+                spec.additionalPrinterColumns[0].type: Invalid value: "text": must be one of boolean,date,integer,number,string
+                spec.additionalPrinterColumns[0].JSONPath: Invalid value: "spec.a": must be a simple json path starting with ."#]],
         );
         check_create(
             &CRD.replace("example.com", "example.k8s.io"),

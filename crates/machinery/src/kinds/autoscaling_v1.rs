@@ -4,7 +4,6 @@
 //! Differs: in these annotations label selectors have their fields in another order.
 
 use super::autoscaling::{AutoscalerKind, cpu_metric};
-use super::common::set;
 use super::{Column, Strategy};
 use crate::field::Errors;
 use crate::json::escaped_for_html;
@@ -58,8 +57,7 @@ impl Strategy for OldAutoscalerKind {
     type Object = OldAutoscaler;
 
     fn default(autoscaler: &mut OldAutoscaler) {
-        set(&mut autoscaler.spec.min_replicas, 1);
-        through(autoscaler, |_| {});
+        through(autoscaler, AutoscalerKind::default);
     }
 
     fn prepare_create(autoscaler: &mut OldAutoscaler) {

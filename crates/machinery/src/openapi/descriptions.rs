@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-static TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/descriptions.txt"));
+pub(super) static TEXT: &str = include_str!(concat!(env!("OUT_DIR"), "/descriptions.txt"));
 
 /// What is said about one definition.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-const TEXT: &str = include_str!("../../data/enums.tsv");
+pub(super) const TEXT: &str = include_str!("../../data/enums.tsv");
 
 /// The fields of a definition that have certain values only.
 pub(super) fn of(definition: &str) -> Vec<(&'static str, Value)> {

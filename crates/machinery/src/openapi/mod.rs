@@ -16,15 +16,18 @@
 mod definitions;
 mod descriptions;
 mod enums;
+mod parameters;
 mod paths;
 
 use crate::custom::publish::{self, Published};
 use crate::kinds::KindInfo;
 use crate::schema::builtin;
 use definitions::{Flavor, META};
+use parameters::Shared;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::LazyLock;
 
 /// What documents say about the server.
 const VERSION: &str = "v1.36.2";
@@ -80,7 +83,7 @@ pub fn v3(group: &str, version: &str, served: &[Served<'_>]) -> Option<Vec<u8>> 
     out.begin();
     out.member("openapi", &json!("3.0.0"));
     out.member("info", &info);
-    let references = write_paths(&mut out, &mine, Flavor::V3);
+    let (references, _) = write_paths(&mut out, &mine, Flavor::V3);
     out.key("components");
     out.begin();
     out.key("schemas");
@@ -102,9 +105,10 @@ pub fn v2(served: &[Served<'_>]) -> Vec<u8> {
     out.begin();
     out.member("swagger", &json!("2.0"));
     out.member("info", &json!({"title": "Kubernetes", "version": VERSION}));
-    let references = write_paths(&mut out, served, Flavor::V2);
+    let (references, shared) = write_paths(&mut out, served, Flavor::V2);
     out.key("definitions");
     write_definitions(&mut out, served, references, Flavor::V2);
+    out.member("parameters", &shared.into_value());
     out.member("securityDefinitions", &security());
     out.member("security", &json!([{"BearerToken": []}]));
     out.end();
@@ -123,10 +127,17 @@ fn security() -> Value {
     json!({"BearerToken": {"description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header"}})
 }
 
+/// Names what the tables say, which another build may say otherwise.
+static TABLES: LazyLock<u64> = LazyLock::new(|| {
+    let mut hasher = DefaultHasher::new();
+    (enums::TEXT, parameters::TEXT, descriptions::TEXT).hash(&mut hasher);
+    hasher.finish()
+});
+
 /// Not for security: a name for "this content", so that clients know when to fetch again.
 fn hash(served: &[Served<'_>]) -> String {
     let mut hasher = DefaultHasher::new();
-    (VERSION, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+    (VERSION, env!("CARGO_PKG_VERSION"), *TABLES).hash(&mut hasher);
     for s in served {
         // The derived text names every fact of the resource.
         format!("{:?}", s.info).hash(&mut hasher);
@@ -137,8 +148,9 @@ fn hash(served: &[Served<'_>]) -> String {
 
 // === writing ===
 
-fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> Vec<String> {
-    let mut references = Vec::new();
+/// Writes paths, and gives the definitions they refer to and, of v2, the parameters that they share.
+fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> (Vec<String>, Shared) {
+    let (mut references, mut shared) = (Vec::new(), Shared::default());
     let mut all: BTreeMap<String, Value> = BTreeMap::new();
     for (group, version) in served.iter().map(group_version).collect::<BTreeSet<_>>() {
         all.extend([paths::resource_list(group, version, flavor, &mut references)]);
@@ -146,13 +158,17 @@ fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> Vec<Stri
     out.key("paths");
     out.begin();
     for s in served {
-        all.extend(paths::of(s, flavor, &mut references));
+        let mut paths = paths::of(s, flavor, &mut references);
+        if flavor == Flavor::V2 {
+            paths.iter_mut().for_each(|(_, path)| shared.take(path));
+        }
+        all.extend(paths);
     }
     for (path, value) in &all {
         out.member(path, value);
     }
     out.end();
-    references
+    (references, shared)
 }
 
 fn write_definitions(out: &mut Out, served: &[Served<'_>], references: Vec<String>, flavor: Flavor) {

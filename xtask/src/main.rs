@@ -4,7 +4,6 @@
 //! like `shared/api/1.36`) and, for what only the Go types say (pointer or value), from a Kubernetes source tree.
 //!
 //! `cargo xtask enums OPENAPI-V2` derives `crates/machinery/data/enums.tsv` from what a kube-apiserver serves at `/openapi/v2`.
-//! `cargo xtask parameters OPENAPI-V2` derives `crates/machinery/data/parameters.tsv` from the published v2 document.
 //!
 //! `cargo run -p xtask --features grpc -- grpc KUBERNETES` generates `crates/node-api/src/*`.
 
@@ -15,7 +14,7 @@ mod grpc;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask codegen [API-FOLDER [KUBERNETES-TREE]]\n       cargo xtask enums OPENAPI-V2\n       cargo xtask parameters OPENAPI-V2\n       cargo run -p xtask --features grpc -- grpc KUBERNETES-TREE";
+const USAGE: &str = "usage: cargo xtask codegen [API-FOLDER [KUBERNETES-TREE]]\n       cargo xtask enums OPENAPI-V2\n       cargo run -p xtask --features grpc -- grpc KUBERNETES-TREE";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -28,10 +27,6 @@ fn main() -> ExitCode {
         }
         Some("enums") => match args.next() {
             Some(served) => codegen::enums::run(served.as_ref(), &out),
-            None => Err(USAGE.to_owned()),
-        },
-        Some("parameters") => match args.next() {
-            Some(published) => codegen::parameters::run(published.as_ref(), &out),
             None => Err(USAGE.to_owned()),
         },
         #[cfg(feature = "grpc")]

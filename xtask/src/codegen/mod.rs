@@ -6,7 +6,6 @@
 pub(crate) mod enums;
 mod go_types;
 mod kinds;
-pub(crate) mod parameters;
 mod schema;
 
 use serde_json::Value;

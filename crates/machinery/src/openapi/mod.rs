@@ -16,14 +16,12 @@
 mod definitions;
 mod descriptions;
 mod enums;
-mod parameters;
 mod paths;
 
 use crate::custom::publish::{self, Published};
 use crate::kinds::KindInfo;
 use crate::schema::builtin;
 use definitions::{Flavor, META};
-use parameters::Shared;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -83,7 +81,7 @@ pub fn v3(group: &str, version: &str, served: &[Served<'_>]) -> Option<Vec<u8>> 
     out.begin();
     out.member("openapi", &json!("3.0.0"));
     out.member("info", &info);
-    let (references, _) = write_paths(&mut out, &mine, Flavor::V3);
+    let references = write_paths(&mut out, &mine, Flavor::V3);
     out.key("components");
     out.begin();
     out.key("schemas");
@@ -105,10 +103,9 @@ pub fn v2(served: &[Served<'_>]) -> Vec<u8> {
     out.begin();
     out.member("swagger", &json!("2.0"));
     out.member("info", &json!({"title": "Kubernetes", "version": VERSION}));
-    let (references, shared) = write_paths(&mut out, served, Flavor::V2);
+    let references = write_paths(&mut out, served, Flavor::V2);
     out.key("definitions");
     write_definitions(&mut out, served, references, Flavor::V2);
-    out.member("parameters", &shared.into_value());
     out.member("securityDefinitions", &security());
     out.member("security", &json!([{"BearerToken": []}]));
     out.end();
@@ -130,7 +127,7 @@ fn security() -> Value {
 /// Names what the tables say, which another build may say otherwise.
 static TABLES: LazyLock<u64> = LazyLock::new(|| {
     let mut hasher = DefaultHasher::new();
-    (enums::TEXT, parameters::TEXT, descriptions::TEXT).hash(&mut hasher);
+    (enums::TEXT, descriptions::TEXT).hash(&mut hasher);
     hasher.finish()
 });
 
@@ -148,9 +145,8 @@ fn hash(served: &[Served<'_>]) -> String {
 
 // === writing ===
 
-/// Writes paths, and gives the definitions they refer to and, of v2, the parameters that they share.
-fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> (Vec<String>, Shared) {
-    let (mut references, mut shared) = (Vec::new(), Shared::default());
+fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> Vec<String> {
+    let mut references = Vec::new();
     let mut all: BTreeMap<String, Value> = BTreeMap::new();
     for (group, version) in served.iter().map(group_version).collect::<BTreeSet<_>>() {
         all.extend([paths::resource_list(group, version, flavor, &mut references)]);
@@ -158,17 +154,13 @@ fn write_paths(out: &mut Out, served: &[Served<'_>], flavor: Flavor) -> (Vec<Str
     out.key("paths");
     out.begin();
     for s in served {
-        let mut paths = paths::of(s, flavor, &mut references);
-        if flavor == Flavor::V2 {
-            paths.iter_mut().for_each(|(_, path)| shared.take(path));
-        }
-        all.extend(paths);
+        all.extend(paths::of(s, flavor, &mut references));
     }
     for (path, value) in &all {
         out.member(path, value);
     }
     out.end();
-    (references, shared)
+    references
 }
 
 fn write_definitions(out: &mut Out, served: &[Served<'_>], references: Vec<String>, flavor: Flavor) {

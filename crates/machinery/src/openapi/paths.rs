@@ -5,13 +5,14 @@
 
 use super::Served;
 use super::definitions::{Flavor, META};
-use super::parameters::{Parameter, query};
 use crate::kinds::{KindInfo, Subresource};
 use crate::schema::builtin;
 use serde_json::{Map, Value, json};
 
 const OBJECT: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAM: &[&str] = &["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+type Parameter = (&'static str, &'static str);
 
 /// What is connected to through a subresource, whose kind only describes the query.
 struct Connection {
@@ -274,7 +275,7 @@ impl<'a> Builder<'a, '_> {
         });
         let mut path = self.path(&self.info.kind, names, vec![("get", operation)]);
         if let Value::Array(mut parameters) = path["parameters"].take() {
-            parameters.extend(LIST.iter().map(|p| query(self.flavor, "", p)));
+            parameters.extend(LIST.iter().map(|p| query(self.flavor, p)));
             path["parameters"] = by_name(parameters);
         }
         path
@@ -400,7 +401,7 @@ impl<'a> Builder<'a, '_> {
         if !with.is_empty() {
             parameters.push(path_parameter(self.flavor, "path", "path to the resource"));
         }
-        parameters.extend(connection.parameters.iter().map(|p| query(self.flavor, &sub.kind, p)));
+        parameters.extend(connection.parameters.iter().map(|p| query(self.flavor, p)));
         path.insert("parameters".to_owned(), by_name(parameters));
         Value::Object(path)
     }
@@ -441,12 +442,7 @@ impl<'a> Builder<'a, '_> {
             _ => ("", op.suffix),
         };
         let id = format!("{verb}{group_name}{version_name}{collection}{method}{scope}{}{suffix}", self.info.kind);
-        let at = match (op.verb, op.suffix) {
-            ("patch", _) => "patch",
-            ("read", "Log") => "log",
-            _ => "",
-        };
-        let parameters: Vec<Value> = op.parameters.iter().map(|p| query(self.flavor, at, p)).collect();
+        let parameters: Vec<Value> = op.parameters.iter().map(|p| query(self.flavor, p)).collect();
         let mut operation = json!({
             "operationId": id,
             "tags": [tag(group, version)],
@@ -535,7 +531,7 @@ impl<'a> Builder<'a, '_> {
             .first()
             .is_some_and(|(_, op)| op["operationId"].as_str().is_some_and(|id| id.ends_with("ForAllNamespaces")));
         let mut parameters = self.path_parameters(names, kind, self.info.namespaced && !all_namespaces);
-        parameters.push(query(self.flavor, "", &("pretty", "string")));
+        parameters.push(query(self.flavor, &("pretty", "string")));
         parameters.extend(take_common(&mut operations));
         let parameters = by_name(parameters);
         let mut path: Map<String, Value> = operations.into_iter().map(|(m, op)| (m.to_owned(), op)).collect();
@@ -589,6 +585,13 @@ fn take_common(operations: &mut [(&'static str, Value)]) -> Vec<Value> {
 fn by_name(mut parameters: Vec<Value>) -> Value {
     parameters.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     parameters.into()
+}
+
+fn query(flavor: Flavor, (name, ty): &Parameter) -> Value {
+    match flavor {
+        Flavor::V2 => json!({"in": "query", "name": name, "type": ty, "uniqueItems": true}),
+        Flavor::V3 => json!({"in": "query", "name": name, "schema": {"type": ty, "uniqueItems": true}}),
+    }
 }
 
 fn path_parameter(flavor: Flavor, name: &str, text: &str) -> Value {

@@ -51,7 +51,6 @@ fn definitions_are_upstreams() {
     let v2 = parse(&std::fs::read(corpus.join("openapi-v2.json")).expect("readable"));
     let ours_v2 = parse(&super::v2(&served()));
     let mut different = compare(&ours_v2["definitions"], &v2["definitions"]);
-    different.extend(compare(&ours_v2["parameters"], &v2["parameters"]));
     for group in ["api__v1", "apis__apps__v1", "apis__apiextensions.k8s.io__v1", "apis__networking.k8s.io__v1"] {
         let theirs = parse(&std::fs::read(corpus.join(format!("openapi-v3/{group}_openapi.json"))).expect("readable"));
         let name = group.replace("__", "/");
@@ -182,27 +181,6 @@ fn old_watches_and_what_connections_take_are_told() {
         operation("/api/v1/namespaces/{namespace}/bindings", "post"),
         "post createCoreV1NamespacedBinding: dryRun fieldManager fieldValidation namespace pretty"
     );
-}
-
-#[test]
-fn parameters_are_told_of_and_shared_under_upstreams_names() {
-    let document = parse(&v2(&served()));
-    let list = &document["paths"]["/api/v1/configmaps"]["parameters"];
-    assert_eq!(list[0], json!({"$ref": "#/parameters/allowWatchBookmarks-HC2hJt-J"}));
-    let pods = "/api/v1/namespaces/{namespace}/pods/{name}";
-    let patch = &document["paths"][pods]["patch"]["parameters"];
-    let names: Vec<&str> =
-        patch.as_array().into_iter().flatten().filter_map(|p| p["name"].as_str().or(p["$ref"].as_str())).collect();
-    expect_test::expect![[r#"
-        #/parameters/body-78PwaGsr
-        dryRun
-        #/parameters/fieldManager-7c6nTn1T
-        fieldValidation
-        #/parameters/force-tOGGb0Yi"#]]
-    .assert_eq(&names.join("\n"));
-    let document = parse(&v3("", "v1", &served()).expect("served"));
-    let tty = |of: &str| document["paths"][format!("{pods}/{of}")]["parameters"].to_string();
-    assert!(tty("exec").contains("allocated for the exec call") && tty("attach").contains("for the attach call"));
 }
 
 #[test]

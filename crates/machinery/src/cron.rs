@@ -233,14 +233,14 @@ fn every(text: &str) -> Result<Times, String> {
 
 /// What `time.ParseDuration` says.
 fn why_no_duration(text: &str) -> String {
-    let after_number = |rest: &str| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').to_owned();
-    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text).to_owned();
-    while rest.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
-        let after = after_number(&rest);
-        let unit = &after[..after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len())];
+    let is_number = |c: char| c.is_ascii_digit() || c == '.';
+    let mut rest = text.strip_prefix(['+', '-']).unwrap_or(text);
+    while rest.starts_with(is_number) {
+        let after = rest.trim_start_matches(is_number);
+        let (unit, next) = after.split_at(after.find(is_number).unwrap_or(after.len()));
         match unit {
             "" => return format!("time: missing unit in duration {}", quote(text)),
-            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => rest = after[unit.len()..].to_owned(),
+            "ns" | "us" | "µs" | "μs" | "ms" | "s" | "m" | "h" => rest = next,
             unit => return format!("time: unknown unit {} in duration {}", quote(unit), quote(text)),
         }
     }

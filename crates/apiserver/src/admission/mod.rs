@@ -51,6 +51,7 @@ use async_trait::async_trait;
 use base::Random;
 use machinery::kinds::KindInfo;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -344,7 +345,10 @@ pub fn plugins(
             return Err(format!("{flag}-admission-plugins plugin \"{wrong}\" is unknown"));
         }
     }
-    if let Some(both) = switches.on.iter().find(|name| switches.off.contains(name)) {
+    let both: BTreeSet<&str> =
+        switches.on.iter().filter(|name| switches.off.contains(name)).map(String::as_str).collect();
+    if !both.is_empty() {
+        let both = Vec::from_iter(both).join(" ");
         return Err(format!("[{both}] in enable-admission-plugins and disable-admission-plugins overlapped"));
     }
     let has = |names: &[String], name: &str| names.iter().any(|n| n == name);
@@ -498,9 +502,9 @@ mod tests {
         check(&["Nonsense"], &[], expect![[r#"enable-admission-plugins plugin "Nonsense" is unknown"#]]);
         check(&[], &["RoleEscalation"], expect![[r#"disable-admission-plugins plugin "RoleEscalation" is unknown"#]]);
         check(
-            &["Priority"],
-            &["Priority"],
-            expect!["[Priority] in enable-admission-plugins and disable-admission-plugins overlapped"],
+            &["Priority", "LimitRanger"],
+            &["LimitRanger", "Priority"],
+            expect!["[LimitRanger Priority] in enable-admission-plugins and disable-admission-plugins overlapped"],
         );
     }
 }

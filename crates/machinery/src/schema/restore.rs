@@ -21,12 +21,12 @@ pub fn restore_error(schema: &Schema, ty: TypeId, value: &Value) -> Option<Strin
             items.iter().find_map(|found| restore_error(schema, *item, found))
         }
         (Type::List { .. }, other) => Some(format!("cannot restore slice from {}", kind(other))),
-        (Type::Scalar(scalar), value) => plain(*scalar, value).then(|| unfit(schema, ty, *scalar, value)),
+        (Type::Scalar(scalar), value) => refuses(*scalar, value).then(|| unfit(schema, ty, *scalar, value)),
     }
 }
 
 /// Whether a plain type does not take a value.
-fn plain(scalar: Scalar, value: &Value) -> bool {
+fn refuses(scalar: Scalar, value: &Value) -> bool {
     match (scalar, value) {
         (Scalar::String, value) => !value.is_string(),
         (Scalar::Bool, value) => !value.is_boolean(),

@@ -190,7 +190,7 @@ fn start(view: &View, spec: &CronJobSpec, status: &mut CronJobStatus, now: Times
         plan.events.push(note(EventKind::Warning, "TooManyMissedTimes", message));
     }
     let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
-    if deadline.is_some_and(|d| at + d < now) {
+    if deadline.and_then(|d| at.saturating_add(d).ok()).is_some_and(|end| end < now) {
         let message = format!("Missed scheduled time to start a job: {}", at.strftime("%a, %d %b %Y %H:%M:%S +0000"));
         plan.events.push(note(EventKind::Warning, "MissSchedule", &message));
         return;
@@ -236,7 +236,8 @@ fn latest(
     let created = cron.metadata.creation_timestamp.as_ref().map(|t| t.0);
     let Some(mut earliest) = status.last_schedule_time.as_ref().map(|t| t.0).or(created) else { return Ok(None) };
     if let Some(seconds) = spec.starting_deadline_seconds {
-        earliest = earliest.max(now - SignedDuration::from_secs(seconds));
+        let oldest = now.saturating_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN);
+        earliest = earliest.max(oldest);
     }
     let no_times = "time difference between two schedules is less than 1 second";
     let first = schedule.next(earliest, zone).ok_or(no_times)?;
@@ -392,6 +393,15 @@ mod tests {
             Vec::new(),
             310,
             expect![[r#"
+            again in 290.1s
+        "#]],
+        );
+        check_plan(
+            cron(json!({"startingDeadlineSeconds": i64::MAX}), json!({})),
+            Vec::new(),
+            310,
+            expect![[r#"
+            create Job ns/c-29453765 -> SuccessfulCreate Created job c-29453765
             again in 290.1s
         "#]],
         );

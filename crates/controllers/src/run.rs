@@ -579,10 +579,11 @@ impl Queue {
         if let Some(since) = since {
             self.count(|counted| counted.worked(since.elapsed()));
         }
-        if let Some(wait) = again_after
+        // Some objects name seconds that no clock will ever count: those never come.
+        if let Some(at) = again_after.and_then(|wait| Instant::now().checked_add(wait))
             && !state.ready.contains_key(key)
         {
-            state.delayed.insert(key.clone(), Instant::now() + wait);
+            state.delayed.insert(key.clone(), at);
         }
     }
 
@@ -631,6 +632,17 @@ mod tests {
         let before = Instant::now();
         queue.ready().await;
         assert_eq!(before.elapsed(), Duration::from_secs(5));
+        assert_eq!(queue.take(), Some(key("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_may_be_delayed_for_ever() {
+        let queue = Queue::default();
+        queue.add(key("a"));
+        assert_eq!(queue.take(), Some(key("a")));
+        queue.finished(&key("a"), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(queue.take(), None);
+        queue.add(key("a"));
         assert_eq!(queue.take(), Some(key("a")));
     }
 

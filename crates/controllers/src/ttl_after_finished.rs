@@ -55,7 +55,7 @@ fn expires_at(job: &Job) -> Option<Timestamp> {
     if job.is_deleting() {
         return None;
     }
-    Some(ended.last_transition_time.as_ref()?.0 + SignedDuration::from_secs(i64::from(ttl)))
+    ended.last_transition_time.as_ref()?.0.saturating_add(SignedDuration::from_secs(i64::from(ttl))).ok()
 }
 
 #[cfg(test)]

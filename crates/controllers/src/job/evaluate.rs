@@ -92,7 +92,7 @@ fn limits(state: &State<'_>, failed: i32, plan: &mut Plan) -> Option<Finish> {
     }
     let seconds = state.spec.active_deadline_seconds.filter(|_| !state.is_suspended())?;
     let since = state.status.start_time.as_ref().map_or(state.now, |t| t.0);
-    let left = SignedDuration::from_secs(seconds) - state.now.duration_since(since);
+    let left = SignedDuration::from_secs(seconds).saturating_sub(state.now.duration_since(since));
     match Duration::try_from(left) {
         Ok(left) if !left.is_zero() => {
             plan.again(left);

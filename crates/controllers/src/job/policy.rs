@@ -93,10 +93,10 @@ pub(super) fn finished_at(pod: &Pod) -> Option<Timestamp> {
         statuses.map(|c| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)).collect();
     let of_containers = ends.and_then(|e| e.into_iter().max());
     let not_ready = crate::pods::condition(pod, "Ready").filter(|c| c.status == "False");
-    let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+    let grace = jiff::SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
     of_containers
         .or_else(|| not_ready?.last_transition_time.as_ref().map(|t| t.0))
-        .or_else(|| Some(pod.metadata.deletion_timestamp.as_ref()?.0 - jiff::SignedDuration::from_secs(grace)))
+        .or_else(|| pod.metadata.deletion_timestamp.as_ref()?.0.saturating_sub(grace).ok())
         .or_else(|| pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
 }
 

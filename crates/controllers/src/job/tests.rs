@@ -176,6 +176,28 @@ fn failures_are_retried_with_growing_waits_until_the_limit() {
 }
 
 #[test]
+fn a_deadline_may_be_beyond_all_times() {
+    let mut w = World::new(json!({"activeDeadlineSeconds": i64::MAX}));
+    check_settles(
+        &mut w,
+        expect![[r#"
+        again in 9223372036854775807s
+        create Pod ns/j-
+        status active=1
+        again in 9223372036854775807s
+    "#]],
+    );
+    // The clock was put back.
+    w.seconds = -5;
+    check_settles(
+        &mut w,
+        expect![[r#"
+        again in 9223372036854775807.999999999s
+    "#]],
+    );
+}
+
+#[test]
 fn the_deadline_ends_running_pods() {
     let mut w = World::new(json!({"activeDeadlineSeconds": 5, "parallelism": 2, "completions": 2}));
     check_settles(

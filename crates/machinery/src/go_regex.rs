@@ -119,13 +119,13 @@ impl<'p> Rewriter<'p> {
         loop {
             let before = self.rest;
             let Some(c) = self.take() else { break };
-            let is_repetition = matches!(c, '*' | '+' | '?') || c == '{' && self.bounds()?.is_some();
-            if !is_repetition {
+            let bounds = if c == '{' { self.bounds()? } else { None };
+            if bounds.is_none() && !matches!(c, '*' | '+' | '?') {
                 repeated = None;
                 self.one(c, whole)?;
                 continue;
             }
-            self.repetition(c)?;
+            self.repetition(c, bounds);
             let end = |from: &str| from.len() - self.rest.len();
             if let Some(first) = repeated {
                 return Err(wrong("invalid nested repetition operator", &first[..end(first)]));
@@ -288,8 +288,7 @@ impl<'p> Rewriter<'p> {
     fn open_group(&mut self) -> Result<(), BadPattern> {
         let whole = self.rest;
         let Some(rest) = whole.strip_prefix('?') else {
-            self.out.push('(');
-            self.open.push(std::mem::replace(&mut self.group, 1));
+            self.begin_group("(");
             return Ok(());
         };
         if let Some(rest) = rest.strip_prefix("P<").or_else(|| rest.strip_prefix('<')) {
@@ -300,26 +299,25 @@ impl<'p> Rewriter<'p> {
                 return Err(bad(&whole[..end]));
             }
             self.take_up_to(end);
-            self.out.push('(');
-            self.open.push(std::mem::replace(&mut self.group, 1));
+            self.begin_group("(");
             return Ok(());
         }
         self.take();
         let (flags, end) = self.flags().ok_or_else(|| {
             wrong("invalid or unsupported Perl syntax", format!("({}", &whole[..whole.len() - self.rest.len()]))
         })?;
-        self.out.push_str("(?");
-        self.out.push_str(&flags);
         match end {
-            ':' => {
-                self.out.push(':');
-                self.open.push(std::mem::replace(&mut self.group, 1));
-            }
+            ':' => self.begin_group(&format!("(?{flags}:")),
             // Without flags it would be none of the crate's.
-            _ if flags.is_empty() => self.out.push_str(":)"),
-            _ => self.out.push(')'),
+            _ if flags.is_empty() => self.out.push_str("(?:)"),
+            _ => self.out.extend(["(?", &flags, ")"]),
         }
         Ok(())
+    }
+
+    fn begin_group(&mut self, text: &str) {
+        self.out.push_str(text);
+        self.open.push(std::mem::replace(&mut self.group, 1));
     }
 
     /// Flags after `(?`, each once, and what ends them: `:` or `)`.
@@ -364,9 +362,9 @@ impl<'p> Rewriter<'p> {
     }
 
     /// A repetition that begins with `c`, greedy or not (`parser.repeat`).
-    fn repetition(&mut self, c: char) -> Result<(), BadPattern> {
+    fn repetition(&mut self, c: char, bounds: Option<(u32, &str)>) {
         self.out.push(c);
-        if let (Some((most, inside)), '{') = (self.bounds()?, c) {
+        if let Some((most, inside)) = bounds {
             self.take_up_to(inside.len() + 1);
             self.out.push_str(inside);
             self.out.push('}');
@@ -378,7 +376,6 @@ impl<'p> Rewriter<'p> {
             self.rest = rest;
             self.out.push('?');
         }
-        Ok(())
     }
 
     /// After a `[` (`parser.parseClass`).

@@ -81,7 +81,7 @@ impl Pattern {
 /// A pattern of Go's, ready to match, if its automaton is not larger than this.
 pub fn compile(pattern: &str, size_limit_bytes: usize) -> Result<Regex, BadPattern> {
     let out = String::with_capacity(pattern.len() + 16);
-    let rewritten = Rewriter { rest: pattern, out, open: Vec::new(), group: 1, atom: 1 }.run()?;
+    let rewritten = Rewriter { rest: pattern, out, open: Vec::new(), group: 1, atom: 0, flags: String::new() }.run()?;
     RegexBuilder::new(&rewritten).size_limit(size_limit_bytes).build().map_err(BadPattern::Refused)
 }
 
@@ -107,8 +107,10 @@ struct Rewriter<'p> {
     open: Vec<u32>,
     /// How often at most something within the current group is repeated.
     group: u32,
-    /// The same of what was read last, and could be repeated next.
+    /// The same of what was read last, and could be repeated next; 0 if nothing could.
     atom: u32,
+    /// What sets flags and was read since. It is nothing that could be repeated, so it is written before what comes next.
+    flags: String,
 }
 
 impl<'p> Rewriter<'p> {
@@ -125,8 +127,12 @@ impl<'p> Rewriter<'p> {
                 self.one(c, whole)?;
                 continue;
             }
+            let is_missing = self.atom == 0;
             self.repetition(c, bounds);
             let end = |from: &str| from.len() - self.rest.len();
+            if is_missing {
+                return Err(wrong("missing argument to repetition operator", &before[..end(before)]));
+            }
             if let Some(first) = repeated {
                 return Err(wrong("invalid nested repetition operator", &first[..end(first)]));
             }
@@ -143,11 +149,18 @@ impl<'p> Rewriter<'p> {
 
     /// What is no repetition.
     fn one(&mut self, c: char, whole: &str) -> Result<(), BadPattern> {
-        self.atom = 1;
+        if c == '(' {
+            return self.open_group();
+        }
+        self.out.push_str(&std::mem::take(&mut self.flags));
+        if c == '\\' && self.rest.starts_with('Q') {
+            self.quoted();
+            return Ok(());
+        }
+        self.atom = if c == '|' { 0 } else { 1 };
         match c {
             '\\' => self.escape()?,
             '[' => self.class()?,
-            '(' => self.open_group()?,
             ')' => {
                 let outside = self.open.pop().ok_or_else(|| wrong("unexpected )", whole))?;
                 self.atom = self.group;
@@ -180,6 +193,17 @@ impl<'p> Rewriter<'p> {
         self.out.push(c);
     }
 
+    /// After a backslash: `Q`, and what means itself up to a `\E`. If that is nothing, what was before can still be repeated.
+    fn quoted(&mut self) {
+        self.take();
+        let end = self.rest.find(r"\E").unwrap_or(self.rest.len());
+        self.take_up_to(end).chars().for_each(|c| {
+            self.literal(c);
+            self.atom = 1;
+        });
+        self.rest = self.rest.strip_prefix(r"\E").unwrap_or(self.rest);
+    }
+
     /// After a backslash that is not in a class (`parser.parse`, case `\\`).
     fn escape(&mut self) -> Result<(), BadPattern> {
         let letter = self.rest.chars().next().ok_or_else(|| wrong("trailing backslash at end of expression", ""))?;
@@ -187,13 +211,6 @@ impl<'p> Rewriter<'p> {
             'A' | 'z' => self.out.extend(['\\', letter]),
             'b' => self.out.push_str(r"(?-u:\b)"),
             'B' => self.out.push_str(r"(?-u:\B)"),
-            'Q' => {
-                self.take();
-                let end = self.rest.find(r"\E").unwrap_or(self.rest.len());
-                self.take_up_to(end).chars().for_each(|c| self.literal(c));
-                self.rest = self.rest.strip_prefix(r"\E").unwrap_or(self.rest);
-                return Ok(());
-            }
             'p' | 'P' => return self.unicode_class(),
             _ => match perl_class(letter) {
                 Some(class) => {
@@ -308,15 +325,16 @@ impl<'p> Rewriter<'p> {
         })?;
         match end {
             ':' => self.begin_group(&format!("(?{flags}:")),
-            // Without flags it would be none of the crate's.
-            _ if flags.is_empty() => self.out.push_str("(?:)"),
-            _ => self.out.extend(["(?", &flags, ")"]),
+            _ if flags.is_empty() => {}
+            _ => self.flags.extend(["(?", &flags, ")"]),
         }
         Ok(())
     }
 
     fn begin_group(&mut self, text: &str) {
+        self.out.push_str(&std::mem::take(&mut self.flags));
         self.out.push_str(text);
+        self.atom = 0;
         self.open.push(std::mem::replace(&mut self.group, 1));
     }
 
@@ -497,6 +515,7 @@ mod tests {
         matches(r"^a*?b{2}?(c+)?{d?$", &["bb{", "aabbcc{d"], &["b{"]);
         matches(r"^(a{30}){33}(b{1000}){0,1}$", &[&"a".repeat(990)], &["a"]);
         matches(r"^\p{Old_Italic}\p{Old-Italic}$", &["𐌀𐌁"], &["ab"]);
+        matches(r"^a(?i){2}b\Q\E*$", &["aaBB"], &["aA"]);
     }
 
     #[test]
@@ -504,6 +523,9 @@ mod tests {
         let why = |pattern: &str| compile(pattern, SIZE_LIMIT_BYTES).expect_err(pattern).to_string();
         assert_eq!(why(r"a{1001}"), "error parsing regexp: invalid repeat count: `{1001}`");
         assert_eq!(why(r"((a{11}){10}b){10,}"), "error parsing regexp: invalid repeat count: `{10,}`");
+        for pattern in ["*?b", "a|*?", "(*?)", "(?i)*?", r"\Q\E*?"] {
+            assert_eq!(why(pattern), "error parsing regexp: missing argument to repetition operator: `*?`");
+        }
         assert_eq!(why(r"a**"), "error parsing regexp: invalid nested repetition operator: `**`");
         assert_eq!(why(r"a{2}+?b"), "error parsing regexp: invalid nested repetition operator: `{2}+?`");
         assert_eq!(why(r"a???"), "error parsing regexp: invalid nested repetition operator: `???`");

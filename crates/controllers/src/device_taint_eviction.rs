@@ -12,7 +12,7 @@ use crate::pods::{self, Eviction};
 use crate::run::{Context, Controller, Watches};
 use api::k8s::api::core::v1::PodResourceClaimStatus;
 use api::k8s::api::resource::v1::{
-    DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
+    Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim, ResourceSlice,
 };
 use api::prelude::*;
 use client::Change;
@@ -31,9 +31,18 @@ pub(crate) struct DeviceTaintEviction;
 /// Driver and name.
 type PoolId = (String, String);
 
+/// NoExecute taints, by the names of the devices that have some.
+type Taints = BTreeMap<String, Vec<DeviceTaint>>;
+
 /// Slices by pool and name.
 #[derive(Default)]
-pub(crate) struct Pools(BTreeMap<PoolId, BTreeMap<String, Arc<ResourceSlice>>>);
+pub(crate) struct Pools(BTreeMap<PoolId, BTreeMap<String, Slice>>);
+
+/// What of a slice matters.
+struct Slice {
+    generation: i64,
+    taints: Taints,
+}
 
 pub(crate) struct View {
     pod: Arc<Pod>,
@@ -119,7 +128,7 @@ fn users(claim: &Arc<ResourceClaim>) -> impl Iterator<Item = Key> {
     pods.map(|consumer| Key::new(claim.namespace(), &consumer.name))
 }
 
-/// Keeps the slices of pools. Wakes the pods that have devices of the slice's pool, if the pool has or had tainted ones.
+/// Keeps the taints of pools. Wakes the pods that have devices of the slice's pool, if those are tainted otherwise now.
 fn slice_keys(ctx: &Context, change: &Change<ResourceSlice>) -> Vec<Key> {
     let shared = ctx.shared::<Mutex<Pools>>();
     let moved: Vec<PoolId> = shared.lock().apply(change);
@@ -138,16 +147,23 @@ fn pool_of(slice: &ResourceSlice) -> PoolId {
     (slice.spec.driver.clone(), slice.spec.pool.name.clone())
 }
 
-fn is_evicting(taint: &&DeviceTaint) -> bool {
-    taint.effect == NO_EXECUTE
+impl Slice {
+    fn of(slice: &ResourceSlice) -> Self {
+        let evicting = |device: &Device| -> Vec<DeviceTaint> {
+            device.taints.iter().flatten().filter(|taint| taint.effect == NO_EXECUTE).cloned().collect()
+        };
+        let devices = slice.spec.devices.iter().flatten().map(|device| (device.name.clone(), evicting(device)));
+        let taints = devices.filter(|(_, taints)| !taints.is_empty()).collect();
+        Slice { generation: slice.spec.pool.generation, taints }
+    }
 }
 
 impl Pools {
-    /// Takes a change in; the pools whose tainted devices may be others now.
+    /// Takes a change in; the pools whose devices are tainted otherwise now.
     fn apply(&mut self, change: &Change<ResourceSlice>) -> Vec<PoolId> {
         let mut concerned: Vec<PoolId> = change.old.iter().chain(&change.new).map(|slice| pool_of(slice)).collect();
         concerned.dedup();
-        let before: Vec<bool> = concerned.iter().map(|pool| self.is_tainted(pool)).collect();
+        let before: Vec<Taints> = concerned.iter().map(|pool| self.taints(pool)).collect();
         if let Some(old) = &change.old
             && let Some(slices) = self.0.get_mut(&pool_of(old))
         {
@@ -157,32 +173,28 @@ impl Pools {
             }
         }
         if let Some(new) = &change.new {
-            self.0.entry(pool_of(new)).or_default().insert(new.name().to_owned(), new.clone());
+            self.0.entry(pool_of(new)).or_default().insert(new.name().to_owned(), Slice::of(new));
         }
         let both = concerned.into_iter().zip(before);
-        both.filter(|(pool, before)| *before || self.is_tainted(pool)).map(|(pool, _)| pool).collect()
+        both.filter(|(pool, before)| self.taints(pool) != *before).map(|(pool, _)| pool).collect()
     }
 
     /// The slices of a pool's newest generation.
-    fn newest(&self, pool: &PoolId) -> impl Iterator<Item = &ResourceSlice> {
+    fn newest(&self, pool: &PoolId) -> impl Iterator<Item = &Slice> {
         let slices = self.0.get(pool).into_iter().flat_map(BTreeMap::values);
-        let newest = slices.clone().map(|slice| slice.spec.pool.generation).max();
-        slices.filter(move |slice| Some(slice.spec.pool.generation) == newest).map(Arc::as_ref)
+        let newest = slices.clone().map(|slice| slice.generation).max();
+        slices.filter(move |slice| Some(slice.generation) == newest)
     }
 
-    fn is_tainted(&self, pool: &PoolId) -> bool {
-        let mut devices = self.newest(pool).flat_map(|slice| slice.spec.devices.iter().flatten());
-        devices.any(|device| device.taints.iter().flatten().any(|taint| is_evicting(&taint)))
+    fn taints(&self, pool: &PoolId) -> Taints {
+        self.newest(pool).flat_map(|slice| slice.taints.clone()).collect()
     }
 
     /// A device that a claim has, if it has NoExecute taints.
     fn tainted(&self, result: &DeviceRequestAllocationResult) -> Option<Tainted> {
         let pool = (result.driver.clone(), result.pool.clone());
-        let mut devices = self.newest(&pool).flat_map(|slice| slice.spec.devices.iter().flatten());
-        let device = devices.find(|device| device.name == result.device)?;
-        let taints: Vec<DeviceTaint> = device.taints.iter().flatten().filter(is_evicting).cloned().collect();
-        let tolerations = result.tolerations.clone().unwrap_or_default();
-        (!taints.is_empty()).then_some(Tainted { taints, tolerations })
+        let taints = self.newest(&pool).find_map(|slice| slice.taints.get(&result.device))?.clone();
+        Some(Tainted { taints, tolerations: result.tolerations.clone().unwrap_or_default() })
     }
 }
 
@@ -317,5 +329,18 @@ delete Pod ns/p
         assert_eq!((moved(None, Some(&new)), moved(None, Some(&old))), (0, 0));
         // The older slice is the newest again.
         assert_eq!((moved(Some(&new), None), moved(Some(&old), None)), (1, 1));
+    }
+
+    #[test]
+    fn pods_are_looked_at_again_only_for_other_taints() {
+        let mut pools = Pools::default();
+        let mut last = None;
+        let mut moved = |devices: Value| {
+            let new = Some(slice("a", 1, devices));
+            pools.apply(&Change { old: std::mem::replace(&mut last, new.clone()), new }).len()
+        };
+        assert_eq!((moved(x(json!([]))), moved(x(json!([{"effect": "NoSchedule"}])))), (0, 0));
+        assert_eq!((moved(x(json!([{}]))), moved(x(json!([{}])))), (1, 0));
+        assert_eq!((moved(x(json!([{"key": "l"}]))), moved(json!([]))), (1, 1));
     }
 }

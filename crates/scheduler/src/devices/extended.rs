@@ -39,12 +39,14 @@ pub(crate) fn class_of<'a>(devices: &'a Devices, resource: &str) -> Option<&'a s
     devices.class_of(resource)
 }
 
+/// The UID of the pod for whose extended resources a claim was made, if it was.
+pub(super) fn made_for(claim: &ResourceClaim) -> Option<&String> {
+    claim.controller().filter(|_| claim.annotation(MADE) == Some("true")).map(|owner| &owner.uid)
+}
+
 /// The claim that was made for a pod in an earlier attempt (`findExtendedResourceClaim`).
 pub(crate) fn find(devices: &Devices, pod: &Pod) -> Option<Arc<ResourceClaim>> {
-    let is_its = |claim: &&Arc<ResourceClaim>| {
-        claim.annotation(MADE) == Some("true") && claim.controller().is_some_and(|owner| owner.uid == pod.uid())
-    };
-    devices.claims_in(pod.namespace()).find(is_its).cloned()
+    devices.made_for(pod.uid()).find(|claim| claim.namespace() == pod.namespace()).cloned()
 }
 
 /// The claim for these resources of a pod; `None`: there are none.
@@ -227,6 +229,26 @@ mod tests {
                 "container-0-request-0=1xgpu container-0-request-1=1xgpu | a:container-0-request-0 a:container-0-request-1"
             ]],
         );
+    }
+
+    #[test]
+    fn a_claim_that_was_made_for_a_pod_is_found_while_it_is_there() {
+        let pod = Pod::decode(br#"{"metadata":{"name":"p","namespace":"ns","uid":"u"}}"#).expect("a pod");
+        let mut devices = Devices::default();
+        let mut found = |namespace: &str, name: &str, owner: Option<&str>, made: &str| {
+            let owned = |uid| json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}]);
+            let metadata = |uid| json!({"namespace": namespace, "name": name, "ownerReferences": owned(uid), "annotations": {MADE: made}});
+            let text = owner.map(|uid| json!({"metadata": metadata(uid), "spec": {}}).to_string());
+            let claim = text.map(|text| Arc::new(ResourceClaim::decode(text.as_bytes()).expect("a claim")));
+            devices.apply_claim(namespace, name, claim);
+            find(&devices, &pod).map(|claim| claim.name().to_owned())
+        };
+        assert_eq!(found("ns", "a", Some("other"), "true"), None);
+        assert_eq!(found("elsewhere", "b", Some("u"), "true"), None);
+        assert_eq!(found("ns", "c", Some("u"), "false"), None);
+        assert_eq!(found("ns", "d", Some("u"), "true").as_deref(), Some("d"));
+        assert_eq!(found("ns", "d", Some("u"), "true").as_deref(), Some("d"));
+        assert_eq!(found("ns", "d", None, ""), None);
     }
 
     #[test]

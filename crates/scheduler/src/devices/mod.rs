@@ -265,6 +265,8 @@ pub struct Devices {
     of_many: BTreeSet<String>,
     of_pool: BTreeMap<PoolId, BTreeSet<String>>,
     claims: BTreeMap<ClaimKey, Claim>,
+    /// Those that were made for extended resources, by the pod's UID.
+    made: BTreeMap<String, BTreeSet<ClaimKey>>,
     /// By the claim's UID: what it is about to get.
     pending: BTreeMap<String, AllocationResult>,
     in_use: InUse,
@@ -297,9 +299,10 @@ impl Devices {
         self.by_resource.get(resource)?.first().map(|(_, name)| name.as_str())
     }
 
-    fn claims_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<ResourceClaim>> {
-        let from = self.claims.range((namespace.to_owned(), String::new())..);
-        from.take_while(move |((ns, _), _)| ns == namespace).map(|(_, claim)| &claim.object)
+    /// Claims that say that they were made for the extended resources of a pod with this UID.
+    fn made_for(&self, uid: &str) -> impl Iterator<Item = &Arc<ResourceClaim>> {
+        let keys = self.made.get(uid).into_iter().flatten();
+        keys.filter_map(|key| self.claims.get(key)).map(|claim| &claim.object)
     }
 
     /// Whether devices are about to be given to the claim.
@@ -386,6 +389,12 @@ impl Devices {
     pub fn apply_claim(&mut self, namespace: &str, name: &str, claim: Option<Arc<ResourceClaim>>) -> Events {
         let key = (namespace.to_owned(), name.to_owned());
         let (old, new) = (self.claims.remove(&key), claim);
+        if let Some(uid) = old.as_ref().and_then(|old| extended::made_for(&old.object)) {
+            take_out(&mut self.made, uid, &key);
+        }
+        if let Some(uid) = new.as_deref().and_then(extended::made_for) {
+            self.made.entry(uid.clone()).or_default().insert(key.clone());
+        }
         if let Some(object) = new.clone() {
             let known = old.as_ref().filter(|old| old.object.uid() == object.uid());
             let selectors = known.map(|old| old.selectors.clone()).unwrap_or_default();

@@ -16,6 +16,7 @@ use machinery::resource_claims as claims;
 use machinery::selector::NodeSelector;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 const NAME: &str = "DynamicResources";
@@ -55,9 +56,9 @@ pub(crate) struct State {
 }
 
 /// What is found on a node.
-type Allocations = Result<Found, Refusal>;
+type Allocations = Result<Rc<Found>, Refusal>;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Found {
     /// What each claim without devices gets; last the one for extended resources.
     allocations: Vec<AllocationResult>,
@@ -168,7 +169,7 @@ impl State {
         if self.claims.iter().any(|known| !known.is_available(node)) {
             return Err(Refusal::of_node(UNAVAILABLE));
         }
-        Ok(found)
+        Ok(Rc::new(found))
     }
 
     /// The claim for those of the resources that the node has as devices.
@@ -179,7 +180,7 @@ impl State {
         extended::claim(devices, &cycle.pod.pod, &here)
     }
 
-    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo, extended: Option<Extended>) -> Allocations {
+    fn search(&self, cycle: &Cycle<'_>, node: &NodeInfo, extended: Option<Extended>) -> Result<Found, Refusal> {
         let devices = &cycle.snapshot.devices;
         let made = extended.as_ref().map(|extended| Wanted::read(&extended.claim, devices)).transpose();
         let made = made.map_err(Refusal::of_node)?;
@@ -258,18 +259,18 @@ fn alternatives(claim: &ResourceClaim) -> impl Iterator<Item = (i64, String)> {
 /// What is to be done about the pod's claims on this node.
 pub(crate) fn plan(cycle: &Cycle<'_>, node: &NodeInfo) -> Result<ClaimPlan, Refusal> {
     let Some(state) = &cycle.devices else { return Ok(ClaimPlan::default()) };
-    let Found { allocations, extended } = state.allocations(cycle, node)?;
-    let mut found = allocations.into_iter();
+    let on_node = state.allocations(cycle, node)?;
+    let mut found = on_node.allocations.iter().cloned();
     let step = |known: &Known| ClaimStep {
         claim: known.claim.clone(),
         allocation: if claims::allocation(&known.claim).is_none() { found.next() } else { None },
         makes: None,
     };
     let mut steps: Vec<ClaimStep> = state.claims.iter().map(step).collect();
-    steps.extend(extended.map(|Extended { claim, mappings }| ClaimStep {
-        claim,
+    steps.extend(on_node.extended.iter().map(|extended| ClaimStep {
+        claim: extended.claim.clone(),
         allocation: found.next(),
-        makes: Some(mappings),
+        makes: Some(extended.mappings.clone()),
     }));
     Ok(ClaimPlan(steps))
 }

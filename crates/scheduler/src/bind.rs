@@ -16,6 +16,7 @@ use machinery::volumes;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The longest a single write may take. One that never ends must not keep a pod from being tried again.
 pub(crate) const WRITE: Duration = Duration::from_secs(60);
@@ -23,6 +24,9 @@ pub(crate) const WRITE: Duration = Duration::from_secs(60);
 const VOLUMES: Duration = Duration::from_secs(600);
 /// How long the cache may take to show that victims go.
 const SEEN: Duration = Duration::from_secs(5);
+
+/// How far a cache is.
+pub(crate) type Moves = watch::Receiver<Option<u64>>;
 
 /// What tasks work with. Cheap to clone.
 #[derive(Clone)]
@@ -123,7 +127,7 @@ async fn bind_volumes(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan)
     let bound = async {
         let (mut claim_moves, mut pod_moves) = (claims.revisions(), client.cache::<Pod>().revisions());
         while !are_bound(client, pod, node, plan)? {
-            tokio::select! { _ = claim_moves.changed() => {}, _ = pod_moves.changed() => {} }
+            either(&mut claim_moves, &mut pod_moves).await;
         }
         Ok(())
     };
@@ -161,6 +165,11 @@ fn are_bound(client: &Client, pod: &Pod, node: &str, plan: &VolumePlan) -> Resul
         }
     }
     Ok(true)
+}
+
+/// Waits until one of two caches moves. The client keeps its caches, so that neither ends while we wait.
+pub(crate) async fn either(one: &mut Moves, other: &mut Moves) {
+    tokio::select! { _ = one.changed() => {}, _ = other.changed() => {} }
 }
 
 /// There is no use in waiting for a pod that is gone.

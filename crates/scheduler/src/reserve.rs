@@ -161,13 +161,8 @@ async fn wait_until_ready(tools: &Tools, pod: &Pod, node: &str, plan: &ClaimPlan
             return Ok(());
         }
         let left = left(&waiting, begun, now).ok_or("device binding timeout: context deadline exceeded")?;
-        let moved = async {
-            tokio::select! { moved = claim_moves.changed() => moved, moved = pod_moves.changed() => moved }
-        };
         // When the time is over, it is looked once more.
-        if let Ok(Err(_)) = tokio::time::timeout(left, moved).await {
-            return Err("the scheduler ends".to_owned());
-        }
+        drop(tokio::time::timeout(left, bind::either(&mut claim_moves, &mut pod_moves)).await);
     }
 }
 

@@ -170,10 +170,11 @@ impl Bounds {
         let parts: Vec<&str> = text.split('/').collect();
         let ends: Vec<&str> = parts[0].split('-').collect();
         let mut any = matches!(ends[0], "*" | "?");
-        let (first, mut last) = match ends.as_slice() {
-            _ if any => (self.min, self.max),
-            [one] => (self.number(one)?, self.number(one)?),
-            [first, last] => (self.number(first)?, self.number(last)?),
+        let first = if any { self.min } else { self.number(ends[0])? };
+        let mut last = match ends.as_slice() {
+            _ if any => self.max,
+            [_] => first,
+            [_, last] => self.number(last)?,
             _ => return Err(format!("too many hyphens: {text}")),
         };
         let step = match parts.as_slice() {
@@ -314,6 +315,7 @@ mod tests {
                 "-1 * * * *",
                 "99999999999999999999 * * * *",
                 "1-2-3 * * * *",
+                "a-2-3 * * * *",
                 "1/2/3 * * * *",
                 "0 0 0 * *",
                 "@often",
@@ -333,6 +335,7 @@ mod tests {
                 -1 * * * *: failed to parse int from : strconv.Atoi: parsing "": invalid syntax
                 99999999999999999999 * * * *: failed to parse int from 99999999999999999999: strconv.Atoi: parsing "99999999999999999999": value out of range
                 1-2-3 * * * *: too many hyphens: 1-2-3
+                a-2-3 * * * *: failed to parse int from a: strconv.Atoi: parsing "a": invalid syntax
                 1/2/3 * * * *: too many slashes: 1/2/3
                 0 0 0 * *: beginning of range (0) below minimum (1): 0
                 @often: unrecognized descriptor: @often

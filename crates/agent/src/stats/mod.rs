@@ -28,7 +28,7 @@ use net::traffic::{self, Traffic};
 use parking_lot::Mutex;
 use runtime::Stats;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ const STALE: i64 = 120;
 const SHORTEST_WINDOW_MS: i128 = 200;
 /// Name of a pod's link inside it.
 const POD_LINK: &str = "eth0";
-/// The machine's own counter, among those of cgroups.
+/// The machine's own reading, among those of pods and containers.
 const MACHINE: &str = "";
 
 /// What is used now.
@@ -163,11 +163,38 @@ fn next_reading(last: Option<Reading>, at: Timestamp, cpu_ns: u64) -> Reading {
     Reading { at, cpu_ns, rate: u64::try_from(rate).ok(), window_ms: u64::try_from(ms).unwrap_or(0) }
 }
 
+/// The last readings: of the machine, and of pods and containers by their ids.
+#[derive(Debug, Default)]
+struct Readings(BTreeMap<String, Reading>);
+
+impl Readings {
+    /// Takes in what was read now, and tells the rates in it as far as they are known. Whether all are.
+    fn take(&mut self, sample: &mut NodeSample) -> bool {
+        let mut before = std::mem::take(&mut self.0);
+        let (at, mut all_known) = (sample.at, true);
+        let mut next = |name: &str, cpu_ns| {
+            let reading = next_reading(before.remove(name), at, cpu_ns);
+            all_known &= reading.rate.is_some();
+            self.0.insert(name.to_owned(), reading);
+            reading
+        };
+        let machine = next(MACHINE, sample.cpu_ns);
+        (sample.cpu_rate, sample.window_ms) = (machine.rate, machine.window_ms);
+        for pod in &mut sample.pods {
+            pod.cpu_rate = next(&pod.uid, pod.usage.cpu_usage_ns).rate;
+            for c in &mut pod.containers {
+                c.cpu_rate = next(&c.id, c.usage.cpu_usage_ns).rate;
+            }
+        }
+        all_known
+    }
+}
+
 /// Reads what is used.
 pub struct Collector {
     agent: AgentHandle,
     context: Arc<Context>,
-    readings: Mutex<BTreeMap<String, Reading>>,
+    readings: Mutex<Readings>,
 }
 
 impl Collector {
@@ -183,31 +210,21 @@ impl Collector {
 
     /// All of it; walking through directories takes time and is done only if `disks` are asked for.
     pub async fn collect(&self, disks: bool) -> std::io::Result<NodeSample> {
-        let views = self.agent.views();
-        if self.read(&views).is_none() {
-            tokio::time::sleep(MOMENT).await;
-        }
+        let views: Vec<PodView> = self.agent.views().into_iter().filter(|v| v.seen.may_run()).collect();
         let mut sample = self.sample(&views)?;
-        let rates = self.read(&views);
-        let rate = |cgroup: &str| rates.as_ref().and_then(|r| r.get(cgroup).copied());
-        sample.cpu_rate = rate(MACHINE);
-        sample.window_ms = self.readings.lock().get(MACHINE).map_or(0, |r| r.window_ms);
-        for (pod, view) in sample.pods.iter_mut().zip(views.iter().filter(|v| v.seen.may_run())) {
-            let path = resources::pod_cgroup_path(&view.pod);
-            pod.cpu_rate = rate(&path);
-            for c in &mut pod.containers {
-                c.cpu_rate = rate(&format!("{path}/{}", c.id));
-            }
+        if !self.readings.lock().take(&mut sample) {
+            tokio::time::sleep(MOMENT).await;
+            sample = self.sample(&views)?;
+            self.readings.lock().take(&mut sample);
         }
         let told = self.context.engine.told_use().await;
-        for (pod, view) in sample.pods.iter_mut().zip(views.iter().filter(|v| v.seen.may_run())) {
+        for (pod, view) in sample.pods.iter_mut().zip(&views) {
             add_told(pod, view, &told);
         }
         let images = self.context.images.list().await.unwrap_or_default();
         sample.images = images.iter().map(|i| i.size).sum();
         if disks {
             let context = self.context.clone();
-            let views: Vec<PodView> = views.into_iter().filter(|v| v.seen.may_run()).collect();
             let (measured, views) = tokio::task::spawn_blocking(move || {
                 sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view));
                 (sample, views)
@@ -247,26 +264,7 @@ impl Collector {
         out
     }
 
-    /// Takes a reading of every counter; the rates, if all are known.
-    fn read(&self, views: &[PodView]) -> Option<BTreeMap<String, u64>> {
-        let now = self.context.clock.now();
-        let mut readings = self.readings.lock();
-        let mut wanted = BTreeSet::from([MACHINE.to_owned()]);
-        for view in views.iter().filter(|v| v.seen.may_run()) {
-            let path = resources::pod_cgroup_path(&view.pod);
-            let runs = view.seen.containers.values().filter_map(|c| c.running());
-            wanted.extend(runs.map(|run| format!("{path}/{}", run.id)));
-            wanted.insert(path);
-        }
-        readings.retain(|name, _| wanted.contains(name));
-        for name in wanted {
-            let cpu_ns = if name == MACHINE { machine_cpu_ns() } else { self.context.engine.usage(&name).cpu_usage_ns };
-            let next = next_reading(readings.get(&name).copied(), now, cpu_ns);
-            readings.insert(name, next);
-        }
-        readings.iter().map(|(name, r)| Some((name.clone(), r.rate?))).collect()
-    }
-
+    /// Reads everything once, but for disks.
     fn sample(&self, views: &[PodView]) -> std::io::Result<NodeSample> {
         let context = &self.context;
         let machine = Machine::read(&context.images.root())?;
@@ -278,7 +276,7 @@ impl Collector {
             let link = link.map(|l| l.from_the_other_end(POD_LINK));
             PodSample { link, ..pod_sample(&*context.engine, view) }
         };
-        let pods = views.iter().filter(|v| v.seen.may_run()).map(pod).collect();
+        let pods = views.iter().map(pod).collect();
         Ok(NodeSample {
             at: context.clock.now(),
             name: context.config.node_name.clone(),
@@ -519,6 +517,24 @@ mod tests {
         assert_eq!((at_once.at, at_once.rate), (at(500), Some(500_000_000)));
         assert_eq!(next_reading(Some(second), at(500_000), u64::MAX).rate, None, "too long ago");
         assert_eq!(next_reading(Some(second), at(1_000), 0).rate, None, "another cgroup of the same name");
+    }
+
+    #[test]
+    fn rates_are_those_of_all_counters_that_went_on() {
+        let mut readings = Readings::default();
+        let first = summary::tests::sample();
+        assert!(!readings.take(&mut first.clone()), "nothing was read before");
+        let mut second = NodeSample { at: first.at + Duration::from_millis(500), ..first };
+        second.cpu_ns += 1_000_000_000;
+        second.pods[0].usage.cpu_usage_ns += 250_000_000;
+        second.pods[0].containers[0].usage.cpu_usage_ns = 0;
+        assert!(!readings.take(&mut second), "a cgroup is gone");
+        let pod = &second.pods[0];
+        assert_eq!((second.cpu_rate, second.window_ms), (Some(2_000_000_000), 500));
+        assert_eq!((pod.cpu_rate, pod.containers[0].cpu_rate), (Some(500_000_000), None));
+        second.pods.clear();
+        assert!(readings.take(&mut second));
+        assert_eq!(readings.0.len(), 1, "what is gone is forgotten");
     }
 
     #[test]

@@ -594,6 +594,28 @@ async fn who_comes_while_others_make_room_is_asked_again_then() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_deleted_while_others_make_room_does_not_wait_for_them() {
+    let world = World::new();
+    let agent = world.start();
+    *agent.handle.context.allocatable.write() = cpus("1");
+    world.cluster.put(asking("web", "1", 0));
+    until_phase(&world, "web", "Running").await;
+    let pods = [asking("first", "1", 2_000_000_000), asking("second", "1", 0)];
+    pods.iter().for_each(|pod| drop(world.cluster.put(pod.clone())));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for mut pod in pods {
+        pod.metadata.deletion_timestamp = Some(api::Time(world.clock.now()));
+        world.cluster.put(pod);
+    }
+    for name in ["first", "second"] {
+        until(&format!("{name} is gone"), || async { world.cluster.get(name).is_none() }).await;
+    }
+    assert!(world.engine.running("a").is_some(), "the other one takes its time");
+    until_phase(&world, "web", "Failed").await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn devices_of_claims_are_prepared_before_the_pod_and_undone_before_it_is_over() {
     let world = World { handlers: Handlers::Foreign(Vec::new()), ..World::new() };
     let driver = DraFixture::new(DraOptions {

@@ -3,7 +3,7 @@
 //!
 //! Upstream's loop stands still until then (`killPodNow` in `pkg/kubelet/pod_workers.go`); here only these pods wait.
 
-use super::{AgentHandle, Victim};
+use super::{AgentHandle, Victim, is_over};
 use crate::cluster::ClusterEvent;
 use crate::context::Context;
 use crate::counters;
@@ -92,6 +92,7 @@ impl Waiting {
         let mut state = self.state.lock();
         let Some(entry) = state.pods.iter_mut().find(|e| e.pod.uid() == pod.uid()) else { return false };
         entry.pod = pod.clone();
+        self.changed.notify_one();
         true
     }
 
@@ -115,6 +116,8 @@ impl Waiting {
         let mut state = self.state.lock();
         let stands = state.making_room > 0;
         let over = |entry: &mut Entry| match entry.stage {
+            // There is nothing to wait for.
+            _ if is_over(&entry.pod) => true,
             Stage::Promised => false,
             Stage::Given => true,
             Stage::InLine => !stands,

@@ -240,6 +240,10 @@ impl Engine for FakeEngine {
         match command.first().map(String::as_str) {
             Some("fail") => Ok(ExecOutput { code: 1, output: command[1].clone().into_bytes() }),
             Some("hang") => Err(EngineError::Timeout(timeout.unwrap_or_default())),
+            Some("sleep") => {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                Ok(ExecOutput::default())
+            }
             _ => Ok(ExecOutput::default()),
         }
     }

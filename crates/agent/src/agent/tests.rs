@@ -616,6 +616,32 @@ async fn who_is_deleted_while_others_make_room_does_not_wait_for_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_answers_after_its_pod_is_gone_is_not_counted() {
+    let world = World::new();
+    world.engine.obey("SIGTERM");
+    let agent = world.start();
+    let probed = |command: &str| {
+        pod(&format!(
+            r#"{{"nodeName":"n1","containers":[{{"name":"a","image":"i","readinessProbe":{{"exec":{{"command":["{command}"]}},"periodSeconds":1,"timeoutSeconds":100}}}}]}}"#
+        ))
+    };
+    let counted = || agent.handle.context.counters.of(&counters::PROBE_RESULTS);
+    for (command, answers) in [("true", true), ("sleep", false)] {
+        world.cluster.put(probed(command));
+        until_phase(&world, "web", "Running").await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(counted().is_empty(), !answers, "{command}");
+        let mut deleted = world.cluster.get("web").expect("it is there");
+        deleted.metadata.deletion_timestamp = Some(api::Time(world.clock.now()));
+        world.cluster.put(deleted);
+        until("the pod is gone", || async { agent.handle.views().is_empty() }).await;
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(counted(), [], "{command}");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn devices_of_claims_are_prepared_before_the_pod_and_undone_before_it_is_over() {
     let world = World { handlers: Handlers::Foreign(Vec::new()), ..World::new() };
     let driver = DraFixture::new(DraOptions {

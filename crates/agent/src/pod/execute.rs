@@ -828,32 +828,16 @@ impl Executor {
     async fn probe(&self, name: String, id: String, kind: ProbeKind) {
         let sandbox = self.sandbox();
         let found = view::find_container(&self.pod, &name);
-        let answer = match found.as_ref().and_then(|(_, c)| Some((c, kind.of(c)?))) {
+        let begun = Instant::now();
+        let (answer, took) = match found.as_ref().and_then(|(_, c)| Some((c, kind.of(c)?))) {
             Some((c, spec)) => {
-                let begun = Instant::now();
                 let outcome = probes::probe(&self.asked(&sandbox, &id, c), spec).await;
-                self.count_probe(&name, kind, &outcome, begun.elapsed());
-                self.judge(&name, kind, &outcome)
+                let took = begun.elapsed();
+                (self.judge(&name, kind, &outcome), Some(took))
             }
-            None => None,
+            None => (None, None),
         };
-        self.tell(Observation::Probed { container: name, id, kind, answer });
-    }
-
-    /// Only answers are measured that do not say that something is wrong (`doProbe`).
-    fn count_probe(&self, name: &str, kind: ProbeKind, outcome: &Outcome, took: Duration) {
-        let result = match outcome {
-            Outcome::Success | Outcome::Warning(_) => "successful",
-            Outcome::Failure(_) => "failed",
-            Outcome::Error(_) => "unknown",
-        };
-        let (counters, pod) = (&self.context.counters, &self.pod);
-        let (namespace, pod_name) = (pod.namespace(), pod.name());
-        counters.count(&counters::PROBE_RESULTS, &[kind.title(), result, name, pod_name, namespace, pod.uid()]);
-        if result != "failed" {
-            let labels = [kind.title(), name, pod_name, namespace];
-            counters.observe(&counters::PROBE_TIME, &labels, took.as_secs_f64());
-        }
+        self.tell(Observation::Probed { container: name, id, kind, answer, took });
     }
 
     fn judge(&self, name: &str, kind: ProbeKind, outcome: &Outcome) -> Option<bool> {
@@ -907,7 +891,7 @@ pub fn broken_off(action: &PodAction) -> Option<Observation> {
             Observation::PreStopEnded { container: container(c), id: id.clone() }
         }
         PodAction::Probe { container: c, id, kind } => {
-            Observation::Probed { container: container(c), id: id.clone(), kind: *kind, answer: None }
+            Observation::Probed { container: container(c), id: id.clone(), kind: *kind, answer: None, took: None }
         }
         PodAction::DeleteObject => Observation::DeleteFailed,
         PodAction::AskForResources { wanted } => Observation::ResourcesAnswered {

@@ -112,6 +112,8 @@ pub enum Observation {
         kind: ProbeKind,
         /// Success or failure; `None`: the probe itself could not run, its result is thrown away.
         answer: Option<bool>,
+        /// How long it took; `None`: nobody was asked.
+        took: Option<Duration>,
     },
     /// The server has taken a status.
     StatusWritten {
@@ -287,7 +289,7 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             }
         }
         Observation::Exited { id, how } => exited(seen, id, how),
-        Observation::Probed { container, id, kind, answer } => probed(pod, seen, &container, &id, kind, answer),
+        Observation::Probed { container, id, kind, answer, .. } => probed(pod, seen, &container, &id, kind, answer),
     }
 }
 

@@ -116,7 +116,7 @@ impl Script {
                     "readiness" => ProbeKind::Readiness,
                     _ => ProbeKind::Liveness,
                 };
-                Observation::Probed { container, id, kind, answer: Some(words[3] == "ok") }
+                Observation::Probed { container, id, kind, answer: Some(words[3] == "ok"), took: None }
             }
             "status-written" => {
                 let now = self.at();

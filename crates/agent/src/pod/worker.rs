@@ -14,7 +14,7 @@ use super::checkpoint::Checkpoint;
 use super::events::PodEvents;
 use super::execute::{self, Executor, Message, Shown, VolumesTurn};
 use super::observe::{Observation, next_restart, observe};
-use super::plan::{Plan, PodAction, plan};
+use super::plan::{Plan, PodAction, ProbeKind, plan};
 use super::recover::exit_facts;
 use super::seen::{Seen, Volumes};
 use super::startup::Startup;
@@ -252,6 +252,9 @@ impl Worker {
                 {
                     self.count_failed_users(container);
                 }
+                if let Observation::Probed { container, kind, answer, took: Some(took), .. } = &happened {
+                    self.count_probe(container, *kind, *answer, *took);
+                }
                 if let Observation::Started { container, running } = &happened {
                     self.hear_early_exit(container, &running.id);
                 }
@@ -300,6 +303,23 @@ impl Worker {
         if own_users && !later && self.failed_in != self.seen.attempts {
             self.failed_in = self.seen.attempts;
             self.context.counters.count(&counters::USER_PODS_FAILED, &[]);
+        }
+    }
+
+    /// Here, so that nothing is counted of a pod that was forgotten. Only answers are measured that do not say that something is
+    /// wrong (`doProbe`).
+    fn count_probe(&self, container: &str, kind: ProbeKind, answer: Option<bool>, took: Duration) {
+        let result = match answer {
+            Some(true) => "successful",
+            Some(false) => "failed",
+            None => "unknown",
+        };
+        let (counters, pod) = (&self.context.counters, &self.pod);
+        let (namespace, name) = (pod.namespace(), pod.name());
+        counters.count(&counters::PROBE_RESULTS, &[kind.title(), result, container, name, namespace, pod.uid()]);
+        if answer != Some(false) {
+            let labels = [kind.title(), container, name, namespace];
+            counters.observe(&counters::PROBE_TIME, &labels, took.as_secs_f64());
         }
     }
 

@@ -11,9 +11,7 @@ pub const PRIVATE: u32 = 0o600;
 
 /// Replaces a file that need not survive a power cut: nobody waits for the disk.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    create(&temporary, PRIVATE)?.write_all(content)?;
-    std::fs::rename(temporary, path)
+    replace_with(path, PRIVATE, |mut file| file.write_all(content))
 }
 
 /// Replaces a file with what `write` writes. It is on the disk, under its name, when this returns. `mode` are its permission bits.
@@ -22,12 +20,22 @@ pub fn replace_durably(
     mode: u32,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let temporary = temporary(path);
-    let mut out = BufWriter::new(create(&temporary, mode)?);
-    write(&mut out)?;
-    out.into_inner()?.sync_all()?;
-    std::fs::rename(temporary, path)?;
+    replace_with(path, mode, |file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.into_inner()?.sync_all()
+    })?;
     sync_parent(path)
+}
+
+fn replace_with(path: &Path, mode: u32, write: impl FnOnce(File) -> io::Result<()>) -> io::Result<()> {
+    let temporary = temporary(path);
+    let replaced = create(&temporary, mode).and_then(write).and_then(|()| std::fs::rename(&temporary, path));
+    if replaced.is_err() {
+        // It would only take room, perhaps the last there is. If it cannot be removed, the next one replaces it.
+        std::fs::remove_file(&temporary).ok();
+    }
+    replaced
 }
 
 /// What was made in the directory of `path`, or renamed to it, is on the disk.
@@ -43,7 +51,12 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 fn create(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
+    let new = || OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    match new() {
+        // What was left there may be for others to read, too.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => std::fs::remove_file(path).and_then(|()| new()),
+        created => created,
+    }
 }
 
 #[cfg(test)]
@@ -66,10 +79,13 @@ mod tests {
         });
         assert_eq!(failed.expect_err("it was not written").to_string(), "no more");
         assert_eq!(content(), "two");
+        let files = || std::fs::read_dir(dir.path()).expect("it is there").count();
+        assert_eq!(files(), 1, "what was half written is gone");
+        std::fs::write(dir.path().join("a.json.tmp"), "half").expect("written");
         replace(&path, b"three").expect("what was left half done is in nobody's way");
         assert_eq!(content(), "three");
         let mode = std::fs::metadata(&path).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, PRIVATE);
-        assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 1);
+        assert_eq!(files(), 1);
     }
 }

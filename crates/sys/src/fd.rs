@@ -232,13 +232,6 @@ pub fn open_path(path: &Path) -> io::Result<OwnedFd> {
     Ok(own(check(unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) })?))
 }
 
-/// Makes the data of a file durable.
-pub fn sync_data(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: fdatasync on a valid descriptor.
-    check(unsafe { libc::fdatasync(fd.as_raw_fd()) })?;
-    Ok(())
-}
-
 /// `/proc/self/fd/N`: a path that means exactly this descriptor.
 pub fn proc_path(fd: impl AsFd) -> std::path::PathBuf {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()

@@ -3,7 +3,6 @@
 //!
 //! An object is stored in the version it was written in and converted where it is read in another one.
 
-use api::DecodeError;
 use bytes::Bytes;
 use machinery::kinds::{Kind, KindInfo};
 use serde_json::{Map, Value};
@@ -39,7 +38,7 @@ pub(crate) fn view(kind: &dyn Kind, bytes: &Bytes) -> Bytes {
     }
     let info = kind.info();
     if info.group == "autoscaling" {
-        return autoscaler(kind, bytes).map_or_else(|_| bytes.clone(), Bytes::from);
+        return autoscaler(kind, bytes).map_or_else(|| bytes.clone(), Bytes::from);
     }
     let Ok(Value::Object(mut object)) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
     match info.group.as_ref() {
@@ -79,13 +78,11 @@ fn rename(
 }
 
 /// An autoscaler as the version that it was not written in.
-fn autoscaler(kind: &dyn Kind, bytes: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let v1 = machinery::kinds::find("autoscaling", "v1", "horizontalpodautoscalers");
-    let object = match v1 {
-        Some(v1) if kind.info().version != "v1" => kind.decode(&v1.encode_stored(&*v1.decode(bytes)?))?,
-        _ => kind.decode_stored(bytes)?,
-    };
-    Ok(kind.encode(&*object))
+fn autoscaler(kind: &dyn Kind, bytes: &[u8]) -> Option<Vec<u8>> {
+    let info = kind.info();
+    let written_in = if info.version == "v1" { "v2" } else { "v1" };
+    let written = machinery::kinds::find(&info.group, written_in, &info.plural)?.decode(bytes).ok()?;
+    Some(kind.encode(&*kind.convert(&*written)?))
 }
 
 #[cfg(test)]

@@ -355,10 +355,6 @@ impl Kind for CustomKind {
         Ok(Box::new(object))
     }
 
-    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
-        Ok(Box::new(self.adopt(parse(bytes)?)?))
-    }
-
     fn check(&self, json: &[u8]) -> Result<Verdict, BodyError> {
         let parsed = parse_json(json)?;
         let mut problems = parsed.problems;

@@ -1,11 +1,12 @@
-//! HorizontalPodAutoscaler v2, which is what is stored (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`); v1 is a view of it
-//! (`autoscaling_v1.rs`).
+//! HorizontalPodAutoscaler v2 (`pkg/registry/autoscaling`, `pkg/apis/autoscaling`); v1 is a view of it (`autoscaling_v1.rs`).
 
 use super::common::{age, age_column, column, name, name_column, set};
 use super::workload::validate_counts;
-use super::{Column, Strategy, resources};
+use super::{Column, Strategy, autoscaling_v1, resources};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of};
+use api::AnyObject;
+use api::any::downcast_ref;
 use api::k8s::api::autoscaling::v2::{
     CrossVersionObjectReference, HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscaler,
     HorizontalPodAutoscalerSpec, HorizontalPodAutoscalerStatus, MetricSpec, MetricStatus, MetricTarget,
@@ -99,6 +100,12 @@ impl Strategy for AutoscalerKind {
             status.current_replicas.unwrap_or(0).into(),
             age(autoscaler, now),
         ]
+    }
+
+    fn convert(other: &dyn AnyObject) -> Option<HorizontalPodAutoscaler> {
+        let mut autoscaler = autoscaling_v1::to_new(downcast_ref(other)?);
+        Self::default(&mut autoscaler);
+        Some(autoscaler)
     }
 
     fn quantities(autoscaler: &mut HorizontalPodAutoscaler, visit: &mut dyn FnMut(&mut Quantity)) {
@@ -467,6 +474,7 @@ fn metric_text(spec: &MetricSpec, status: Option<&MetricStatus>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::kinds::find;
     use crate::kinds::testing::{check_create, check_row, check_update, read};
     use expect_test::expect;
 
@@ -487,7 +495,9 @@ spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 50, scaleTargetRef: {kind
         );
         let (kind, mut object) = read(OLD);
         kind.default(&mut *object);
-        let back = kind.decode_stored(&kind.encode_stored(&*object)).expect("what we stored");
+        let v2 = find("autoscaling", "v2", "horizontalpodautoscalers").expect("a kind");
+        let new = v2.convert(&*object).expect("an autoscaler");
+        let back = kind.convert(&*new).expect("an autoscaler");
         assert_eq!(back.encode(), object.encode());
         check_create(
             "{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: a}, spec: {minReplicas: 0, behavior: {scaleUp: {policies: [{type: X, value: 0, periodSeconds: 9999}]}}}}",

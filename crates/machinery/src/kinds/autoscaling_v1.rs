@@ -9,6 +9,7 @@ use crate::field::Errors;
 use crate::json::escaped_for_html;
 use crate::quantity;
 use crate::validation::{Messages, is_dns1123_subdomain};
+use api::any::downcast_ref;
 use api::k8s::api::autoscaling::v1::{
     CrossVersionObjectReference as OldReference, HorizontalPodAutoscaler as OldAutoscaler,
     HorizontalPodAutoscalerSpec as OldSpec, HorizontalPodAutoscalerStatus as OldStatus,
@@ -21,7 +22,7 @@ use api::k8s::api::autoscaling::v2::{
     PodsMetricSource, PodsMetricStatus, ResourceMetricSource, ResourceMetricStatus,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
-use api::{Codec, DecodeError, LabelSelector, Time};
+use api::{AnyObject, LabelSelector, Time};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -100,20 +101,14 @@ impl Strategy for OldAutoscalerKind {
         AutoscalerKind::cells(&to_new(autoscaler), now)
     }
 
-    fn decode_stored(bytes: &[u8]) -> Result<OldAutoscaler, DecodeError> {
-        HorizontalPodAutoscaler::decode(bytes).map(|new| to_old(&new))
-    }
-
-    fn encode_stored(autoscaler: &OldAutoscaler) -> Vec<u8> {
-        let mut new = to_new(autoscaler);
-        AutoscalerKind::default(&mut new);
-        new.encode()
+    fn convert(other: &dyn AnyObject) -> Option<OldAutoscaler> {
+        downcast_ref(other).map(to_old)
     }
 }
 
 // === the views ===
 
-fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
+pub(super) fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
     let mut metadata = old.metadata.clone();
     let carried = take_annotations(&mut metadata.annotations);
     let target = &old.spec.scale_target_ref;
@@ -722,9 +717,8 @@ status:
     fn what_v1_has_no_fields_for_stands_in_annotations() {
         let (new_kind, mut new) = read(NEW);
         new_kind.default(&mut *new);
-        let stored = new_kind.encode_stored(&*new);
         let kind = crate::kinds::find("autoscaling", "v1", "horizontalpodautoscalers").expect("a kind");
-        let old = kind.decode_stored(&stored).expect("what we stored");
+        let old = kind.convert(&*new).expect("an autoscaler");
         let annotations: Vec<String> =
             old.meta().annotations.iter().flatten().map(|(key, text)| format!("{key} {text}")).collect();
         expect![[r#"
@@ -733,18 +727,18 @@ status:
             autoscaling.alpha.kubernetes.io/current-metrics [{"type":"Resource","resource":{"name":"cpu","currentAverageUtilization":7,"currentAverageValue":"0"}}]
             autoscaling.alpha.kubernetes.io/metrics [{"type":"Resource","resource":{"name":"memory","targetAverageValue":"1"}},{"type":"ContainerResource","containerResource":{"name":"cpu","targetAverageUtilization":5,"container":"c"}},{"type":"Pods","pods":{"metricName":"p\u003cq","targetAverageValue":"1"}},{"type":"Object","object":{"target":{"kind":"A","name":"a","apiVersion":"a/v1"},"metricName":"o","targetValue":"0","averageValue":"2"}},{"type":"External","external":{"metricName":"e","metricSelector":{"matchLabels":{"a":"b"}},"targetValue":"3"}}]
             mine mine"#]].assert_eq(&annotations.join("\n"));
-        let back: Value = serde_json::from_slice(&kind.encode_stored(&*old)).expect("JSON");
-        let stored: Value = serde_json::from_slice(&stored).expect("JSON");
-        assert_eq!(back["metadata"], stored["metadata"]);
-        assert_eq!(back["spec"]["behavior"], stored["spec"]["behavior"]);
-        assert_eq!(back["status"]["conditions"], stored["status"]["conditions"]);
+        let back = new_kind.convert(&*old).expect("an autoscaler");
+        let [back, new] = [back, new].map(|o| serde_json::from_slice::<Value>(&o.encode()).expect("JSON"));
+        assert_eq!(back["metadata"], new["metadata"]);
+        assert_eq!(back["spec"]["behavior"], new["spec"]["behavior"]);
+        assert_eq!(back["status"]["conditions"], new["status"]["conditions"]);
         let metrics = |of: &Value| {
             let mut all: Vec<String> =
                 of["spec"]["metrics"].as_array().expect("a list").iter().map(Value::to_string).collect();
             all.sort();
             all
         };
-        assert_eq!(metrics(&back), metrics(&stored));
+        assert_eq!(metrics(&back), metrics(&new));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Event of core and of events.k8s.io: one stored object (the core form) under two names
-//! (`pkg/apis/core/validation/events.go`, `pkg/apis/events/v1/conversion.go`).
+//! Event of core and of events.k8s.io: one object whose fields have two names (`pkg/apis/core/validation/events.go`,
+//! `pkg/apis/events/v1/conversion.go`).
 //!
 //! The core group checks little, for the sake of old clients; the newer group checks that what it calls deprecated is
 //! unset.
@@ -12,7 +12,6 @@ use api::k8s::api::core::v1::{Event as CoreEvent, EventSeries, EventSource};
 use api::k8s::api::events::v1::{Event, EventSeries as NewSeries};
 use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
 use api::prelude::MetaExt;
-use api::{Codec, DecodeError};
 use serde_json::{Value, json};
 
 /// What is particular about an Event of the core group.
@@ -189,14 +188,6 @@ impl Strategy for EventKind {
     fn cells(event: &Event, now: jiff::Timestamp) -> Vec<Value> {
         cells(&to_core(event), now)
     }
-
-    fn decode_stored(bytes: &[u8]) -> Result<Event, DecodeError> {
-        CoreEvent::decode(bytes).map(from_core)
-    }
-
-    fn encode_stored(event: &Event) -> Vec<u8> {
-        to_core(event).encode()
-    }
 }
 
 // === conversion ===
@@ -218,30 +209,6 @@ fn to_core(event: &Event) -> CoreEvent {
         reporting_instance: e.reporting_instance,
         series: e.series.map(|s| EventSeries { count: Some(s.count), last_observed_time: Some(s.last_observed_time) }),
         source: e.deprecated_source,
-        type_: e.type_,
-    }
-}
-
-fn from_core(e: CoreEvent) -> Event {
-    let epoch = MicroTime(jiff::Timestamp::UNIX_EPOCH);
-    Event {
-        action: e.action,
-        deprecated_count: e.count,
-        deprecated_first_timestamp: e.first_timestamp,
-        deprecated_last_timestamp: e.last_timestamp,
-        deprecated_source: e.source,
-        event_time: e.event_time,
-        metadata: e.metadata,
-        note: e.message,
-        reason: e.reason,
-        regarding: Some(e.involved_object),
-        related: e.related,
-        reporting_controller: e.reporting_component,
-        reporting_instance: e.reporting_instance,
-        series: e.series.map(|s| NewSeries {
-            count: s.count.unwrap_or(0),
-            last_observed_time: s.last_observed_time.unwrap_or(epoch),
-        }),
         type_: e.type_,
     }
 }
@@ -374,7 +341,6 @@ fn source_text(event: &CoreEvent) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::find;
     use crate::kinds::testing::{check_create, check_row};
     use expect_test::expect;
 
@@ -407,7 +373,7 @@ lastTimestamp: '2024-01-01T00:59:00Z'";
     }
 
     #[test]
-    fn new_events_are_stored_as_old_ones() {
+    fn new_events_leave_old_fields_unset() {
         check_create(
             "{apiVersion: events.k8s.io/v1, kind: Event, metadata: {name: a}, deprecatedCount: 1}",
             expect![[r#"
@@ -422,12 +388,5 @@ lastTimestamp: '2024-01-01T00:59:00Z'";
             series.count: Invalid value: "": should be at least 2
             series.lastObservedTime: Required value"#]],
         );
-        let kind = find("events.k8s.io", "v1", "events").expect("served");
-        let object =
-            kind.decode(br#"{"metadata":{"name":"a"},"note":"hi","regarding":{"kind":"Pod"}}"#).expect("an event");
-        let stored = kind.encode_stored(&*object);
-        expect![[r#"{"apiVersion":"v1","kind":"Event","involvedObject":{"kind":"Pod"},"message":"hi","metadata":{"name":"a"}}"#]].assert_eq(&String::from_utf8_lossy(&stored));
-        let back = kind.decode_stored(&stored).expect("what we stored");
-        assert_eq!(back.encode(), object.encode());
     }
 }

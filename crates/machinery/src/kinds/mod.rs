@@ -240,15 +240,9 @@ pub trait Kind: Send + Sync {
     /// Bytes of the served version to an object. Unknown fields are dropped (strict checks happened before, on the schema).
     fn decode(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError>;
 
-    /// An object as it is stored. Differs from [`Kind::decode`] where one stored object is served in several groups or
-    /// versions (events, HPAs): then the stored form is the other kind's.
-    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
-        self.decode(bytes)
-    }
-
-    /// The object as it is to be stored; see [`Kind::decode_stored`].
-    fn encode_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
-        object.encode()
+    /// An object of another version of this kind as this version's, if the two differ in more than names.
+    fn convert(&self, _other: &dyn AnyObject) -> Option<Box<dyn AnyObject>> {
+        None
     }
 
     /// An object as it is shown and stored: what its text has beyond what was set, and what it leaves out, is as in upstream's
@@ -434,13 +428,9 @@ pub trait Strategy: Send + Sync + 'static {
     fn pod_spec(_object: &mut Self::Object) -> Option<&mut PodSpec> {
         None
     }
-    /// See [`Kind::decode_stored`].
-    fn decode_stored(bytes: &[u8]) -> Result<Self::Object, DecodeError> {
-        api::Codec::decode(bytes)
-    }
-    /// See [`Kind::encode_stored`].
-    fn encode_stored(object: &Self::Object) -> Vec<u8> {
-        api::Codec::encode(object)
+    /// See [`Kind::convert`].
+    fn convert(_other: &dyn AnyObject) -> Option<Self::Object> {
+        None
     }
     /// `PrepareForUpdate` of a subresource other than `status`.
     fn prepare_subresource_update(_name: &str, _new: &mut Self::Object, _old: &Self::Object) {}

@@ -92,12 +92,8 @@ impl<S: Strategy> Kind for Typed<S> {
         }
     }
 
-    fn decode_stored(&self, bytes: &[u8]) -> Result<Box<dyn AnyObject>, DecodeError> {
-        Ok(Box::new(S::decode_stored(bytes)?))
-    }
-
-    fn encode_stored(&self, object: &dyn AnyObject) -> Vec<u8> {
-        S::encode_stored(typed(object))
+    fn convert(&self, other: &dyn AnyObject) -> Option<Box<dyn AnyObject>> {
+        S::convert(other).map(|object| Box::new(object) as Box<dyn AnyObject>)
     }
 
     fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {

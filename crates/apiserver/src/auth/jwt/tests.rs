@@ -253,14 +253,28 @@ async fn each_issuer_speaks_for_itself_alone() {
     assert_eq!(show(&tokens, &a.token("one", json!({"sub": "jane"}))).await, "nobody\n");
 }
 
-#[tokio::test]
-async fn groups_are_fetched_from_where_a_token_says() {
+/// An issuer whose tokens leave groups to another one.
+struct Distributed {
+    issuer: TestIssuer,
+    groups: TestIssuer,
+    tokens: Arc<JwtTokens>,
+    /// What such a token claims.
+    claims: Value,
+}
+
+async fn distributed() -> Distributed {
     let (mut issuer, groups) = (TestIssuer::start().await, TestIssuer::start().await);
     issuer.ca_pem += &groups.ca_pem;
     let mapping = "  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: roles, prefix: 'r:'}}\n";
     let tokens = issuer.configure(mapping).expect("a configuration");
     let source = json!({"endpoint": format!("{}/claims?of=jane", groups.url), "access_token": "t"});
-    let elsewhere = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
+    let claims = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
+    Distributed { issuer, groups, tokens, claims }
+}
+
+#[tokio::test]
+async fn groups_are_fetched_from_where_a_token_says() {
+    let Distributed { issuer, groups, tokens, claims } = distributed().await;
     let mut out = String::new();
     for published in [
         groups.token("one", json!({"roles": ["a", "b"]})),
@@ -271,7 +285,7 @@ async fn groups_are_fetched_from_where_a_token_says() {
         "no token".to_owned(),
     ] {
         *groups.claims.lock() = published;
-        out += &show(&tokens, &issuer.token("one", elsewhere.clone())).await;
+        out += &show(&tokens, &issuer.token("one", claims.clone())).await;
     }
     let plain = json!({"s": {"endpoint": groups.url.replace("https", "http")}});
     let plain = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": plain});
@@ -292,12 +306,7 @@ async fn groups_are_fetched_from_where_a_token_says() {
 
 #[tokio::test(start_paused = true)]
 async fn whose_a_token_is_is_known_for_ten_seconds() {
-    let (mut issuer, groups) = (TestIssuer::start().await, TestIssuer::start().await);
-    issuer.ca_pem += &groups.ca_pem;
-    let mapping = "  claimMappings: {username: {claim: sub, prefix: ''}, groups: {claim: roles, prefix: 'r:'}}\n";
-    let tokens = issuer.configure(mapping).expect("a configuration");
-    let source = json!({"endpoint": format!("{}/claims?of=jane", groups.url), "access_token": "t"});
-    let claims = json!({"sub": "jane", "_claim_names": {"roles": "s"}, "_claim_sources": {"s": source}});
+    let Distributed { issuer, groups, tokens, claims } = distributed().await;
     let token = issuer.token("one", claims);
     *groups.claims.lock() = groups.token("one", json!({"roles": ["a"]}));
     let first = show(&tokens, &token).await;

@@ -292,12 +292,7 @@ impl WebhookClient {
     async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
         let stream: Stream = match (&pool.proxy, &address.dial) {
             (Some(proxy), Dial::Host(host, port)) => proxy.dial(host, *port).await?,
-            (_, dial) => {
-                let tcp = self.dial(dial).await?;
-                // Reviews are small; a delayed segment is a delayed write of somebody.
-                tcp.set_nodelay(true).map_err(|error| io_text(&error))?;
-                Box::new(tcp)
-            }
+            (_, dial) => Box::new(self.dial(dial).await?),
         };
         let Some(server_name) = &address.server_name else { return converse(stream).await };
         let server_name = pool.server_name.as_ref().unwrap_or(server_name);
@@ -324,15 +319,21 @@ impl WebhookClient {
         addresses.rotate_left(turn);
         let mut failure = String::new();
         for (host, port) in addresses {
-            match TcpStream::connect((host.as_str(), port)).await {
+            match open(&host, port).await {
                 Ok(tcp) => return Ok(tcp),
-                Err(error) => {
-                    failure = format!("dial tcp {}: connect: {}", join(&host, port), io_text(&error));
-                }
+                Err(why) => failure = why,
             }
         }
         Err(failure)
     }
+}
+
+/// A connection that sends at once: reviews are small, and a delayed segment is a delayed write of somebody.
+async fn open(host: &str, port: u16) -> Result<TcpStream, String> {
+    let failed = |error| format!("dial tcp {}: connect: {}", join(host, port), io_text(&error));
+    let tcp = TcpStream::connect((host, port)).await.map_err(failed)?;
+    tcp.set_nodelay(true).map_err(failed)?;
+    Ok(tcp)
 }
 
 /// HTTP over a connection.

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 use url::Url;
 
-use super::{Stream, io_text, join};
+use super::{Stream, join, open};
 
 /// A proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,10 +49,7 @@ impl Proxy {
 
     /// A connection to a host behind it.
     pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Stream, String> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
-        let tcp = tcp.map_err(|error| {
-            format!("proxyconnect tcp: dial tcp {}: connect: {}", join(&self.host, self.port), io_text(&error))
-        })?;
+        let tcp = open(&self.host, self.port).await.map_err(|why| format!("proxyconnect tcp: {why}"))?;
         match self.kind {
             Kind::Http => self.connect(tcp, &join(host, port)).await,
             Kind::Socks5 => self.socks(tcp, (host, port)).await,

@@ -7,7 +7,7 @@ use super::autoscaling::{AutoscalerKind, cpu_metric};
 use super::{Column, Strategy};
 use crate::field::Errors;
 use crate::json::escaped_for_html;
-use crate::quantity;
+use crate::quantity::{self, QuantityError, canonical};
 use crate::validation::{Messages, is_dns1123_subdomain};
 use api::any::downcast_ref;
 use api::k8s::api::autoscaling::v1::{
@@ -112,7 +112,7 @@ pub(super) fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
     let mut metadata = old.metadata.clone();
     let carried = take_annotations(&mut metadata.annotations);
     let target = &old.spec.scale_target_ref;
-    let mut new = HorizontalPodAutoscaler {
+    HorizontalPodAutoscaler {
         metadata,
         spec: HorizontalPodAutoscalerSpec {
             behavior: read::<Behavior>(&carried, BEHAVIOR)
@@ -128,14 +128,7 @@ pub(super) fn to_new(old: &OldAutoscaler) -> HorizontalPodAutoscaler {
             },
         },
         status: old.status.as_ref().map(|status| status_of(status, &carried)),
-    };
-    // One that cannot be read stays, and is refused or ignored as in v2.
-    AutoscalerKind::quantities(&mut new, &mut |quantity| {
-        if let Ok(canonical) = quantity::canonical(&quantity.0) {
-            quantity.0 = canonical;
-        }
-    });
-    new
+    }
 }
 
 /// Those of the annotation, then CPU. That of no metric at all is the default.
@@ -266,12 +259,31 @@ struct Metric<O, P, R, E> {
 type Source = Metric<ObjectSource, PodsSource, ResourceSource, ExternalSource>;
 type Current = Metric<ObjectCurrent, PodsCurrent, ResourceCurrent, ExternalCurrent>;
 
-fn zero() -> Quantity {
-    Quantity("0".to_owned())
+/// A quantity in canonical form. What holds a malformed one cannot be read.
+#[derive(Serialize, Deserialize, Clone)]
+#[serde(try_from = "Quantity")]
+struct Amount(Quantity);
+
+impl TryFrom<Quantity> for Amount {
+    type Error = QuantityError;
+
+    fn try_from(written: Quantity) -> Result<Self, QuantityError> {
+        canonical(&written.0).map(|text| Amount(Quantity(text)))
+    }
 }
 
-fn some_or_zero(quantity: Option<Quantity>) -> Quantity {
-    quantity.unwrap_or_else(zero)
+impl Amount {
+    fn is_zero(&self) -> bool {
+        quantity::Quantity::parse(&self.0.0).is_ok_and(|quantity| quantity.is_zero())
+    }
+}
+
+fn zero() -> Amount {
+    Amount(Quantity("0".to_owned()))
+}
+
+fn some_or_zero(quantity: Option<Quantity>) -> Amount {
+    quantity.map_or_else(zero, Amount)
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -291,11 +303,11 @@ struct ObjectSource {
     #[serde(default)]
     metric_name: String,
     #[serde(default = "zero")]
-    target_value: Quantity,
+    target_value: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
     selector: Option<LabelSelector>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    average_value: Option<Quantity>,
+    average_value: Option<Amount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -306,11 +318,11 @@ struct ObjectCurrent {
     #[serde(default)]
     metric_name: String,
     #[serde(default = "zero")]
-    current_value: Quantity,
+    current_value: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
     selector: Option<LabelSelector>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    average_value: Option<Quantity>,
+    average_value: Option<Amount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -319,7 +331,7 @@ struct PodsSource {
     #[serde(default)]
     metric_name: String,
     #[serde(default = "zero")]
-    target_average_value: Quantity,
+    target_average_value: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
     selector: Option<LabelSelector>,
 }
@@ -330,7 +342,7 @@ struct PodsCurrent {
     #[serde(default)]
     metric_name: String,
     #[serde(default = "zero")]
-    current_average_value: Quantity,
+    current_average_value: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
     selector: Option<LabelSelector>,
 }
@@ -343,7 +355,7 @@ struct ResourceSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     target_average_utilization: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    target_average_value: Option<Quantity>,
+    target_average_value: Option<Amount>,
     /// Of one container only.
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<String>,
@@ -357,7 +369,7 @@ struct ResourceCurrent {
     #[serde(skip_serializing_if = "Option::is_none")]
     current_average_utilization: Option<i32>,
     #[serde(default = "zero")]
-    current_average_value: Quantity,
+    current_average_value: Amount,
     /// Of one container only.
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<String>,
@@ -371,9 +383,9 @@ struct ExternalSource {
     #[serde(skip_serializing_if = "Option::is_none")]
     metric_selector: Option<LabelSelector>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    target_value: Option<Quantity>,
+    target_value: Option<Amount>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    target_average_value: Option<Quantity>,
+    target_average_value: Option<Amount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -384,9 +396,9 @@ struct ExternalCurrent {
     #[serde(skip_serializing_if = "Option::is_none")]
     metric_selector: Option<LabelSelector>,
     #[serde(default = "zero")]
-    current_value: Quantity,
+    current_value: Amount,
     #[serde(skip_serializing_if = "Option::is_none")]
-    current_average_value: Option<Quantity>,
+    current_average_value: Option<Amount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -423,7 +435,7 @@ struct ScalingRules {
     #[serde(alias = "policies")]
     policies: Option<Vec<ScalingPolicy>>,
     #[serde(alias = "tolerance")]
-    tolerance: Option<Quantity>,
+    tolerance: Option<Amount>,
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -460,8 +472,14 @@ fn identifier(name: String, selector: Option<LabelSelector>) -> MetricIdentifier
     MetricIdentifier { name, selector }
 }
 
-fn target(ty: &str, value: Option<Quantity>, average: Option<Quantity>) -> MetricTarget {
-    MetricTarget { type_: ty.to_owned(), value, average_value: average, ..MetricTarget::default() }
+fn target(ty: &str, value: Option<Amount>, average: Option<Amount>) -> MetricTarget {
+    let quantity = |amount: Option<Amount>| amount.map(|a| a.0);
+    MetricTarget {
+        type_: ty.to_owned(),
+        value: quantity(value),
+        average_value: quantity(average),
+        average_utilization: None,
+    }
 }
 
 impl ResourceSource {
@@ -483,11 +501,10 @@ impl From<Reference> for CrossVersionObjectReference {
 
 impl From<ObjectSource> for ObjectMetricSource {
     fn from(old: ObjectSource) -> Self {
-        let is_zero = quantity::Quantity::parse(&old.target_value.0).is_ok_and(|q| q.is_zero());
         let target = match old.average_value {
             None => target("Value", Some(old.target_value), None),
             // v1 cannot leave the value out.
-            Some(average) => target("AverageValue", Some(old.target_value).filter(|_| !is_zero), Some(average)),
+            Some(average) => target("AverageValue", Some(old.target_value).filter(|v| !v.is_zero()), Some(average)),
         };
         ObjectMetricSource {
             described_object: old.target.into(),
@@ -520,15 +537,15 @@ impl From<Current> for MetricStatus {
     fn from(old: Current) -> Self {
         let value = |r: &ResourceCurrent| MetricValueStatus {
             average_utilization: r.current_average_utilization,
-            average_value: Some(r.current_average_value.clone()),
+            average_value: Some(r.current_average_value.0.clone()),
             value: None,
         };
         MetricStatus {
             type_: old.ty,
             object: old.object.map(|o| ObjectMetricStatus {
                 current: MetricValueStatus {
-                    value: Some(o.current_value),
-                    average_value: o.average_value,
+                    value: Some(o.current_value.0),
+                    average_value: o.average_value.map(|a| a.0),
                     average_utilization: None,
                 },
                 described_object: o.target.into(),
@@ -536,7 +553,7 @@ impl From<Current> for MetricStatus {
             }),
             pods: old.pods.map(|p| PodsMetricStatus {
                 current: MetricValueStatus {
-                    average_value: Some(p.current_average_value),
+                    average_value: Some(p.current_average_value.0),
                     ..MetricValueStatus::default()
                 },
                 metric: identifier(p.metric_name, p.selector),
@@ -549,8 +566,8 @@ impl From<Current> for MetricStatus {
             }),
             external: old.external.map(|e| ExternalMetricStatus {
                 current: MetricValueStatus {
-                    value: Some(e.current_value),
-                    average_value: e.current_average_value,
+                    value: Some(e.current_value.0),
+                    average_value: e.current_average_value.map(|a| a.0),
                     average_utilization: None,
                 },
                 metric: identifier(e.metric_name, e.metric_selector),
@@ -579,7 +596,7 @@ impl From<Behavior> for HorizontalPodAutoscalerBehavior {
             policies: r.policies.map(|all| all.into_iter().map(policy).collect()),
             select_policy: r.select_policy,
             stabilization_window_seconds: r.stabilization_window_seconds,
-            tolerance: r.tolerance,
+            tolerance: r.tolerance.map(|a| a.0),
         };
         HorizontalPodAutoscalerBehavior { scale_down: old.scale_down.map(rules), scale_up: old.scale_up.map(rules) }
     }
@@ -592,7 +609,7 @@ impl From<MetricSpec> for Source {
         let resource = |name: String, target: MetricTarget, container: Option<String>| ResourceSource {
             name,
             target_average_utilization: target.average_utilization,
-            target_average_value: target.average_value,
+            target_average_value: target.average_value.map(Amount),
             container,
         };
         Metric {
@@ -602,7 +619,7 @@ impl From<MetricSpec> for Source {
                 metric_name: o.metric.name,
                 target_value: some_or_zero(o.target.value),
                 selector: o.metric.selector,
-                average_value: o.target.average_value,
+                average_value: o.target.average_value.map(Amount),
             }),
             pods: new.pods.map(|p| PodsSource {
                 metric_name: p.metric.name,
@@ -614,8 +631,8 @@ impl From<MetricSpec> for Source {
             external: new.external.map(|e| ExternalSource {
                 metric_name: e.metric.name,
                 metric_selector: e.metric.selector,
-                target_value: e.target.value,
-                target_average_value: e.target.average_value,
+                target_value: e.target.value.map(Amount),
+                target_average_value: e.target.average_value.map(Amount),
             }),
         }
     }
@@ -642,7 +659,7 @@ impl From<MetricStatus> for Current {
                 metric_name: o.metric.name,
                 current_value: some_or_zero(o.current.value),
                 selector: o.metric.selector,
-                average_value: o.current.average_value,
+                average_value: o.current.average_value.map(Amount),
             }),
             pods: new.pods.map(|p| PodsCurrent {
                 metric_name: p.metric.name,
@@ -655,7 +672,7 @@ impl From<MetricStatus> for Current {
                 metric_name: e.metric.name,
                 metric_selector: e.metric.selector,
                 current_value: some_or_zero(e.current.value),
-                current_average_value: e.current.average_value,
+                current_average_value: e.current.average_value.map(Amount),
             }),
         }
     }
@@ -681,7 +698,7 @@ impl From<HorizontalPodAutoscalerBehavior> for Behavior {
             stabilization_window_seconds: r.stabilization_window_seconds,
             select_policy: r.select_policy,
             policies: r.policies.map(|all| all.into_iter().map(policy).collect()),
-            tolerance: r.tolerance,
+            tolerance: r.tolerance.map(Amount),
         };
         Behavior { scale_up: new.scale_up.map(rules), scale_down: new.scale_down.map(rules) }
     }
@@ -761,12 +778,14 @@ status:
             metadata.annotations.autoscaling.alpha.kubernetes.io/metrics: "[{\"type\":\"Pods\",\"pods\":{\"metricName\":\"m\",\"targetAverageValue\":\"1\"}}]"
             spec.minReplicas: 1"#]],
         );
-        check_defaults(
-            &old("autoscaling.alpha.kubernetes.io/metrics: '{'"),
-            expect![[r#"
-            spec.minReplicas: 1
-            spec.targetCPUUtilizationPercentage: 80"#]],
-        );
+        for unreadable in ["autoscaling.alpha.kubernetes.io/metrics: '{'".to_owned(), pods.replace("1000m", "much")] {
+            check_defaults(
+                &old(&unreadable),
+                expect![[r#"
+                    spec.minReplicas: 1
+                    spec.targetCPUUtilizationPercentage: 80"#]],
+            );
+        }
         check_create(
             &old(&pods.replace("\"m\"", "\"\"")),
             expect!["spec.metrics[0].pods.metric.name: Required value: must specify a metric name"],

@@ -3,6 +3,7 @@
 
 use super::{Admission, Operation, Request};
 use crate::auth::node_name;
+use crate::status;
 use api::k8s::api::authentication::v1::TokenRequest;
 use api::k8s::api::core::v1::{PodExtendedResourceClaimStatus, PodResourceClaimStatus};
 use api::k8s::api::resource::v1::ResourceSlice;
@@ -113,7 +114,7 @@ async fn mirror_pod(request: &Request<'_>, node: &str) -> Result<(), Status> {
     }
     let owner = owner_of_mirror(pod, node).map_err(|why| request.forbidden(&why))?;
     let found = request.reader().get::<Node>("", node).await?;
-    let found = found.ok_or_else(|| Status::failure(404, "NotFound", format!("node {node:?} not found")))?;
+    let found = found.ok_or_else(|| status::not_found_in("", "node", node))?;
     if owner.uid != found.uid() {
         let (expected, got) = (&owner.uid, found.uid());
         return Err(request.forbidden(&format!("node {node} UID mismatch: expected {expected} got {got}")));

@@ -7,7 +7,7 @@ use crate::aggregate::{self, Aggregation};
 use crate::audit::{self, Audit, Record};
 use crate::auth::{
     ANONYMOUS, AUTHENTICATED, Attributes, Authenticator, Authorizer, Decision, LegacyUses, MASTERS, Peer, PeerIdentity,
-    Rules, TokenIssuer, UserInfo, forbidden, used_today,
+    Rules, TokenIssuer, UserInfo, account_of, forbidden, used_today,
 };
 use crate::flow::{self, Class, Flow, Seat};
 use crate::health::{self, Hooks, StartHook};
@@ -419,11 +419,10 @@ impl ApiServer {
                 Some(why) => Err(status::bad_request(why)),
             };
         };
-        let (resource, namespace, short) =
-            match name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) {
-                Some((namespace, account)) => ("serviceaccounts", namespace.to_owned(), account.to_owned()),
-                None => ("users", String::new(), name.clone()),
-            };
+        let (resource, namespace, short) = match account_of(&name) {
+            Some((namespace, account)) => ("serviceaccounts", namespace.to_owned(), account.to_owned()),
+            None => ("users", String::new(), name.clone()),
+        };
         self.may_impersonate(call, "", resource, "", &namespace, &short).await?;
         for group in &groups {
             self.may_impersonate(call, "", "groups", "", "", group).await?;

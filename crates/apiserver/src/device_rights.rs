@@ -3,7 +3,7 @@
 //! verbs tell drivers of the claim's node from others.
 
 use crate::api_server::ApiServer;
-use crate::auth::{Attributes, UserInfo, forbidden};
+use crate::auth::{Attributes, UserInfo, account_of, forbidden};
 use crate::write::Write;
 use api::AnyObject;
 use api::any::downcast_ref;
@@ -104,7 +104,7 @@ fn node_of(allocation: &AllocationResult) -> Option<&str> {
 
 /// The node of a pod as which a service account speaks (`saAssociatedWithAllocatedNode`).
 fn account_node(user: &UserInfo) -> Option<&str> {
-    user.name.strip_prefix("system:serviceaccount:")?;
+    account_of(&user.name)?;
     match user.extra.get("authentication.kubernetes.io/node-name")?.as_slice() {
         [node] => Some(node),
         _ => None,
@@ -151,6 +151,8 @@ mod tests {
         let mut driver = UserInfo::new("system:serviceaccount:ns:driver", &[]);
         driver.extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec!["n".to_owned()]);
         let one = on(json!([{"matchFields": [here]}]));
+        let no_account = UserInfo { name: "system:serviceaccount:driver".to_owned(), ..driver.clone() };
+        assert_eq!(verbs("update", &no_account, &one), ["arbitrary-node:update"]);
         assert_eq!(verbs("update", &driver, &one), ["associated-node:update", "arbitrary-node:update"]);
         for elsewhere in [
             on(json!([])),

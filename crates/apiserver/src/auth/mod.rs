@@ -74,6 +74,11 @@ impl UserInfo {
     }
 }
 
+/// Namespace and name of the service account that goes by a user's name, if it is one's (`SplitUsername`).
+pub fn account_of(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':').filter(|(_, name)| !name.contains(':'))
+}
+
 /// The other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {

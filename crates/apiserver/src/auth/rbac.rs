@@ -3,7 +3,7 @@
 //! [`Policy`] is a pure index (subject → bindings → rules) fed from the store's watch, so that a decision reads no objects.
 //! Differs from upstream: bindings are found by subject instead of being scanned for every request.
 
-use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo};
+use super::{Attributes, Authorizer, Decision, NonResourceRule, ResourceRule, Rules, UserInfo, account_of};
 use crate::reader::{Reader, Stored};
 use api::k8s::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use api::meta::MetaExt;
@@ -170,7 +170,7 @@ fn reason(namespace: &str, binding: &str, role: &RoleRef, subject: &Subject) -> 
 fn subjects_of(user: &UserInfo) -> Vec<Who> {
     let mut all = vec![Who::User(user.name.clone())];
     all.extend(user.groups.iter().cloned().map(Who::Group));
-    if let Some((namespace, name)) = user.name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) {
+    if let Some((namespace, name)) = account_of(&user.name) {
         all.push(Who::Account(namespace.to_owned(), name.to_owned()));
     }
     all

@@ -1,6 +1,6 @@
 //! Which flow a request belongs to (`apiserver/pkg/util/flowcontrol/rule.go`). Pure.
 
-use crate::auth::UserInfo;
+use crate::auth::{UserInfo, account_of};
 use crate::request_info::RequestInfo;
 use api::k8s::api::flowcontrol::v1::{
     FlowSchema, NonResourcePolicyRule, PolicyRulesWithSubjects, ResourcePolicyRule, Subject,
@@ -41,8 +41,8 @@ fn is_subject(subject: &Subject, user: &UserInfo) -> bool {
         "User" => subject.user.as_ref().is_some_and(|u| u.name == "*" || u.name == user.name),
         "Group" => subject.group.as_ref().is_some_and(|g| g.name == "*" || user.is_in(&g.name)),
         "ServiceAccount" => subject.service_account.as_ref().is_some_and(|account| {
-            let rest = user.name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'));
-            rest.is_some_and(|(ns, name)| ns == account.namespace && (account.name == "*" || account.name == name))
+            account_of(&user.name)
+                .is_some_and(|(ns, name)| ns == account.namespace && (account.name == "*" || account.name == name))
         }),
         _ => false,
     }

@@ -206,12 +206,16 @@ fn a_link_made_in_advance_is_the_pods_and_otherwise_goes() {
     let host = Host::new();
     let pods = Arc::new(PodNetwork::new(host.config.clone(), Arc::new(SeededRandom::new(3))).expect("pods"));
     let waiting = [(); 3].map(|()| netns::create().expect("namespace"));
+    // It lives as long as the other end of the pipe.
+    let (owner, _process) = std::io::pipe().expect("pipe");
     let links_before = host.links().len();
     host.run(|| {
         pods.setup().expect("setup");
         let (sender, receiver) = tokio::sync::mpsc::channel(3);
         for netns in &waiting {
-            sender.try_send(netns.try_clone().expect("descriptor")).expect("room");
+            let owner = owner.try_clone().expect("descriptor").into();
+            let owned = netns::Owned { netns: netns.try_clone().expect("descriptor"), owner };
+            sender.try_send(owned).expect("room");
         }
         drop(sender);
         let tokio = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("tokio");

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use sys::cgroup::{Cgroups, Missing, Stats};
+use sys::netlink::netns;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -303,14 +304,14 @@ impl Engine {
 
     /// Network namespaces that pods to come will have, each as soon as it is there: whoever furnishes one before its pod comes saves the
     /// pod that time. At most [`Engine::SPARES`] wait for a pod. Call it once, within tokio.
-    pub fn networks_in_advance(&self) -> mpsc::Receiver<OwnedFd> {
+    pub fn networks_in_advance(&self) -> mpsc::Receiver<netns::Owned> {
         let (sender, receiver) = mpsc::channel(Self::SPARES);
         let (connections, mut zygotes) = mpsc::unbounded_channel::<Connection>();
         base::tasks::detach("networks-in-advance", async move {
             // One after another: what a zygote told is void when the next one tells.
             while let Some(connection) = zygotes.recv().await {
-                while let Some(mut packet) = connection.receive("zygote").await {
-                    let Some(network) = packet.fds.pop() else { continue };
+                while let Some(packet) = connection.receive("zygote").await {
+                    let Some(network) = crate::zygote::network_of(packet) else { continue };
                     if sender.send(network).await.is_err() {
                         return;
                     }

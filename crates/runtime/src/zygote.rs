@@ -9,6 +9,7 @@ use crate::supervisor::{self, Beginning};
 use std::os::fd::{AsFd, OwnedFd};
 use sys::cgroup::Cgroups;
 use sys::fd::PollFd;
+use sys::netlink::netns;
 use sys::process::{Forked, SingleThreaded};
 
 /// Arguments of the zygote in `argv`, after the word `zygote`: the cgroup for it and the supervisors (`-` for none), and how many open
@@ -79,7 +80,7 @@ struct Zygote {
 struct Spare {
     socket: OwnedFd,
     /// Once it has namespaces.
-    network: Option<OwnedFd>,
+    network: Option<netns::Owned>,
 }
 
 impl Zygote {
@@ -171,7 +172,7 @@ impl Zygote {
     /// A spare one has its namespaces, or is gone.
     fn hear(&mut self, at: usize) {
         let packet = protocol::receive(self.spares[at].socket.as_fd(), true);
-        match packet.ok().flatten().and_then(|mut p| p.fds.pop()) {
+        match packet.ok().flatten().and_then(network_of) {
             Some(network) => {
                 if self.listener.as_ref().is_some_and(|to| tell(to, &network).is_err()) {
                     self.listener = None;
@@ -187,8 +188,15 @@ impl Zygote {
 }
 
 /// Tells of a network namespace. Who does not take it in time does without.
-fn tell(to: &OwnedFd, network: &OwnedFd) -> std::io::Result<()> {
-    protocol::encode(Kind::Reply, 0, &Reply::Done)?.send(to.as_fd(), &[network.as_fd()], true)
+fn tell(to: &OwnedFd, network: &netns::Owned) -> std::io::Result<()> {
+    let fds = [network.netns.as_fd(), network.owner.as_fd()];
+    protocol::encode(Kind::Reply, 0, &Reply::Done)?.send(to.as_fd(), &fds, true)
+}
+
+/// What [`tell`] told.
+pub(crate) fn network_of(packet: Packet) -> Option<netns::Owned> {
+    let [netns, owner] = packet.fds.try_into().ok()?;
+    Some(netns::Owned { netns, owner })
 }
 
 /// False if the spare one is gone.
@@ -201,7 +209,9 @@ fn hand_over(spare: &OwnedFd, request: &Request, client: &OwnedFd) -> bool {
 fn wait_for_pod(single: SingleThreaded, cgroups: Cgroups, socket: OwnedFd) -> ! {
     let prepare = || {
         sys::process::set_name("dhow-spare")?;
-        Ok::<_, std::io::Error>((supervisor::prepare()?, std::fs::File::open("/proc/self/ns/net")?.into()))
+        let prepared = supervisor::prepare()?;
+        let netns = std::fs::File::open("/proc/self/ns/net")?.into();
+        Ok::<_, std::io::Error>((prepared, netns::Owned { netns, owner: sys::process::pidfd_open(std::process::id() as sys::process::Pid)? }))
     };
     // A supervisor that is forked when it is needed fails alike, and tells why.
     let Ok((prepared, network)) = prepare() else { sys::process::exit_now(1) };

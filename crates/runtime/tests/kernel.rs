@@ -617,8 +617,14 @@ async fn networks_in_advance_are_those_of_pods_to_come_also_of_another_zygote() 
     let f = Fixture::new();
     let mut networks = f.engine.networks_in_advance();
     let inode = |fd: OwnedFd| std::fs::File::from(fd).metadata().unwrap().ino();
+    let ended = |owner: &OwnedFd| {
+        let mut owner = [sys::fd::PollFd::new(owner.as_fd(), true, false)];
+        sys::fd::poll(&mut owner, Some(0)).unwrap() == 1
+    };
     for zygote in 0..2 {
-        let mut told = vec![inode(timeout(networks.recv()).await.unwrap())];
+        let first = timeout(networks.recv()).await.unwrap();
+        assert!(!ended(&first.owner), "it waits");
+        let mut told = vec![inode(first.netns)];
         // A pod that comes before its network is told has another one.
         timeout(async {
             loop {
@@ -626,7 +632,7 @@ async fn networks_in_advance_are_those_of_pods_to_come_also_of_another_zygote() 
                 let network = inode(f.engine.netns(&pod).await.unwrap());
                 f.engine.remove_pod(&pod).await.unwrap();
                 while let Ok(network) = networks.try_recv() {
-                    told.push(inode(network));
+                    told.push(inode(network.netns));
                 }
                 if told.contains(&network) {
                     return;
@@ -638,6 +644,7 @@ async fn networks_in_advance_are_those_of_pods_to_come_also_of_another_zygote() 
         kill9(pid);
         until(|| !Path::new(&format!("/proc/{pid}")).exists()).await;
         until(|| processes_of(f.dir.path(), "dhow-spare").is_empty()).await;
+        assert!(ended(&first.owner), "it was a pod's, or died with its zygote");
         let pod = f.pod("q").await;
         f.engine.remove_pod(&pod).await.unwrap();
         assert!(zygote == 1 || timeout(networks.recv()).await.is_some());

@@ -1,15 +1,17 @@
 //! Links of pods to come. A network namespace that waits for its pod gets everything but addresses, which is most of the work: the kernel
 //! waits for its readers whenever a link is made.
 //!
-//! Invariants: a namespace is furnished by one at a time, and not after its pod was attached. Nothing here must be found again after a
-//! restart: a link lives as long as both namespaces, and one without a lease is an orphan.
+//! Invariants: a namespace is furnished by one at a time, and not after its pod was attached. What keeps a namespace alive here goes soon
+//! after its process. Nothing here must be found again after a restart: a link lives as long as both namespaces, and one without a lease
+//! is an orphan.
 
 use super::apply::Ends;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use sys::fd::PollFd;
 
 /// Which namespace: its inode.
 pub(super) type Id = u64;
@@ -19,6 +21,8 @@ pub(super) type Id = u64;
 struct Waiting {
     id: Id,
     link: String,
+    /// The pidfd of the supervisor that waits for the pod.
+    owner: OwnedFd,
     /// Until somebody waits for it. Nothing comes if the link could not be made.
     ends: Option<Receiver<Ends>>,
 }
@@ -32,8 +36,9 @@ pub(super) struct Advance {
 }
 
 impl Advance {
-    /// Begins to prepare, unless the pod was faster. Beyond `most` the oldest is forgotten: its pod does not come any more.
-    pub(super) fn begin(&mut self, id: Id, link: String, most: usize) -> Option<Sender<Ends>> {
+    /// Begins to prepare, unless the pod was faster. Beyond `most` the oldest is forgotten: its pod is being made.
+    pub(super) fn begin(&mut self, id: Id, link: String, owner: OwnedFd, most: usize) -> Option<Sender<Ends>> {
+        self.forget_dead();
         if self.attached.values().any(|other| *other == id) || self.waiting.iter().any(|w| w.id == id) {
             return None;
         }
@@ -41,7 +46,7 @@ impl Advance {
             self.waiting.pop_front();
         }
         let (sender, receiver) = channel();
-        self.waiting.push_back(Waiting { id, link, ends: Some(receiver) });
+        self.waiting.push_back(Waiting { id, link, owner, ends: Some(receiver) });
         Some(sender)
     }
 
@@ -60,6 +65,16 @@ impl Advance {
     /// The pod and its namespace are gone.
     pub(super) fn detached(&mut self, pod_id: &str) {
         self.attached.remove(pod_id);
+        self.forget_dead();
+    }
+
+    /// Forgets the namespaces of supervisors that have ended: their pods do not come any more.
+    pub(super) fn forget_dead(&mut self) {
+        self.waiting.retain(|w| {
+            let mut owner = [PollFd::new(w.owner.as_fd(), true, false)];
+            // What cannot be asked lives on: it is forgotten when it is the oldest.
+            !sys::fd::poll(&mut owner, Some(0)).is_ok_and(|ready| ready > 0)
+        });
     }
 
     /// Names of links without a lease that are no orphans.
@@ -76,33 +91,48 @@ pub(super) fn id_of(netns: BorrowedFd<'_>) -> io::Result<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::PipeWriter;
 
-    fn begin(advance: &mut Advance, id: Id) -> bool {
-        advance.begin(id, format!("link{id}"), 2).is_some()
+    /// The process is there as long as what is returned, if there was something to begin.
+    fn begin(advance: &mut Advance, id: Id) -> Option<PipeWriter> {
+        let (owner, process) = std::io::pipe().expect("pipe");
+        advance.begin(id, format!("link{id}"), owner.into(), 2).map(|_| process)
     }
 
     #[test]
     fn a_namespace_is_prepared_once_and_for_its_pod_only() {
         let mut advance = Advance::default();
-        assert!(begin(&mut advance, 1));
-        assert!(!begin(&mut advance, 1), "twice");
+        let _first = begin(&mut advance, 1).expect("it begins");
+        assert!(begin(&mut advance, 1).is_none(), "twice");
         assert!(advance.take("g", 7).is_none(), "of nobody");
         assert_eq!(advance.take("a", 1).map(|(link, _)| link).as_deref(), Some("link1"));
         assert!(advance.take("a", 1).is_none(), "attached again");
         assert_eq!(advance.links().collect::<Vec<_>>(), ["link1"], "no orphan until there is a lease");
         advance.done(1);
         assert_eq!(advance.links().count(), 0);
-        assert!(!begin(&mut advance, 1), "the word comes after its pod");
-        assert!(!begin(&mut advance, 7), "the word comes after its pod");
+        assert!(begin(&mut advance, 1).is_none(), "the word comes after its pod");
+        assert!(begin(&mut advance, 7).is_none(), "the word comes after its pod");
         advance.detached("a");
-        assert!(begin(&mut advance, 1), "another namespace with the inode of one that is gone");
+        assert!(begin(&mut advance, 1).is_some(), "another namespace with the inode of one that is gone");
     }
 
     #[test]
     fn the_oldest_is_forgotten() {
         let mut advance = Advance::default();
-        assert!((1..=3).all(|id| begin(&mut advance, id)));
+        let _processes = [1, 2, 3].map(|id| begin(&mut advance, id).expect("it begins"));
         assert_eq!(advance.links().collect::<Vec<_>>(), ["link2", "link3"]);
         assert!(advance.take("a", 1).is_none());
+    }
+
+    #[test]
+    fn what_is_dead_is_forgotten_before_the_oldest() {
+        let mut advance = Advance::default();
+        let [oldest, newer] = [1, 2].map(|id| begin(&mut advance, id).expect("it begins"));
+        drop(newer);
+        let _newest = begin(&mut advance, 3).expect("it begins");
+        assert_eq!(advance.links().collect::<Vec<_>>(), ["link1", "link3"]);
+        drop(oldest);
+        advance.detached("another pod");
+        assert_eq!(advance.links().collect::<Vec<_>>(), ["link3"]);
     }
 }

@@ -28,11 +28,11 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use sys::netlink::{NetlinkError, Route};
+use sys::netlink::{NetlinkError, Route, netns};
 use thiserror::Error;
 
 /// Why a pod has no network.
@@ -183,10 +183,10 @@ impl PodNetwork {
     }
 
     /// Makes the links of pods to come in the network namespaces that are told; at most `most` of these wait for their pods at a time.
-    pub async fn prepare(self: Arc<Self>, mut namespaces: tokio::sync::mpsc::Receiver<OwnedFd>, most: usize) {
-        while let Some(netns) = namespaces.recv().await {
+    pub async fn prepare(self: Arc<Self>, mut namespaces: tokio::sync::mpsc::Receiver<netns::Owned>, most: usize) {
+        while let Some(owned) = namespaces.recv().await {
             let network = self.clone();
-            let made = tokio::task::spawn_blocking(move || network.prepare_one(netns.as_fd(), most)).await;
+            let made = tokio::task::spawn_blocking(move || network.prepare_one(owned, most)).await;
             if let Ok(Err(error)) = made {
                 // Then the pod's link is made when the pod is attached.
                 tracing::warn!(error = base::chain(&error), "the link of a pod to come was not made");
@@ -194,10 +194,11 @@ impl PodNetwork {
         }
     }
 
-    fn prepare_one(&self, netns: BorrowedFd<'_>, most: usize) -> Result<(), NetlinkError> {
+    fn prepare_one(&self, owned: netns::Owned, most: usize) -> Result<(), NetlinkError> {
+        let netns = owned.netns.as_fd();
         let Ok(id) = advance::id_of(netns) else { return Ok(()) };
         let name = self.new_link_name();
-        let Some(sender) = self.advance.lock().begin(id, name.clone(), most) else { return Ok(()) };
+        let Some(sender) = self.advance.lock().begin(id, name.clone(), owned.owner, most) else { return Ok(()) };
         let ends = apply::link(&plan::link_plan(&self.config, &name, self.mtu.load(Ordering::Relaxed)), netns)?;
         // Nobody takes them if other pods were faster: they go with their namespace.
         sender.send(ends).ok();
@@ -230,6 +231,7 @@ impl PodNetwork {
             // Links first, leases last: a pod that is being attached right now has its lease before its link, and before its link
             // no longer counts as one in advance.
             let links = pod_links(&mut route, &self.config.link_prefix)?;
+            self.advance.lock().forget_dead();
             let mut known: BTreeSet<String> = self.advance.lock().links().map(str::to_owned).collect();
             known.extend(self.leases.lock().iter().map(|l| l.link.clone()));
             for link in links.iter().filter(|l| !known.contains(&l.name)) {

@@ -7,6 +7,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+/// A network namespace of a process.
+#[derive(Debug)]
+pub struct Owned {
+    /// The namespace.
+    pub netns: OwnedFd,
+    /// The pidfd of the process. Nobody needs the namespace when that has ended.
+    pub owner: OwnedFd,
+}
+
 /// Makes a network namespace that lives as long as somebody holds its descriptor (or a process is in it).
 pub fn create() -> Result<OwnedFd, NetlinkError> {
     let made = in_thread(|| {

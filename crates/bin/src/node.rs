@@ -108,11 +108,12 @@ pub(crate) fn engine_config(config: &Config) -> runtime::Config {
 
 /// Feeds every change of a cache to something of `net`.
 fn follow<K: api::Object>(cache: &Cache<K>, apply: impl Fn(Change<'_, K>) + Send + Sync + 'static) {
-    cache.on_change(move |change| {
+    let told = cache.on_change(move |change| {
         if let Some(change) = Change::new(change.old.as_deref(), change.new.as_deref()) {
             apply(change);
         }
     });
+    told.for_good();
 }
 
 /// The container runtime that the configuration names.

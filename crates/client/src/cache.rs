@@ -11,7 +11,7 @@ use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// How long a server may take to answer before it counts as away, if something is known without it.
 const SERVER_PATIENCE: Duration = Duration::from_secs(5);
@@ -44,13 +44,59 @@ impl<K> Change<K> {
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 type ObjectKey = (String, String);
 
+struct Handlers<K> {
+    next: u64,
+    /// In the order in which they came.
+    all: Vec<(u64, Handler<K>)>,
+}
+
+/// Somebody is told of changes until this is dropped, which waits for a change that is being told: not in a handler of the same cache.
+#[must_use = "nothing is told any more when it is dropped"]
+pub struct Subscription {
+    cache: Weak<dyn Told>,
+    id: u64,
+}
+
+impl Subscription {
+    /// As long as the cache lives. Not for a handler that holds the cache or its client: then neither would ever go.
+    pub fn for_good(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(cache) = self.cache.upgrade() {
+            cache.unsubscribe(self.id);
+        }
+    }
+}
+
+/// A cache of any kind, for [`Subscription`].
+trait Told: Send + Sync {
+    fn unsubscribe(&self, id: u64);
+}
+
+impl<K: Object> Told for Inner<K> {
+    fn unsubscribe(&self, id: u64) {
+        let mut handlers = self.handlers.lock();
+        let at = handlers.all.iter().position(|(other, _)| *other == id);
+        let gone = at.map(|at| handlers.all.remove(at));
+        drop(handlers);
+        // What it holds may do anything when it goes.
+        drop(gone);
+    }
+}
+
 struct Inner<K> {
     objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
     /// Object keys by the UID of their controller.
     by_controller: RwLock<BTreeMap<String, Vec<ObjectKey>>>,
     /// Also serialises changes: a handler is registered between two changes.
-    handlers: Mutex<Vec<Handler<K>>>,
+    handlers: Mutex<Handlers<K>>,
     progress: Mutex<Progress>,
+    /// Tells the task that fills it that nobody holds it any more.
+    _held: Option<oneshot::Sender<()>>,
 }
 
 impl<K> Default for Inner<K> {
@@ -58,8 +104,9 @@ impl<K> Default for Inner<K> {
         Inner {
             objects: RwLock::default(),
             by_controller: RwLock::default(),
-            handlers: Mutex::default(),
+            handlers: Mutex::new(Handlers { next: 0, all: Vec::new() }),
             progress: Mutex::default(),
+            _held: None,
         }
     }
 }
@@ -96,13 +143,16 @@ impl<K> Clone for Cache<K> {
 
 impl<K: Object> Cache<K> {
     pub(crate) fn start(api: Api<K>, params: ListParams, shelf: Option<Arc<Shelf>>) -> Self {
-        let inner = Arc::new(Inner::default());
+        let (held, gone) = oneshot::channel();
+        let inner = Arc::new(Inner { _held: Some(held), ..Inner::default() });
         let cache = Cache { inner };
         let weak = Arc::downgrade(&cache.inner);
         if let Some(shelf) = shelf.clone() {
             base::tasks::detach("cache-shelf", shelve(weak.clone(), cache.revisions(), params.clone(), shelf));
         }
-        base::tasks::detach("cache", keep(weak, api, params, shelf));
+        base::tasks::detach("cache", async move {
+            tokio::select! { biased; _ = gone => {}, () = keep(weak, api, params, shelf) => {} }
+        });
         cache
     }
 
@@ -169,12 +219,16 @@ impl<K: Object> Cache<K> {
     }
 
     /// Calls `handler` for every present object (as appeared) and then for every change. It must not block.
-    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) {
+    pub fn on_change(&self, handler: impl Fn(&Change<K>) + Send + Sync + 'static) -> Subscription {
         let mut handlers = self.inner.handlers.lock();
         for object in self.list() {
             handler(&Change { old: None, new: Some(object) });
         }
-        handlers.push(Box::new(handler));
+        let id = handlers.next;
+        handlers.next += 1;
+        handlers.all.push((id, Box::new(handler)));
+        let cache: Arc<dyn Told> = self.inner.clone();
+        Subscription { cache: Arc::downgrade(&cache), id }
     }
 }
 
@@ -197,7 +251,7 @@ impl<K: Object> Inner<K> {
         }
         self.reindex(&key, old.as_deref(), new.as_deref());
         let change = Change { old, new };
-        for handler in handlers.iter() {
+        for (_, handler) in &handlers.all {
             // All users of the kind depend on this task: one's bug must not end it for the others.
             let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(&change)));
             if told.is_err() {
@@ -402,7 +456,8 @@ impl Caches {
     pub(crate) fn shared<K: Object>(&self, client: &Client) -> Cache<K> {
         let mut caches = self.by_type.lock();
         let any = caches.entry(TypeId::of::<K>()).or_insert_with(|| {
-            let api = client.acting(self.transport.clone(), "dhow-cache").api();
+            // A client of its own: with these caches it would keep itself alive.
+            let api = Client::new(self.transport.clone(), "dhow-cache").api();
             Box::new(Cache::<K>::start(api, ListParams::all(), client.shelf.clone()))
         });
         any.downcast_ref::<Cache<K>>().expect("keyed by its type").clone()
@@ -472,6 +527,34 @@ mod tests {
         offline.remember_only::<ConfigMap>(std::iter::empty());
         assert_eq!(files(), 0);
         assert!(!half.exists(), "what a kill left half written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_gone_is_told_nothing_and_keeps_no_cache() {
+        let server: Arc<dyn Transport> = Arc::new(Server(true));
+        let client = Client::new(server.clone(), "test");
+        let cache = client.cache::<ConfigMap>();
+        cache.synced().await;
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let follow = |who: &'static str| {
+            // As controllers do, it holds the client, and with that the cache.
+            let (told, client) = (told.clone(), client.clone());
+            cache.on_change(move |change| {
+                told.lock().push((who, change.new.is_some()));
+                drop(client.cache::<ConfigMap>());
+            })
+        };
+        let (gone, stays) = (follow("gone"), follow("stays"));
+        drop(gone);
+        cache.inner.set(("b".into(), "a".into()), None);
+        assert_eq!(*told.lock(), [("gone", true), ("stays", true), ("stays", false)]);
+        drop((stays, cache, client));
+        let ends = async {
+            while Arc::strong_count(&server) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), ends).await.expect("the watch ends");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod watch;
 
 pub use api_handle::Api;
 pub use ca_pin::{CaPin, PinnedCa};
-pub use cache::{Cache, Caches, Change};
+pub use cache::{Cache, Caches, Change, Subscription};
 pub use error::ClientError;
 pub use events::{EventKind, Recorder};
 pub use http_transport::{HttpTransport, TlsIdentity};

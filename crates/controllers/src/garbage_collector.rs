@@ -288,7 +288,7 @@ async fn watch_everything(source: Source) {
     let graph = source.ctx().shared::<Shared>();
     graph.lock().clear();
     let changed = Arc::new(Notify::new());
-    let mut watching_definitions = false;
+    let mut definitions = None;
     let mut running: BTreeMap<(String, String), (Arc<Resource>, AbortHandle)> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30));
@@ -296,11 +296,9 @@ async fn watch_everything(source: Source) {
         match raw::discover(source.client()).await {
             Ok(all) => {
                 backoff.reset();
-                if !watching_definitions && all.iter().any(|r| r.plural == "customresourcedefinitions") {
-                    watching_definitions = true;
-                    let changed = changed.clone();
-                    let definitions = source.ctx().cache::<CustomResourceDefinition>();
-                    definitions.on_change(move |_| changed.notify_one());
+                if definitions.is_none() && all.iter().any(|r| r.plural == "customresourcedefinitions") {
+                    let (changed, cache) = (changed.clone(), source.ctx().cache::<CustomResourceDefinition>());
+                    definitions = Some(cache.on_change(move |_| changed.notify_one()));
                 }
                 let listed = adjust(&source, &graph, all, &mut running, &mut tasks);
                 if !listed.is_empty() {

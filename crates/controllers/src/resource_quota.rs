@@ -194,7 +194,7 @@ fn wanted(ctx: &Context) -> BTreeSet<GroupPlural> {
 async fn count_what_is_asked_for(source: Source) {
     let changed = Arc::new(Notify::new());
     let wake = changed.clone();
-    source.ctx().cache::<ResourceQuota>().on_change(move |change| {
+    let _told = source.ctx().cache::<ResourceQuota>().on_change(move |change| {
         let spec = |quota: &Option<Arc<ResourceQuota>>| quota.as_ref().and_then(|q| q.spec.clone());
         if spec(&change.old) != spec(&change.new) {
             wake.notify_one();

@@ -11,7 +11,7 @@ use crate::plan::{Done, Key, Plan, PlannedEvent, Seen, SeenUntil, Tolerate, Verb
 use crate::token_secrets::TokenMaker;
 use api::{Object, meta::MetaExt};
 use base::{Clock, backoff::Backoff};
-use client::{Cache, Change, Client, ClientError, Recorder};
+use client::{Cache, Change, Client, ClientError, Recorder, Subscription};
 use ipnet::IpNet;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -114,6 +114,8 @@ pub struct Watches<'a> {
     queue: &'a Arc<Queue>,
     shutdown: &'a CancellationToken,
     synced: Vec<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Until the term ends.
+    told: Vec<Subscription>,
 }
 
 impl Watches<'_> {
@@ -142,7 +144,7 @@ impl Watches<'_> {
     pub fn map<K: Object>(&mut self, keys: impl Fn(&Context, &Change<K>) -> Vec<Key> + Send + Sync + 'static) {
         let cache = self.ctx.cache::<K>();
         let (ctx, queue) = (self.ctx.clone(), self.queue.clone());
-        cache.on_change(move |change| keys(&ctx, change).into_iter().for_each(|key| queue.add(key)));
+        self.told.push(cache.on_change(move |change| keys(&ctx, change).into_iter().for_each(|key| queue.add(key))));
         self.synced.push(Box::pin(async move { cache.synced().await }));
     }
 
@@ -285,9 +287,10 @@ async fn becomes(leading: &mut watch::Receiver<bool>, wanted: bool) -> bool {
 async fn work<C: Controller>(ctx: Context, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
     let client = ctx.client.clone();
     let queue = Arc::new(Queue::counted(ctx.facts().queues.of(C::NAME)));
-    let mut watches = Watches { ctx: &ctx, queue: &queue, shutdown: &shutdown, synced: Vec::new() };
+    let mut watches = Watches { ctx: &ctx, queue: &queue, shutdown: &shutdown, synced: Vec::new(), told: Vec::new() };
     C::watches(&mut watches);
-    for synced in watches.synced {
+    let Watches { synced, told: _told, .. } = watches;
+    for synced in synced {
         tokio::select! { biased; () = shutdown.cancelled() => return, () = synced => {} }
     }
     let recorder = Recorder::new(&client, C::NAME, "", clock.clone());

@@ -211,7 +211,10 @@ fn wait_for_pod(single: SingleThreaded, cgroups: Cgroups, socket: OwnedFd) -> ! 
         sys::process::set_name("dhow-spare")?;
         let prepared = supervisor::prepare()?;
         let netns = std::fs::File::open("/proc/self/ns/net")?.into();
-        Ok::<_, std::io::Error>((prepared, netns::Owned { netns, owner: sys::process::pidfd_open(std::process::id() as sys::process::Pid)? }))
+        Ok::<_, std::io::Error>((
+            prepared,
+            netns::Owned { netns, owner: sys::process::pidfd_open(std::process::id() as sys::process::Pid)? },
+        ))
     };
     // A supervisor that is forked when it is needed fails alike, and tells why.
     let Ok((prepared, network)) = prepare() else { sys::process::exit_now(1) };

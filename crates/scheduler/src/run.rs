@@ -12,12 +12,12 @@ use api::k8s::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use api::k8s::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use api::prelude::*;
 use base::{Clock, Random};
-use client::{Cache, Client, Recorder};
+use client::{Cache, Client, Recorder, Subscription};
 use machinery::selector::LabelSelector;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
@@ -132,7 +132,7 @@ impl Scheduler {
 
     async fn work(mut self, shutdown: CancellationToken) {
         let mail = Arc::new(Mail::default());
-        let synced = self.follow(&mail);
+        let (_told, synced): (Vec<Subscription>, Vec<_>) = self.follow(&mail).into_iter().unzip();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
@@ -155,29 +155,22 @@ impl Scheduler {
         self.tasks.shutdown().await;
     }
 
-    /// Subscribes to everything; the futures end when the caches are filled.
-    fn follow(&self, mail: &Arc<Mail>) -> Vec<Pin<Box<dyn Future<Output = ()> + Send>>> {
-        // Caches outlive a term: what they still tell an old one goes nowhere.
-        let to = Arc::downgrade(mail);
-        self.pods.on_change(move |change| {
-            let Some(mail) = to.upgrade() else { return };
-            let mut inbox = mail.inbox.lock();
-            for pod in change.old.iter().chain(&change.new) {
-                inbox.pods.insert((pod.namespace().to_owned(), pod.name().to_owned(), pod.uid().to_owned()));
-            }
-            mail.arrived.notify_one();
-        });
-        let to = Arc::downgrade(mail);
-        self.nodes.on_change(move |change| {
-            let Some(mail) = to.upgrade() else { return };
-            mail.inbox.lock().nodes.insert(change.latest().name().to_owned());
-            mail.arrived.notify_one();
-        });
-        let (pods, nodes) = (self.pods.clone(), self.nodes.clone());
-        let follow = Follow { client: &self.tools.client, to: Arc::downgrade(mail) };
+    /// Subscribes to everything.
+    fn follow(&self, mail: &Arc<Mail>) -> Vec<Followed> {
+        let (to_pods, to_nodes) = (mail.clone(), mail.clone());
+        let follow = Follow { client: &self.tools.client, to: mail.clone() };
         vec![
-            Box::pin(async move { pods.synced().await }),
-            Box::pin(async move { nodes.synced().await }),
+            followed(&self.pods, move |change| {
+                let mut inbox = to_pods.inbox.lock();
+                for pod in change.old.iter().chain(&change.new) {
+                    inbox.pods.insert((pod.namespace().to_owned(), pod.name().to_owned(), pod.uid().to_owned()));
+                }
+                to_pods.arrived.notify_one();
+            }),
+            followed(&self.nodes, move |change| {
+                to_nodes.inbox.lock().nodes.insert(change.latest().name().to_owned());
+                to_nodes.arrived.notify_one();
+            }),
             follow.kind::<Namespace>(|s, _, name, new| {
                 s.apply_namespace(name, new.map(|n| n.metadata.labels.clone().unwrap_or_default()))
             }),
@@ -358,17 +351,22 @@ fn is_ours_to_place(pod: &Pod) -> bool {
     !placed && !ended && ours && !gated && !pod.is_deleting()
 }
 
+/// What tells of changes for the term, and what ends when the cache is filled.
+type Followed = (Subscription, Pin<Box<dyn Future<Output = ()> + Send>>);
+
+fn followed<K: Object>(cache: &Cache<K>, handler: impl Fn(&client::Change<K>) + Send + Sync + 'static) -> Followed {
+    let (told, cache) = (cache.on_change(handler), cache.clone());
+    (told, Box::pin(async move { cache.synced().await }))
+}
+
 /// Subscribes to kinds whose newest state is all that matters.
 struct Follow<'a> {
     client: &'a Client,
-    to: Weak<Mail>,
+    to: Arc<Mail>,
 }
 
 impl Follow<'_> {
-    fn kind<K: Object>(
-        &self,
-        apply: fn(&mut Snapshot, &str, &str, Option<Arc<K>>) -> Events,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn kind<K: Object>(&self, apply: fn(&mut Snapshot, &str, &str, Option<Arc<K>>) -> Events) -> Followed {
         self.each::<K>(move |change| {
             let (namespace, name) = (change.latest().namespace().to_owned(), change.latest().name().to_owned());
             let new = change.new.clone();
@@ -377,7 +375,7 @@ impl Follow<'_> {
     }
 
     /// Controllers whose selector spreads their pods.
-    fn owner<K: Object>(&self, selector: fn(&K) -> Option<LabelSelector>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn owner<K: Object>(&self, selector: fn(&K) -> Option<LabelSelector>) -> Followed {
         self.each::<K>(move |change| {
             let new = change.new.as_ref().map(|new| (new.uid().to_owned(), selector(new)));
             let gone = change.old.as_ref().map(|old| old.uid().to_owned());
@@ -392,18 +390,13 @@ impl Follow<'_> {
         })
     }
 
-    fn each<K: Object>(
-        &self,
-        read: impl Fn(&client::Change<K>) -> Apply + Send + Sync + 'static,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let (cache, to) = (self.client.cache::<K>(), self.to.clone());
-        cache.on_change(move |change| {
-            let Some(mail) = to.upgrade() else { return };
+    fn each<K: Object>(&self, read: impl Fn(&client::Change<K>) -> Apply + Send + Sync + 'static) -> Followed {
+        let to = self.to.clone();
+        followed(&self.client.cache::<K>(), move |change| {
             let object = change.latest();
             let key = (K::KIND, object.namespace().to_owned(), object.name().to_owned());
-            mail.inbox.lock().others.insert(key, read(change));
-            mail.arrived.notify_one();
-        });
-        Box::pin(async move { cache.synced().await })
+            to.inbox.lock().others.insert(key, read(change));
+            to.arrived.notify_one();
+        })
     }
 }

@@ -94,6 +94,8 @@ fn simulate(seed: u64, steps: usize, print: bool) -> Outcome {
             Err(error) => Err(error),
         };
         let result = result.and(world.violation().map_or(Ok(()), Err));
+        // Its store holds the world, which holds it: nothing of a seed would ever be freed.
+        drop(world.api.lock().take());
         let (hash, lines, recent) = world.trace();
         Outcome {
             seed,

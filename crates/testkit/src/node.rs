@@ -141,7 +141,7 @@ impl FakeNode {
         let mut lease = None;
         let changed = Arc::new(Notify::new());
         let wake = changed.clone();
-        pods.on_change(move |_| wake.notify_one());
+        let _told = pods.on_change(move |_| wake.notify_one());
         let mut heartbeat = Instant::now();
         loop {
             if awake.wait_for(|awake| *awake).await.is_err() {

@@ -14,7 +14,7 @@ use api::meta::MetaExt;
 use api::prelude::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use api::{Codec, Object};
 use async_trait::async_trait;
-use client::{Cache, Client, ClientError, DeleteParams, EventKind, ListParams, Patch, Recorder};
+use client::{Cache, Client, ClientError, DeleteParams, EventKind, ListParams, Patch, Recorder, Subscription};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +49,8 @@ pub struct ApiCluster {
     options: ClusterOptions,
     feed: mpsc::UnboundedSender<Feed>,
     watched: Mutex<BTreeMap<ObjectReference, Watched>>,
+    /// Feeds.
+    _pods: (Cache<Pod>, Subscription),
 }
 
 impl ApiCluster {
@@ -61,10 +63,7 @@ impl ApiCluster {
         let initial = pods.list();
         let known: BTreeMap<String, u64> = initial.iter().map(|p| (p.uid().to_owned(), p.revision())).collect();
         let sender = feed.clone();
-        // The cache lives as long as its handler's owner; the closure keeps it.
-        let keep = pods.clone();
-        pods.on_change(move |change| {
-            let _cache = &keep;
+        let told = pods.on_change(move |change| {
             let told = change.old.is_none()
                 && change.new.as_ref().is_some_and(|p| known.get(p.uid()).is_some_and(|r| *r == p.revision()));
             let replaced = match (&change.old, &change.new) {
@@ -81,16 +80,17 @@ impl ApiCluster {
                 (None, None) => {}
             }
         });
-        let cluster = ApiCluster { options, feed, watched: Mutex::default() };
+        let cluster = ApiCluster { options, feed, watched: Mutex::default(), _pods: (pods, told) };
         (Arc::new(cluster), PodFeed { initial, changes })
     }
 
     fn watch<K: Object>(&self, reference: &ObjectReference) -> Cache<K> {
         let cache: Cache<K> = self.options.client.cache_of(selection(reference));
         let (feed, reference) = (self.feed.clone(), reference.clone());
-        cache.on_change(move |_| {
+        let told = cache.on_change(move |_| {
             feed.send(Feed::Reference(reference.clone())).ok();
         });
+        told.for_good();
         cache
     }
 

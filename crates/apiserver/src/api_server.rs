@@ -312,12 +312,12 @@ impl ApiServer {
     async fn end_record(&self, call: &Call, failure: Option<&Status>, response: Response<Body>) -> Response<Body> {
         let Some(record) = call.record.lock().take() else { return response };
         let (head, mut body) = response.into_parts();
-        let status = audit::status_of(head.status.as_u16(), failure);
+        let code = head.status.as_u16();
         let streams = call.info.verb == "watch" || STREAMS.contains(&call.info.subresource.as_str());
         if streams && failure.is_none() {
-            body = record.started(status, self.inner.deps.clock.clone(), body).await;
+            body = record.started(code, self.inner.deps.clock.clone(), body).await;
         } else {
-            record.complete(&status, self.clock_now()).await;
+            record.complete(&audit::status_of(code, failure), self.clock_now()).await;
         }
         Response::from_parts(head, body)
     }

@@ -2,19 +2,42 @@
 //! others.
 
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use serde::{Serialize, Serializer};
 use std::time::Duration;
 
 /// More warnings than fit into an answer are not kept.
 const MOST: usize = 4096;
 
+/// A map of texts, in order. A list, because most are of two, and those of watches live as long.
+#[derive(Debug, Default)]
+pub(crate) struct Annotations(Vec<(String, String)>);
+
+impl Annotations {
+    /// What was noted first stays.
+    fn note(&mut self, key: String, value: impl FnOnce() -> String) {
+        if let Err(at) = self.0.binary_search_by(|(other, _)| other.cmp(&key)) {
+            self.0.insert(at, (key, value()));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Annotations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
 /// See the file's head.
 #[derive(Debug, Default)]
 pub struct Remarks {
     warnings: Mutex<Vec<String>>,
-    annotations: Mutex<BTreeMap<String, String>>,
+    annotations: Mutex<Annotations>,
     /// Those that say as much as a request's body.
-    of_bodies: Mutex<BTreeMap<String, String>>,
+    of_bodies: Mutex<Annotations>,
     waited: Mutex<Duration>,
 }
 
@@ -31,12 +54,12 @@ impl Remarks {
 
     /// Notes `PREFIXkey=value` for the audit log; what was noted first stays.
     pub fn annotate(&self, prefix: &str, key: &str, value: &str) {
-        self.annotations.lock().entry(format!("{prefix}{key}")).or_insert_with(|| value.to_owned());
+        self.annotations.lock().note(format!("{prefix}{key}"), || value.to_owned());
     }
 
     /// As [`Self::annotate`], where the audit log is told the bodies of requests (`AddAnnotationWithLevel`).
     pub fn annotate_body(&self, prefix: &str, key: &str, value: String) {
-        self.of_bodies.lock().entry(format!("{prefix}{key}")).or_insert(value);
+        self.of_bodies.lock().note(format!("{prefix}{key}"), || value);
     }
 
     /// The request waited for a webhook, or for its turn: time that is not this server's.
@@ -50,10 +73,11 @@ impl Remarks {
     }
 
     /// What was noted, with what tells of bodies if `bodies`.
-    pub(crate) fn take_annotations(&self, bodies: bool) -> BTreeMap<String, String> {
+    pub(crate) fn take_annotations(&self, bodies: bool) -> Annotations {
         let mut all = std::mem::take(&mut *self.annotations.lock());
         if bodies {
-            all.extend(std::mem::take(&mut *self.of_bodies.lock()));
+            let of_bodies = std::mem::take(&mut *self.of_bodies.lock());
+            of_bodies.0.into_iter().for_each(|(key, value)| all.note(key, || value));
         }
         all
     }

@@ -84,7 +84,7 @@ enum Phase {
 struct Watch {
     phase: Phase,
     /// What the cursor could not be opened for, to be told as an event.
-    broken: Option<Status>,
+    broken: Option<Box<Status>>,
     cursor: Option<Box<dyn WatchStream>>,
     /// Everything up to here was delivered or is of no interest.
     delivered: Revision,
@@ -100,11 +100,8 @@ struct Watch {
     _counted: Option<Watching>,
 }
 
-/// Events with their objects as the watched kind shows them.
+/// Events with their objects as the watched custom resource shows them.
 async fn in_version(server: &ApiServer, kind: &KindRef, events: Vec<Event>) -> Result<Vec<Event>, Status> {
-    if matches!(kind, KindRef::BuiltIn(_)) {
-        return Ok(events);
-    }
     let mut list = Vec::new();
     for event in &events {
         match &event.change {
@@ -162,7 +159,7 @@ impl Watch {
         let opened = store.watch(&range, after.min(store.revision())).await;
         let (cursor, broken) = match opened {
             Ok(cursor) => (Some(cursor), None),
-            Err(error) => (None, Some(gone(error, after))),
+            Err(error) => (None, Some(Box::new(gone(error, after)))),
         };
         let counted = server.inner.flow.watchers().begin(&call.info, selection.wanted("spec.nodeName"));
         let now = Instant::now();
@@ -221,7 +218,12 @@ impl Watch {
             };
             match events {
                 Ok(events) => {
-                    let events = match in_version(&self.server, &self.writer.kind, events).await {
+                    let shown = match &self.writer.kind {
+                        KindRef::BuiltIn(_) => Ok(events),
+                        // Boxed: every idle watch would hold the 6 KB that a conversion takes.
+                        kind @ KindRef::Custom(_) => Box::pin(in_version(&self.server, kind, events)).await,
+                    };
+                    let events = match shown {
                         Ok(events) => events,
                         Err(status) => return Some(self.fail(&status)),
                     };

@@ -12,7 +12,7 @@ pub use policy::{Level, Policy, Stage};
 use crate::Body;
 use crate::api_server::Call;
 use crate::auth::{Peer, UserInfo};
-use crate::remarks::Remarks;
+use crate::remarks::{Annotations, Remarks};
 use crate::response::Answer;
 use api::Status;
 use bytes::Bytes;
@@ -105,7 +105,7 @@ pub(crate) struct Record {
     object: Option<ObjectRef>,
     request: Option<Value>,
     response: Option<Value>,
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
 }
 
 #[derive(Serialize, Clone, Default)]
@@ -173,8 +173,8 @@ struct Event<'a> {
     response_object: Option<&'a Value>,
     request_received_timestamp: String,
     stage_timestamp: String,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Annotations::is_empty")]
+    annotations: &'a Annotations,
 }
 
 /// Who really asked, if the user of the call is impersonated; and when.
@@ -219,7 +219,7 @@ impl Record {
             object,
             request: None,
             response: None,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
         }))
     }
 
@@ -302,9 +302,9 @@ impl Record {
     }
 
     /// The answer is a stream: it has begun, and the end of the body is its end.
-    pub(crate) async fn started(self: Box<Self>, status: Value, clock: Arc<dyn base::Clock>, body: Body) -> Body {
-        self.audit.send(self.line(Stage::ResponseStarted, Some(&status), clock.now())).await;
-        let end = End { record: self, status, clock };
+    pub(crate) async fn started(self: Box<Self>, code: u16, clock: Arc<dyn base::Clock>, body: Body) -> Body {
+        self.audit.send(self.line(Stage::ResponseStarted, Some(&status_of(code, None)), clock.now())).await;
+        let end = End { record: self, code, clock };
         body.map_frame(move |frame| {
             // Dropped with the body, whoever drops it.
             let _end = &end;
@@ -316,13 +316,14 @@ impl Record {
 
 struct End {
     record: Box<Record>,
-    status: Value,
+    code: u16,
     clock: Arc<dyn base::Clock>,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        if let Some(line) = self.record.line(Stage::ResponseComplete, Some(&self.status), self.clock.now()) {
+        let status = status_of(self.code, None);
+        if let Some(line) = self.record.line(Stage::ResponseComplete, Some(&status), self.clock.now()) {
             self.record.audit.metrics.events.inc();
             if let Err(error) = self.record.audit.lines.try_send(line) {
                 self.record.audit.metrics.errors.with_label_values(&["log"]).inc();

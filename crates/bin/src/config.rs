@@ -487,6 +487,7 @@ impl Settings {
         let node_ip = self.node_ip.as_ref().and_then(|_| {
             parse::<IpAddr>(&self.node_ip, "", "node-ip", "an IP address like 192.168.1.10", &mut mistakes)
         });
+        mistakes.extend(node_ip.and_then(check_node_ip));
         let cluster = parse::<IpNet>(&self.cluster_cidr, "10.42.0.0/16", "cluster-cidr", CIDR, &mut mistakes);
         let service = parse::<IpNet>(&self.service_cidr, "10.43.0.0/16", "service-cidr", CIDR, &mut mistakes);
         let dns_default = service.and_then(|s| s.hosts().nth(9)).map(|ip| ip.to_string()).unwrap_or_default();
@@ -762,6 +763,21 @@ fn parse<T: std::str::FromStr>(
     }
 }
 
+/// Others must reach the machine there (`validateNodeIP` in `pkg/kubelet/kubelet_node_status.go`).
+fn check_node_ip(ip: IpAddr) -> Option<String> {
+    let IpAddr::V4(v4) = ip else {
+        return Some(format!("node-ip {ip} must be IPv4: IPv6 and dual stack are not built yet"));
+    };
+    let why = match v4 {
+        _ if v4.is_loopback() => "a loopback address",
+        _ if v4.is_multicast() => "a multicast address",
+        _ if v4.is_link_local() => "a link-local address",
+        _ if v4.is_unspecified() => "no address",
+        _ => return None,
+    };
+    Some(format!("node-ip {ip} is {why}: give one by which pods and other machines reach this one"))
+}
+
 /// A node gets a /24 of the cluster's range.
 pub(crate) const NODE_PREFIX: u8 = 24;
 
@@ -862,6 +878,19 @@ mod tests {
         assert!(text.starts_with("the configuration has 4 mistakes:"), "{text}");
         for part in ["listen \"here\"", "did you mean 10.43.0.0/16?", "overlap", "node-name \"Not_Valid\""] {
             assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_an_address_that_others_can_use() {
+        let check = |ip: &str| {
+            let settings = Settings { node_ip: Some(ip.into()), ..Settings::default() };
+            settings.check("box").map(|config| config.node_ip).map_err(|e| e.to_string())
+        };
+        assert_eq!(check("10.0.0.1"), Ok(Some(IpAddr::from([10, 0, 0, 1]))));
+        for bad in ["127.0.0.1", "224.0.0.1", "169.254.1.1", "0.0.0.0", "fd00::1", "box"] {
+            let text = check(bad).expect_err(bad);
+            assert!(text.contains("node-ip") && text.contains(bad), "{text}");
         }
     }
 

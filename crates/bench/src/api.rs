@@ -75,6 +75,7 @@ impl Bench<'_> {
         for n in 0..=self.load.namespaces {
             self.pool.make_namespace(&self.namespace(n)).await?;
         }
+        bystanders::memory_of_watches(self, report).await?;
         let before = bystanders::resident(self.pids);
         self.creates(report).await?;
         bystanders::memory_of_pods(self, before, report);

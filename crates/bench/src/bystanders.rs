@@ -1,8 +1,9 @@
-//! B5 and B16 of PERFORMANCE §4: watchers that see nothing, what a write costs beside them; and what stored pods take of memory.
+//! B5 and B16 of PERFORMANCE §4: watchers that see nothing, what a write costs beside them and what memory they take; and what
+//! stored pods take of it.
 
 use crate::api::Bench;
 use crate::fail::{Result, check};
-use crate::http::{JSON, revision};
+use crate::http::{CONNECTIONS, JSON, Pool, revision};
 use crate::load::closed;
 use crate::measure;
 use crate::report::{Report, mb, us};
@@ -50,6 +51,47 @@ pub(crate) async fn run(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
         note,
     );
     Ok(())
+}
+
+/// What idle watches take that share connections, and those that have one each. Of a fresh server: later there is memory that others
+/// gave back.
+pub(crate) async fn memory_of_watches(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
+    if bench.pids.is_empty() {
+        return Ok(());
+    }
+    let path = format!("/api/v1/namespaces/{}/configmaps", bench.namespace(0));
+    let at = revision(&bench.pool.get(&format!("{path}?limit=1")).await?, "list")?;
+    let path = format!("{path}?watch=1&resourceVersion={at}");
+    // Watches on each connection, connections, whether these are there before.
+    let cases = [("on shared connections", 250, CONNECTIONS, true, "≤ 3 KB"), ("on its own", 1, 200, false, "≤ 16 KB")];
+    for (name, watches, connections, warm, target) in cases {
+        let pools: Vec<Pool> = (0..connections / CONNECTIONS).map(|_| bench.pool.another()).collect::<Result<_>>()?;
+        let all = || pools.iter().flat_map(|pool| (0..CONNECTIONS).map(move |worker| (pool, worker)));
+        for (pool, worker) in all().filter(|_| warm) {
+            pool.call(worker, Method::GET, "/version", JSON, Bytes::new()).await?;
+        }
+        let before = dirty(bench.pids);
+        let mut open = Vec::with_capacity(watches * connections);
+        for (pool, worker) in (0..watches).flat_map(|_| all()) {
+            let response = pool.send(worker, Method::GET, &path, JSON, Bytes::new()).await?;
+            check(response.status() == StatusCode::OK, &path, || response.status().to_string())?;
+            open.push(response);
+        }
+        let now = dirty(bench.pids);
+        let each = now.saturating_sub(before) as f64 / open.len() as f64 / 1000.0;
+        let note = format!(
+            "private dirty {} → {} by {} watches on {connections} HTTP/2 connections over TLS",
+            mb(before),
+            mb(now),
+            open.len()
+        );
+        report.add("API", format!("B16 memory per idle watch {name}"), format!("**{each:.1} KB**"), target, note);
+    }
+    Ok(())
+}
+
+fn dirty(pids: &[i32]) -> u64 {
+    pids.iter().map(|pid| measure::memory(*pid).private_dirty).sum()
 }
 
 /// What the stored pods take: `before` is what was resident without them.

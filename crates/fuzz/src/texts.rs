@@ -1,9 +1,11 @@
-//! Small languages: selectors, CEL, names of images, the file of registries.
+//! Small languages: selectors, CEL, schedules, patterns, quantities, names of images, the file of registries.
 
 use image::{Reference, Registries};
 use machinery::cel::policy::{self, Sees};
 use machinery::cel::{Budget, Value, compile};
+use machinery::quantity::Quantity;
 use machinery::selector::{FieldSelector, LabelSelector};
+use machinery::{cron, go_regex, time_zone};
 use std::fmt::{Debug, Display};
 
 fn seeds(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -77,6 +79,52 @@ pub(crate) fn cel(input: &[u8]) {
     let result = program.eval(&variables, &mut budget);
     assert!(budget.remaining() <= MOST);
     assert!(!(budget.is_exhausted() && result.is_ok()), "{text}");
+}
+
+pub(crate) fn schedule_seeds() -> Vec<Vec<u8>> {
+    seeds(&["*/5 0-12/3 1,15 JAN-mar MON", "0 0 31 2 *", "@every 1h30m", "@weekly", "30 2 ? * sun", "59 23 31 12 7"])
+}
+
+/// Times come later and later, also where clocks are put on and back.
+pub(crate) fn schedules(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let Ok(schedule) = cron::Schedule::parse(text) else { return };
+    for zone in ["UTC", "Europe/Berlin", "Australia/Lord_Howe"] {
+        let zone = time_zone::find(zone).expect("it is in the program");
+        let mut time = "2026-03-28T12:34:56Z".parse().expect("a time");
+        for _ in 0..3 {
+            let Some(next) = schedule.next(time, &zone) else { break };
+            assert!(next > time, "{text:?}: {next} after {time}");
+            time = next;
+        }
+    }
+}
+
+pub(crate) fn pattern_seeds() -> Vec<Vec<u8>> {
+    seeds(&[
+        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        r"(?i)(?P<name>\d+)\.(?:a|b){2,3}?",
+        r"\pL\x{10FFFF}\Qa.b\E[[:^alpha:]\W]*",
+        r"(?s-m:.)\A\z\b",
+    ])
+}
+
+/// What compiles finds what it finds in bounded memory and time.
+pub(crate) fn patterns(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    if let Ok(pattern) = go_regex::compile(text, 1 << 20) {
+        pattern.is_match(text);
+        pattern.is_match("");
+    }
+}
+
+pub(crate) fn quantity_seeds() -> Vec<Vec<u8>> {
+    seeds(&["1", "-1.5Gi", "100m", "1e3", "12E-2", "0.1n", "9223372036854775808", "1.25Ki", "+5u"])
+}
+
+pub(crate) fn quantities(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    says_itself(text, Quantity::parse);
 }
 
 pub(crate) fn reference_seeds() -> Vec<Vec<u8>> {

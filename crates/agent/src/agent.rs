@@ -278,7 +278,7 @@ impl Agent {
         seen.devices = self.context.devices.health(pod.uid());
         seen.dynamic = self.context.dynamic.statuses(&pod);
         let granted = seen.allocated.get_or_insert_with(|| Allocation::wanted(&pod));
-        if seen.ending.is_none() {
+        if seen.ending.is_none() && !gone {
             self.context.ledger.record(pod.uid(), Demand::of(&granted.apply(&pod)));
             self.context.host_ports.record(&pod, pod.uid());
         }
@@ -431,6 +431,7 @@ impl Agent {
                 }
             }
             Feed::Gone(pod) => {
+                self.context.give_back_share(pod.uid());
                 if let Some(worker) = self.workers.read().get(pod.uid()) {
                     worker.tell(Message::Pod(pod));
                     worker.tell(Message::Observed(Observation::ObjectGone));

@@ -120,13 +120,19 @@ pub struct Context {
 }
 
 impl Context {
-    /// A pod that is over needs nothing of the node any more.
-    pub fn give_back(&self, uid: &str) {
+    /// A pod whose object is gone does not count when others are admitted, though its processes may take a while to end: the scheduler
+    /// has given its share away (upstream admits beside the pods of its pod manager, which are those that the server has).
+    pub fn give_back_share(&self, uid: &str) {
         self.ledger.release(uid);
         self.host_ports.release(uid);
+        self.pods_changed.notify_one();
+    }
+
+    /// A pod that is over needs nothing of the node any more.
+    pub fn give_back(&self, uid: &str) {
+        self.give_back_share(uid);
         self.devices.release(uid);
         self.managers.retain(|pod| pod != uid);
-        self.pods_changed.notify_one();
     }
 
     /// Why the node should get no pods, for its Ready condition.

@@ -6,6 +6,7 @@ use crate::engine::Handlers;
 use crate::pod::fixture::{object, pod};
 use crate::pod::spec::dns::ClusterDns;
 use crate::testing::{FakeCluster, FakeEngine, FakeImages, FakeNetwork, TokioClock};
+use api::k8s::api::core::v1::ContainerPort;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use base::SeededRandom;
 use std::future::Future;
@@ -612,6 +613,31 @@ async fn who_is_deleted_while_others_make_room_does_not_wait_for_them() {
     }
     assert!(world.engine.running("a").is_some(), "the other one takes its time");
     until_phase(&world, "web", "Failed").await;
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_gone_does_not_count_though_it_takes_its_time() {
+    let world = World::new();
+    let agent = world.start();
+    *agent.handle.context.allocatable.write() = cpus("1");
+    let with_port = |name: &str| {
+        let mut pod = asking(name, "1", 0);
+        let port = ContainerPort { container_port: 80, host_port: Some(80), ..ContainerPort::default() };
+        pod.spec.as_mut().expect("a spec").containers[0].ports = Some(vec![port]);
+        pod
+    };
+    world.cluster.put(with_port("first"));
+    until_phase(&world, "first", "Running").await;
+    // The server writes down that it is deleted, and removes it.
+    let mut deleted = world.cluster.get("first").expect("it is there");
+    deleted.metadata.deletion_timestamp = Some(api::Time(world.clock.now()));
+    deleted.metadata.deletion_grace_period_seconds = Some(0);
+    world.cluster.put(deleted);
+    world.cluster.take_away("first");
+    world.cluster.put(with_port("second"));
+    until_phase(&world, "second", "Running").await;
+    assert_eq!(agent.handle.views().len(), 2, "it has not obeyed yet");
     agent.stop().await;
 }
 

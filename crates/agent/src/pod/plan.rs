@@ -212,6 +212,11 @@ const RESTART_ALL_PERIOD: Duration = Duration::from_secs(1);
 /// `ErrImagePull` is shown this long before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(1);
 
+/// A container that is not ready yet is asked again when it has run twice as long, at first after this long and at last every period: most
+/// listen a moment after their start. Upstream asks whenever it looks at a pod with such a container, which it does at every step of its
+/// start (`manualTriggerCh`, by `UpdatePodStatus` in `pkg/kubelet/prober/prober_manager.go`).
+const READY_SOON: Duration = Duration::from_millis(500);
+
 /// Decides. `pod` is the newest object (or the last one seen, if it is gone).
 pub fn plan(pod: &Pod, seen: &Seen, now: Timestamp) -> Plan {
     let mut planner = Planner { pod, seen: seen.clone(), now, actions: Vec::new(), wake_at: None };
@@ -909,18 +914,22 @@ impl Planner<'_> {
             return;
         }
         let id = run.id.clone();
-        let earliest = run.started_at + signed(view::seconds(spec.initial_delay_seconds, 0));
+        let started_at = run.started_at;
+        let earliest = started_at + signed(view::seconds(spec.initial_delay_seconds, 0));
+        let period = view::seconds(spec.period_seconds, 10).max(Duration::from_secs(1));
         let seen = s.probes.of(kind);
         if seen.running || seen.on_hold {
             return;
         }
-        let due = seen.next_at.unwrap_or(earliest);
+        let is_awaited = kind == ProbeKind::Readiness && seen.result != Some(true);
+        let due = seen.asked_at.map_or(earliest, |asked| {
+            let age = Duration::try_from(asked.duration_since(started_at)).unwrap_or_default();
+            asked + signed(if is_awaited { age.clamp(READY_SOON, period) } else { period })
+        });
         if now < due {
-            seen.next_at = Some(due);
             return self.wake(due);
         }
-        let period = view::seconds(spec.period_seconds, 10).max(Duration::from_secs(1));
-        seen.next_at = Some(now + signed(period));
+        seen.asked_at = Some(now);
         seen.running = true;
         self.actions.push(PodAction::Probe { container: c.name.clone(), id, kind });
     }

@@ -409,9 +409,9 @@ pub struct Probes {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProbeSeen {
-    /// When it is run next; `None` before the first time. Not kept: after a restart it is asked at once.
+    /// When it was run last; `None` before the first time. Not kept: after a restart it is asked at once.
     #[serde(skip)]
-    pub next_at: Option<Timestamp>,
+    pub asked_at: Option<Timestamp>,
     /// A run is under way.
     #[serde(skip)]
     pub running: bool,

@@ -506,6 +506,42 @@ fn startup_gates_the_other_probes_and_readiness_makes_ready() {
 }
 
 #[test]
+fn who_is_not_ready_yet_is_asked_again_soon_and_then_every_period() {
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"i","readinessProbe":{"exec":{"command":["x"]},"periodSeconds":3}}]}"#,
+        "+0 probe a readiness fail\n+1\n+0 probe a readiness fail\n+1\n+0 probe a readiness fail\n+2\n+0 probe a readiness fail\n+3\n+0 probe a readiness ok",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull i for a (IfNotPresent)
+                  start a #0
+                  probe a1 Readiness
+                  = Running | a running | PodReadyToStartContainers,Initialized
+            [  0] probe a readiness fail
+                  wake at 0
+            [  1] (time)
+                  probe a1 Readiness
+            [  1] probe a readiness fail
+                  wake at 2
+            [  2] (time)
+                  probe a1 Readiness
+            [  2] probe a readiness fail
+                  wake at 4
+            [  4] (time)
+                  probe a1 Readiness
+            [  4] probe a readiness fail
+                  wake at 7
+            [  7] (time)
+                  probe a1 Readiness
+            [  7] probe a readiness ok
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 10
+        "#]],
+    );
+}
+
+#[test]
 fn the_post_start_hook_delays_the_next_container_and_its_failure_kills() {
     check_pod(
         r#"{"containers":[{"name":"a","image":"i","lifecycle":{"postStart":{"exec":{"command":["x"]}}}},{"name":"b","image":"i"}]}"#,

@@ -187,6 +187,7 @@ mod tests {
             started_at: None,
             finished_at: None,
             restart: false,
+            replaced: false,
             user: None,
         };
         let mut seen = Seen::default();

@@ -443,6 +443,7 @@ fn start_failed(seen: &mut Seen, container: String, failure: StartFailure, messa
         started_at: None,
         finished_at: Some(now),
         restart: false,
+        replaced: false,
         user: None,
     };
     if let Run::Exited(before) = std::mem::replace(&mut c.run, Run::Exited(exit)) {
@@ -491,6 +492,7 @@ fn exited(seen: &mut Seen, id: String, how: ExitFacts) {
         message: how.message,
         started_at: Some(run.started_at),
         finished_at: Some(how.finished_at),
+        replaced: run.post_start != PostStart::Failed && run.stop.as_ref().is_some_and(|s| s.restart),
         restart: run.stop.is_some_and(|s| s.restart),
         user: run.user,
     });

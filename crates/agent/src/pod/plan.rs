@@ -591,7 +591,7 @@ impl Planner<'_> {
         }
         let key = crash_key(c);
         let record = self.container(&c.name);
-        if let Some(finished) = record.exited().and_then(|e| e.finished_at) {
+        if let Some(finished) = record.crashed_at() {
             record.crash.next(&key, finished, now);
         }
         record.doing = Doing::Starting;
@@ -601,8 +601,16 @@ impl Planner<'_> {
 
     /// `doBackOff`: whether the restart must wait.
     fn crash_back_off(&mut self, c: &Container, s: &ContainerSeen) -> bool {
-        let Some(finished) = s.exited().and_then(|e| e.finished_at) else { return false };
-        let Some(ends) = s.crash.ends_after(&crash_key(c), finished, self.now) else { return false };
+        let (Some(exit), Some(since)) = (s.exited(), s.crashed_at()) else { return false };
+        let Some(mut ends) = s.crash.ends_after(&crash_key(c), since, self.now) else { return false };
+        let finished = exit.finished_at.unwrap_or(since);
+        if exit.replaced {
+            // It does not start in one go with its stop: from now on it is one that ended.
+            if let Run::Exited(exit) = &mut self.container(&c.name).run {
+                exit.replaced = false;
+            }
+            ends = s.crash.ends_after(&crash_key(c), finished, self.now).unwrap_or(ends);
+        }
         self.wake(ends);
         let described = view::describe(self.pod);
         let message =

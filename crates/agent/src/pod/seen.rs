@@ -321,6 +321,9 @@ pub struct Exit {
     pub finished_at: Option<Timestamp>,
     /// Start it again whatever the restart policy says.
     pub restart: bool,
+    /// It was stopped only to be started again, and has not waited for that yet.
+    #[serde(default)]
+    pub replaced: bool,
     /// Who its first process began as.
     #[serde(default)]
     pub user: Option<ContainerUser>,
@@ -540,6 +543,13 @@ impl ContainerSeen {
             Run::Exited(exit) => Some(exit),
             _ => None,
         }
+    }
+
+    /// When the back-off of its restart began. The kubelet stops a container whose probe failed and starts it again in one go, so that it
+    /// sees the run before as the newest that ended (`doBackOff` in `pkg/kubelet/kuberuntime/kuberuntime_manager.go`).
+    pub fn crashed_at(&self) -> Option<Timestamp> {
+        let exit = self.exited()?;
+        if exit.replaced { self.last.as_ref()?.finished_at } else { exit.finished_at }
     }
 
     /// Makes it one that is to begin anew, without back-off: how it ended is not kept (`convertToAPIContainerStatuses`).

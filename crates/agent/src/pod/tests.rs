@@ -471,6 +471,71 @@ fn a_failing_liveness_probe_restarts_the_container() {
 }
 
 #[test]
+fn restarts_by_a_probe_wait_from_the_fourth_on() {
+    let life = "+15 probe a liveness fail\n+0 exit a 137\n";
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"i","livenessProbe":{"exec":{"command":["x"]},"initialDelaySeconds":14,
+            "periodSeconds":100,"failureThreshold":1}}],"terminationGracePeriodSeconds":30}"#,
+        &format!("{}+5\n+15", life.repeat(4)),
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull i for a (IfNotPresent)
+                  start a #0
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 14
+            [ 15] probe a liveness fail
+                  event Normal Killing a "Container a failed liveness probe, will be restarted"
+                  SIGTERM to a1
+                  wake at 45
+            [ 15] exit a 137
+                  pull i for a (IfNotPresent)
+                  remove a1
+                  start a #1
+                  = Running | a running ready x1 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 29
+            [ 30] probe a liveness fail
+                  event Normal Killing a "Container a failed liveness probe, will be restarted"
+                  SIGTERM to a2
+                  wake at 60
+            [ 30] exit a 137
+                  pull i for a (IfNotPresent)
+                  remove a2
+                  start a #2
+                  = Running | a running ready x2 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 44
+            [ 45] probe a liveness fail
+                  event Normal Killing a "Container a failed liveness probe, will be restarted"
+                  SIGTERM to a3
+                  wake at 75
+            [ 45] exit a 137
+                  pull i for a (IfNotPresent)
+                  remove a3
+                  start a #3
+                  = Running | a running ready x3 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 59
+            [ 60] probe a liveness fail
+                  event Normal Killing a "Container a failed liveness probe, will be restarted"
+                  SIGTERM to a4
+                  wake at 90
+            [ 60] exit a 137
+                  event Warning BackOff a "Back-off restarting failed container a in pod web_default(1-2-3)"
+                  remove a4
+                  = Running | a CrashLoopBackOff x3 | PodReadyToStartContainers,Initialized
+                  wake at 80
+            [ 65] (time)
+                  wake at 80
+            [ 80] (time)
+                  pull i for a (IfNotPresent)
+                  start a #4
+                  = Running | a running ready x4 | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+                  wake at 94
+        "#]],
+    );
+}
+
+#[test]
 fn startup_gates_the_other_probes_and_readiness_makes_ready() {
     check_pod(
         r#"{"containers":[{"name":"a","image":"i",

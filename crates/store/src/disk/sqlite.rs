@@ -105,6 +105,7 @@ impl Sqlite {
             create(dir).map_err(|error| explain(&path, error))?;
         }
         let mut db = connect(&path).and_then(|db| check_identity(&path, db))?;
+        empty_long_log(&path, &db);
         let (loaded, outdated) = load(&path, &db, seal.as_deref())?;
         if let Some(seal) = seal.as_deref().filter(|_| !outdated.is_empty()) {
             reseal(&path, &mut db, seal, &outdated)?;
@@ -255,6 +256,18 @@ fn checksum(key: &str, value: &[u8]) -> i64 {
 }
 
 // === opening ===
+
+/// The writer empties the log when it has written so much, so it is longer only if no life of the server came that far: each would be
+/// longer than the one before, and take longer to begin.
+fn empty_long_log(path: &Path, db: &Connection) {
+    const LONG: u64 = (CHECKPOINT_BYTES * RESTART_EVERY) as u64;
+    let length = std::fs::metadata(sibling(path, "-wal")).map_or(0, |log| log.len());
+    if length > LONG
+        && let Err(error) = checkpoint(db, "TRUNCATE")
+    {
+        tracing::warn!(%error, length, path = %path.display(), "the write-ahead log goes on as it is");
+    }
+}
 
 /// Makes the directory if need be and refuses those that are not ours. True if a store must be created in it.
 fn prepare_directory(dir: &Path) -> Result<bool, OpenError> {
@@ -551,7 +564,7 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::checksum;
+    use super::*;
 
     #[test]
     fn checksum_sees_single_bits_and_borders() {
@@ -559,5 +572,22 @@ mod tests {
         assert_ne!(base, checksum("/a", b"0123456788"));
         assert_ne!(base, checksum("/a", b"1123456789"));
         assert_ne!(checksum("/a", b"b"), checksum("/ab", b""));
+    }
+    #[test]
+    fn a_log_that_no_life_has_emptied_is_emptied_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = dir.path().join("store");
+        drop(Sqlite::open(&store, None).expect("made"));
+        let (path, mut written) = (store.join(DATABASE), 0);
+        let length = || std::fs::metadata(sibling(&path, "-wal")).map_or(0, |log| log.len());
+        // As many lives leave it that are killed: nobody closes this one before the store is opened again.
+        let killed = Connection::open(&path).expect("opened");
+        killed.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = OFF").expect("set");
+        while length() <= (CHECKPOINT_BYTES * RESTART_EVERY) as u64 {
+            written += 1;
+            killed.execute("UPDATE meta SET value = ?1 WHERE name = 'revision'", [written]).expect("written");
+        }
+        let (_store, loaded) = Sqlite::open(&store, None).expect("opened again");
+        assert_eq!((length(), loaded.revision), (0, from_sql(written)));
     }
 }

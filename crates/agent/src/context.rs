@@ -130,9 +130,10 @@ impl Context {
 
     /// A pod that is over needs nothing of the node any more.
     pub fn give_back(&self, uid: &str) {
-        self.give_back_share(uid);
         self.devices.release(uid);
         self.managers.retain(|pod| pod != uid);
+        // Last: it wakes those who look at what is free.
+        self.give_back_share(uid);
     }
 
     /// Why the node should get no pods, for its Ready condition.

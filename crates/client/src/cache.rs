@@ -53,20 +53,22 @@ struct Handlers<K> {
 /// Somebody is told of changes until this is dropped, which waits for a change that is being told: not in a handler of the same cache.
 #[must_use = "nothing is told any more when it is dropped"]
 pub struct Subscription {
-    cache: Weak<dyn Told>,
+    /// `None`: nobody ends it.
+    cache: Option<Weak<dyn Told>>,
     id: u64,
 }
 
 impl Subscription {
     /// As long as the cache lives. Not for a handler that holds the cache or its client: then neither would ever go.
-    pub fn for_good(self) {
-        std::mem::forget(self);
+    pub fn for_good(mut self) {
+        // Not by forgetting itself: that would keep the memory of a cache that is gone.
+        self.cache = None;
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(cache) = self.cache.upgrade() {
+        if let Some(cache) = self.cache.as_ref().and_then(Weak::upgrade) {
             cache.unsubscribe(self.id);
         }
     }
@@ -228,7 +230,7 @@ impl<K: Object> Cache<K> {
         handlers.next += 1;
         handlers.all.push((id, Box::new(handler)));
         let cache: Arc<dyn Told> = self.inner.clone();
-        Subscription { cache: Arc::downgrade(&cache), id }
+        Subscription { cache: Some(Arc::downgrade(&cache)), id }
     }
 }
 

@@ -42,6 +42,10 @@ const CHECKPOINT_BYTES: usize = 4 << 20;
 /// writes over old frames costs half of one that makes the file longer, whose size must be synced too.
 const RESTART_EVERY: usize = 4;
 
+/// A log of this length is emptied when the store is opened. Twice what a busy writer leaves, whose count of bytes is a guess (60 MB of
+/// log under `bench api`): to make a log longer costs more than to write over it.
+const LONG_LOG: u64 = 128 << 20;
+
 const SCHEMA: &str = "
     CREATE TABLE entry (
         id INTEGER PRIMARY KEY,
@@ -257,12 +261,11 @@ fn checksum(key: &str, value: &[u8]) -> i64 {
 
 // === opening ===
 
-/// The writer empties the log when it has written so much, so it is longer only if no life of the server came that far: each would be
-/// longer than the one before, and take longer to begin.
+/// A log that is longer than any that the writer leaves before it begins anew was left by lives that were killed before they came that
+/// far. Each would make it longer, and read all of it at its start.
 fn empty_long_log(path: &Path, db: &Connection) {
-    const LONG: u64 = (CHECKPOINT_BYTES * RESTART_EVERY) as u64;
     let length = std::fs::metadata(sibling(path, "-wal")).map_or(0, |log| log.len());
-    if length > LONG
+    if length > LONG_LOG
         && let Err(error) = checkpoint(db, "TRUNCATE")
     {
         tracing::warn!(%error, length, path = %path.display(), "the write-ahead log goes on as it is");
@@ -573,6 +576,7 @@ mod tests {
         assert_ne!(base, checksum("/a", b"1123456789"));
         assert_ne!(checksum("/a", b"b"), checksum("/ab", b""));
     }
+
     #[test]
     fn a_log_that_no_life_has_emptied_is_emptied_at_the_next_start() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -583,7 +587,7 @@ mod tests {
         // As many lives leave it that are killed: nobody closes this one before the store is opened again.
         let killed = Connection::open(&path).expect("opened");
         killed.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = OFF").expect("set");
-        while length() <= (CHECKPOINT_BYTES * RESTART_EVERY) as u64 {
+        while length() <= LONG_LOG {
             written += 1;
             killed.execute("UPDATE meta SET value = ?1 WHERE name = 'revision'", [written]).expect("written");
         }

@@ -9,6 +9,7 @@
 pub mod any;
 pub mod meta;
 mod object;
+mod shrink;
 pub mod status;
 mod unstructured;
 
@@ -16,6 +17,7 @@ pub use any::AnyObject;
 pub use k8s_openapi as k8s;
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference, Time};
 pub use object::{Codec, DecodeError, Object};
+pub use shrink::shrink;
 pub use status::Status;
 pub use unstructured::Unstructured;
 

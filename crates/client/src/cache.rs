@@ -292,7 +292,7 @@ impl<K: Object> Inner<K> {
             let same =
                 self.objects.read().get(&key).is_some_and(|o| o.revision() == item.revision() && o.uid() == item.uid());
             if !same {
-                self.set(key, Some(Arc::new(item)));
+                self.set(key, Some(kept(item)));
             }
         }
         for key in gone {
@@ -311,7 +311,7 @@ impl<K: Object> Inner<K> {
         let revision = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                 let revision = object.meta().resource_version.clone().unwrap_or_default();
-                self.set(Self::key(&object), Some(Arc::new(object)));
+                self.set(Self::key(&object), Some(kept(object)));
                 revision
             }
             WatchEvent::Deleted(last) => {
@@ -323,6 +323,12 @@ impl<K: Object> Inner<K> {
         self.advance(&revision);
         revision
     }
+}
+
+/// An object as caches hold it.
+fn kept<K: Object>(mut object: K) -> Arc<K> {
+    api::shrink(&mut object);
+    Arc::new(object)
 }
 
 /// Lists, watches, and starts over as often as needed, until nobody holds the cache.

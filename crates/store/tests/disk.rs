@@ -76,6 +76,22 @@ async fn the_write_ahead_log_stays_short_while_writes_go_on() {
     assert_eq!(open(dir.path()).revision(), newest);
 }
 
+/// Every commit writes several pages, however little it changes.
+#[tokio::test]
+async fn the_write_ahead_log_stays_short_while_many_small_things_are_written() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let text = "x".repeat(3 << 10);
+    let mut newest = Revision(0);
+    for n in 0..3000 {
+        newest = create(&store, &format!("/a/{n}"), &text).await.modified;
+    }
+    let log = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
+    assert!(log < 20 << 20, "{log} bytes after 9 MiB were written in 3000 commits");
+    drop(store);
+    assert_eq!(open(dir.path()).revision(), newest);
+}
+
 #[tokio::test]
 async fn revision_survives_compaction_of_the_newest_deletions() {
     let dir = TempDir::new().unwrap();

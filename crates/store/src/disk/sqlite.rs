@@ -13,6 +13,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -34,17 +35,18 @@ const OP_BITS: u32 = 16;
 /// Of the file; the WAL has whole pages.
 const PAGE: usize = 8192;
 
-/// A checkpoint is asked for after so many bytes of WAL: small enough that it is short, large enough that hot pages are
+/// A checkpoint is asked for after so many pages of WAL: small enough that it is short, large enough that hot pages are
 /// copied once for many commits.
-const CHECKPOINT_BYTES: usize = 4 << 20;
+const CHECKPOINT_PAGES: usize = (4 << 20) / PAGE;
 
-/// Every so many checkpoints the writer does itself, and begins the WAL anew: while it writes, nobody else can. A commit that
-/// writes over old frames costs half of one that makes the file longer, whose size must be synced too.
-const RESTART_EVERY: usize = 4;
+/// From so many pages on, the writer does the checkpoint itself, and begins the WAL anew: while it writes, nobody else can. A commit that
+/// writes over old frames costs half of one that makes the file longer, whose size must be synced too; and it looks past every older copy of a
+/// page in the WAL's index.
+const RESTART_PAGES: usize = (16 << 20) / PAGE;
 
-/// A log of this length is emptied when the store is opened. Twice what a busy writer leaves, whose count of bytes is a guess (60 MB of
-/// log under `bench api`): to make a log longer costs more than to write over it.
-const LONG_LOG: u64 = 128 << 20;
+/// A log of this length is emptied when the store is opened. Twice what a busy writer leaves: to make a log longer costs more than to write
+/// over it.
+const LONG_LOG: u64 = 40 << 20;
 
 const SCHEMA: &str = "
     CREATE TABLE entry (
@@ -92,10 +94,10 @@ pub(super) struct Sqlite {
     db: Connection,
     path: PathBuf,
     checkpointer: Checkpointer,
-    /// Bytes of WAL since the last checkpoint was asked for.
-    unchecked: usize,
-    /// Checkpoints since the WAL was begun anew.
-    checkpoints: usize,
+    /// Pages in the WAL, as the last commit said.
+    pages: Arc<AtomicUsize>,
+    /// How many they were when the last checkpoint was asked for.
+    checked: usize,
     seal: Option<Arc<dyn Seal>>,
     _lock: File,
 }
@@ -109,20 +111,19 @@ impl Sqlite {
             create(dir).map_err(|error| explain(&path, error))?;
         }
         let mut db = connect(&path).and_then(|db| check_identity(&path, db))?;
+        let pages = count_pages(&mut db).map_err(|error| explain(&path, error))?;
         empty_long_log(&path, &db);
         let (loaded, outdated) = load(&path, &db, seal.as_deref())?;
         if let Some(seal) = seal.as_deref().filter(|_| !outdated.is_empty()) {
             reseal(&path, &mut db, seal, &outdated)?;
         }
         let checkpointer = Checkpointer::start(&path).map_err(|error| explain(&path, error))?;
-        Ok((Sqlite { db, path, checkpointer, unchecked: 0, checkpoints: 0, seal, _lock: lock }, loaded))
+        Ok((Sqlite { db, path, checkpointer, pages, checked: 0, seal, _lock: lock }, loaded))
     }
 
-    /// About how many bytes of WAL it took.
-    fn insert(&mut self, group: &Group<'_>) -> Result<usize, InsertError> {
+    fn insert(&mut self, group: &Group<'_>) -> Result<(), InsertError> {
         let seal = self.seal.clone();
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut bytes = 0;
         {
             let mut insert = transaction.prepare_cached("INSERT INTO entry VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
             let mut index = 0;
@@ -141,7 +142,6 @@ impl Sqlite {
                 };
                 let sum = checksum(key, &value);
                 insert.execute((row_id(revision, index), key, to_sql(entry.created), deleted, sum, &*value))?;
-                bytes += key.len() + value.len() + 64;
             }
         }
         if let Some(slice) = group.slice {
@@ -153,33 +153,39 @@ impl Sqlite {
             let mut meta = transaction.prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1 AND value < ?2")?;
             meta.execute(("revision", to_sql(group.revision)))?;
             meta.execute(("compacted", to_sql(slice.compacted)))?;
-            bytes += slice.rows.len() * 64;
         }
-        transaction.commit()?;
-        // A page that is not full is written again by the next commit.
-        Ok((bytes / PAGE + 1) * PAGE)
+        Ok(transaction.commit()?)
     }
 
-    fn checkpoint_if_due(&mut self, written: usize) {
-        self.unchecked += written;
-        if self.unchecked < CHECKPOINT_BYTES {
+    fn checkpoint_if_due(&mut self) {
+        let pages = self.pages.load(Ordering::Relaxed);
+        if pages < self.checked {
+            // It was begun anew.
+            self.checked = 0;
+        }
+        if pages < self.checked + CHECKPOINT_PAGES {
             return;
         }
-        self.unchecked = 0;
-        self.checkpoints += 1;
-        if self.checkpoints < RESTART_EVERY {
+        if pages < RESTART_PAGES {
             self.checkpointer.ask();
-        } else {
-            self.checkpoints = 0;
-            self.checkpoint_now("RESTART");
+        } else if !self.checkpoint_now("RESTART") {
+            // The other thread is at it still: the next commit tries again.
+            return;
         }
+        self.checked = pages;
     }
 
-    fn checkpoint_now(&mut self, mode: &str) {
+    /// False if another checkpoint is under way.
+    fn checkpoint_now(&mut self, mode: &str) -> bool {
         // A backup may be reading: then the WAL stays for now.
         let done = self.db.busy_timeout(Duration::ZERO).and_then(|()| checkpoint(&self.db, mode));
-        if let Err(error) = done.and(self.db.busy_timeout(Duration::from_secs(5))) {
-            tracing::debug!(%error, mode, path = %self.path.display(), "the write-ahead log goes on as it is");
+        let restored = self.db.busy_timeout(Duration::from_secs(5));
+        match done.and_then(|begun| restored.map(|()| begun)) {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::debug!(%error, mode, path = %self.path.display(), "the write-ahead log goes on as it is");
+                true
+            }
         }
     }
 }
@@ -187,8 +193,8 @@ impl Sqlite {
 impl Disk for Sqlite {
     fn write(&mut self, group: &Group<'_>) -> Result<(), WriteError> {
         match self.insert(group) {
-            Ok(bytes) => {
-                self.checkpoint_if_due(bytes);
+            Ok(()) => {
+                self.checkpoint_if_due();
                 Ok(())
             }
             // SQLite has rolled back, and a commit that found no space has no commit mark. Only then is it certain.
@@ -233,8 +239,20 @@ fn from_sql(number: i64) -> Revision {
     Revision(number.max(0) as u64)
 }
 
-fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<()> {
-    db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |_| Ok(()))
+/// False if another one is under way (`sqlite3_wal_checkpoint_v2`): it knows the length of the log only when it has begun.
+fn checkpoint(db: &Connection, mode: &str) -> rusqlite::Result<bool> {
+    db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| Ok(row.get::<_, i64>(1)? >= 0))
+}
+
+/// The number of pages in the WAL, from now on kept up by every commit of `db`.
+fn count_pages(db: &mut Connection) -> rusqlite::Result<Arc<AtomicUsize>> {
+    let pages = Arc::new(AtomicUsize::new(0));
+    let counted = pages.clone();
+    db.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, now: std::ffi::c_int| {
+        counted.store(usize::try_from(now).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(pages)
 }
 
 /// Whether it means "no space", which leaves the file as it was.
@@ -427,7 +445,7 @@ fn reseal(path: &Path, db: &mut Connection, seal: &dyn Seal, rows: &[i64]) -> Re
     transaction.commit().map_err(failed)?;
     db.pragma_update(None, "secure_delete", false).map_err(failed)?;
     tracing::info!(rows = rows.len(), path = %path.display(), "values were sealed anew");
-    checkpoint(db, "TRUNCATE").map_err(failed)
+    checkpoint(db, "TRUNCATE").map(drop).map_err(failed)
 }
 
 /// The entry, whether it is a deletion, and whether it is stored as it would be now.

@@ -4,7 +4,7 @@
 //! even if no checkpoint tells of it.
 
 use super::observe::{ExitFacts, Observation, observe, unknown_exit};
-use super::seen::{Doing, PostStart, Running, Sandbox, Seen};
+use super::seen::{Doing, Pause, PostStart, Running, Sandbox, Seen};
 use crate::engine::{ContainerSnapshot, EngineExit, SandboxSnapshot};
 use api::k8s::api::core::v1::Pod;
 use jiff::Timestamp;
@@ -77,6 +77,10 @@ pub fn recover(
     let mut seen = kept.recovered();
     let Sandbox::Ready { id } = seen.sandbox.clone() else { return seen };
     let Some(snapshot) = snapshot.filter(|s| s.alive && s.id == id) else {
+        // The machine was rebooted, or everything stopped: what ran did not crash, and a kubelet that starts has no back-off for it.
+        for container in seen.containers.values_mut().filter(|c| c.running().is_some()) {
+            container.crash = Pause::default();
+        }
         observe(pod, &mut seen, Observation::SandboxLost, now);
         return seen;
     };
@@ -189,5 +193,20 @@ mod tests {
             &format!("{ready}: exited c2 Error=3 last words"),
         );
         check(starting(), Some(&snapshot(vec![])), &format!("{ready}: none"));
+    }
+
+    #[test]
+    fn a_reboot_is_no_crash_of_what_ran() {
+        let pod = pod(r#"{"containers":[{"name":"a","image":"i"}]}"#);
+        let pause = Pause { length: std::time::Duration::from_secs(20), set_at: Some(at(90)), key: "a".into() };
+        let after = |run: Run, snapshot: Option<&SandboxSnapshot>| {
+            let mut kept = kept(run, Doing::Nothing);
+            kept.containers.get_mut("a").expect("there").crash = pause.clone();
+            recover(&pod, kept, snapshot, |_, _, _| String::new(), at(100)).containers["a"].crash.clone()
+        };
+        assert_eq!(after(Run::Running(running("c1")), None), Pause::default());
+        // Ended by itself, while only the agent was away, or waiting for its restart already.
+        assert_eq!(after(Run::Running(running("c1")), Some(&snapshot(vec![]))), pause);
+        assert_eq!(after(Run::None, None), pause);
     }
 }

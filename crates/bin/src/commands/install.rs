@@ -3,10 +3,12 @@
 use super::{CommandError, require_root, say};
 use crate::bootstrap::files;
 use crate::cli::{Install, InstallRole};
-use crate::config::CONFIG_FILE;
-use std::path::Path;
+use crate::config::{CONFIG_FILE, Settings};
+use std::path::{Path, PathBuf};
 
 const UNIT: &str = "/etc/systemd/system/dhow.service";
+/// Made by `systemctl enable`.
+const ENABLED: &str = "/etc/systemd/system/multi-user.target.wants/dhow.service";
 
 /// Writes the unit for this binary. A stop of the unit ends dhow's processes only: containers go on.
 pub(crate) fn run(install: Install) -> Result<(), CommandError> {
@@ -26,6 +28,31 @@ pub(crate) fn run(install: Install) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Removes the unit, if it starts the dhow whose data are in `data_dir`. True if it did.
+pub(super) fn remove(data_dir: &Path) -> std::io::Result<bool> {
+    let ours = match std::fs::read_to_string(UNIT) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        text => data_of(&text?),
+    };
+    if ours.as_deref() != Some(data_dir) {
+        return Ok(false);
+    }
+    for file in [ENABLED, UNIT] {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
+/// The data directory of what a unit of [`unit`] starts.
+fn data_of(unit: &str) -> Option<PathBuf> {
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
+    let config = command.split_once(" --foreground")?.1.strip_prefix(" --config ").map(PathBuf::from);
+    Some(Settings { config, ..Settings::default() }.resolve().ok()?.data_dir)
+}
+
 fn unit(program: &str, role: InstallRole, config: Option<&Path>) -> String {
     let config = config.map(|c| format!(" --config {}", c.display())).unwrap_or_default();
     let command = match role {
@@ -41,7 +68,8 @@ fn unit(program: &str, role: InstallRole, config: Option<&Path>) -> String {
          \n\
          [Service]\n\
          ExecStart={program} {command} --foreground{config}\n\
-         Restart=always\n\
+         # What ended because it was told to (`dhow down`, `dhow reset`) stays down.\n\
+         Restart=on-failure\n\
          RestartSec=1\n\
          # Containers live in processes of their own and outlive a restart of dhow.\n\
          KillMode=process\n\
@@ -62,5 +90,19 @@ mod tests {
         let unit = super::unit("/usr/local/bin/dhow", crate::cli::InstallRole::Up, None);
         assert!(unit.contains("ExecStart=/usr/local/bin/dhow up --foreground\n"));
         assert!(unit.contains("KillMode=process\n"));
+        assert!(unit.contains("Restart=on-failure\n"), "`dhow down` means it");
+    }
+
+    #[test]
+    fn a_unit_tells_whose_it_is() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let config = dir.path().join("config.yaml");
+        let data = dir.path().join("data");
+        std::fs::write(&config, format!("dataDir: {}\n", data.display())).expect("written");
+        let unit = |config| super::unit("/usr/local/bin/dhow", crate::cli::InstallRole::Agent, config);
+        assert_eq!(super::data_of(&unit(Some(&config))), Some(data));
+        assert_eq!(super::data_of("[Service]\nExecStart=/usr/bin/other\n"), None);
+        std::fs::remove_file(&config).expect("removed");
+        assert_eq!(super::data_of(&unit(Some(&config))), None, "nobody knows");
     }
 }

@@ -1,6 +1,6 @@
 //! `dhow reset`: as if dhow had never been here.
 
-use super::{CommandError, down, require_root, say};
+use super::{CommandError, down, install, require_root, say};
 use crate::bootstrap::kubeconfig;
 use crate::cli::Reset;
 use crate::config;
@@ -26,6 +26,9 @@ pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
         && let Some(home) = config::invoking_home()
     {
         kubeconfig::unmerge(&home.join(".kube/config"))?;
+    }
+    if install::remove(&config.data_dir)? {
+        say("Removed the unit dhow.service; `systemctl daemon-reload` tells systemd.");
     }
     say("Removed all containers, networks, images and data.");
     Ok(())

@@ -1,8 +1,8 @@
 //! B15 of PERFORMANCE §4: the server is killed while it writes, again and again, and started anew; and it is started from copies of
 //! its store whose log was cut at many places, as a power failure leaves it.
 //!
-//! Checked: every write that was acknowledged is there as it was answered, and no revision comes twice or goes back; of a cut log
-//! what is left is a beginning of the history, all of it if nothing was cut off, and not all if much was.
+//! Checked: every write that was acknowledged is there as it was answered, what was deleted stays away, and no revision comes twice or goes back; of
+//! a cut log what is left is a beginning of the history, all of it if nothing was cut off, and not all if much was.
 
 use crate::fail::{Fail, Result, check, io, wrong};
 use crate::http::{JSON, Pool, revision};
@@ -18,7 +18,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Works in here.
@@ -29,6 +29,8 @@ const TAIL: usize = 256 << 10;
 /// The store's log.
 const LOG: &str = "store.db-wal";
 const LOG_INDEX: &str = "store.db-shm";
+/// When there are more, all are deleted: a thousand lives write millions.
+const LIVE: usize = 50_000;
 
 /// How much of it.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,8 +52,12 @@ pub(crate) struct CrashLoad {
 /// What was answered over all lives of the server.
 #[derive(Default)]
 struct Acknowledged {
-    /// Name and revision.
+    /// Name and revision, of what was not deleted since.
     objects: Mutex<BTreeMap<String, u64>>,
+    /// How many were ever made.
+    made: AtomicUsize,
+    /// When all were deleted last, as a revision.
+    emptied: AtomicU64,
     revisions: Revisions,
     names: AtomicUsize,
 }
@@ -81,8 +87,8 @@ pub(crate) async fn run(load: &CrashLoad, seed: u64, report: &mut Report) -> Res
     }
     // What the last life left is read below.
     cuts(&store, load, &acked, report).await?;
-    let count = acked.objects.lock().map_err(poisoned)?.len();
-    let note = format!("{count} acknowledged; no revision twice; {} after the last start", mb(memory.rss));
+    let (count, made) = (acked.objects.lock().map_err(poisoned)?.len(), acked.made.load(Ordering::SeqCst));
+    let note = format!("{made} acknowledged; no revision twice; {} after the last start", mb(memory.rss));
     report.add("Crash", format!("B15 killed {kills} times: lost writes"), "**0**", "0", note);
     let note = format!("{} objects at the end; the process starts in {}", count, spread(starts));
     let target = "≤ 50 ms + 10 ms per 10,000 objects";
@@ -139,8 +145,14 @@ async fn restarted(dir: &Path, acked: &Acknowledged, starts: &mut Vec<f64>, read
             format!("{name} was acknowledged at {revision}, and is there at {there:?}")
         })?;
     }
+    let emptied = acked.emptied.load(Ordering::SeqCst);
+    let back = found.iter().find(|(_, revision)| **revision <= emptied);
+    check(back.is_none(), "the list after a kill", || format!("{back:?} is there, but was deleted at {emptied}"))?;
     // What was written but not answered before the kill has used its revision, too.
     acked.revisions.reached(at);
+    if found.len() > LIVE {
+        empty(&pool, acked).await?;
+    }
     create(&pool, 0, acked).await?;
     Ok(server)
 }
@@ -154,6 +166,19 @@ async fn create(pool: &Pool, worker: usize, acked: &Acknowledged) -> Result<()> 
     let revision = answer.revision(OBJECTS, StatusCode::CREATED)?;
     acked.revisions.answered(floor, revision, OBJECTS)?;
     acked.objects.lock().map_err(poisoned)?.insert(name, revision);
+    acked.made.fetch_add(1, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Deletes all of them.
+async fn empty(pool: &Pool, acked: &Acknowledged) -> Result<()> {
+    let answer = pool.call(0, Method::DELETE, OBJECTS, JSON, Default::default()).await?;
+    check(answer.status == StatusCode::OK, OBJECTS, || format!("deleting all was answered with {}", answer.status))?;
+    let (at, left) = everything(pool).await?;
+    check(left.is_empty(), OBJECTS, || format!("{} are left after all were deleted", left.len()))?;
+    acked.objects.lock().map_err(poisoned)?.clear();
+    acked.emptied.store(at, Ordering::SeqCst);
+    acked.revisions.reached(at);
     Ok(())
 }
 

@@ -2,10 +2,14 @@
 
 use super::plan::{ALIAS, LinkPlan, NodePlan, POD_LINK, PodPlan};
 use crate::config::LINK_SUFFIX;
+use crate::service::Protocol;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
-use sys::netlink::{Link, LinkDetails, NetlinkError, NewAddress, NewLink, Nexthop, Route, RouteEntry, VethPeer, netns};
+use std::path::Path;
+use sys::netlink::{
+    Conntrack, Link, LinkDetails, NetlinkError, NewAddress, NewLink, Nexthop, Route, RouteEntry, VethPeer, netns,
+};
 
 /// A link has our name but is something else.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +45,15 @@ pub(crate) fn node(plan: &NodePlan) -> Result<Vec<(String, String)>, NodeError> 
         route.address_add(bridge.index, *address)?;
     }
     let mut before = Vec::new();
+    have_connections_tracked();
     for sysctl in &plan.sysctls {
-        let old = netns::write_sysctl(&sysctl.path, sysctl.value)?;
+        let old = match netns::write_sysctl(&sysctl.path, sysctl.value) {
+            Err(error) if sysctl.optional => {
+                tracing::warn!(error = base::chain(&error), "a setting of the node's network was refused");
+                continue;
+            }
+            old => old?,
+        };
         if sysctl.global {
             before.push((sysctl.path.clone(), old));
         }
@@ -57,6 +68,15 @@ pub(crate) fn node(plan: &NodePlan) -> Result<Vec<(String, String)>, NodeError> 
         })?;
     }
     Ok(before)
+}
+
+/// The settings of connection tracking are there when its module is, which who asks for connections loads.
+fn have_connections_tracked() {
+    if !Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists()
+        && let Err(error) = Conntrack::open().and_then(|mut conntrack| conntrack.flows(Protocol::Udp.number()))
+    {
+        tracing::debug!(error = base::chain(&error), "connections are not tracked yet");
+    }
 }
 
 fn ensure_bridge(route: &mut Route, plan: &NodePlan) -> Result<Link, NodeError> {

@@ -47,6 +47,8 @@ pub struct Sysctl {
     pub value: &'static str,
     /// Whether it outlives the bridge and must be put back by a reset.
     pub global: bool,
+    /// Whether the node's network is good without it, too.
+    pub optional: bool,
 }
 
 /// The link of a pod, whichever pod that will be.
@@ -92,14 +94,23 @@ pub fn node_plan(config: &NetConfig, mtu: u32) -> NodePlan {
 }
 
 fn node_sysctls(config: &NetConfig) -> Vec<Sysctl> {
-    let global = |path: &str, value| Sysctl { path: path.to_owned(), value, global: true };
+    let global = |path: &str, value| Sysctl { path: path.to_owned(), value, global: true, optional: false };
     let bridge = &config.bridge;
     let local = |family: &str, name: &str, value| Sysctl {
         path: format!("{family}/conf/{bridge}/{name}"),
         value,
         global: false,
+        optional: false,
     };
-    let mut all = Vec::new();
+    // How long connections are remembered that are open, and that only one side has closed (kube-proxy's defaults: `SetDefaults_KubeProxyConfiguration` in
+    // `pkg/proxy/apis/config/v1alpha1/defaults.go`). It sets their greatest number by the processors, too; the kernel has set it by the memory.
+    let tracked = [("established", "86400"), ("close_wait", "3600")].map(|(state, value)| Sysctl {
+        path: format!("netfilter/nf_conntrack_tcp_timeout_{state}"),
+        value,
+        global: true,
+        optional: true,
+    });
+    let mut all = Vec::from(tracked);
     let has = |v4| config.pod_cidrs.iter().any(|c| c.addr().is_ipv4() == v4);
     if has(true) {
         all.push(global("ipv4/ip_forward", "1"));
@@ -135,7 +146,7 @@ pub fn pod_plan(config: &NetConfig, lease: &Lease, mtu: u32) -> PodPlan {
 
 /// The plan of a link of this name.
 pub(super) fn link_plan(config: &NetConfig, name: &str, mtu: u32) -> LinkPlan {
-    let sysctl = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false };
+    let sysctl = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false, optional: true };
     LinkPlan {
         name: name.to_owned(),
         mtu,
@@ -184,9 +195,22 @@ mod tests {
                 ],
                 sysctls: [
                     Sysctl {
+                        path: "netfilter/nf_conntrack_tcp_timeout_established",
+                        value: "86400",
+                        global: true,
+                        optional: true,
+                    },
+                    Sysctl {
+                        path: "netfilter/nf_conntrack_tcp_timeout_close_wait",
+                        value: "3600",
+                        global: true,
+                        optional: true,
+                    },
+                    Sysctl {
                         path: "ipv4/ip_forward",
                         value: "1",
                         global: true,
+                        optional: false,
                     },
                 ],
             }

@@ -553,9 +553,13 @@ impl Engine {
 
     /// Creates and starts a container. When this returns its program runs.
     pub async fn start_container(&self, pod: &Pod, spec: &ContainerSpec) -> Result<Started> {
-        let request = match spec.hooks.is_empty() {
-            true => Request::StartContainer { spec: Box::new(spec.clone()) },
-            false => Request::StartContainerWithHooks { spec: Box::new(spec.clone()) },
+        let boxed = Box::new(spec.clone());
+        let request = if spec.process.selinux.is_some() || spec.mount_label.is_some() {
+            Request::StartContainerWithLabels { spec: boxed }
+        } else if !spec.hooks.is_empty() {
+            Request::StartContainerWithHooks { spec: boxed }
+        } else {
+            Request::StartContainer { spec: boxed }
         };
         let record = ContainerRecord::of(spec);
         loop {

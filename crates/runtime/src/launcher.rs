@@ -8,6 +8,7 @@
 use crate::caps;
 use crate::hooks::{self, Bundle};
 use crate::seccomp;
+use crate::selinux::{self, OnExec};
 use crate::spec::{
     ContainerSpec, Device, Hook, IdRange, Mount, MountKind, PodSandboxSpec, Process, Propagation, ReadOnly, Rootfs,
 };
@@ -120,10 +121,10 @@ fn report(sync: BorrowedFd<'_>, failure: &Failure) -> ! {
 
 fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
     let spec = launch.spec;
-    before_namespaces(&spec.process, &launch.cgroup)?;
+    let label = before_namespaces(&spec.process, &launch.cgroup)?;
     let users = Users::of_pod(launch.pod).step(|| "failed to open the user namespace of the pod".into())?;
     let users = users.as_ref();
-    let shared = open_shared_sources(&spec.mounts, users)?;
+    let shared = open_shared_sources(spec, users)?;
     sys::mount::make_all_slaves().step(|| "failed to make the mounts of the host slaves".into())?;
     let null = verified_null()?;
     let root = attach_root(launch, users)?;
@@ -152,7 +153,7 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         bind_console(root, slave.as_fd()).step(|| "failed to bind /dev/console".into())?;
     }
     for path in &spec.masked_paths {
-        mask(root, path, null.as_fd()).step(|| format!("failed to mask path {path:?}"))?;
+        mask(root, path, null.as_fd(), spec.mount_label.as_deref()).step(|| format!("failed to mask path {path:?}"))?;
     }
     for path in &spec.readonly_paths {
         make_readonly(root, path).step(|| format!("failed to make path {path:?} read-only"))?;
@@ -162,14 +163,14 @@ fn container(launch: &Launch<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         sys::mount::set_attr(root, Attr::RDONLY, None, false).step(|| "failed to make the rootfs read-only".into())?;
     }
     sys::mount::pivot_root(root).step(|| "failed to change the root (pivot_root)".into())?;
-    let program = Program { process: &spec.process, container: &spec.id, hooks: &spec.hooks.start_container };
-    become_process(&program, &launch.stdio, tty, sync, ids, || {
+    let program = Program { process: &spec.process, label, container: &spec.id, hooks: &spec.hooks.start_container };
+    become_process(program, &launch.stdio, tty, sync, ids, || {
         users.map_or(Ok(()), |u| u.enter_new()).step(|| "failed to enter the user namespace of the pod".into())
     })
 }
 
 fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
-    before_namespaces(launch.process, &launch.cgroup)?;
+    let label = before_namespaces(launch.process, &launch.cgroup)?;
     sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWNS | libc::CLONE_NEWCGROUP)
         .step(|| "failed to join the namespaces of the container".into())?;
     own_what_is_made(launch.ids)?;
@@ -180,8 +181,8 @@ fn exec(launch: &LaunchExec<'_>, sync: BorrowedFd<'_>) -> Result<Infallible> {
         }
         Stdio::Given(_) => None,
     };
-    let program = Program { process: launch.process, container: "", hooks: &[] };
-    become_process(&program, &launch.stdio, tty, sync, launch.ids, || match launch.ids {
+    let program = Program { process: launch.process, label, container: "", hooks: &[] };
+    become_process(program, &launch.stdio, tty, sync, launch.ids, || match launch.ids {
         Some(_) => sys::process::setns(launch.target.as_fd(), libc::CLONE_NEWUSER)
             .step(|| "failed to join the user namespace of the container".into()),
         None => Ok(()),
@@ -209,7 +210,7 @@ fn own_what_is_made(ids: Option<IdRange>) -> Result<()> {
 }
 
 /// What needs the machine's /proc and rights.
-fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<()> {
+fn before_namespaces<'a>(process: &'a Process, cgroup: &sys::cgroup::Entry) -> Result<Option<OnExec<'a>>> {
     // Half a container that nobody knows of must not go on; a whole one is found in its cgroup.
     sys::process::set_parent_death_signal(libc::SIGKILL).step(|| "failed to be bound to the supervisor".into())?;
     sys::process::set_dumpable(false).step(|| "failed to become undumpable".into())?;
@@ -237,7 +238,11 @@ fn before_namespaces(process: &Process, cgroup: &sys::cgroup::Entry) -> Result<(
                 .step(|| format!("failed to set {}", limit.kind))?;
         }
     }
-    Ok(())
+    process.selinux.as_deref().map(OnExec::open).transpose().step(|| label_failed(process.selinux.as_deref()))
+}
+
+fn label_failed(label: Option<&str>) -> String {
+    format!("failed to apply the SELinux label {:?}", label.unwrap_or_default())
 }
 
 // === the root ===
@@ -255,7 +260,9 @@ fn attach_root(launch: &Launch<'_>, users: Option<&Users>) -> Result<OwnedFd> {
                 std::fs::remove_dir_all(work.join("work/incompat")).ok();
             }
             with_mapped(lower, users, launch.scratch, |lower| {
-                sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile }.mount(launch.scratch)
+                let context = launch.spec.mount_label.as_deref();
+                sys::mount::Overlay { lower, upper: Some((upper, work)), volatile: *volatile, context }
+                    .mount(launch.scratch)
             })
             .step(|| format!("failed to mount overlay of {lower:?} with upper {upper:?}"))?
         }
@@ -326,26 +333,35 @@ fn make_upper(lower: &[PathBuf], upper: &Path, work: &Path, users: Option<&Users
 }
 
 /// Trees that stay peers of the host's must be cloned before everything becomes a slave.
-fn open_shared_sources(mounts: &[Mount], users: Option<&Users>) -> Result<Vec<Option<Detached>>> {
+fn open_shared_sources(spec: &ContainerSpec, users: Option<&Users>) -> Result<Vec<Option<Detached>>> {
     let open = |mount: &Mount| match (&mount.kind, mount.propagation) {
-        (MountKind::Bind { .. }, Propagation::Shared) => open_source(mount, users)
+        (MountKind::Bind { .. }, Propagation::Shared) => open_source(spec, mount, users)
             .map(Some)
             .map_err(|f| Failure(format!("error mounting {}: {}", source_of(mount), f.0))),
         _ => Ok(None),
     };
-    mounts.iter().map(open).collect()
+    spec.mounts.iter().map(open).collect()
 }
 
-fn open_source(mount: &Mount, users: Option<&Users>) -> Result<Detached> {
+fn open_source(spec: &ContainerSpec, mount: &Mount, users: Option<&Users>) -> Result<Detached> {
     let MountKind::Bind { source, sub_path, recursive } = &mount.kind else {
         return Err(Failure("not a bind mount".into()));
     };
+    let open = || sys::fd::open_path(source).step(|| format!("failed to open {source:?}"));
+    let label = spec.mount_label.as_deref().filter(|_| mount.relabel);
+    let relabel = |place: BorrowedFd<'_>, label: &str| {
+        selinux::relabel(place, label).step(|| format!("failed to give {source:?} the SELinux label {label:?}"))
+    };
     let tree = match sub_path {
-        None => Detached::clone_path(source, *recursive).step(|| format!("failed to open {source:?}")),
+        None => {
+            label.map_or(Ok(()), |label| relabel(open()?.as_fd(), label))?;
+            Detached::clone_path(source, *recursive).step(|| format!("failed to open {source:?}"))
+        }
         Some(sub) => {
-            let base = sys::fd::open_path(source).step(|| format!("failed to open {source:?}"))?;
+            let base = open()?;
             let below = sys::mount::open_below(base.as_fd(), sub, Resolve::Beneath)
                 .step(|| format!("failed to open {sub:?} below {source:?}"))?;
+            label.map_or(Ok(()), |label| relabel(below.as_fd(), label))?;
             Detached::clone_fd(below.as_fd(), *recursive).step(|| format!("failed to bind {sub:?} below {source:?}"))
         }
     };
@@ -396,22 +412,32 @@ fn mount_one(
     let at = |kind: &str, attr: Attr, options: &str| {
         sys::mount::mount_at(kind, kind, dir()?.as_fd(), attr, options).step(|| format!("failed to mount {kind}"))
     };
+    let label = launch.spec.mount_label.as_deref();
+    let memory = |attr: Attr, options: &str| at("tmpfs", attr, &selinux::mount_options(options, label));
     match &mount.kind {
-        MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(mount, users), Ok)?),
+        MountKind::Bind { .. } => bind(root, mount, shared.map_or_else(|| open_source(launch.spec, mount, users), Ok)?),
         MountKind::Overlay { lower, sub_path } => {
-            let tree = overlay_readonly(lower, users, launch.scratch)?;
+            let tree = overlay_readonly(lower, users, launch.scratch, label)?;
             match sub_path {
                 None => bind(root, mount, tree),
                 Some(sub) => bind(root, mount, part_of(tree, sub, launch.scratch)?),
             }
         }
-        MountKind::Tmpfs { options } => at("tmpfs", attr, options),
+        MountKind::Tmpfs { options } => memory(attr, options),
         MountKind::Proc => at("proc", attr, ""),
         MountKind::Sysfs => match &launch.sysfs {
             Some(tree) => attach(tree, attr, dir()?.as_fd()),
             None => at("sysfs", attr, ""),
         },
-        MountKind::Mqueue => at("mqueue", attr, ""),
+        MountKind::Mqueue => {
+            at("mqueue", attr, "")?;
+            // Belongs to the namespace: a label as option would be refused where it is mounted already, and the machine's stays.
+            let own = launch.pod.ipc != crate::spec::NamespaceMode::Host;
+            let Some(label) = label.filter(|_| own) else { return Ok(()) };
+            sys::mount::open_below(root, to, Resolve::InRoot)
+                .and_then(|top| selinux::set_file_label(top.as_fd(), label))
+                .step(|| format!("failed to give it the SELinux label {label:?}"))
+        }
         MountKind::Shm => match &launch.shm {
             Some(shm) => {
                 let tree = Detached::clone_fd(shm.as_fd(), false);
@@ -423,10 +449,10 @@ fn mount_one(
                 mount,
                 Detached::clone_path(Path::new("/dev/shm"), false).step(|| "failed to open /dev/shm".into())?,
             ),
-            None => at("tmpfs", attr, "mode=1777,size=65536k"),
+            None => memory(attr, "mode=1777,size=65536k"),
         },
         MountKind::Dev => {
-            at("tmpfs", Attr::NOSUID, "mode=755,size=65536k")?;
+            memory(Attr::NOSUID, "mode=755,size=65536k")?;
             fill_dev(launch.spec, users, root, to)
         }
         MountKind::Cgroup => mount_cgroup(launch, root, mount, attr, cgroups),
@@ -438,17 +464,30 @@ fn attach(tree: &Detached, attr: Attr, target: BorrowedFd<'_>) -> Result<()> {
     tree.attach(target).step(|| "failed to attach".into())
 }
 
-/// One layer needs no overlay, and overlay takes no single one.
-fn overlay_readonly(lower: &[PathBuf], users: Option<&Users>, scratch: &Path) -> Result<Detached> {
-    match lower {
-        [one] => Detached::clone_path(one, false)
-            .and_then(|tree| mapped(tree, users, false))
-            .step(|| format!("failed to open {one:?}")),
-        _ => with_mapped(lower, users, scratch, |lower| {
-            sys::mount::Overlay { lower, upper: None, volatile: false }.mount(scratch)
-        })
-        .step(|| format!("failed to mount overlay of {lower:?}")),
-    }
+/// One layer needs no overlay, and overlay takes no single one. With a label there must be one, as layers are shared.
+fn overlay_readonly(
+    lower: &[PathBuf],
+    users: Option<&Users>,
+    scratch: &Path,
+    context: Option<&str>,
+) -> Result<Detached> {
+    let nothing = scratch.with_file_name("empty");
+    let lower = match (lower, context) {
+        ([one], None) => {
+            return Detached::clone_path(one, false)
+                .and_then(|tree| mapped(tree, users, false))
+                .step(|| format!("failed to open {one:?}"));
+        }
+        ([one], Some(_)) => {
+            std::fs::create_dir_all(&nothing).step(|| format!("failed to create {nothing:?}"))?;
+            &[one.clone(), nothing]
+        }
+        _ => lower,
+    };
+    with_mapped(lower, users, scratch, |lower| {
+        sys::mount::Overlay { lower, upper: None, volatile: false, context }.mount(scratch)
+    })
+    .step(|| format!("failed to mount overlay of {lower:?}"))
 }
 
 /// A part of a tree that is mounted nowhere: the kernel clones only what is mounted somewhere, so for a moment it is.
@@ -509,6 +548,7 @@ fn fill_dev(spec: &ContainerSpec, users: Option<&Users>, root: BorrowedFd<'_>, a
     let pts = sys::mount::make_dir_below(dev.as_fd(), Path::new("pts"), Resolve::NoSymlinks)
         .step(|| "failed to create pts".into())?;
     let options = format!("newinstance,ptmxmode=0666,mode=0620,gid={}", owner(5));
+    let options = selinux::mount_options(&options, spec.mount_label.as_deref());
     sys::mount::mount_at("devpts", "devpts", pts.as_fd(), Attr::NOSUID.and(Attr::NOEXEC), &options)
         .step(|| "failed to mount devpts".into())?;
     spec.devices.iter().try_for_each(|d| make_device(root, d, (owner(d.uid), owner(d.gid))))
@@ -557,7 +597,8 @@ fn mount_cgroup(
             .step(|| "failed to mount cgroup2".into());
     }
     let writable = Attr::NOSUID.and(Attr::NODEV).and(Attr::NOEXEC);
-    sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, "mode=755")
+    let options = selinux::mount_options("mode=755", launch.spec.mount_label.as_deref());
+    sys::mount::mount_at("tmpfs", "tmpfs", dir(to)?.as_fd(), writable, &options)
         .step(|| "failed to mount tmpfs".into())?;
     // Of the tmpfs, which is empty: what is in it needs no way through the root.
     let top = dir(to)?;
@@ -595,13 +636,14 @@ fn verified_null() -> Result<OwnedFd> {
     }
 }
 
-fn mask(root: BorrowedFd<'_>, path: &Path, null: BorrowedFd<'_>) -> io::Result<()> {
+fn mask(root: BorrowedFd<'_>, path: &Path, null: BorrowedFd<'_>, label: Option<&str>) -> io::Result<()> {
     let target = match sys::mount::open_below(root, path, Resolve::InRoot) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
         other => other?,
     };
     if sys::mount::file_kind(target.as_fd())?.directory {
-        sys::mount::mount_at("tmpfs", "tmpfs", target.as_fd(), Attr::RDONLY, "nr_blocks=1,nr_inodes=1")
+        let options = selinux::mount_options("nr_blocks=1,nr_inodes=1", label);
+        sys::mount::mount_at("tmpfs", "tmpfs", target.as_fd(), Attr::RDONLY, &options)
     } else {
         let tree = Detached::clone_fd(null, false)?;
         tree.set(Attr::default(), Some(sys::mount::Propagation::Private), false)?;
@@ -668,6 +710,8 @@ fn make_cwd(root: BorrowedFd<'_>, cwd: &Path) -> Result<()> {
 /// What is left to become.
 struct Program<'a> {
     process: &'a Process,
+    /// What it becomes by the exec.
+    label: Option<OnExec<'a>>,
     container: &'a str,
     /// Run just before it.
     hooks: &'a [Hook],
@@ -676,7 +720,7 @@ struct Program<'a> {
 /// Sheds rights in the order of runc's `finalizeNamespace` and executes.
 /// `enter` joins the pod's user namespace, if it has one: from there on this is nobody on the machine.
 fn become_process(
-    program: &Program<'_>,
+    program: Program<'_>,
     stdio: &Stdio,
     tty: Option<OwnedFd>,
     sync: BorrowedFd<'_>,
@@ -704,6 +748,10 @@ fn become_process(
         Some(program) => sys::seccomp::install(program, false).step(|| "failed to load the seccomp filter".into()),
         None => Ok(()),
     };
+    if let Some(label) = program.label {
+        // Without user namespace and seccomp filter yet, as runc does it.
+        label.enter().step(|| label_failed(process.selinux.as_deref()))?;
+    }
     connect_stdio(stdio, tty, ids.map_or(user.uid, |ids| ids.first.saturating_add(user.uid)))?;
     enter()?;
     sys::process::umask(process.umask.unwrap_or(0o022));

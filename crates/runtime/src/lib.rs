@@ -32,6 +32,7 @@ mod log;
 pub mod metrics;
 mod protocol;
 pub mod seccomp;
+pub mod selinux;
 pub mod signal;
 pub mod spec;
 mod spool;
@@ -52,7 +53,7 @@ pub use hierarchies::Hierarchies;
 pub use protocol::{ContainerSnapshot, ContainerState, Event, ExecSpec, Exit, PodSnapshot, Reason, Started};
 pub use spec::{
     Capabilities, Cgroup, ContainerSpec, Device, Hook, Hooks, IdRange, Log, Mount, MountKind, NamespaceMode, PidMode,
-    PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, User,
+    PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, SelinuxLabels, User,
 };
 pub use stream::Stream;
 pub use sys::cgroup::{Io, Missing, Pressure, Stall, Stats};

@@ -47,6 +47,8 @@ pub(crate) enum Request {
     StartContainer { spec: Box<ContainerSpec> },
     /// Likewise, with hooks: a word of its own, because a supervisor from before there were any would leave them out.
     StartContainerWithHooks { spec: Box<ContainerSpec> },
+    /// Likewise, with SELinux labels, and perhaps with hooks: a supervisor from before would start it without.
+    StartContainerWithLabels { spec: Box<ContainerSpec> },
     /// Run one more process. Without tty: three descriptors for stdin, stdout, stderr. With tty: none; the reply brings the master.
     Exec { container: String, exec: Box<ExecSpec> },
     /// Signal the first process, or all.
@@ -258,6 +260,9 @@ pub struct ContainerSnapshot {
     pub tty: bool,
     /// Whether it can be attached to with standard input.
     pub stdin: bool,
+    /// The SELinux label of its processes.
+    #[serde(default)]
+    pub selinux: Option<String>,
 }
 
 /// A pod as its supervisor knows it.

@@ -66,8 +66,20 @@ pub struct PodSandboxSpec {
     pub shm_size: Option<u64>,
     /// Parent of the cgroups of its containers; made and removed with the pod.
     pub cgroup: Option<Cgroup>,
+    /// Where the machine has SELinux: what the pod's containers get unless they say otherwise; its `/dev/shm` gets that of files.
+    pub selinux: Option<SelinuxLabels>,
     /// Kept and given back in snapshots, not looked at.
     pub labels: BTreeMap<String, String>,
+}
+
+/// SELinux labels, whole: `user:role:type:level`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelinuxLabels {
+    /// Of processes.
+    pub process: String,
+    /// Of files.
+    pub mount: String,
 }
 
 /// A cgroup and its limits.
@@ -171,6 +183,8 @@ pub struct Mount {
     pub propagation: Propagation,
     /// Its files belong to the users of the machine even if the pod has users of its own, who then own nothing there.
     pub unmapped: bool,
+    /// Its files get the container's [`mount_label`](ContainerSpec::mount_label), on the machine: nobody but the pod may need them.
+    pub relabel: bool,
     /// Set-user-id bits have no effect.
     pub nosuid: bool,
     /// Device files cannot be opened.
@@ -253,6 +267,7 @@ impl Mount {
             readonly,
             propagation: Propagation::Private,
             unmapped: false,
+            relabel: false,
             nosuid: true,
             nodev: true,
             noexec: true,
@@ -355,6 +370,8 @@ pub struct Process {
     pub seccomp: Seccomp,
     /// The AppArmor profile that confines it, which must be loaded.
     pub apparmor: Option<String>,
+    /// The SELinux label that confines it.
+    pub selinux: Option<String>,
     /// -1000 to 1000. Lowering it without CAP_SYS_RESOURCE is tolerated and has no effect.
     pub oom_score_adj: Option<i32>,
     /// Hard limits above what this machine lets us give are clamped.
@@ -445,6 +462,8 @@ pub struct ContainerSpec {
     pub readonly_rootfs: bool,
     /// Mounted in this order; see [`Mount::defaults`].
     pub mounts: Vec<Mount>,
+    /// The SELinux label of its files: those of its root, of file systems in memory, and of mounts that are relabelled.
+    pub mount_label: Option<String>,
     /// Its first process.
     pub process: Process,
     /// Whose processes it sees.

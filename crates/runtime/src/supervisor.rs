@@ -255,6 +255,7 @@ impl Supervisor {
                     Some(tree) => Shm::Detached(tree),
                     None => make_shm(&spec, &run_dir)?,
                 };
+                label_shm(&spec, &shm)?;
                 (shm, sysfs, now_ns(&*clock))
             }
             Origin::Adopted(created_at_ns, parts) => (adopt::pod(&spec, &run_dir, parts)?, None, created_at_ns),
@@ -425,9 +426,11 @@ impl Supervisor {
             }
             Ok(Request::Ping) => Ok(Some(Reply::Done)),
             Ok(Request::Snapshot) => Ok(Some(Reply::Snapshot(Box::new(self.snapshot())))),
-            Ok(Request::StartContainer { spec } | Request::StartContainerWithHooks { spec }) => {
-                self.start(client, id, &spec).map(|()| None)
-            }
+            Ok(
+                Request::StartContainer { spec }
+                | Request::StartContainerWithHooks { spec }
+                | Request::StartContainerWithLabels { spec },
+            ) => self.start(client, id, &spec).map(|()| None),
             Ok(Request::Exec { container, exec }) => self.exec(client, id, &container, *exec, fds).map(|()| None),
             Ok(Request::Kill { container, signal, all }) => {
                 self.kill(&container, signal, all).map(|()| Some(Reply::Done))
@@ -508,6 +511,7 @@ impl Supervisor {
             labels: c.record.labels.clone(),
             tty: c.record.process.tty,
             stdin: c.record.stdin,
+            selinux: c.record.process.selinux.clone(),
         };
         PodSnapshot {
             spec: self.spec.clone(),
@@ -1439,6 +1443,19 @@ fn make_shm(spec: &PodSandboxSpec, run_dir: &Path) -> Result<Shm, Refusal> {
     let target = sys::fd::open_path(&path).map_err(&fail)?;
     tree.attach(target.as_fd()).map_err(&fail)?;
     Ok(Shm::Attached(path))
+}
+
+/// What is made in it later has the type of its root (containerd's `linuxContainerMounts` has it relabelled).
+fn label_shm(spec: &PodSandboxSpec, shm: &Shm) -> Result<(), Refusal> {
+    let Some(labels) = &spec.selinux else { return Ok(()) };
+    match shm {
+        Shm::None => Ok(()),
+        Shm::Detached(tree) => crate::selinux::set_file_label(tree.as_fd(), &labels.mount),
+        Shm::Attached(path) => {
+            sys::fd::open_path(path).and_then(|dir| crate::selinux::set_file_label(dir.as_fd(), &labels.mount))
+        }
+    }
+    .map_err(start_failure(&format!("failed to give /dev/shm of the pod the SELinux label {:?}", labels.mount)))
 }
 
 struct Streams {

@@ -279,6 +279,87 @@ async fn a_profile_of_apparmor_confines_or_is_refused() {
     f.finish(pod).await;
 }
 
+/// The label as it is stored, or as the kernel sees the file; a symlink's own.
+fn label_of(path: impl AsRef<Path>) -> String {
+    let mut buffer = [0u8; 256];
+    let length = rustix::fs::lgetxattr(path.as_ref(), "security.selinux", &mut buffer[..]).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).trim_end_matches('\0').to_owned()
+}
+
+#[tokio::test]
+async fn a_label_that_nothing_knows_is_refused() {
+    let f = Fixture::new();
+    let pod = f.pod("p").await;
+    let mut spec = f.spec("p", "c", "true");
+    spec.process.selinux = Some("nobody:nowhere:none_t:s0".into());
+    let refused = refusal(f.engine.start_container(&pod, &spec).await);
+    assert!(refused.starts_with("failed to apply the SELinux label \"nobody:nowhere:none_t:s0\": "), "{refused}");
+    f.finish(pod).await;
+}
+
+#[tokio::test]
+#[ignore = "needs the kernel with SELinux and the policy of tests/cgroup2"]
+async fn selinux_labels_are_those_of_the_spec() {
+    const PROCESS: &str = "other_u:system_r:container_t:s0:c3,c4";
+    const FILES: &str = "other_u:object_r:container_file_t:s0:c3,c4";
+    let f = Fixture::new();
+    assert!(runtime::selinux::is_enabled());
+    runtime::selinux::label_layers(&f.dir.path().join("image")).unwrap();
+    let labels = runtime::SelinuxLabels { process: PROCESS.into(), mount: FILES.into() };
+    let pod_spec = runtime::PodSandboxSpec { selinux: Some(labels), ..f.pod_spec("p") };
+    let pod = f.engine.create_pod(&pod_spec).await.unwrap();
+    let volume = f.dir.path().join("volume");
+    std::fs::create_dir_all(volume.join("deep/er")).unwrap();
+    std::fs::create_dir(f.dir.path().join("other")).unwrap();
+    std::fs::write(volume.join("deep/er/file"), "x").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", volume.join("evil")).unwrap();
+    let before = label_of("/etc/passwd");
+    let wanted = |id: &str, no_new_privileges: bool, f: &Fixture| {
+        let mut spec = f.spec(
+            "p",
+            id,
+            "cat /proc/self/attr/current; echo; cat /volume/deep/er/file /image/etc/group; exec sleep 1000",
+        );
+        spec.process.selinux = Some(PROCESS.into());
+        spec.process.no_new_privileges = no_new_privileges;
+        spec.mount_label = Some(FILES.into());
+        spec.mounts.push(Mount { relabel: true, ..Mount::bind(&volume, "/volume") });
+        spec.mounts.push(Mount::bind(f.dir.path().join("other"), "/other"));
+        spec.mounts.push(Mount::tmpfs("/memory", ""));
+        let kind = MountKind::Overlay { lower: vec![f.dir.path().join("image")], sub_path: None };
+        spec.mounts.push(Mount { destination: "/image".into(), kind, ..Mount::default() });
+        spec
+    };
+    for no_new_privileges in [false, true] {
+        let spec = wanted(&format!("c{no_new_privileges}"), no_new_privileges, &f);
+        let started = f.engine.start_container(&pod, &spec).await.unwrap();
+        let group = std::fs::read_to_string(f.dir.path().join("image/etc/group")).unwrap();
+        let want = format!("{PROCESS}\n\u{0}x{group}").replace('\u{0}', "");
+        support::until(|| f.output("p", &spec.id).replace('\0', "") == want).await;
+        for path in
+            ["", "bin/busybox", "dev", "dev/pts", "dev/shm", "dev/mqueue", "memory", "volume/deep/er/file", "image/bin"]
+        {
+            assert_eq!(label_of(format!("/proc/{}/root/{path}", started.pid)), FILES, "{path}");
+        }
+        assert_ne!(label_of(format!("/proc/{}/root/other", started.pid)), FILES);
+        let args = ["cat", "/proc/self/attr/current"].map(String::from).to_vec();
+        let exec = runtime::ExecSpec { args, ..runtime::ExecSpec::default() };
+        let mut session = f.engine.exec(&pod, &spec.id, exec, false).await.unwrap();
+        let said = support::read_all(session.streams.stdout.take()).await;
+        assert_eq!((said.trim_end_matches('\0'), session.wait().await.unwrap()), (PROCESS, 0));
+    }
+    assert_eq!(label_of(volume.join("evil")), FILES, "the link itself");
+    assert_eq!(label_of("/etc/passwd"), before, "and not what it means");
+    let told: Vec<_> =
+        f.engine.snapshot(&pod).await.unwrap().containers.into_iter().filter_map(|c| c.selinux).collect();
+    assert_eq!(told, [PROCESS, PROCESS], "which is how levels in use are found after a restart");
+    let mut forbidden = wanted("forbidden", false, &f);
+    forbidden.mounts.push(Mount { relabel: true, ..Mount::bind("/etc", "/machine") });
+    let refused = refusal(f.engine.start_container(&pod, &forbidden).await);
+    assert!(refused.ends_with("relabeling of /etc is not allowed"), "{refused}");
+    f.finish(pod).await;
+}
+
 #[tokio::test]
 async fn what_a_runtime_must_refuse_is_refused_by_name() {
     let f = Fixture::new();

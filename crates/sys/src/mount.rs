@@ -239,6 +239,8 @@ pub struct Overlay<'a> {
     pub upper: Option<(&'a Path, &'a Path)>,
     /// Never sync the upper layer: right for roots that do not outlive the boot.
     pub volatile: bool,
+    /// The SELinux label of all its files, whatever those of the layers are.
+    pub context: Option<&'a str>,
 }
 
 impl Overlay<'_> {
@@ -266,6 +268,9 @@ impl Overlay<'_> {
             if self.volatile {
                 fs.set_flag("volatile")?;
             }
+        }
+        if let Some(context) = self.context {
+            fs.set("context", OsStr::new(context))?;
         }
         fs.mount(if self.upper.is_none() { Attr::RDONLY } else { Attr::default() })
     }
@@ -295,6 +300,10 @@ impl Overlay<'_> {
             if self.volatile {
                 out += ",volatile";
             }
+        }
+        if let Some(context) = self.context {
+            // Categories are separated by commas, as options are.
+            out += &format!(",context=\"{context}\"");
         }
         out
     }
@@ -601,7 +610,10 @@ mod tests {
         let lower = ["/var/lib/l/1/fs", "/var/lib/l/22/fs"].map(PathBuf::from);
         let base = common_parent(&lower);
         assert_eq!(base, Path::new("/var/lib/l"));
-        let overlay = Overlay { lower: &lower, upper: Some((Path::new("/u"), Path::new("/w"))), volatile: true };
+        let upper = Some((Path::new("/u"), Path::new("/w")));
+        let mut overlay = Overlay { lower: &lower, upper, volatile: true, context: None };
         assert_eq!(overlay.options(&base), "lowerdir=1/fs:22/fs,upperdir=/u,workdir=/w,volatile");
+        overlay.context = Some("u:r:t:s0:c1,c2");
+        assert!(overlay.options(&base).ends_with(",volatile,context=\"u:r:t:s0:c1,c2\""));
     }
 }

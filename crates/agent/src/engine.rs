@@ -22,6 +22,7 @@ use crate::images::Image;
 use crate::network::HostPort;
 use crate::volumes::persistent::{Local, Nfs};
 pub use runtime::apparmor::Wish as AppArmor;
+pub use runtime::selinux::Wish as SeLinux;
 pub use streaming::{Session, SessionControl, StreamRequest};
 
 /// A refused or failed engine call. The text is shown to users in events and waiting messages.
@@ -222,6 +223,8 @@ pub struct SandboxSpec {
     pub share_pid: bool,
     /// Has a user namespace of its own, with these ids of the machine.
     pub users: Option<IdRange>,
+    /// What the pod says of its SELinux label. Without effect where the node has no SELinux.
+    pub selinux: SeLinux,
 }
 
 /// Ids of the machine that a pod sees as those from 0.
@@ -325,6 +328,8 @@ pub struct ContainerSpec {
     pub seccomp: Seccomp,
     /// AppArmor profile, if anything was said about it.
     pub app_armor: Option<AppArmor>,
+    /// What was said of its SELinux label. Without effect where the node has no SELinux, and for the processes of privileged containers.
+    pub selinux: SeLinux,
     /// Do not mask anything in /proc.
     pub unmasked_proc: bool,
     /// The pod's cgroup; the container's is below.
@@ -427,6 +432,8 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// How mounts travel.
     pub propagation: Propagation,
+    /// Its files are the pod's, and get its SELinux label where the node has SELinux.
+    pub relabel: bool,
 }
 
 /// An image whose files are mounted.

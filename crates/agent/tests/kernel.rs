@@ -282,6 +282,7 @@ impl World {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).expect("linked");
         }
         std::fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").expect("written");
+        runtime::selinux::label_layers(&layer).expect("labelled, where there is SELinux");
         let cgroup = format!("/dhow-agent-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         World { dir, cgroup, cluster: Arc::default() }
     }
@@ -303,6 +304,7 @@ impl World {
     fn start(&self) -> Running {
         let (runtime, events) = runtime::Engine::start(self.runtime_config()).expect("the engine starts");
         let engine = RuntimeEngine::new(runtime.clone(), events).below_cgroup(&self.cgroup);
+        let engine = engine.labelling(runtime::selinux::Selinux::of_machine(Arc::new(SamePlace)));
         std::fs::create_dir_all(self.path("roots")).expect("created");
         let images = DirImages { layer: self.path("layer"), roots: self.path("roots") };
         let parts = Parts {
@@ -359,7 +361,11 @@ impl World {
     }
 
     fn delete(&self, grace: i64) {
-        let deleted = self.cluster.change("web", |mut pod| {
+        self.delete_pod("web", grace);
+    }
+
+    fn delete_pod(&self, name: &str, grace: i64) {
+        let deleted = self.cluster.change(name, |mut pod| {
             pod.metadata.deletion_timestamp = Some(api::Time(SystemClock::shared().now()));
             pod.metadata.deletion_grace_period_seconds = Some(grace);
             pod
@@ -377,6 +383,15 @@ impl World {
         let here = self.dir.path().to_string_lossy().into_owned();
         assert!(!mounts.contains(&here), "{mounts}");
         running.runtime.remove_cgroup(&self.cgroup).await.expect("removed");
+    }
+}
+
+/// Draws the same place every time: only what is known to be in use is not drawn again.
+struct SamePlace;
+
+impl base::Random for SamePlace {
+    fn fill(&self, buf: &mut [u8]) {
+        buf.fill(9);
     }
 }
 
@@ -766,6 +781,118 @@ async fn a_profile_that_is_not_loaded_keeps_the_container_from_being_made() {
         assert_eq!((reason.as_str(), message.as_str()), want);
         world.delete(0);
         until(&world, "it is gone", || world.cluster.get("web").is_none()).await;
+        world.assert_nothing_left(&agent).await;
+        agent.stop().await;
+    })
+    .await;
+}
+
+/// The label of a file as the kernel sees it.
+fn label_of(path: PathBuf) -> String {
+    let mut buffer = [0u8; 256];
+    let length = rustix::fs::lgetxattr(&path, "security.selinux", &mut buffer[..]).expect("a label");
+    String::from_utf8_lossy(&buffer[..length]).trim_end_matches('\0').to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kernel with SELinux and the policy of tests/cgroup2"]
+async fn selinux_keeps_pods_apart_and_options_arrive() {
+    in_world(|world| async move {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cfg", "namespace": "default"}, "data": {"color": "blue"}});
+        let map = ConfigMap::decode(map.to_string().as_bytes()).expect("a ConfigMap");
+        world.cluster.config_maps.lock().insert("cfg".into(), Arc::new(map));
+        let agent = world.start();
+        let lines = |name: &str| -> Vec<String> {
+            let log = world.path(&format!("log/default_{name}_{name}-id/main/0.log"));
+            let text = std::fs::read_to_string(log).unwrap_or_default().replace('\0', "");
+            text.lines().filter_map(|l| l.splitn(4, ' ').nth(3).map(str::to_owned)).collect()
+        };
+        let put = |name: &str, mut spec: Value, script: &str| {
+            spec["containers"][0]["name"] = "main".into();
+            spec["containers"][0]["image"] = "i".into();
+            let whole = format!("cat /proc/self/attr/current; echo; {script}; trap 'exit 7' TERM; while true; do sleep 0.1; done");
+            spec["containers"][0]["command"] = json!(["sh", "-c", whole]);
+            let mut pod = pod(&spec);
+            (pod.metadata.name, pod.metadata.uid) = (Some(name.into()), Some(format!("{name}-id")));
+            world.cluster.put(pod);
+        };
+        let script = "cat /cfg/color; echo; echo secret > /data/file; echo m > /mem/file; echo s > /dev/shm/file; cat /dev/shm/file; \
+            while read l; do case $l in 10.*) echo $l;; esac; done < /etc/hosts; echo end > /dev/termination-log && echo told";
+        put("web", json!({
+            "volumes": [
+                {"name": "cfg", "configMap": {"name": "cfg"}},
+                {"name": "mem", "emptyDir": {"medium": "Memory"}},
+                {"name": "data", "emptyDir": {}}],
+            "containers": [{
+                "readinessProbe": {"exec": {"command": ["sh", "-c", "cat /proc/self/attr/current > /data/exec"]}, "periodSeconds": 1},
+                "volumeMounts": [
+                    {"name": "cfg", "mountPath": "/cfg"},
+                    {"name": "mem", "mountPath": "/mem"},
+                    {"name": "data", "mountPath": "/data"}]}],
+        }), script);
+        until(&world, "it says all", || lines("web").len() >= 5).await;
+        let web = lines("web");
+        assert_eq!(web[1..], ["blue", "s", "10.42.0.9 web", "told"]);
+        let level = web[0].strip_prefix("system_u:system_r:container_t:").expect("the policy's").to_owned();
+        assert!(level.starts_with("s0:c") && level.contains(",c"), "{level}");
+        let files = format!("system_u:object_r:container_file_t:{level}");
+        let data = world.path("data/pods/web-id/volumes/data");
+        until(&world, "a command has run in it", || data.join("exec").exists()).await;
+        until(&world, "it has a label", || std::fs::read_to_string(data.join("exec")).is_ok_and(|l| !l.is_empty())).await;
+        let said = std::fs::read_to_string(data.join("exec")).expect("written");
+        assert_eq!(said.trim_end_matches('\0'), web[0], "of a command");
+        for path in [data.clone(), data.join("file")] {
+            assert_eq!(label_of(path.clone()), files, "{path:?}");
+        }
+
+        // What keeps this one from the other's files is the level alone: it may do everything else with them.
+        let theirs = json!({"volumes": [{"name": "theirs", "hostPath": {"path": data}}],
+            "containers": [{"volumeMounts": [{"name": "theirs", "mountPath": "/theirs"}]}]});
+        put("thief", theirs.clone(), "cat /theirs/file 2>&1 || echo no");
+        until(&world, "it has tried", || lines("thief").len() >= 3).await;
+        assert_eq!(lines("thief")[1..], ["cat: can't open '/theirs/file': Permission denied", "no"]);
+        assert_eq!(label_of(data.join("file")), files, "a path of the host is not relabelled");
+
+        // After a restart levels of what runs are in use still.
+        agent.stop().await;
+        let agent = world.start();
+        put("late", theirs.clone(), "cat /theirs/file 2>&1 || echo no");
+        until(&world, "it has tried", || lines("late").len() >= 3).await;
+        let all: BTreeSet<String> = ["web", "thief", "late"].map(|name| lines(name)[0].clone()).into();
+        assert_eq!(all.len(), 3, "{all:?}");
+
+        // What a pod says is what it gets: with the other's level it reads the other's files.
+        let mut friend = theirs.clone();
+        friend["securityContext"] = json!({"seLinuxOptions": {"user": "other_u", "type": "other_t", "level": level}});
+        put("friend", friend, "cat /theirs/file 2>&1 || echo no");
+        until(&world, "it has tried", || lines("friend").len() >= 2).await;
+        assert_eq!(lines("friend"), [format!("other_u:system_r:other_t:{level}"), "secret".into()]);
+        let mut privileged = theirs;
+        privileged["containers"][0]["securityContext"] = json!({"privileged": true});
+        put("master", privileged, "cat /theirs/file 2>&1 || echo no");
+        until(&world, "it has tried", || lines("master").len() >= 2).await;
+        assert_eq!(lines("master"), ["system_u:system_r:kernel_t:s0-s0:c0.c1023", "secret"], "as dhow itself");
+
+        // A type that the policy does not know, until it does.
+        put("early", json!({"containers": [{"securityContext": {"seLinuxOptions": {"type": "later_t"}}}]}), "true");
+        let said = || {
+            let status = world.cluster.get("early").and_then(|p| p.status).unwrap_or_default();
+            let waiting = status.container_statuses.into_iter().flatten().find_map(|c| c.state?.waiting)?;
+            Some((waiting.reason?, waiting.message?))
+        };
+        until(&world, "the status tells", || said().is_some()).await;
+        let (reason, message) = said().expect("it does");
+        assert_eq!(reason, "CreateContainerError");
+        assert!(message.starts_with("seLinuxOptions: \"system_u:system_r:later_t:s0:c"), "{message}");
+        assert!(message.ends_with("is not a valid SELinux context in this machine's policy"), "{message}");
+        let policy = std::fs::read("/etc/selinux/dhow/policy-later").expect("another policy");
+        std::fs::write("/sys/fs/selinux/load", policy).expect("loaded");
+        until(&world, "it runs", || lines("early").iter().any(|l| l.starts_with("system_u:system_r:later_t:"))).await;
+
+        for name in ["web", "thief", "late", "friend", "master", "early"] {
+            world.delete_pod(name, 0);
+            until(&world, "it is gone", || world.cluster.get(name).is_none()).await;
+        }
         world.assert_nothing_left(&agent).await;
         agent.stop().await;
     })

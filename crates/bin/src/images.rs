@@ -50,7 +50,11 @@ pub(crate) fn open(data_dir: &Path, registries: &Path) -> Result<ImageStore, Str
         Err(e) => return Err(format!("failed to read {}: {e}", registries.display())),
     };
     let options = Options { registries, ..Options::default() };
-    ImageStore::open(&data_dir.join("images"), options).map_err(|e| base::chain(&e))
+    let store = ImageStore::open(&data_dir.join("images"), options).map_err(|e| base::chain(&e))?;
+    if let Err(error) = runtime::selinux::label_layers(&data_dir.join("images/layers")) {
+        tracing::warn!(%error, "the layers of images have not got the SELinux label that lets containers use them");
+    }
+    Ok(store)
 }
 
 /// Does it. Errors are sentences.

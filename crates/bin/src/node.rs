@@ -30,6 +30,7 @@ use net::pod::PodNetwork;
 use net::service::{HealthServer, PROXY_HEALTH_PORT, ServiceName, ServiceProxy};
 use net::{Change, NetConfig};
 use runtime::Engine;
+use runtime::selinux::Selinux;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -172,7 +173,8 @@ pub(crate) async fn start(
         node_name: config.node_name.clone(),
     };
     let (cluster, feed) = ApiCluster::start(options).await;
-    let Runs { engine, images, info } = runs(config, &store, pod_network.clone(), clock.clone()).await?;
+    let Runs { engine, images, info } =
+        runs(config, &store, pod_network.clone(), clock.clone(), random.clone()).await?;
     let parts = Parts {
         engine,
         mounts: Arc::new(NodeMounts),
@@ -250,6 +252,7 @@ async fn runs(
     store: &image::ImageStore,
     network: Arc<PodNetwork>,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
 ) -> Result<Runs, CommandError> {
     if let Some(at) = foreign_runtime(config) {
         let (engine, images, info) = CriRuntime::connect(at, clock).await?;
@@ -258,7 +261,8 @@ async fn runs(
     let (engine, events) = Engine::start(engine_config(config))?;
     let networks = network.prepare(engine.networks_in_advance(), Engine::SPARES);
     base::tasks::detach("networks-in-advance", networks);
-    let mut engine = RuntimeEngine::new(engine, events);
+    let selinux = Selinux::of_machine(random);
+    let mut engine = RuntimeEngine::new(engine, events).labelling(selinux);
     if !config.cgroup_root.is_empty() {
         engine = engine.below_cgroup(&config.cgroup_root);
     }

@@ -199,11 +199,20 @@ impl Identity for CsiFixture {
     }
 }
 
+/// Mount options, in brackets.
+fn flags(capability: Option<&VolumeCapability>) -> Vec<String> {
+    match capability.and_then(|c| c.access_type.as_ref()) {
+        Some(AccessType::Mount(mount)) => mount.mount_flags.iter().map(|flag| format!("[{flag}]")).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[async_trait]
 impl Node for CsiFixture {
     async fn node_stage_volume(&self, request: Request<NodeStageVolumeRequest>) -> Answer<NodeStageVolumeResponse> {
         let request = request.into_inner();
-        self.note("stage", &request.volume_id)?;
+        let about = [vec![request.volume_id.clone()], flags(request.volume_capability.as_ref())].concat();
+        self.note("stage", &about.join(" "))?;
         self.show(&self.volume(&request.volume_id), Path::new(&request.staging_target_path), false)?;
         answer(NodeStageVolumeResponse {})
     }
@@ -231,6 +240,7 @@ impl Node for CsiFixture {
         told.extend(request.publish_context.iter().map(|(k, v)| format!("{k}={v}")));
         told.sort();
         about.extend(told);
+        about.extend(flags(request.volume_capability.as_ref()));
         self.note("publish", &about.join(" "))?;
         if matches!(request.volume_capability.and_then(|c| c.access_type), Some(AccessType::Block(_))) {
             return Err(Status::invalid_argument("volumes of this driver are directories"));

@@ -7,6 +7,8 @@ use crate::node;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::RwLock;
+use runtime::SelinuxLabels;
+use runtime::selinux::{self, Selinux};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -26,10 +28,20 @@ const ATTEMPT: &str = "attempt";
 pub struct RuntimeEngine {
     engine: runtime::Engine,
     events: tokio::sync::Mutex<runtime::Events>,
-    pods: RwLock<HashMap<String, runtime::Pod>>,
+    pods: RwLock<HashMap<String, Known>>,
     /// Container id and exit code, for those who are attached.
     exits: broadcast::Sender<(String, i32)>,
     cgroup_root: String,
+    /// If the node has it.
+    selinux: Option<Selinux>,
+}
+
+/// A pod that runs.
+#[derive(Clone)]
+struct Known {
+    pod: runtime::Pod,
+    /// Those it was made with: a pod that has none, because dhow knew of none when it was made, stays without.
+    selinux: Option<SelinuxLabels>,
 }
 
 impl RuntimeEngine {
@@ -42,7 +54,15 @@ impl RuntimeEngine {
             pods: RwLock::default(),
             exits,
             cgroup_root: String::new(),
+            selinux: None,
         }
+    }
+
+    /// Labels pods, where the node has SELinux.
+    #[must_use]
+    pub fn labelling(mut self, selinux: Option<Selinux>) -> Self {
+        self.selinux = selinux;
+        self
     }
 
     /// Puts `kubepods` below this cgroup instead of the hierarchies' root.
@@ -53,7 +73,65 @@ impl RuntimeEngine {
     }
 
     fn pod(&self, sandbox: &str) -> Result<runtime::Pod, EngineError> {
+        Ok(self.known(sandbox)?.pod)
+    }
+
+    fn known(&self, sandbox: &str) -> Result<Known, EngineError> {
         self.pods.read().get(sandbox).cloned().ok_or_else(|| EngineError::NotFound(format!("sandbox {sandbox}")))
+    }
+
+    /// The labels of a new sandbox, which has its level from now on.
+    fn label_sandbox(&self, spec: &SandboxSpec) -> Result<Option<SelinuxLabels>, EngineError> {
+        let Some(selinux) = &self.selinux else { return Ok(None) };
+        let labels = selinux.pod(&spec.id, &spec.selinux).map_err(mislabelled)?;
+        // That of processes is for containers to complain of; none of the sandbox' own runs with it.
+        let checked = labels.iter().try_for_each(|labels| selinux::check(&labels.mount));
+        checked.map_err(mislabelled).inspect_err(|_| self.release(&spec.id))?;
+        Ok(labels)
+    }
+
+    /// Gives a container the labels that confine it (containerd `internal/cri/server/container_create.go`).
+    fn label_container(
+        &self,
+        known: &Known,
+        spec: &ContainerSpec,
+        formed: &mut runtime::ContainerSpec,
+    ) -> Result<(), EngineError> {
+        let Some(selinux) = &self.selinux else { return Ok(()) };
+        let labels = match selinux.container(&spec.sandbox, known.selinux.as_ref(), &spec.selinux) {
+            Err(selinux::Error::NoDefaults) if spec.privileged => None,
+            other => other.map_err(mislabelled)?,
+        };
+        let Some(labels) = labels else { return Ok(()) };
+        selinux::check(&labels.mount).map_err(mislabelled)?;
+        formed.mount_label = Some(labels.mount);
+        // What is privileged is not confined. The machine's process or IPC namespace alone lifts nothing.
+        if !spec.privileged {
+            selinux::check(&labels.process).map_err(mislabelled)?;
+            formed.process.selinux = Some(labels.process);
+        }
+        Ok(())
+    }
+
+    /// Removes a sandbox, whose level stays in use.
+    async fn take_away(&self, sandbox: &str) -> Result<(), EngineError> {
+        let known = self.pods.read().get(sandbox).cloned();
+        match known {
+            Some(known) => self.engine.remove_pod(&known.pod).await.map_err(translate)?,
+            None => self.sweep_orphan(sandbox).await?,
+        }
+        self.pods.write().remove(sandbox);
+        Ok(())
+    }
+
+    fn reserve(&self, sandbox: &str, labels: Option<&SelinuxLabels>) {
+        if let (Some(selinux), Some(labels)) = (&self.selinux, labels) {
+            selinux.reserve(sandbox, &labels.process);
+        }
+    }
+
+    fn release(&self, sandbox: &str) {
+        self.selinux.iter().for_each(|s| s.release(sandbox));
     }
 
     async fn sweep_orphan(&self, sandbox: &str) -> Result<(), EngineError> {
@@ -76,6 +154,11 @@ fn translate(error: runtime::EngineError) -> EngineError {
     }
 }
 
+/// In the words of the API, as what is wrong is there.
+fn mislabelled(error: selinux::Error) -> EngineError {
+    EngineError::Failed(format!("seLinuxOptions: {error}"))
+}
+
 fn timestamp(ns: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(ns)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
@@ -91,10 +174,16 @@ impl Engine for RuntimeEngine {
         for found in self.engine.recover().await.map_err(translate)? {
             let containers = found.snapshot.containers.iter().map(container_snapshot).collect();
             out.push(sandbox_snapshot(&found.snapshot.spec, true, containers));
-            self.pods.write().insert(found.pod.id().to_owned(), found.pod);
+            let (id, selinux) = (found.pod.id().to_owned(), found.snapshot.spec.selinux.clone());
+            self.reserve(&id, selinux.as_ref());
+            for container in found.snapshot.containers.iter().filter_map(|c| c.selinux.as_deref()) {
+                self.selinux.iter().for_each(|s| s.reserve(&id, container));
+            }
+            self.pods.write().insert(id, Known { pod: found.pod, selinux });
         }
         for orphan in self.engine.orphans().map_err(translate)? {
             let spec = orphan.spec.unwrap_or_else(|| runtime::PodSandboxSpec { id: orphan.id, ..Default::default() });
+            self.reserve(&spec.id, spec.selinux.as_ref());
             out.push(sandbox_snapshot(&spec, false, Vec::new()));
         }
         Ok(out)
@@ -115,16 +204,18 @@ impl Engine for RuntimeEngine {
             let text = format!("no runtime for {:?} is configured", spec.runtime_handler);
             return Err(EngineError::Failed(format!("failed to get sandbox runtime: {text}")));
         }
-        let wanted = pod_spec(spec, &self.cgroup_root);
+        let wanted =
+            runtime::PodSandboxSpec { selinux: self.label_sandbox(spec)?, ..pod_spec(spec, &self.cgroup_root) };
         let made = match self.engine.create_pod(&wanted).await {
             // Left over from an attempt that broke off.
             Err(runtime::EngineError::Refused { reason: runtime::Reason::AlreadyExists, .. }) => {
-                self.remove_sandbox(&spec.id).await?;
+                self.take_away(&spec.id).await?;
                 self.engine.create_pod(&wanted).await
             }
             other => other,
         };
-        self.pods.write().insert(spec.id.clone(), made.map_err(translate)?);
+        let pod = made.map_err(translate).inspect_err(|_| self.release(&spec.id))?;
+        self.pods.write().insert(spec.id.clone(), Known { pod, selinux: wanted.selinux });
         Ok(spec.id.clone())
     }
 
@@ -133,17 +224,13 @@ impl Engine for RuntimeEngine {
     }
 
     async fn remove_sandbox(&self, sandbox: &str) -> Result<(), EngineError> {
-        let pod = self.pods.read().get(sandbox).cloned();
-        match pod {
-            Some(pod) => self.engine.remove_pod(&pod).await.map_err(translate)?,
-            None => self.sweep_orphan(sandbox).await?,
-        }
-        self.pods.write().remove(sandbox);
+        self.take_away(sandbox).await?;
+        self.release(sandbox);
         Ok(())
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<Started, EngineError> {
-        let pod = self.pod(&spec.sandbox)?;
+        let known = self.known(&spec.sandbox)?;
         let mut formed = container_spec(spec, &self.cgroup_root);
         if formed.process.args.is_empty() {
             return Err(EngineError::Failed("no command specified".into()));
@@ -153,12 +240,13 @@ impl Engine for RuntimeEngine {
         {
             return Err(EngineError::Failed(format!("apparmor profile not found {name}")));
         }
+        self.label_container(&known, spec, &mut formed)?;
         if spec.privileged {
             let others = runtime::devices::all_but(&formed.devices)
                 .map_err(|e| EngineError::Failed(format!("failed to list the machine's devices: {e}")))?;
             formed.devices.extend(others);
         }
-        let started = self.engine.start_container(&pod, &formed).await.map_err(translate)?;
+        let started = self.engine.start_container(&known.pod, &formed).await.map_err(translate)?;
         if !started.missing_controllers.is_empty() {
             tracing::warn!(container = spec.id, missing = ?started.missing_controllers, "limits that this node cannot set");
         }
@@ -423,6 +511,7 @@ fn mount(mount: &Mount) -> runtime::Mount {
             Propagation::HostToContainer => runtime::Propagation::Slave,
             Propagation::Bidirectional => runtime::Propagation::Shared,
         },
+        relabel: mount.relabel,
         ..runtime::Mount::default()
     }
 }

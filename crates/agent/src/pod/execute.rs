@@ -657,8 +657,12 @@ impl Executor {
     fn own_mounts(&self, c: &Container, restarts: u32) -> Result<Vec<Mount>, String> {
         let taken = |path: &str| c.volume_mounts.iter().flatten().any(|m| m.mount_path == path);
         let dir = self.context.pod_run_dir(self.uid());
-        let mount =
-            |source: &Path, target: &str| Mount { source: source.into(), target: target.into(), ..Mount::default() };
+        let mount = |source: &Path, target: &str| Mount {
+            source: source.into(),
+            target: target.into(),
+            relabel: true,
+            ..Mount::default()
+        };
         let files = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname")];
         let mut out: Vec<Mount> = files
             .iter()

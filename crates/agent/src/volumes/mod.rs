@@ -572,15 +572,16 @@ impl VolumeManager {
             let volume = view::volume(pod, &mount.name).ok_or_else(missing)?;
             if volume.image.is_some() {
                 // Its layers are filled in when everything else is known to be right.
-                return Ok(make_mount(mount, PathBuf::new(), sub_path_of(mount, environment)?, true));
+                return Ok(make_mount(mount, PathBuf::new(), sub_path_of(mount, environment)?, true, false));
             }
             let source = self.path_of(pod, volume, &places).ok_or_else(missing)?;
             let sub = sub_path_of(mount, environment)?;
             if !sub.is_empty() {
                 sub_path::ensure(&source, &sub)?;
             }
-            let read_only = is_api_volume(volume) || places.get(&volume.name).is_some_and(|p| p.read_only);
-            Ok(make_mount(mount, source, sub, read_only))
+            let place = places.get(&volume.name);
+            let read_only = is_api_volume(volume) || place.is_some_and(|p| p.read_only);
+            Ok(make_mount(mount, source, sub, read_only, is_the_pods(volume, place)))
         };
         c.volume_mounts.iter().flatten().map(mount).collect()
     }
@@ -626,12 +627,22 @@ fn is_api_volume(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
+/// Whether its files may get the SELinux label of a pod, because nobody but pods has to do with them (`Managed` and `SELinuxRelabel` of the
+/// `GetAttributes` in `pkg/volume/*`).
+fn is_the_pods(volume: &Volume, place: Option<&Place>) -> bool {
+    volume.empty_dir.is_some()
+        || is_api_volume(volume)
+        || place.is_some_and(|p| {
+            !p.read_only && (p.plugin == "kubernetes.io/local-volume" || p.plugin.starts_with(&csi::plugin("")))
+        })
+}
+
 /// Where a mount is in the container.
 pub fn target_of(mount: &VolumeMount) -> PathBuf {
     if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) }.into()
 }
 
-fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_only: bool) -> Mount {
+fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_only: bool, relabel: bool) -> Mount {
     let read_only = mount.read_only == Some(true) || must_be_read_only;
     Mount {
         source,
@@ -646,6 +657,7 @@ fn make_mount(mount: &VolumeMount, source: PathBuf, sub: String, must_be_read_on
             Some("Bidirectional") => Propagation::Bidirectional,
             _ => Propagation::Private,
         },
+        relabel,
     }
 }
 

@@ -5,7 +5,7 @@
 //! configuration of the sandbox, and the labels of the container's run.
 
 use crate::engine::{
-    AppArmor, ContainerSpec, Device, Mount, Processes, Propagation, Resources, SandboxSpec, Seccomp, User,
+    AppArmor, ContainerSpec, Device, Mount, Processes, Propagation, Resources, SandboxSpec, SeLinux, Seccomp, User,
 };
 use api::k8s::api::core::v1::{ContainerUser, LinuxContainerUser};
 use base64::Engine as _;
@@ -15,7 +15,8 @@ use node_api::cri::{
     Capability, CdiDevice, ContainerConfig, ContainerMetadata, IdMapping, ImageSpec, Int64Value, KeyValue,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata, PortMapping, Protocol, SecurityProfile, Signal, SupplementalGroupsPolicy, UserNamespace,
+    PodSandboxMetadata, PortMapping, Protocol, SeLinuxOption, SecurityProfile, Signal, SupplementalGroupsPolicy,
+    UserNamespace,
 };
 use node_api::cri::{ContainerUser as CriUser, Device as CriDevice, Mount as CriMount};
 use prost::Message as _;
@@ -52,6 +53,7 @@ pub(super) fn sandbox(spec: &SandboxSpec, cgroup_root: &str) -> PodSandboxConfig
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces(spec)),
                 privileged: spec.privileged,
+                selinux_options: selinux(&spec.selinux),
                 seccomp: Some(profile(&Seccomp::RuntimeDefault)),
                 ..LinuxSandboxSecurityContext::default()
             }),
@@ -164,9 +166,10 @@ fn mount(mount: &Mount, sandbox: &PodSandboxConfig) -> CriMount {
             (Some(_), Some(path)) => path.display().to_string(),
             _ => String::new(),
         },
+        // What is mounted of an image is the runtime's.
+        selinux_relabel: mount.relabel && mount.image.is_none() && runtime::selinux::is_enabled(),
         uid_mappings: users.uids,
         gid_mappings: users.gids,
-        ..CriMount::default()
     }
 }
 
@@ -212,6 +215,7 @@ fn security(spec: &ContainerSpec, sandbox: &PodSandboxConfig) -> LinuxContainerS
         readonly_paths: paths(runtime::spec::readonly_paths),
         seccomp: Some(profile(&spec.seccomp)),
         apparmor: spec.app_armor.as_ref().map(app_armor),
+        selinux_options: selinux(&spec.selinux),
         ..LinuxContainerSecurityContext::default()
     }
 }
@@ -262,6 +266,12 @@ fn app_armor(wish: &AppArmor) -> SecurityProfile {
         AppArmor::Profile(name) => (ProfileType::Localhost, name.clone()),
     };
     SecurityProfile { profile_type: profile_type.into(), localhost_ref }
+}
+
+/// `None` if nothing was said: then a runtime decides.
+fn selinux(said: &SeLinux) -> Option<SeLinuxOption> {
+    let SeLinux { user, role, kind, level } = said.clone();
+    (!said.is_empty()).then_some(SeLinuxOption { user, role, r#type: kind, level })
 }
 
 /// Limits in the interface's words; 0 is none.
@@ -325,6 +335,22 @@ mod tests {
         check_user("nobody:users", None, Some(7), "- \"nobody\" 7");
         check_user("12:13", None, Some(7), "12 \"\" 7");
         check_user("", None, Some(7), "0 \"\" 7");
+    }
+
+    #[test]
+    fn selinux_options_are_passed_on_if_there_are_any() {
+        let wish = SeLinux { kind: "t".into(), level: "s0:c1".into(), ..SeLinux::default() };
+        let want = SeLinuxOption { r#type: "t".into(), level: "s0:c1".into(), ..SeLinuxOption::default() };
+        let of_sandbox = |spec: &SandboxSpec| {
+            sandbox(spec, "").linux.and_then(|l| l.security_context).and_then(|s| s.selinux_options)
+        };
+        assert_eq!(of_sandbox(&spec()), None);
+        assert_eq!(of_sandbox(&SandboxSpec { selinux: wish.clone(), ..spec() }), Some(want.clone()));
+        let of_container = |selinux| {
+            security(&ContainerSpec { selinux, ..ContainerSpec::default() }, &sandbox(&spec(), "")).selinux_options
+        };
+        assert_eq!(of_container(SeLinux::default()), None);
+        assert_eq!(of_container(wish), Some(want));
     }
 
     fn check_container(spec: &ContainerSpec, want: Expect) {

@@ -1,11 +1,10 @@
 //! Who a container runs as and what it may do (`pkg/securitycontext`, `kuberuntime/security_context*.go`).
 //!
-//! Differs: without a profile seccomp is `RuntimeDefault` (upstream: only with `--seccomp-default`); SELinux options have no effect, as
-//! upstream on a kernel without SELinux.
+//! Differs: without a profile seccomp is `RuntimeDefault` (upstream: only with `--seccomp-default`).
 
-use crate::engine::{AppArmor, Seccomp, User};
+use crate::engine::{AppArmor, SeLinux, Seccomp, User};
 use crate::pod::view;
-use api::k8s::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SecurityContext};
+use api::k8s::api::core::v1::{AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SecurityContext};
 use thiserror::Error;
 
 /// A security context that cannot be honoured.
@@ -50,7 +49,8 @@ pub enum SecurityError {
     AppArmorName,
 }
 
-/// The container's settings over the pod's (`DetermineEffectiveSecurityContext`).
+/// The container's settings over the pod's (`DetermineEffectiveSecurityContext` of `pkg/securitycontext/util.go`); each as a whole, so
+/// that the `seLinuxOptions` of a container hide all of the pod's.
 pub fn effective(pod: &Pod, c: &Container) -> SecurityContext {
     let of_pod = pod_context(pod).cloned().unwrap_or_default();
     let mut out = c.security_context.clone().unwrap_or_default();
@@ -105,6 +105,17 @@ pub fn app_armor(context: &SecurityContext) -> Result<Option<AppArmor>, Security
         "Unconfined" => AppArmor::Unconfined,
         _ => AppArmor::Default,
     }))
+}
+
+/// What is said of a SELinux label.
+pub fn selinux(options: Option<&SELinuxOptions>) -> SeLinux {
+    let part = |said: fn(&SELinuxOptions) -> &Option<String>| options.and_then(|o| said(o).clone()).unwrap_or_default();
+    SeLinux { user: part(|o| &o.user), role: part(|o| &o.role), kind: part(|o| &o.type_), level: part(|o| &o.level) }
+}
+
+/// What the pod as a whole says of its SELinux label.
+pub fn of_pod(pod: &Pod) -> SeLinux {
+    selinux(pod_context(pod).and_then(|c| c.se_linux_options.as_ref()))
 }
 
 /// Whether a container of the pod is to be confined by AppArmor (`pkg/security/apparmor`, `isRequired`).
@@ -219,6 +230,20 @@ mod tests {
             &format!("error: container's runAsUser breaks non-root policy {describe}"),
         );
         check_user(r#"{"runAsNonRoot":true}"#, "{}", "5", r#""5" None:None [] merge=true"#);
+    }
+
+    #[test]
+    fn selinux_options_are_the_containers_or_the_pods_as_a_whole() {
+        let check = |container: &str, want: &str| {
+            let of_pod = r#"{"seLinuxOptions":{"user":"u","level":"s0:c1"}}"#;
+            let pod = pod(&format!(
+                r#"{{"securityContext":{of_pod},"containers":[{{"name":"a","securityContext":{container}}}]}}"#
+            ));
+            let got = selinux(effective(&pod, &view::app_containers(&pod)[0]).se_linux_options.as_ref());
+            assert_eq!(format!("{}:{}:{}:{}", got.user, got.role, got.kind, got.level), want, "{container}");
+        };
+        check("{}", "u:::s0:c1");
+        check(r#"{"seLinuxOptions":{"type":"t"}}"#, "::t:");
     }
 
     fn check_capabilities(context: &str, want: &str) {

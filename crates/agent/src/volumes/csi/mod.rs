@@ -10,7 +10,7 @@
 //! operation at a time per volume.
 //!
 //! Follows `pkg/volume/csi`, `pkg/volume/util/operationexecutor` and `pkg/kubelet/volumemanager`. Differs: no in-tree volume is
-//! translated to CSI, SELinux labels are not set, and a pod is not failed when its node turns out to have no room for one
+//! translated to CSI, and a pod is not failed when its node turns out to have no room for one
 //! more attachment.
 
 pub mod drivers;
@@ -22,6 +22,7 @@ use super::persistent::{Place, needs_group};
 use super::{VolumeError, atomic, fs_group, tokens::Tokens};
 use crate::cluster::{Cluster, ClusterEvent, TokenRequest};
 use crate::counters::Counters;
+use crate::engine::SeLinux;
 use api::k8s::api::core::v1::{CSIVolumeSource, SecretReference};
 use api::k8s::api::storage::v1::CSIDriver;
 use api::meta::MetaExt;
@@ -89,6 +90,8 @@ pub struct CsiVolumes {
     drivers: Arc<Drivers>,
     counters: Arc<Counters>,
     tokens: Tokens,
+    /// The SELinux label of files, if this node has any.
+    label: fn(&SeLinux) -> Option<String>,
     state: Mutex<State>,
     in_use_changed: Notify,
     gave_up: Notify,
@@ -121,6 +124,7 @@ impl CsiVolumes {
             drivers: Arc::new(Drivers::new(counters.clone())),
             counters,
             tokens: Tokens::load(None),
+            label: runtime::selinux::file_label,
             state: Mutex::new(state),
             in_use_changed: Notify::new(),
             gave_up: Notify::new(),
@@ -195,8 +199,15 @@ impl CsiVolumes {
     ) -> Result<(Place, Option<Timestamp>), VolumeError> {
         let source = persistent.volume.spec.as_ref().and_then(|s| s.csi.as_ref());
         let missing = || VolumeError::Claim("CSIPersistentVolumeSource not defined in spec".into());
-        let wanted = Wanted::persistent(&persistent.volume, source.ok_or_else(missing)?, read_only);
+        let mut wanted = Wanted::persistent(&persistent.volume, source.ok_or_else(missing)?, read_only);
         let driver = self.driver(&wanted).await?;
+        // What a pod has been given stays as it was mounted.
+        wanted.label = match Record::load(&self.places.of_pod(pod.uid(), &wanted.name, wanted.block)) {
+            Some(published) => published.selinux_mount_context,
+            None => {
+                wanted.selinux(pod, name, driver.as_deref()).and_then(|wish| (self.label)(&wish)).unwrap_or_default()
+            }
+        };
         let attachable = needs_attach(driver.as_deref());
         self.want(pod.uid(), &wanted.volume, attachable);
         if !self.is_published(pod.uid(), &wanted) {
@@ -419,6 +430,7 @@ impl CsiVolumes {
             volume_lifecycle_mode: wanted.mode().to_owned(),
             block: wanted.block.to_string(),
             attachable: attachable.to_string(),
+            selinux_mount_context: wanted.label.clone(),
         }
     }
 
@@ -434,8 +446,14 @@ impl CsiVolumes {
         let staging = self.places.staging(&wanted.volume, &wanted.name, wanted.block);
         let dir = self.places.staged(&wanted.volume, &wanted.name, wanted.block);
         let path = staging.display().to_string();
-        if Record::load(&dir).is_some() && (is_mount_point(&staging) || self.has_others(wanted)) {
-            return Ok(path);
+        if let Some(staged) = Record::load(&dir) {
+            let others = self.has_others(wanted);
+            if staged.selinux_mount_context != wanted.label && !others {
+                // The label of a mount is for good, and that of the pod before is another.
+                self.unstage_one(&wanted.volume, &staged).await?;
+            } else if is_mount_point(&staging) || others {
+                return Ok(path);
+            }
         }
         let operation = if wanted.block { "MapVolume.SetUpDevice" } else { "MountVolume.MountDevice" };
         let refused = |why: String| failed(operation, wanted, why);

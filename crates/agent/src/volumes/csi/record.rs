@@ -40,6 +40,9 @@ pub(super) struct Record {
     pub(super) block: String,
     /// `true` if it is attached to the node by the control plane.
     pub(super) attachable: String,
+    /// The SELinux label that it was mounted with.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) selinux_mount_context: String,
 }
 
 impl Record {

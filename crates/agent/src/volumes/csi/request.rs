@@ -1,7 +1,9 @@
 //! What a CSI driver is asked, as pure functions of the objects (`pkg/volume/csi/csi_mounter.go`, `csi_util.go`).
 
+use crate::engine::SeLinux;
+use crate::pod::spec::security;
 use crate::pod::view;
-use api::k8s::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, SecretReference};
+use api::k8s::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, Container, SecretReference};
 use api::k8s::api::storage::v1::CSIDriver;
 use api::meta::MetaExt;
 use api::prelude::*;
@@ -31,6 +33,8 @@ pub(super) struct Wanted {
     pub(super) stage_secret: Option<SecretReference>,
     pub(super) publish_secret: Option<SecretReference>,
     pub(super) expand_secret: Option<SecretReference>,
+    /// The SELinux label that all its files are mounted with; empty: each has its own.
+    pub(super) label: String,
 }
 
 fn texts<'a>(map: impl IntoIterator<Item = (&'a String, &'a String)>) -> Texts {
@@ -54,6 +58,7 @@ impl Wanted {
             stage_secret: source.node_stage_secret_ref.clone(),
             publish_secret: source.node_publish_secret_ref.clone(),
             expand_secret: source.node_expand_secret_ref.clone(),
+            label: String::new(),
         }
     }
 
@@ -77,6 +82,7 @@ impl Wanted {
             publish_secret: secret
                 .map(|s| SecretReference { name: Some(s.name.clone()), namespace: Some(pod.namespace().to_owned()) }),
             expand_secret: None,
+            label: String::new(),
         }
     }
 
@@ -97,17 +103,43 @@ impl Wanted {
     /// What it is to be used as. `group`: the driver gives it to the pod's group by itself.
     pub(super) fn capability(&self, multi_writer: bool, group: Option<u32>) -> VolumeCapability {
         let first = self.access_modes.iter().flatten().next().map_or("ReadWriteOnce", String::as_str);
+        let mut mount_flags = self.mount_options.clone();
+        if !self.label.is_empty() {
+            // Quoted, because categories are separated by commas as options are (`AddSELinuxMountOption`).
+            mount_flags.push(format!("context=\"{}\"", self.label));
+        }
         let access_type = if self.block {
             AccessType::Block(BlockVolume {})
         } else {
             AccessType::Mount(MountVolume {
                 fs_type: self.fs_type.clone(),
-                mount_flags: self.mount_options.clone(),
+                mount_flags,
                 volume_mount_group: group.map(|g| g.to_string()).unwrap_or_default(),
             })
         };
         let mode = access_mode(first, multi_writer) as i32;
         VolumeCapability { access_mode: Some(AccessMode { mode }), access_type: Some(access_type) }
+    }
+
+    /// What is said of the SELinux label that the whole volume can be mounted with instead of giving it to file by file
+    /// (`pkg/volume/util/selinux.go`, `VolumeSupportsSELinuxMount` and `GetMountSELinuxLabel`): the driver can, one pod has it, and all
+    /// its containers that do say the same. Differs: if they say different things the volume is labelled file by file, where upstream
+    /// refuses the pod; and so it is without a level, for which upstream draws one that no container has.
+    pub(super) fn selinux(&self, pod: &Pod, volume: &str, driver: Option<&CSIDriver>) -> Option<SeLinux> {
+        let alone = self.access_modes.as_deref().is_some_and(|modes| modes == ["ReadWriteOncePod"]);
+        let can = driver.is_some_and(|d| d.spec.se_linux_mount == Some(true));
+        let context = view::spec(pod).security_context.as_ref();
+        let recursive = context.and_then(|c| c.se_linux_change_policy.as_deref()) == Some("Recursive");
+        if self.block || !alone || !can || recursive {
+            return None;
+        }
+        let has = |c: &Container| c.volume_mounts.iter().flatten().any(|m| m.name == volume);
+        let mut said = view::all_containers(pod)
+            .into_iter()
+            .filter(|(_, c)| has(c))
+            .map(|(_, c)| security::selinux(security::effective(pod, &c).se_linux_options.as_ref()));
+        let first = said.next().filter(|wish| !wish.level.is_empty())?;
+        said.all(|other| other == first).then_some(first)
     }
 
     /// What the driver is told beside the volume's own attributes.
@@ -217,6 +249,29 @@ mod tests {
         assert!(volume(r#""accessModes":["ReadWriteMany"]"#).takes_group(Some(&driver(r#""fsGroupPolicy":"File""#))));
         assert!(!wanted.takes_group(Some(&driver(r#""fsGroupPolicy":"None""#))));
         assert!(needs_attach(None) && !needs_attach(Some(&driver(r#""attachRequired":false"#))));
+    }
+
+    #[test]
+    fn a_volume_of_one_pod_is_mounted_with_the_label_that_all_its_containers_say() {
+        let check = |modes: &str, driver_fields: &str, of_pod: &str, of_second: &str| {
+            let mount = r#""volumeMounts":[{"name":"data","mountPath":"/d"}]"#;
+            let pod = pod(&format!(
+                r#"{{"securityContext":{{{of_pod}}},"containers":[{{"name":"a",{mount}}},{{"name":"b",{mount},"securityContext":{{{of_second}}}}},{{"name":"c","securityContext":{{"seLinuxOptions":{{"level":"s0"}}}}}}]}}"#
+            ));
+            let wanted = volume(&format!(r#""accessModes":[{modes}]"#));
+            wanted.selinux(&pod, "data", Some(&driver(driver_fields))).map(|wish| wish.level)
+        };
+        let (alone, can, level) =
+            (r#""ReadWriteOncePod""#, r#""seLinuxMount":true"#, r#""seLinuxOptions":{"level":"s0:c1,c2"}"#);
+        assert_eq!(check(alone, can, level, "").as_deref(), Some("s0:c1,c2"));
+        assert_eq!(check(alone, can, level, level).as_deref(), Some("s0:c1,c2"));
+        assert_eq!(check(alone, can, level, r#""seLinuxOptions":{"level":"s0:c3"}"#), None);
+        assert_eq!(check(alone, can, r#""seLinuxOptions":{"type":"t"}"#, ""), None);
+        assert_eq!(check(alone, can, &format!(r#"{level},"seLinuxChangePolicy":"Recursive""#), ""), None);
+        assert_eq!(check(alone, r#""seLinuxMount":false"#, level, ""), None);
+        assert_eq!(check(r#""ReadWriteOnce""#, can, level, ""), None);
+        assert_eq!(check(r#""ReadWriteOncePod","ReadOnlyMany""#, can, level, ""), None);
+        assert_eq!(check(alone, can, "", ""), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Lab {
         let cluster = Arc::new(FakeCluster::default());
         let modes = if spec.contains("Ephemeral") { "" } else { r#","volumeLifecycleModes":["Persistent"]"# };
         cluster.put_driver(object(&format!(
-            r#"{{"apiVersion":"storage.k8s.io/v1","kind":"CSIDriver","metadata":{{"name":"d"}},"spec":{{"seLinuxMount":false,{spec}{modes}}}}}"#
+            r#"{{"apiVersion":"storage.k8s.io/v1","kind":"CSIDriver","metadata":{{"name":"d"}},"spec":{{"seLinuxMount":true,{spec}{modes}}}}}"#
         )));
         Lab { dir, cluster, driver, server }
     }
@@ -48,6 +48,13 @@ impl Lab {
             CsiVolumes::new(self.dir.path().join("kubelet"), "n1".into(), self.cluster.clone(), Arc::default());
         volumes.drivers().set("d", &self.dir.path().join("csi.sock"), vec![1, 0, 0]);
         Arc::new(volumes)
+    }
+
+    /// On a node with SELinux.
+    fn labelling(&self) -> CsiVolumes {
+        let mut volumes = Arc::into_inner(self.volumes()).expect("nobody else's");
+        volumes.label = |wish| Some(format!("u:r:t:{}", wish.level));
+        volumes
     }
 
     fn files(&self) -> usize {
@@ -112,6 +119,41 @@ async fn staged_once_published_per_pod_and_all_undone() {
     let wanted = [("NodeGetCapabilities", 2), ("NodeUnpublishVolume", 1), ("NodeUnstageVolume", 1)];
     assert_eq!(calls, wanted.map(|(method, count)| named(method, count)));
     assert_eq!(lab.driver.calls(), ["unpublish h", "unpublish h", "unstage h"]);
+    assert_eq!(lab.files(), 0);
+}
+
+#[tokio::test]
+async fn a_volume_is_mounted_with_its_pods_label_and_anew_for_another() {
+    let lab = Lab::new(r#""attachRequired":false"#);
+    let volumes = lab.labelling();
+    let mut alone = plain();
+    alone.volume.spec.get_or_insert_default().access_modes = Some(vec!["ReadWriteOncePod".into()]);
+    let use_it = async |uid: &str, level: &str| {
+        let mut pod = pod(&format!(
+            r#"{{"securityContext":{{"seLinuxOptions":{{"level":"{level}"}}}},"containers":[{{"name":"a","volumeMounts":[{{"name":"data","mountPath":"/d"}}]}}]}}"#
+        ));
+        pod.metadata.uid = Some(uid.to_owned());
+        volumes.set_up_persistent(&pod, "data", &alone, false, Timestamp::UNIX_EPOCH).await.expect("it is there");
+    };
+    use_it("1", "s0:c1,c2").await;
+    let with = |level: &str| {
+        [format!("stage h [context=\"u:r:t:{level}\"]"), format!("publish h a=b [context=\"u:r:t:{level}\"]")]
+    };
+    assert_eq!(lab.driver.calls(), with("s0:c1,c2"));
+    lab.driver.forget_calls();
+    // It could not be unstaged when the first pod had gone.
+    lab.driver.refuse("unstage", Some(tonic::Status::internal("busy")));
+    assert!(volumes.tear_down("1").await.is_err());
+    lab.driver.refuse("unstage", None);
+    lab.driver.forget_calls();
+    use_it("2", "s0:c3").await;
+    volumes.tear_down("1").await.expect("tried again, and the other's stays");
+    assert_eq!(lab.driver.calls(), [&["unstage h".to_owned()][..], &with("s0:c3")].concat());
+    lab.driver.forget_calls();
+    volumes.tear_down("2").await.expect("gone");
+    use_it("3", "").await;
+    assert_eq!(lab.driver.calls(), ["unpublish h", "unstage h", "stage h", "publish h a=b"]);
+    volumes.tear_down("3").await.expect("gone");
     assert_eq!(lab.files(), 0);
 }
 

@@ -12,7 +12,7 @@ use node_api::cri::{
     LinuxContainerResources, LinuxContainerUser,
 };
 use runtime::apparmor::{self, Wish};
-use runtime::{Capture, ContainerSpec, cdi};
+use runtime::{Capture, ContainerSpec, SelinuxLabels, cdi, selinux};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,6 +115,7 @@ impl Shared {
             None => None,
         };
         let apparmor = app_armor(config)?;
+        let labels = self.labels(config, sandbox)?;
         make_sources(config)?;
         let dir = self.sandbox_dir(&sandbox.id);
         let hostname = self.hostname(&sandbox.config).map_err(|e| error::other(&e))?;
@@ -130,6 +131,7 @@ impl Shared {
             devices,
             seccomp_profile,
             apparmor,
+            labels,
             hostname: &hostname,
             log_path: Some(PathBuf::from(&record.log_path)).filter(|p| !p.as_os_str().is_empty()),
             cgroup: &record.cgroup,
@@ -140,6 +142,23 @@ impl Shared {
             container::grant(&mut made, needs.map_err(Status::invalid_argument)?);
         }
         Ok(made)
+    }
+
+    /// Its SELinux labels.
+    fn labels(&self, config: &ContainerConfig, sandbox: &SandboxRecord) -> Result<Option<SelinuxLabels>, Status> {
+        let Some(selinux) = &self.selinux else { return Ok(None) };
+        let (privileged, wish) = (container::is_privileged(config), container::selinux(config));
+        let labels = match selinux.container(&sandbox.id, sandbox.labels().as_ref(), &wish) {
+            Err(selinux::Error::NoDefaults) if privileged => None,
+            other => other.map_err(error::label)?,
+        };
+        if let Some(labels) = &labels {
+            selinux::check(&labels.mount).map_err(error::label)?;
+            if !privileged {
+                selinux::check(&labels.process).map_err(error::label)?;
+            }
+        }
+        Ok(labels)
     }
 
     async fn snapshot(&self, name: &str, image: &Image) -> Result<OverlayMount, Status> {

@@ -34,6 +34,11 @@ pub(crate) fn other(error: &(dyn std::error::Error + 'static)) -> Status {
     Status::unknown(base::chain(error))
 }
 
+/// Of SELinux, whose options are wrong.
+pub(crate) fn label(error: runtime::selinux::Error) -> Status {
+    Status::invalid_argument(format!("selinux_options: {error}"))
+}
+
 /// What is not built.
 pub(crate) fn unsupported(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not supported by dhow"))

@@ -31,6 +31,7 @@ use image::ImageStore;
 use net::pod::PodNetwork;
 use net::service::HostPortMapping;
 use node_api::cri::ContainerEventType;
+use runtime::selinux::Selinux;
 use runtime::{Engine, EngineEvent, Event, Events};
 use state::State;
 use std::path::PathBuf;
@@ -116,6 +117,8 @@ pub(crate) struct Shared {
     on_host_ports: OnHostPorts,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// If the machine has it.
+    selinux: Option<Selinux>,
     state: State,
     events: events::Events,
     addresses: streams::Addresses,
@@ -128,6 +131,7 @@ impl Server {
         let records = config.data_dir.clone();
         let state = State::load(&records).map_err(|source| StartError::Records { dir: records, source })?;
         let Parts { engine, events, images, network, on_host_ports, clock, random } = parts;
+        let selinux = Selinux::of_machine(random.clone());
         let shared = Arc::new(Shared {
             config,
             engine,
@@ -136,6 +140,7 @@ impl Server {
             on_host_ports,
             clock,
             random,
+            selinux,
             state,
             events: events::Events::default(),
             addresses: streams::Addresses::default(),

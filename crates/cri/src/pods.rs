@@ -7,6 +7,8 @@ use crate::record::SandboxRecord;
 use crate::spec::sandbox;
 use crate::{Shared, error};
 use node_api::cri::{ContainerEventType, PodSandboxConfig};
+use runtime::SelinuxLabels;
+use runtime::selinux;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -37,16 +39,21 @@ impl Shared {
         }
         let id = self.new_id();
         // Says what is wrong before anything is made.
-        let spec = sandbox::spec(&id, &config, &self.config.cgroup_parent)?;
+        let plain = sandbox::spec(&id, &config, &self.config.cgroup_parent)?;
         let created_at = self.now_ns();
+        let labels = self.label_sandbox(&id, &config)?;
+        let spec = runtime::PodSandboxSpec { selinux: labels.clone(), ..plain };
+        let labels = labels.unwrap_or_default();
         let record = SandboxRecord {
             id: id.clone(),
             config,
             created_at,
             runtime_handler: handler.to_owned(),
+            process_label: labels.process,
+            mount_label: labels.mount,
             ..SandboxRecord::default()
         };
-        self.state.add_sandbox(record.clone())?;
+        self.state.add_sandbox(record.clone()).inspect_err(|_| self.release_label(&id))?;
         match self.make_sandbox(&record, spec).await {
             Ok(ips) => {
                 self.state.update_sandbox(&id, |s| {
@@ -65,6 +72,19 @@ impl Shared {
                 Err(failure)
             }
         }
+    }
+
+    /// The SELinux labels of a new sandbox, which has its level from now on.
+    fn label_sandbox(&self, id: &str, config: &PodSandboxConfig) -> Result<Option<SelinuxLabels>, Status> {
+        let Some(selinux) = &self.selinux else { return Ok(None) };
+        let labels = selinux.pod(id, &sandbox::selinux(config)).map_err(error::label)?;
+        let checked = labels.iter().try_for_each(|labels| selinux::check(&labels.mount));
+        checked.map_err(error::label).inspect_err(|_| self.release_label(id))?;
+        Ok(labels)
+    }
+
+    fn release_label(&self, sandbox: &str) {
+        self.selinux.iter().for_each(|s| s.release(sandbox));
     }
 
     async fn make_sandbox(&self, record: &SandboxRecord, spec: runtime::PodSandboxSpec) -> Result<Vec<IpAddr>, Status> {
@@ -148,6 +168,7 @@ impl Shared {
         }
         remove_dir(&self.sandbox_dir(&record.id)).map_err(|e| error::other(&e))?;
         self.state.remove_sandbox(&record.id)?;
+        self.release_label(&record.id);
         self.tell(&record.id, &record.id, ContainerEventType::ContainerDeletedEvent);
         Ok(())
     }

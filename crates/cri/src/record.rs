@@ -6,6 +6,7 @@
 
 use node_api::cri::{ContainerConfig, ContainerState, ContainerUser, PodSandboxConfig};
 use prost::Message;
+use runtime::SelinuxLabels;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,19 @@ pub(crate) struct SandboxRecord {
     pub(crate) ips: Vec<String>,
     #[prost(string, tag = "6")]
     pub(crate) runtime_handler: String,
+    /// What its containers get unless they say otherwise; empty where there is no SELinux.
+    #[prost(string, tag = "7")]
+    pub(crate) process_label: String,
+    #[prost(string, tag = "8")]
+    pub(crate) mount_label: String,
+}
+
+impl SandboxRecord {
+    /// Its SELinux labels, if it has any.
+    pub(crate) fn labels(&self) -> Option<SelinuxLabels> {
+        let labels = SelinuxLabels { process: self.process_label.clone(), mount: self.mount_label.clone() };
+        (!labels.process.is_empty()).then_some(labels)
+    }
 }
 
 /// A container.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Shared {
     /// Makes both agree: what nobody knows is removed, what is gone has ended.
     pub(crate) async fn recover(&self) -> Result<(), StartError> {
+        self.reserve_levels();
         let mut live = BTreeSet::new();
         for found in self.engine.recover().await? {
             let id = found.pod.id().to_owned();
@@ -16,6 +17,9 @@ impl Shared {
             if !self.state.sandbox(&id).is_ok_and(|s| s.ready) {
                 self.engine.remove_pod(&found.pod).await?;
                 continue;
+            }
+            for label in found.snapshot.containers.iter().filter_map(|c| c.selinux.as_deref()) {
+                self.selinux.iter().for_each(|s| s.reserve(&id, label));
             }
             let snapshots = found.snapshot.containers.into_iter().map(|c| (c.id.clone(), c)).collect();
             self.reconcile(&id, &snapshots, &BTreeMap::new());
@@ -33,6 +37,14 @@ impl Shared {
         self.network.recover(&live)?;
         self.tell_host_ports();
         self.drop_snapshots().await
+    }
+
+    /// Nobody else gets the levels of those that there are.
+    fn reserve_levels(&self) {
+        let Some(selinux) = &self.selinux else { return };
+        for sandbox in self.state.sandboxes() {
+            selinux.reserve(&sandbox.id, &sandbox.process_label);
+        }
     }
 
     /// What became of a sandbox' containers while nobody looked.
@@ -96,6 +108,7 @@ mod tests {
             labels: BTreeMap::new(),
             tty: false,
             stdin: false,
+            selinux: None,
         }
     }
 

@@ -49,6 +49,7 @@ impl World {
         let dir = tempfile::tempdir().expect("a directory");
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let images = ImageStore::open(&dir.path().join("images"), Options::default()).expect("opened");
+        runtime::selinux::label_layers(&dir.path().join("images/layers")).expect("labelled, where there is SELinux");
         let archive = dir.path().join("box.tar");
         std::fs::write(&archive, box_archive(&dir.path().join("box"))).expect("written");
         images.import(&archive).await.expect("imported");
@@ -307,6 +308,74 @@ async fn nothing_is_lost_when_the_server_is_replaced() {
         let status = run.runtime.pod_sandbox_status(request).await.expect("known").into_inner();
         assert_eq!(status.status.expect("one").state(), PodSandboxState::SandboxNotready);
         assert_eq!(status.containers_statuses.len(), 3);
+        run.remove_sandbox(&sandbox).await;
+        run.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the kernel with SELinux and the policy of tests/cgroup2"]
+async fn selinux_labels_are_those_of_sandbox_and_container() {
+    in_world(|world| async move {
+        let option = |kind: &str, level: &str| SeLinuxOption {
+            r#type: kind.into(),
+            level: level.into(),
+            ..SeLinuxOption::default()
+        };
+        let labelled = |name: &str, option: Option<SeLinuxOption>, privileged: bool| {
+            let mut config = container(name, "exec sleep 1000");
+            let security =
+                LinuxContainerSecurityContext { selinux_options: option, privileged, ..Default::default() };
+            config.linux = Some(LinuxContainerConfig { security_context: Some(security), ..Default::default() });
+            config
+        };
+        let mut sandbox_config = world.sandbox("web");
+        let security = sandbox_config.linux.as_mut().and_then(|l| l.security_context.as_mut()).expect("made");
+        security.selinux_options = Some(option("", "s0:c7,c8"));
+        let mut run = world.start().await;
+        let sandbox = run.run_sandbox(sandbox_config).await;
+        let volume = world.path("volume");
+        std::fs::create_dir_all(&volume).expect("made");
+        let mut config = labelled("main", None, false);
+        let mount = |container_path: &str, selinux_relabel| Mount {
+            container_path: container_path.into(),
+            host_path: volume.to_string_lossy().into_owned(),
+            selinux_relabel,
+            ..Mount::default()
+        };
+        config.mounts = vec![mount("/v", true)];
+        let main = run.begin(&sandbox, config).await;
+        async fn said(run: &mut Running, id: &str, script: &str) -> String {
+            let done = run.exec(id, script, 0).await.expect("ran");
+            String::from_utf8_lossy(&done.stdout).trim_end_matches('\0').to_owned()
+        }
+        const OWN: &str = "cat /proc/self/attr/current";
+        assert_eq!(said(&mut run, &main, OWN).await, "system_u:system_r:container_t:s0:c7,c8");
+        assert_eq!(said(&mut run, &main, "echo x > /v/file; cat /v/file /etc/hostname").await, "x\nbox\n");
+        let mut stored = [0u8; 256];
+        let length = rustix::fs::getxattr(&volume, "security.selinux", &mut stored[..]).expect("labelled");
+        let stored = String::from_utf8_lossy(&stored[..length]).into_owned();
+        assert_eq!(stored.trim_end_matches('\0'), "system_u:object_r:container_file_t:s0:c7,c8");
+        run.stop().await;
+
+        // The sandbox has its labels after a restart.
+        let mut run = world.start().await;
+        let typed = run.begin(&sandbox, labelled("typed", Some(option("other_t", "")), false)).await;
+        assert_eq!(said(&mut run, &typed, OWN).await, "system_u:system_r:other_t:s0:c7,c8");
+        let mut config = labelled("levelled", Some(option("", "s0:c1")), false);
+        config.mounts = vec![mount("/v", false)];
+        let levelled = run.begin(&sandbox, config).await;
+        assert_eq!(said(&mut run, &levelled, OWN).await, "system_u:system_r:container_t:s0:c1");
+        assert_eq!(said(&mut run, &levelled, "cat /v/file 2>/dev/null || echo no").await, "no\n");
+        let all = run.begin(&sandbox, labelled("all", Some(option("other_t", "")), true)).await;
+        assert_eq!(said(&mut run, &all, OWN).await, "system_u:system_r:kernel_t:s0-s0:c0.c1023");
+        let wrong = run.create(&sandbox, labelled("wrong", Some(option("none_t", "")), false)).await;
+        let error = wrong.expect_err("the policy has no such type");
+        let want = "selinux_options: \"system_u:system_r:none_t:s0:c7,c8\" is not a valid SELinux context in this machine's policy";
+        assert_eq!((error.code(), error.message()), (Code::InvalidArgument, want));
+        let wrong = run.create(&sandbox, labelled("wrong", Some(option("", "x")), false)).await;
+        assert_eq!(wrong.expect_err("no level").message(), "selinux_options: the format of 'level' \"x\" is not correct");
         run.remove_sandbox(&sandbox).await;
         run.stop().await;
     })

@@ -9,9 +9,10 @@ use node_api::cri::{
 };
 use runtime::apparmor::Wish as AppArmor;
 use runtime::cdi::Needs;
+use runtime::selinux::Wish as SeLinux;
 use runtime::{
     Capabilities, Cgroup, ContainerSpec, Device, IdRange, Log, Mount, MountKind, PidMode, Process, Propagation,
-    ReadOnly, Rootfs, Seccomp, User,
+    ReadOnly, Rootfs, Seccomp, SelinuxLabels, User,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub(crate) struct Input<'a> {
     pub(crate) seccomp_profile: Option<String>,
     /// The profile's name, if one confines it.
     pub(crate) apparmor: Option<String>,
+    /// Where the machine has SELinux.
+    pub(crate) labels: Option<SelinuxLabels>,
     pub(crate) hostname: &'a str,
     pub(crate) log_path: Option<PathBuf>,
     pub(crate) cgroup: &'a str,
@@ -61,7 +64,8 @@ pub(crate) fn spec(input: Input<'_>) -> Result<ContainerSpec, Status> {
     };
     let files = input.files.iter().filter(|(_, target)| !is_mounted(config, target));
     let mut mounts = Mount::defaults(security.privileged);
-    mounts.extend(files.map(|(source, target)| Mount::bind(source, *target)));
+    mounts.extend(files.map(|(source, target)| Mount { relabel: true, ..Mount::bind(source, *target) }));
+    let (process_label, mount_label) = input.labels.map(|labels| (labels.process, labels.mount)).unzip();
     mounts.extend(own_mounts(config, &input.layers, input.users)?);
     Ok(ContainerSpec {
         id: input.id.to_owned(),
@@ -73,8 +77,11 @@ pub(crate) fn spec(input: Input<'_>) -> Result<ContainerSpec, Status> {
         },
         readonly_rootfs: security.readonly_rootfs,
         mounts,
+        mount_label,
         process: Process {
             apparmor: input.apparmor,
+            // Nothing confines the privileged; their files have a label all the same.
+            selinux: process_label.filter(|_| !security.privileged),
             ..process(config, &security, input.image, input.hostname, input.seccomp_profile)?
         },
         pid: pid(&security),
@@ -219,6 +226,11 @@ pub(crate) fn app_armor(config: &ContainerConfig) -> Result<Option<AppArmor>, St
     }
 }
 
+/// What it says of its SELinux label; nothing: it is the sandbox'.
+pub(crate) fn selinux(config: &ContainerConfig) -> SeLinux {
+    super::selinux(security(config).selinux_options.as_ref())
+}
+
 /// Refuses other users than those of its sandbox.
 pub(crate) fn check(config: &ContainerConfig, sandbox: &PodSandboxConfig) -> Result<(), Status> {
     let security = security(config);
@@ -287,6 +299,7 @@ fn mount(mount: &cri::Mount, layers: Option<&Vec<PathBuf>>, users: Option<IdRang
             MountPropagation::PropagationHostToContainer => Propagation::Slave,
             MountPropagation::PropagationBidirectional => Propagation::Shared,
         },
+        relabel: mount.selinux_relabel && layers.is_none(),
         unmapped: users.is_some() && !mapped && layers.is_none(),
         ..Mount::default()
     })
@@ -332,6 +345,7 @@ mod tests {
             devices: Vec::new(),
             seccomp_profile: None,
             apparmor: None,
+            labels: None,
             hostname: "web-0",
             log_path: None,
             cgroup: "/p/id",

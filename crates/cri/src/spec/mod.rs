@@ -3,8 +3,9 @@
 pub(crate) mod container;
 pub(crate) mod sandbox;
 
-use node_api::cri::LinuxContainerResources;
+use node_api::cri::{LinuxContainerResources, SeLinuxOption};
 use runtime::Resources;
+use runtime::selinux::Wish as SeLinux;
 use std::path::PathBuf;
 
 /// Limits; 0 and empty are "not said" in the interface.
@@ -30,4 +31,10 @@ pub(crate) fn resources(said: &LinuxContainerResources) -> Resources {
 /// `log_directory/log_path`; `None`: output goes nowhere.
 pub(crate) fn log_path(directory: &str, path: &str) -> Option<PathBuf> {
     (!directory.is_empty() && !path.is_empty()).then(|| PathBuf::from(directory).join(path))
+}
+
+/// What is said of a SELinux label (containerd `internal/cri/server/helpers.go`, `toLabel`).
+pub(crate) fn selinux(said: Option<&SeLinuxOption>) -> SeLinux {
+    let SeLinuxOption { user, role, r#type: kind, level } = said.cloned().unwrap_or_default();
+    SeLinux { user, role, kind, level }
 }

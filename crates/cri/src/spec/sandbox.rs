@@ -3,12 +3,19 @@
 use net::pod::HostPort;
 use net::service::Protocol;
 use node_api::cri::{self, DnsConfig, IdMapping, NamespaceMode, NamespaceOption, PodSandboxConfig};
+use runtime::selinux::Wish as SeLinux;
 use runtime::{Cgroup, IdRange, PodSandboxSpec, Resources};
 use std::net::IpAddr;
 use tonic::Status;
 
 pub(crate) fn namespaces(config: &PodSandboxConfig) -> Option<&NamespaceOption> {
     config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()
+}
+
+/// What it says of its SELinux label.
+pub(crate) fn selinux(config: &PodSandboxConfig) -> SeLinux {
+    let security = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    super::selinux(security.and_then(|s| s.selinux_options.as_ref()))
 }
 
 /// Uses the machine's network.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use machinery::field::{FieldError, Path};
 use machinery::kinds::Kind;
 use machinery::patch::Patched;
-use machinery::schema::check::{BodyError, check_json, check_sent_json, strict_error};
+use machinery::schema::check::{BodyError, check_json, check_sent_json, strict_error, type_meta};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -202,24 +202,32 @@ pub(crate) struct Read {
 
 /// JSON as an object of `kind`, and what a strict server complains about.
 pub(crate) fn read(kind: &dyn Kind, json: &[u8]) -> Result<(Read, Vec<String>), Status> {
-    read_new(kind, json, json)
+    read_new(kind, json, json, cannot_be_handled)
 }
 
-/// [`read`] of a patched object. What is stored of a built-in kind was checked when it was written, so only what is new is now.
+/// [`read`] of a patched object, whose mistakes are told without its kind (`applyJSPatch` in handlers/patch.go). What is stored of a built-in kind was checked when it was written, so only what is new is now.
 pub(crate) fn read_patched(kind: &KindRef, patched: &Patched) -> Result<(Read, Vec<String>), Status> {
     let new = if matches!(kind, KindRef::BuiltIn(_)) { &patched.mentioned } else { &patched.text };
-    read_new(&**kind, &patched.text, new)
+    read_new(&**kind, &patched.text, new, |_, why| status::bad_request(why))
 }
 
-/// Reads `json`, of which `new` is all that may be wrong.
-fn read_new(kind: &dyn Kind, json: &[u8], new: &[u8]) -> Result<(Read, Vec<String>), Status> {
+/// Reads `json`, of which `new` is all that may be wrong. `cannot` says that it is not of the kind, and why.
+fn read_new(
+    kind: &dyn Kind,
+    json: &[u8],
+    new: &[u8],
+    cannot: fn(Expected<'_>, &str) -> Status,
+) -> Result<(Read, Vec<String>), Status> {
     let expected = Expected::of(kind);
     // Go reads null into nothing.
     let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
     let is_blank = check_identity(json, expected)?;
-    let refuse = |error: BodyError| refused(expected, error, json);
+    let refuse = |error: BodyError| match error {
+        BodyError::Type(why) => cannot(expected, &why),
+        other => refused(expected, other, json),
+    };
     let verdict = kind.check(new).map_err(refuse)?;
-    let decode = |json: &[u8]| kind.decode(json).map_err(|e| cannot_be_handled(expected, &e.source.to_string()));
+    let decode = |json: &[u8]| kind.decode(json).map_err(|e| cannot(expected, &e.source.to_string()));
     let Some(schema) = kind.schema().filter(|_| verdict.adjusted || is_blank) else {
         return Ok((Read { object: decode(json)?, sent: None }, verdict.problems));
     };
@@ -252,6 +260,32 @@ pub(crate) fn decode_value(
     let (value, problems) = read_value(expected, json)?;
     complain(expected, problems, validation, warnings)?;
     Ok(value)
+}
+
+/// The JSON of DeleteOptions, which are read by rules of their own: they may be of any group's version (`DeleteResource` in
+/// handlers/delete.go).
+pub(crate) fn delete_options(json: &[u8]) -> Result<Value, Status> {
+    let unreadable = |why: String| status::bad_request(format!("couldn't get version/kind; json parse error: {why}"));
+    let json = if json.trim_ascii() == b"null" { b"{}" } else { json };
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(unreadable(go_error(json, "")));
+    }
+    let (api_version, kind) = type_meta(json).map_err(|error| unreadable(error.to_string()))?;
+    let api_version = if api_version.is_empty() { "meta.k8s.io/v1" } else { &api_version };
+    let builtin = machinery::schema::builtin();
+    match kind.as_str() {
+        "" | "DeleteOptions" => {}
+        other if builtin.by_api_version(api_version, other).is_none() => {
+            return Err(status::bad_request(format!(
+                "no kind {other:?} is registered for version {api_version:?} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
+            )));
+        }
+        _ => return Err(status::bad_request("decoded object cannot be converted to DeleteOptions")),
+    }
+    let ty = builtin.by_kind("meta.k8s.io", "v1", "DeleteOptions");
+    let ty = ty.ok_or_else(|| status::internal("DeleteOptions have no schema"))?;
+    let checked = check_json(&builtin.schema, ty, json).map_err(|error| status::bad_request(error.to_string()))?;
+    Ok(checked.value)
 }
 
 /// [`read`] for what is no stored kind.

@@ -43,7 +43,11 @@ pub(crate) fn view(kind: &dyn Kind, bytes: &Bytes) -> Bytes {
     let Ok(Value::Object(mut object)) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
     match info.group.as_ref() {
         "" => rename(&mut object, |(core, new)| (new, core)),
-        _ => rename(&mut object, |(core, new)| (core, new)),
+        _ => {
+            rename(&mut object, |(core, new)| (core, new));
+            // The core group shows these even if they are empty.
+            object.retain(|key, value| !key.starts_with("reporting") || value.as_str() != Some(""));
+        }
     }
     // Identity and metadata come first in stored bytes.
     let metadata = object.remove("metadata").unwrap_or_default();

@@ -51,7 +51,7 @@ pub(crate) struct Found {
 
 /// GET of a collection.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef) -> Result<Answer, Status> {
-    let output = negotiate::output(&call.head.headers, &call.query, false)?;
+    let output = negotiate::output_of_list(&call.head.headers, &call.query)?;
     let options = ListOptions::parse(&call.query, false)?;
     let selection = Selection::parse(&options, &**kind, &call.info)?;
     let found = find(server, kind, &call.info.namespace, &options, &selection).await?;
@@ -76,10 +76,10 @@ pub(crate) async fn find(
 /// Where to begin, and in which state.
 async fn start(server: &ApiServer, whole: &Range, options: &ListOptions) -> Result<(Range, At), Status> {
     if let Some(token) = &options.continue_token {
+        let token = Token::decode(token)?;
         if options.resource_version.is_some_and(|v| v != 0) {
             return Err(status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let token = Token::decode(token)?;
         let range = Range { prefix: whole.prefix.clone(), after: Some(token.after(&whole.prefix)) };
         let at = u64::try_from(token.rv).map_or(At::Latest, |rv| At::Exactly(Revision(rv)));
         return Ok((range, at));
@@ -207,6 +207,7 @@ impl Token {
         let invalid =
             |why: String| status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| invalid(e.to_string()))?;
+        machinery::schema::check::parse_json(&bytes).map_err(|e| invalid(e.to_string()))?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
             return Err(status::bad_request(format!(
@@ -236,10 +237,12 @@ impl Token {
 
 // === the answer ===
 
-/// `{"resourceVersion":…,"continue":…,"remainingItemCount":…}`
-fn list_meta(revision: Revision, next: Option<&str>, remaining: Option<u64>) -> String {
+/// `{"resourceVersion":…,"continue":…,"remainingItemCount":…}`. Lists of custom resources, which have no type in Go, always say
+/// how they go on.
+fn list_meta(kind: &KindRef, form: Form, revision: Revision, next: Option<&str>, remaining: Option<u64>) -> String {
     let mut meta = json!({"resourceVersion": text_of(revision)});
-    if let Some(next) = next {
+    let untyped = matches!((kind, form), (KindRef::Custom(_), Form::Full));
+    if let Some(next) = next.or(untyped.then_some("")) {
         meta["continue"] = next.into();
     }
     if let Some(remaining) = remaining {
@@ -257,7 +260,7 @@ fn open(kind: &KindRef, form: Form, meta: &str) -> Vec<u8> {
             info.api_version()
         )
         .into_bytes(),
-        Form::Partial(version) => format!(
+        Form::Partial(version) | Form::PartialList(version) => format!(
             r#"{{"kind":"PartialObjectMetadataList","apiVersion":"{}","metadata":{meta},"items":["#,
             version.api_version()
         )
@@ -304,16 +307,17 @@ pub(crate) fn respond(
     found: Found,
     output: Output,
 ) -> Result<Answer, Status> {
-    let include = Include::parse(&call.query)?;
-    let meta = list_meta(found.revision, found.next.as_deref(), found.remaining);
+    let form = output.form.of_list(kind)?;
+    let include = Include::of(form, &call.query)?;
+    let meta = list_meta(kind, form, found.revision, found.next.as_deref(), found.remaining);
     let size: usize = found.items.iter().map(|i| i.bytes().len()).sum();
     let writer = Writer {
         kind: kind.clone(),
         type_meta: type_meta_of_items(kind),
-        form: output.form,
+        form,
         include,
         now: server.clock_now(),
-        buffer: BytesMut::from(open(kind, output.form, &meta).as_slice()),
+        buffer: BytesMut::from(open(kind, form, &meta).as_slice()),
         items: found.items.into_iter(),
         first: true,
         done: false,
@@ -454,7 +458,7 @@ impl Writer {
                 _ => return self.buffer.extend_from_slice(bytes),
             },
             Form::Table(version) => table::write_row(&mut out, &self.kind, version, bytes, self.include, self.now),
-            Form::Partial(version) => encode::write_partial(&mut out, version, bytes),
+            Form::Partial(version) | Form::PartialList(version) => encode::write_partial(&mut out, version, bytes),
         }
         self.buffer.extend_from_slice(&out);
     }

@@ -1,5 +1,6 @@
 //! What a client can read and what it sent (`apiserver/pkg/endpoints/handlers/negotiation`). Pure.
 
+use crate::reader::KindRef;
 use crate::request_info::Query;
 use crate::status;
 use api::Status;
@@ -19,7 +20,41 @@ pub(crate) enum Encoding {
 pub(crate) enum Form {
     Full,
     Table(MetaVersion),
+    /// The metadata of one object.
     Partial(MetaVersion),
+    /// The metadata of each object of a list.
+    PartialList(MetaVersion),
+}
+
+impl Form {
+    /// 406 if an object of `kind` has no such form (`asPartialObjectMetadataList` in handlers/response.go).
+    pub(crate) fn of_object(self, kind: &KindRef) -> Result<Self, Status> {
+        let Form::PartialList(_) = self else { return Ok(self) };
+        let asked = "you requested PartialObjectMetadataList, but the requested object is not a list";
+        Err(status::not_acceptable(format!("{asked} ({})", go_type(kind, &kind.info().kind, "Unstructured"))))
+    }
+
+    /// 406 if a list of `kind` has no such form (`asPartialObjectMetadata`).
+    pub(crate) fn of_list(self, kind: &KindRef) -> Result<Self, Status> {
+        let Form::Partial(_) = self else { return Ok(self) };
+        let asked = "you requested PartialObjectMetadata, but the requested object is a list";
+        Err(status::not_acceptable(format!("{asked} ({})", go_type(kind, &kind.info().list_kind, "UnstructuredList"))))
+    }
+
+    /// An event holds one object. What has no such form comes as it is (`watchEmbeddedEncoder`).
+    pub(crate) fn of_event(self) -> Self {
+        if let Form::PartialList(_) = self { Form::Full } else { self }
+    }
+}
+
+/// How Go shows the type that upstream's server holds an object or a list of `kind` in.
+fn go_type(kind: &KindRef, name: &str, custom: &str) -> String {
+    match (kind, kind.info().group.split('.').next()) {
+        (KindRef::Custom(_), _) => format!("*unstructured.{custom}"),
+        (_, None | Some("" | "events")) => format!("*core.{name}"),
+        (_, Some("internal")) => format!("*apiserverinternal.{name}"),
+        (_, Some(group)) => format!("*{group}.{name}"),
+    }
 }
 
 /// The versions of `meta.k8s.io`, which have the same fields.
@@ -40,8 +75,8 @@ impl MetaVersion {
     /// Of a clause of an Accept header (`AllowsMediaTypeTransform` in handlers/rest.go).
     fn of(clause: &Accepted<'_>) -> Option<Self> {
         match (clause.param("g"), clause.param("v")) {
-            ("meta.k8s.io" | "", "v1" | "") => Some(MetaVersion::V1),
-            ("meta.k8s.io" | "", "v1beta1") => Some(MetaVersion::V1beta1),
+            ("meta.k8s.io", "v1") => Some(MetaVersion::V1),
+            ("meta.k8s.io", "v1beta1") => Some(MetaVersion::V1beta1),
             _ => None,
         }
     }
@@ -67,6 +102,11 @@ pub(crate) struct Accepted<'a> {
 }
 
 impl Accepted<'_> {
+    /// Whether a kind, group or version is said, even if it is empty.
+    fn asks_for_another_kind(&self) -> bool {
+        self.params.iter().any(|(k, _)| matches!(*k, "as" | "g" | "v"))
+    }
+
     pub(crate) fn param(&self, name: &str) -> &str {
         self.params.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
     }
@@ -95,7 +135,10 @@ pub(crate) fn served() -> &'static str {
     "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 }
 
-/// The same of watches.
+/// Which media types the paths of lists and watches write.
+const LISTS: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+/// Those of watches alone.
 const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
 /// 406 by go-restful, before anybody looks closer: none of these types is accepted.
@@ -109,14 +152,24 @@ pub(crate) fn restful(clauses: &[Accepted<'_>], available: &str) -> Result<(), S
 
 /// 406.
 pub(crate) fn refusal() -> Status {
-    status::not_acceptable(served())
+    status::not_accepted(served())
 }
 
-/// The best form both sides know. `watch` streams are never YAML.
+/// The best form both sides know, of one object.
 pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<Output, Status> {
+    negotiated(headers, query, watch, watch)
+}
+
+/// [`output`] of a list.
+pub(crate) fn output_of_list(headers: &HeaderMap, query: &Query) -> Result<Output, Status> {
+    negotiated(headers, query, false, true)
+}
+
+/// `watch` streams are never YAML; `lists` is a path where there are lists and watches.
+fn negotiated(headers: &HeaderMap, query: &Query, watch: bool, lists: bool) -> Result<Output, Status> {
     let pretty = pretty(headers, query) && !watch;
     let clauses = accepted(headers);
-    restful(&clauses, served())?;
+    restful(&clauses, if lists { LISTS } else { served() })?;
     if clauses.is_empty() {
         return Ok(Output { pretty, ..Output::JSON });
     }
@@ -128,15 +181,18 @@ pub(crate) fn output(headers: &HeaderMap, query: &Query, watch: bool) -> Result<
             _ => continue,
         };
         let form = match (clause.param("as"), MetaVersion::of(clause)) {
-            ("", _) => Form::Full,
+            ("", _) if !clause.asks_for_another_kind() => Form::Full,
             // Cells are any JSON, which protobuf cannot hold.
             ("Table", Some(version)) if encoding != Encoding::Protobuf => Form::Table(version),
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", Some(version)) => Form::Partial(version),
+            ("PartialObjectMetadata", Some(version)) => Form::Partial(version),
+            ("PartialObjectMetadataList", Some(version)) => Form::PartialList(version),
             _ => continue,
         };
         return Ok(Output { encoding, form, pretty });
     }
-    Err(if watch { status::not_acceptable(STREAMS) } else { refusal() })
+    // A watch is first refused what a list is.
+    let streams = watch && clauses.iter().any(|c| c.media == "application/yaml" && !c.asks_for_another_kind());
+    Err(if streams { status::not_accepted(STREAMS) } else { refusal() })
 }
 
 /// Whether an answer is laid out for people.
@@ -191,11 +247,11 @@ mod tests {
         );
         check(
             "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
-            Ok((Encoding::Json, Form::Partial(MetaVersion::V1))),
+            Ok((Encoding::Json, Form::PartialList(MetaVersion::V1))),
         );
         check(
             "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
-            Ok((Encoding::Protobuf, Form::Partial(MetaVersion::V1))),
+            Ok((Encoding::Protobuf, Form::PartialList(MetaVersion::V1))),
         );
         check(
             "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json",
@@ -204,6 +260,8 @@ mod tests {
         check("text/html;q=0.9,*/*;q=0.1", Ok((Encoding::Json, Form::Full)));
         check("text/html", Err(406));
         check("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406));
+        check("application/json;as=Table", Err(406));
+        check("application/json;v=v1", Err(406));
         check("application/yaml", Ok((Encoding::Yaml, Form::Full)));
     }
 }

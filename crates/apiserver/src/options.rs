@@ -1,12 +1,14 @@
 //! Options of requests, from query and body, checked as upstream checks them
 //! (`apimachinery/pkg/apis/meta/v1/validation`, `…/meta/internalversion/validation`). Pure.
 
+use crate::codec;
 use crate::request_info::Query;
 use crate::status;
 use api::Status;
 use machinery::field::{Errors, FieldError, Path};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::num::IntErrorKind::{NegOverflow, PosOverflow};
 
 const META: &str = "meta.k8s.io";
 
@@ -130,16 +132,12 @@ impl DeleteOptions {
     }
 
     fn from_body(body: &[u8]) -> Result<DeleteBody, Status> {
-        let value: Value = serde_json::from_slice(body).map_err(|e| status::bad_request(e.to_string()))?;
-        let kind = value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
-        if kind != "DeleteOptions" {
-            return Err(status::bad_request("decoded object cannot be converted to DeleteOptions"));
-        }
+        let value = codec::delete_options(body)?;
         serde_json::from_value(value).map_err(|e| status::bad_request(e.to_string()))
     }
 
     fn from_query(query: &Query) -> Result<DeleteBody, Status> {
-        let grace = match query.text("gracePeriodSeconds") {
+        let grace = match query.get("gracePeriodSeconds") {
             None => None,
             Some(text) => Some(
                 text.parse()
@@ -151,7 +149,7 @@ impl DeleteOptions {
             grace_period_seconds: grace,
             preconditions: None,
             orphan_dependents: query.flag("orphanDependents"),
-            propagation_policy: query.text("propagationPolicy").map(str::to_owned),
+            propagation_policy: query.get("propagationPolicy").map(str::to_owned),
             dry_run: Some(dry_run),
         })
     }
@@ -230,7 +228,13 @@ impl ListOptions {
         let version_text = query.text("resourceVersion");
         let continue_token = query.text("continue").map(str::to_owned);
         let send_initial_events = query.flag("sendInitialEvents");
-        check_match(match_text, version_text, continue_token.is_some(), send_initial_events, watch, &mut errors);
+        // A watch from nowhere begins with what there is (`SetListOptionsDefaults` in `…/meta/internalversion/defaults.go`).
+        let begins = watch && send_initial_events.or(match_text.map(|_| true)).is_none();
+        let (initial, wanted) = match version_text {
+            None | Some("0") if begins => (Some(true), Some("NotOlderThan")),
+            _ => (send_initial_events, match_text),
+        };
+        check_match(wanted, version_text, continue_token.is_some(), initial, watch, &mut errors);
         if !errors.is_empty() {
             return Err(status::invalid(META, "ListOptions", "", &errors));
         }
@@ -254,8 +258,9 @@ impl ListOptions {
 
 /// A resourceVersion of a request (`storage/etcd3/api_object_versioner.go`, `ParseResourceVersion`).
 pub(crate) fn parse_revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| {
-        let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    text.parse().map_err(|e: std::num::ParseIntError| {
+        let why = if *e.kind() == PosOverflow { "value out of range" } else { "invalid syntax" };
+        let detail = format!("strconv.ParseUint: parsing {text:?}: {why}");
         let error = FieldError::invalid(&Path::new("resourceVersion"), text, &detail);
         let why = machinery::field::aggregate(&[error]);
         status::bad_request(format!("invalid resource version: {why}"))
@@ -264,10 +269,9 @@ pub(crate) fn parse_revision(text: &str) -> Result<u64, Status> {
 
 fn number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
     query
-        .text(name)
+        .get(name)
         .map(|text| {
             let number = text.parse::<i64>().map_err(|e| {
-                use std::num::IntErrorKind::{NegOverflow, PosOverflow};
                 let why = match e.kind() {
                     PosOverflow | NegOverflow => "value out of range",
                     _ => "invalid syntax",

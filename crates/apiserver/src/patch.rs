@@ -208,8 +208,7 @@ fn check_namespace(config: &Value, namespace: &str) -> Result<(), Status> {
     if given.is_empty() || namespace.is_empty() || given == namespace {
         return Ok(());
     }
-    let why = "the namespace of the provided object does not match the namespace sent on the request";
-    Err(status::bad_request(why))
+    Err(status::other_namespace())
 }
 
 /// The schema of a body, if it has one.

@@ -15,7 +15,7 @@ use crate::patch::PatchChange;
 use crate::reader::{Header, KindRef, Stored};
 use crate::response::Answer;
 use crate::select::Selection;
-use crate::write::{Replace, Write, Written};
+use crate::write::{Replace, Write, Written, ensure_namespace};
 use crate::{Body, convert, discovery, encode, list, response, reviews, status, subresources, trace, watch};
 use api::{AnyObject, Status};
 use bytes::{Bytes, BytesMut};
@@ -166,9 +166,10 @@ pub(crate) async fn update(
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let read = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    let mut read = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
-    check_names(&*read.object, &call.info.namespace, &call.info.name)?;
+    ensure_namespace(read.object.meta_mut(), kind.info().namespaced, &call.info.namespace)?;
+    check_name(read.object.meta().name.as_deref().unwrap_or_default(), &call.info.name)?;
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
     let write = write_of(call, kind, subresource, &call.info.name, &options, &manager);
     let written = server.modify_object(&write, &Replace::new(read)).await?;
@@ -177,14 +178,11 @@ pub(crate) async fn update(
 
 /// The body's name and namespace must be the URL's (`handlers/rest.go`, `checkName`).
 pub(crate) fn check_names(object: &dyn AnyObject, namespace: &str, url: &str) -> Result<(), Status> {
-    check_name(object.meta().name.as_deref().unwrap_or_default(), url)?;
     let given = object.meta().namespace.as_deref().unwrap_or_default();
     if !given.is_empty() && !namespace.is_empty() && given != namespace {
-        return Err(status::bad_request(format!(
-            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
-        )));
+        return Err(status::other_namespace());
     }
-    Ok(())
+    check_name(object.meta().name.as_deref().unwrap_or_default(), url)
 }
 
 /// The body's name must be the URL's.

@@ -131,9 +131,9 @@ pub(crate) fn write(server: &ApiServer, call: &Call, answer: Answer, warnings: &
         Answer::Plain { code, bytes } => output(call).and_then(|o| encoded(code, bytes, plain_output(o))),
         Answer::Object { code, kind, bytes } => output(call).and_then(|output| {
             let bytes = convert::view(&*kind, &bytes);
-            match output.form {
+            match output.form.of_object(&kind)? {
                 Form::Full => encoded(code, bytes, output),
-                Form::Partial(version) => {
+                Form::Partial(version) | Form::PartialList(version) => {
                     let mut out = Vec::with_capacity(512);
                     encode::write_partial(&mut out, version, &bytes);
                     encoded(code, out.into(), output)

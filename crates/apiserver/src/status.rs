@@ -114,9 +114,18 @@ pub fn method_not_allowed() -> Status {
 }
 
 /// 406.
-pub fn not_acceptable(accepted: &str) -> Status {
-    let text = format!("only the following media types are accepted: {accepted}");
-    Status::failure(406, "NotAcceptable", text)
+pub fn not_accepted(accepted: &str) -> Status {
+    not_acceptable(format!("only the following media types are accepted: {accepted}"))
+}
+
+/// 406: what was asked for has no such form.
+pub fn not_acceptable(why: String) -> Status {
+    Status::failure(406, "NotAcceptable", why)
+}
+
+/// 400: an object says that it is in another namespace than the request.
+pub fn other_namespace() -> Status {
+    bad_request("the namespace of the provided object does not match the namespace sent on the request")
 }
 
 /// What go-restful refuses by itself (`serviceErrorHandler` in `apiserver/pkg/server/handler.go`).

@@ -1,13 +1,14 @@
 //! Objects as rows of a `meta.k8s.io` Table, for `kubectl get`.
 
 use crate::encode;
-use crate::negotiate::MetaVersion;
+use crate::negotiate::{Form, MetaVersion};
 use crate::reader::KindRef;
 use crate::request_info::Query;
 use crate::status;
 use api::Status;
 use bytes::Bytes;
 use jiff::Timestamp;
+use machinery::field::{FieldError, Path};
 use serde_json::json;
 
 /// How much of the object goes with its row (`includeObject`).
@@ -19,12 +20,17 @@ pub(crate) enum Include {
 }
 
 impl Include {
-    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
-        match query.get("includeObject").unwrap_or_default() {
-            "" | "Metadata" => Ok(Include::Metadata),
-            "None" => Ok(Include::None),
-            "Object" => Ok(Include::Object),
-            other => Err(status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+    /// What a table is asked for with; nobody else looks at it (`optionsForTransform` in handlers/response.go).
+    pub(crate) fn of(form: Form, query: &Query) -> Result<Self, Status> {
+        match (form, query.get("includeObject").unwrap_or_default()) {
+            (Form::Full | Form::Partial(_) | Form::PartialList(_), _) | (_, "" | "Metadata") => Ok(Include::Metadata),
+            (_, "None") => Ok(Include::None),
+            (_, "Object") => Ok(Include::Object),
+            (_, other) => {
+                let detail = "must be 'Metadata', 'Object', 'None', or empty";
+                let error = FieldError::invalid(&Path::new("includeObject"), other, detail);
+                Err(status::bad_request(format!("Unable to convert to Table as requested: {error}")))
+            }
         }
     }
 }
@@ -86,7 +92,7 @@ pub(crate) fn of_one(
     query: &Query,
     now: Timestamp,
 ) -> Result<Bytes, Status> {
-    let include = Include::parse(query)?;
+    let include = Include::of(Form::Table(version), query)?;
     let revision = encode::revision(bytes).map(|at| String::from_utf8_lossy(&bytes[at]).into_owned());
     let meta = json!({"resourceVersion": revision.unwrap_or_default()}).to_string();
     let mut out = open(kind, version, &meta);

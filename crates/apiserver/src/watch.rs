@@ -41,12 +41,13 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef) -> R
     let output = negotiate::output(&call.head.headers, &call.query, true)?;
     let options = ListOptions::parse(&call.query, true)?;
     let selection = Selection::parse(&options, &**kind, &call.info)?;
-    let include = Include::parse(&call.query)?;
+    let form = output.form.of_event();
+    let include = Include::of(form, &call.query)?;
     let speaks_protobuf = machinery::protobuf::is_supported(&kind.info().api_version(), &kind.info().kind);
     let encoding = if speaks_protobuf { output.encoding } else { Encoding::Json };
     let writer = EventWriter {
         kind: kind.clone(),
-        form: output.form,
+        form,
         encoding,
         include,
         header_sent: false,
@@ -361,7 +362,7 @@ impl EventWriter {
         let bytes = &convert::view(&*self.kind, bytes);
         match self.form {
             Form::Full => self.frame(out, event, bytes),
-            Form::Partial(version) => {
+            Form::Partial(version) | Form::PartialList(version) => {
                 let mut partial = Vec::with_capacity(512);
                 encode::write_partial(&mut partial, version, bytes);
                 self.frame(out, event, &partial);
@@ -397,7 +398,9 @@ impl EventWriter {
         }
         let info = self.kind.info();
         let (kind, api_version) = match self.form {
-            Form::Partial(version) => ("PartialObjectMetadata".to_owned(), version.api_version().to_owned()),
+            Form::Partial(version) | Form::PartialList(version) => {
+                ("PartialObjectMetadata".to_owned(), version.api_version().to_owned())
+            }
             _ => (info.kind.to_string(), info.api_version()),
         };
         let object = format!(r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{meta}}}"#);

@@ -707,7 +707,7 @@ pub(crate) fn ensure_namespace(meta: &mut ObjectMeta, namespaced: bool, requeste
         meta.namespace = None;
         return Ok(());
     }
-    Err(status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+    Err(status::other_namespace())
 }
 
 /// Equal owner references count once (`dedupOwnerReferencesAndAddWarning`).
@@ -725,7 +725,6 @@ fn dedup_owners(meta: &mut ObjectMeta, warnings: &Remarks, after_admission: bool
     }
     *owners = seen;
     if !doubles.is_empty() {
-        doubles.dedup();
         let uids = doubles.join(", ");
         let how = if after_admission { " after mutating admission" } else { "" };
         warnings.add([format!(

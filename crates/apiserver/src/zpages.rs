@@ -63,7 +63,7 @@ fn answer(
 ) -> Result<Answer, Status> {
     let name = kind.to_ascii_lowercase();
     let view = view(&negotiate::accepted(&call.head.headers), kind);
-    let (version, encoding) = match view.ok_or_else(|| status::not_acceptable(&MEDIA.join(", ")))? {
+    let (version, encoding) = match view.ok_or_else(|| status::not_accepted(&MEDIA.join(", ")))? {
         View::Text => {
             let delimiter = DELIMITERS[server.inner.deps.random.next_u64() as usize % DELIMITERS.len()];
             let head = format!(

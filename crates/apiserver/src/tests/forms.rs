@@ -122,7 +122,7 @@ async fn types_that_nobody_knows_are_refused_as_go_restful_does() {
         expect![[r#"
             406 NotAcceptable: 406: Not Acceptable
 
-            Available representations: application/json, application/yaml, application/vnd.kubernetes.protobuf
+            Available representations: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch
             406 NotAcceptable: 406: Not Acceptable
 
             Available representations: application/json, application/yaml, application/vnd.kubernetes.protobuf

@@ -184,7 +184,7 @@ async fn patches_answer_for_what_they_make() {
         expect![[r#"
             400 BadRequest: the name of the object (other) does not match the name on the URL (h)
             422 Invalid:  "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"data\":{\"a\":\"b\"},\"metadata\":{\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\"name\":\"h\",\"namespace\":\"default\",\"resourceVersion\":\"2\",\"uid\":\"dac94832-5ac1-4f6d-9325-64371735f32c\"},\"unknown\":1}": strict decoding error: unknown field "unknown"
-            422 Invalid:  "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"data\":{\"a\":1},\"metadata\":{\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\"name\":\"h\",\"namespace\":\"default\",\"resourceVersion\":\"2\",\"uid\":\"dac94832-5ac1-4f6d-9325-64371735f32c\"}}": ConfigMap in version "v1" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type string
+            422 Invalid:  "" is invalid: patch: Invalid value: "{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"data\":{\"a\":1},\"metadata\":{\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\"name\":\"h\",\"namespace\":\"default\",\"resourceVersion\":\"2\",\"uid\":\"dac94832-5ac1-4f6d-9325-64371735f32c\"}}": json: cannot unmarshal number into Go struct field ConfigMap.data of type string
             200 ConfigMap h@2
             200 ConfigMap h@2 data={"a":"b","b":"c"}
             400 BadRequest: the namespace of the provided object does not match the namespace sent on the request

@@ -210,3 +210,88 @@ async fn big_lists_come_in_pieces_and_zipped_if_asked() {
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped[..]), &mut unzipped).expect("gzip");
     assert_eq!(unzipped, plain);
 }
+
+#[tokio::test(start_paused = true)]
+async fn forms_that_are_not_of_what_is_asked_for() {
+    let f = with_maps(&["a"]).await;
+    let one = "accept: application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+    let list = "accept: application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let table = "accept: application/json;as=Table;v=v1;g=meta.k8s.io";
+    let unsaid = "accept: application/json;as=Table";
+    let mut told = Vec::new();
+    for (request, accept) in [
+        (format!("GET {CM}"), one),
+        (format!("GET {CM}/a"), list),
+        (format!("GET {CM}?includeObject=Some"), table),
+        (format!("GET {CM}?includeObject=Some"), list),
+        (format!("GET {CM}/a?includeObject=Some"), table),
+        (format!("GET {CM}/a?includeObject=Some"), one),
+        (format!("GET {CM}/a"), unsaid),
+    ] {
+        let answer = f.json(&format!("{request} | {accept}")).await;
+        let text = answer["message"].as_str().or(answer["kind"].as_str()).unwrap_or_default();
+        told.push(format!("{} {text}", answer["code"]));
+    }
+    expect![[r#"
+        406 you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)
+        406 you requested PartialObjectMetadataList, but the requested object is not a list (*core.ConfigMap)
+        400 Unable to convert to Table as requested: includeObject: Invalid value: "Some": must be 'Metadata', 'Object', 'None', or empty
+        null PartialObjectMetadataList
+        400 Unable to convert to Table as requested: includeObject: Invalid value: "Some": must be 'Metadata', 'Object', 'None', or empty
+        null PartialObjectMetadata
+        406 only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"#]].assert_eq(&told.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_that_cannot_be_read() {
+    let f = with_maps(&["a"]).await;
+    f.check_http(
+        &format!(
+            "GET {CM}?limit=
+
+            GET {CM}?continue=abc&resourceVersion=5
+
+            GET {CM}?resourceVersion=99999999999999999999999
+
+            GET {CM}?watch=1&continue=abc
+
+            DELETE {CM}/a?propagationPolicy=
+
+            DELETE {CM}/a
+            []
+
+            DELETE {CM}/a
+            5
+
+            DELETE {CM}/a
+            {{
+
+            DELETE {CM}/a
+            {{\"kind\":5}}
+
+            DELETE {CM}/a
+            {{\"kind\":\"Foo\"}}
+
+            DELETE {CM}/a
+            {{\"gracePeriodSeconds\":2.0}}
+
+            PUT {CM}/a
+            {{\"metadata\":{{\"name\":\"a\",\"namespace\":\"b\"}}}}"
+        ),
+        expect![[r#"
+            400 BadRequest: strconv.ParseInt: parsing "": invalid syntax
+            400 BadRequest: invalid continue token: continue key is not valid: invalid character 'i' looking for beginning of value
+            400 BadRequest: invalid resource version: resourceVersion: Invalid value: "99999999999999999999999": strconv.ParseUint: parsing "99999999999999999999999": value out of range
+            422 Invalid: ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided
+            422 Invalid: DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: "": supported values: "Foreground", "Background", "Orphan", "nil"
+            400 BadRequest: couldn't get version/kind; json parse error: json: cannot unmarshal array into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }
+            400 BadRequest: couldn't get version/kind; json parse error: json: cannot unmarshal number into Go value of type struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }
+            400 BadRequest: couldn't get version/kind; json parse error: unexpected end of JSON input
+            400 BadRequest: couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string
+            400 BadRequest: no kind "Foo" is registered for version "meta.k8s.io/v1" in scheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27"
+            400 BadRequest: json: cannot unmarshal number 2.0 into Go struct field DeleteOptions.gracePeriodSeconds of type int64
+            400 BadRequest: the namespace of the provided object does not match the namespace sent on the request
+        "#]],
+    )
+    .await;
+}

@@ -122,7 +122,11 @@ fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence
             Content::Field { index, presence, .. } => {
                 let field = &s.fields[*index];
                 out[*index] = presence_of(schema.get(field.ty), s, field, *presence);
-                out[*index].shown = shown(field.ty, *presence, out[*index].implied);
+                out[*index].shown = if is_null_unless_set(s, field) {
+                    Some(Cow::Borrowed("null"))
+                } else {
+                    shown(field.ty, *presence, out[*index].implied)
+                };
             }
             Content::Inline(inner) => fill(schema, s, inner, out),
         }
@@ -134,7 +138,20 @@ fn fill(schema: &Schema, s: &Struct, message: &Message, out: &mut [FieldPresence
 fn is_null_if_absent(s: &Struct, field: &Field) -> bool {
     let short = s.name.rsplit('.').next().unwrap_or_default();
     let omitted = [("IPAddressSpec", "parentRef"), ("CapacityRequestPolicyRange", "min")];
-    field.required && !omitted.contains(&(short, field.name.as_ref()))
+    field.required && !omitted.contains(&(short, field.name.as_ref())) || is_null_unless_set(s, field)
+}
+
+/// Whether a pointer that may be absent is null in JSON then: those whose tags lack `omitempty`, and that no default fills.
+fn is_null_unless_set(s: &Struct, field: &Field) -> bool {
+    const NULLS: &[(&str, &str)] = &[
+        ("AzureFilePersistentVolumeSource", "secretNamespace"),
+        ("CapacityRequestPolicy", "default"),
+        ("TokenRequestSpec", "boundObjectRef"),
+        ("TokenRequestSpec", "expirationSeconds"),
+        ("TypedLocalObjectReference", "apiGroup"),
+        ("TypedObjectReference", "apiGroup"),
+    ];
+    NULLS.contains(&(s.name.rsplit('.').next().unwrap_or_default(), field.name.as_ref()))
 }
 
 fn presence_of(ty: &Type, s: &Struct, field: &Field, presence: Presence) -> FieldPresence {

@@ -8,7 +8,7 @@ use super::structural::Structural;
 use super::validate::Node;
 use crate::cel::{self, Budget, Decl, Env, EvalError, Program, REQUEST_BUDGET, Type};
 use crate::field::{ErrorType, Errors, FieldError, Path};
-use crate::json::escaped_for_html;
+use crate::validation::Raw;
 use api::Codec;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -478,17 +478,15 @@ pub(super) fn check(props: &JSONSchemaProps, path: &Path, limit_each: bool) -> E
 
 /// An error about a rule, which is shown as Go writes upstream's internal type: its fields have no JSON names.
 fn invalid_rule(path: &Path, rule: &ValidationRule, detail: &str) -> FieldError {
-    let fields = [
-        ("Rule", json!(rule.rule)),
-        ("Message", json!(text(&rule.message))),
-        ("MessageExpression", json!(text(&rule.message_expression))),
-        ("Reason", json!(rule.reason)),
-        ("FieldPath", json!(text(&rule.field_path))),
-        ("OptionalOldSelf", json!(rule.optional_old_self)),
-    ];
-    let shown: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
-    let shown = escaped_for_html(shown.join(","));
-    FieldError { kind: ErrorType::Invalid, path: path.clone(), body: format!("Invalid value: {{{shown}}}: {detail}") }
+    let shown = Raw::go_struct(&[
+        ("Rule", &json!(rule.rule)),
+        ("Message", &json!(text(&rule.message))),
+        ("MessageExpression", &json!(text(&rule.message_expression))),
+        ("Reason", &json!(rule.reason)),
+        ("FieldPath", &json!(text(&rule.field_path))),
+        ("OptionalOldSelf", &json!(rule.optional_old_self)),
+    ]);
+    FieldError::invalid(path, shown, detail)
 }
 
 /// `getCostErrorMessage`

@@ -189,6 +189,12 @@ impl Strategy for EndpointSliceKind {
         errors
     }
 
+    fn warnings(slice: &EndpointSlice, _old: Option<&EndpointSlice>) -> Vec<String> {
+        let is_fqdn = slice.address_type == "FQDN";
+        // The path is upstream's.
+        is_fqdn.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
+    }
+
     fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> Errors {
         if new.address_type == old.address_type {
             return Vec::new();
@@ -327,7 +333,7 @@ fn validate_hints(hints: &EndpointHints, path: &Path) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_row};
+    use crate::kinds::testing::{check_create, check_row, check_warnings};
     use expect_test::expect;
 
     #[test]
@@ -359,6 +365,15 @@ endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.
             expect![[r#"
             Name | AddressType | Ports | Endpoints | Age
             web-1 | IPv4 | 80 | 10.0.0.1,10.0.0.2,10.0.0.3 + 1 more... | <unknown>"#]],
+        );
+    }
+
+    #[test]
+    fn slices_of_names_are_deprecated() {
+        check_warnings(
+            "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s}, addressType: FQDN, endpoints: [{addresses: [a.b]}]}",
+            None,
+            expect!["spec.addressType: FQDN endpoints are deprecated"],
         );
     }
 }

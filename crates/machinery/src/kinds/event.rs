@@ -7,8 +7,11 @@
 use super::common::{column, human_duration, make_column, name, since, str_of, wide};
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{IMMUTABLE, Messages, invalid_each, is_dns1123_subdomain, is_label_key, is_path_segment_name};
-use api::k8s::api::core::v1::{Event as CoreEvent, EventSeries, EventSource};
+use crate::schema::go_shown;
+use crate::validation::{
+    IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key, is_path_segment_name,
+};
+use api::k8s::api::core::v1::{Event as CoreEvent, EventSeries, EventSource, ObjectReference};
 use api::k8s::api::events::v1::{Event, EventSeries as NewSeries};
 use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
 use api::prelude::MetaExt;
@@ -133,18 +136,34 @@ impl Strategy for EventKind {
         for (field, new, _) in texts.into_iter().filter(|(_, new, old)| str_of(new) != str_of(old)) {
             errors.push(FieldError::invalid(&Path::new(field), str_of(new), IMMUTABLE));
         }
+        let object = |object: &ObjectReference| go_shown("io.k8s.api.core.v1.ObjectReference", object);
         let source = |event: &Event| event.deprecated_source.clone().unwrap_or_default();
-        let others = [
-            ("involvedObject", new.regarding.clone().unwrap_or_default() != old.regarding.clone().unwrap_or_default()),
-            ("source", source(new) != source(old)),
-            ("firstTimestamp", new.deprecated_first_timestamp != old.deprecated_first_timestamp),
-            ("lastTimestamp", new.deprecated_last_timestamp != old.deprecated_last_timestamp),
-            ("count", new.deprecated_count.unwrap_or(0) != old.deprecated_count.unwrap_or(0)),
-            ("eventTime", new.event_time != old.event_time),
-            ("related", new.related != old.related),
+        let regarding = |event: &Event| event.regarding.clone().unwrap_or_default();
+        let others: [(_, _, fn(&Event) -> Value); 4] = [
+            ("firstTimestamp", new.deprecated_first_timestamp != old.deprecated_first_timestamp, |e| {
+                json!(e.deprecated_first_timestamp)
+            }),
+            ("lastTimestamp", new.deprecated_last_timestamp != old.deprecated_last_timestamp, |e| {
+                json!(e.deprecated_last_timestamp)
+            }),
+            ("count", new.deprecated_count.unwrap_or(0) != old.deprecated_count.unwrap_or(0), |e| {
+                json!(e.deprecated_count.unwrap_or(0))
+            }),
+            ("eventTime", new.event_time != old.event_time, |e| json!(e.event_time)),
         ];
-        for (field, _) in others.iter().filter(|o| o.1) {
-            errors.push(FieldError::invalid(&Path::new(field), &json!(null), IMMUTABLE));
+        if regarding(new) != regarding(old) {
+            errors.push(FieldError::invalid(&Path::new("involvedObject"), object(&regarding(new)), IMMUTABLE));
+        }
+        if source(new) != source(old) {
+            let shown = go_shown("io.k8s.api.core.v1.EventSource", &source(new));
+            errors.push(FieldError::invalid(&Path::new("source"), shown, IMMUTABLE));
+        }
+        for (field, _, shown) in others.iter().filter(|o| o.1) {
+            errors.push(FieldError::invalid(&Path::new(field), &shown(new), IMMUTABLE));
+        }
+        if new.related != old.related {
+            let shown = new.related.as_ref().map_or_else(|| Raw::from(Value::Null), object);
+            errors.push(FieldError::invalid(&Path::new("related"), shown, IMMUTABLE));
         }
         errors
     }

@@ -6,7 +6,7 @@ use super::common::{age, age_column, bump_if_spec_changed, column, name, name_co
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
-use crate::validation::{Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required};
+use crate::validation::{Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required};
 use api::k8s::api::flowcontrol::v1::{
     FlowSchema, FlowSchemaSpec, FlowSchemaStatus, LimitResponse, LimitedPriorityLevelConfiguration,
     NonResourcePolicyRule, PolicyRulesWithSubjects, PriorityLevelConfiguration, PriorityLevelConfigurationSpec,
@@ -96,8 +96,12 @@ fn validate_schema(spec: &FlowSchemaSpec, name: &str, path: &Path) -> Errors {
         wrong("only the schema named 'exempt' may have matchingPrecedence 1");
     }
     if let Some(method) = &spec.distinguisher_method {
-        let path = path.child("distinguisherMethod").child("type");
-        one_of(&mut errors, &path, &method.type_, &["ByNamespace", "ByUser"]);
+        let known = ["ByNamespace", "ByUser"];
+        if !known.contains(&method.type_.as_str()) {
+            // Upstream shows the struct around the type.
+            let shown = Raw::go_struct(&[("Type", &json!(method.type_))]);
+            errors.push(FieldError::not_supported(&path.child("distinguisherMethod").child("type"), shown, &known));
+        }
     }
     let level = spec.priority_level_configuration.name.as_str();
     let level_path = path.child("priorityLevelConfiguration").child("name");

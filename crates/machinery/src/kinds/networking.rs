@@ -7,8 +7,9 @@ use super::common::{
 use super::metadata::reset_for_status;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::schema::go_shown;
 use crate::validation::{
-    Family, IMMUTABLE, Messages, canonical_ip, invalid_each, is_dns1123_label, is_dns1123_subdomain,
+    Family, IMMUTABLE, Messages, Raw, canonical_ip, invalid_each, is_dns1123_label, is_dns1123_subdomain,
     is_path_segment_name, is_valid_cidr, is_valid_cidr_legacy, is_valid_ip_legacy, is_valid_port, is_valid_port_name,
     is_wildcard_dns1123_subdomain, one_of, parse_cidr_sloppy, parse_ip_sloppy, required, validate_domain_prefixed_path,
     validate_label_selector,
@@ -552,8 +553,11 @@ impl Strategy for IPAddressKind {
         if new.spec == old.spec {
             return Vec::new();
         }
-        let name = new.spec.parent_ref.name.as_str();
-        vec![FieldError::invalid(&Path::new("spec").child("parentRef"), name, IMMUTABLE)]
+        let parent = match &new.spec.parent_ref {
+            none if *none == ParentReference::default() => Raw::from(Value::Null),
+            parent => go_shown("io.k8s.api.networking.v1.ParentReference", parent),
+        };
+        vec![FieldError::invalid(&Path::new("spec").child("parentRef"), parent, IMMUTABLE)]
     }
 
     fn columns() -> Vec<Column> {
@@ -608,7 +612,8 @@ impl Strategy for ServiceCIDRKind {
         let (new, old) = (cidrs_of(new), cidrs_of(old));
         // A second range may be added: that makes a cluster dual-stack.
         if new.len() != old.len() && (old.len(), new.len()) != (1, 2) {
-            return vec![FieldError::invalid(&path, &json!(new), IMMUTABLE)];
+            let new = if new.is_empty() { Value::Null } else { json!(new) };
+            return vec![FieldError::invalid(&path, &new, IMMUTABLE)];
         }
         let changed = (0..old.len()).filter(|i| new[*i] != old[*i]);
         let mut errors: Errors = changed.map(|i| FieldError::invalid(&path.index(i), &new[i], IMMUTABLE)).collect();
@@ -636,7 +641,13 @@ fn validate_cidrs(cidrs: &[String]) -> Errors {
     match cidrs.len() {
         0 => return vec![FieldError::required(&path, "at least one CIDR required")],
         1 | 2 => {}
-        _ => return vec![FieldError::invalid(&path, &json!(cidrs), "may only hold up to 2 values")],
+        _ => {
+            return vec![FieldError::invalid(
+                &path,
+                Raw::go_struct(&[("CIDRs", &json!(cidrs))]),
+                "may only hold up to 2 values",
+            )];
+        }
     }
     let mut errors: Errors = Vec::new();
     for (i, cidr) in cidrs.iter().enumerate() {

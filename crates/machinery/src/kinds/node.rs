@@ -31,12 +31,38 @@ impl Strategy for NodeKind {
         }
     }
 
+    // Configurations by the API are a feature that is gone: they stay where they were.
+    fn prepare_create(node: &mut Node) {
+        node.spec.iter_mut().for_each(|spec| spec.config_source = None);
+        node.status.iter_mut().for_each(|status| status.config = None);
+    }
+
     fn prepare_update(new: &mut Node, old: &Node) {
         new.status = old.status.clone();
+        let was_there = old.spec.as_ref().is_some_and(|spec| spec.config_source.is_some());
+        if let Some(spec) = new.spec.as_mut().filter(|_| !was_there) {
+            spec.config_source = None;
+        }
     }
 
     fn prepare_status_update(new: &mut Node, old: &Node) {
         new.spec = old.spec.clone();
+        let was_there = old.status.as_ref().is_some_and(|status| status.config.is_some());
+        if let Some(status) = new.status.as_mut().filter(|_| !was_there) {
+            status.config = None;
+        }
+    }
+
+    fn warnings(node: &Node, _old: Option<&Node>) -> Vec<String> {
+        let Some(spec) = &node.spec else { return Vec::new() };
+        let texts = [
+            (spec.config_source.is_some(), "spec.configSource: the feature is removed"),
+            (
+                !str_of(&spec.external_id).is_empty(),
+                "spec.externalID: this field is deprecated, and is unused by Kubernetes",
+            ),
+        ];
+        texts.iter().filter(|(is_set, _)| *is_set).map(|(_, text)| (*text).to_owned()).collect()
     }
 
     fn validate_name(name: &str) -> Messages {
@@ -49,6 +75,7 @@ impl Strategy for NodeKind {
         let mut errors =
             validate_taints(spec.taints.as_deref().unwrap_or_default(), &Path::new("metadata").child("taints"));
         errors.extend(validate_resources(node));
+        errors.extend(validate_features(node));
         let path = Path::new("spec").child("podCIDRs");
         let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
         for (i, cidr) in cidrs.iter().enumerate() {
@@ -85,6 +112,7 @@ impl Strategy for NodeKind {
 
     fn validate_status_update(new: &Node, _old: &Node) -> Errors {
         let mut errors = validate_resources(new);
+        errors.extend(validate_features(new));
         let no_status = NodeStatus::default();
         let addresses = new.status.as_ref().unwrap_or(&no_status).addresses.as_deref().unwrap_or_default();
         for (i, address) in addresses.iter().enumerate() {
@@ -229,9 +257,42 @@ fn roles(node: &Node) -> String {
     super::common::or_none(roles.join(","))
 }
 
+/// Errors of the features that a node declares: names in order, each once (`validateNodeDeclaredFeatures`).
+fn validate_features(node: &Node) -> Errors {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphabetic()) && word.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    let features = node.status.as_ref().and_then(|s| s.declared_features.as_deref()).unwrap_or_default();
+    let path = Path::new("status").child("declaredFeatures");
+    let mut errors = Vec::new();
+    for (i, feature) in features.iter().enumerate() {
+        let why = if feature.len() > 253 {
+            Some("must be no more than 253 characters")
+        } else if !feature.starts_with(|c: char| c.is_ascii_uppercase()) || !feature.split('/').all(is_word) {
+            Some(
+                "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+            )
+        } else {
+            None
+        };
+        errors.extend(why.map(|why| {
+            let detail = format!("invalid feature name {}: {why}", crate::field::quote(feature));
+            FieldError::invalid(&path.index(i), feature, &detail)
+        }));
+        match features.get(i + 1) {
+            Some(next) if next == feature => errors.push(FieldError::duplicate(&path.index(i + 1), next)),
+            Some(next) if next < feature => {
+                errors.push(FieldError::invalid(&path.index(i + 1), next, "list must be sorted alphabetically"));
+            }
+            _ => {}
+        }
+    }
+    errors
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_row, check_update};
+    use crate::kinds::testing::{check_create, check_row, check_update, check_warnings, created, flat};
     use expect_test::expect;
 
     #[test]
@@ -261,5 +322,25 @@ status: {conditions: [{type: Ready, status: 'False'}], nodeInfo: {kubeletVersion
             None,
             expect![[r#"spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid"#]],
         );
+    }
+
+    #[test]
+    fn features_of_a_node_and_what_is_gone() {
+        check_create(
+            "{apiVersion: v1, kind: Node, metadata: {name: one}, status: {declaredFeatures: [B, A, A, x, A/b, 'A/', 'A b']}}",
+            expect![[r#"
+                status.declaredFeatures[1]: Invalid value: "A": list must be sorted alphabetically
+                status.declaredFeatures[2]: Duplicate value: "A"
+                status.declaredFeatures[3]: Invalid value: "x": invalid feature name "x": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes
+                status.declaredFeatures[4]: Invalid value: "A/b": list must be sorted alphabetically
+                status.declaredFeatures[5]: Invalid value: "A/": list must be sorted alphabetically
+                status.declaredFeatures[5]: Invalid value: "A/": invalid feature name "A/": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes
+                status.declaredFeatures[6]: Invalid value: "A b": list must be sorted alphabetically
+                status.declaredFeatures[6]: Invalid value: "A b": invalid feature name "A b": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"#]],
+        );
+        let node = "{apiVersion: v1, kind: Node, metadata: {name: one}, spec: {externalID: x, configSource: {}}, status: {config: {}}}";
+        check_warnings(node, None, expect!["spec.externalID: this field is deprecated, and is unused by Kubernetes"]);
+        let shown = flat(&serde_json::from_slice(&created(node).1.encode()).expect("JSON"));
+        assert!(!shown.contains("config"), "{shown}");
     }
 }

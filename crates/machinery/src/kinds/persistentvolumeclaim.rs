@@ -9,13 +9,14 @@ use super::resources::validate_quantity;
 use super::{Column, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
+use crate::schema::go_shown;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required,
     validate_annotations, validate_label_selector, validate_labels, validate_no_backsteps,
 };
 use api::k8s::api::core::v1::{
     PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, PersistentVolumeClaimTemplate, PersistentVolumeSpec,
-    PersistentVolumeStatus, SecretReference, TypedLocalObjectReference, TypedObjectReference,
+    PersistentVolumeStatus, SecretReference, TypedLocalObjectReference, TypedObjectReference, VolumeNodeAffinity,
 };
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
 use api::k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -403,10 +404,13 @@ impl Strategy for PersistentVolumeKind {
             errors.push(FieldError::invalid(&Path::new("volumeMode"), &value, IMMUTABLE));
         }
         if let Some(before) = &old_spec.node_affinity
-            && new_spec.node_affinity.as_ref() != Some(before)
+            && new_spec.node_affinity.as_ref() != Some(&with_new_labels(before, new_spec.node_affinity.as_ref()))
         {
             let detail = format!("{IMMUTABLE}, except for updating from beta label to GA");
-            errors.push(FieldError::invalid(&Path::new("nodeAffinity"), &Value::Null, &detail));
+            let affinity = new_spec.node_affinity.as_ref();
+            let shown = affinity.map(|affinity| go_shown("io.k8s.api.core.v1.VolumeNodeAffinity", affinity));
+            let shown = shown.unwrap_or_else(|| Raw::from(Value::Null));
+            errors.push(FieldError::invalid(&Path::new("nodeAffinity"), shown, &detail));
         }
         if old_spec.volume_attributes_class_name.is_some() && new_spec.volume_attributes_class_name.is_none() {
             let path = Path::new("spec").child("volumeAttributesClassName");
@@ -683,4 +687,28 @@ fn validate_secret(secret: &SecretReference, path: &Path) -> Errors {
         }
     }
     errors
+}
+
+/// The affinity of before with those of its labels replaced that got another name since and have it in `new`
+/// (`getMaskNodeSelectorLabelChangeEqualities` in `pkg/apis/core/validation/validation.go`).
+fn with_new_labels(before: &VolumeNodeAffinity, new: Option<&VolumeNodeAffinity>) -> VolumeNodeAffinity {
+    const RENAMED: &[(&str, &str)] = &[
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ];
+    let mut masked = before.clone();
+    let new_terms = new.and_then(|n| n.required.as_ref()).map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
+    let terms = masked.required.iter_mut().flat_map(|r| &mut r.node_selector_terms);
+    for (old, new) in terms.zip(new_terms) {
+        let lists = [(&mut old.match_expressions, &new.match_expressions), (&mut old.match_fields, &new.match_fields)];
+        for (old, new) in lists.into_iter().flat_map(|(old, new)| old.iter_mut().flatten().zip(new.iter().flatten())) {
+            if RENAMED.contains(&(old.key.as_str(), new.key.as_str())) {
+                old.key.clone_from(&new.key);
+            }
+        }
+    }
+    masked
 }

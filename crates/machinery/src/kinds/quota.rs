@@ -285,7 +285,7 @@ fn misfits<'a>(spec: &'a ResourceQuotaSpec, scope: &str) -> impl Iterator<Item =
         "VolumeAttributesClass" => Some(&["persistentvolumeclaims", "requests.storage"]),
         _ => None,
     };
-    let names = spec.hard.iter().flatten().map(|(name, _)| name.as_str()).filter(|name| !name.contains('/'));
+    let names = spec.hard.iter().flatten().map(|(name, _)| name.as_str()).filter(|name| is_standard(name));
     names.filter(move |name| fitting.is_some_and(|fitting| !fitting.contains(name)))
 }
 
@@ -387,6 +387,16 @@ mod tests {
                 spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector
                 spec.scopeSelector.matchExpressions: Invalid value: {"MatchExpressions":[{"ScopeName":"PriorityClass","Operator":"In","Values":null},{"ScopeName":"Terminating","Operator":"DoesNotExist","Values":null}]}: unsupported scope applied to resource
                 spec.scopeSelector.matchExpressions.operator: Invalid value: "DoesNotExist": must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"#]],
+        );
+    }
+
+    #[test]
+    fn scopes_are_asked_of_resources_that_are_known() {
+        check_create(
+            "{apiVersion: v1, kind: ResourceQuota, metadata: {name: q}, spec: {hard: {pods: 1, zzz: 1}, scopes: [BestEffort]}}",
+            expect![[r#"
+                spec.hard[zzz]: Invalid value: "zzz": must be a standard resource type or fully qualified
+                spec.hard[zzz]: Invalid value: "zzz": must be a standard resource for quota"#]],
         );
     }
 }

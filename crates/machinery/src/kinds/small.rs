@@ -4,9 +4,11 @@ use super::common::{
     age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, typed_column, visit_list,
 };
 use super::pod::validate::{validate_quantity_list, validate_tolerations};
-use super::workload::{int_or_string_value, validate_at_most_100_percent, validate_counts, validate_int_or_percent};
+use super::workload::{validate_at_most_100_percent, validate_counts, validate_int_or_percent};
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::schema::go_shown;
+use crate::validation::validate_conditions;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
     required_one_of, validate_label_selector, validate_labels,
@@ -118,9 +120,10 @@ impl Strategy for PodDisruptionBudgetKind {
         let spec = budget.spec.clone().unwrap_or_default();
         let path = Path::new("spec");
         let mut errors = Vec::new();
-        if let (Some(least), Some(_)) = (&spec.min_available, &spec.max_unavailable) {
+        if spec.min_available.is_some() && spec.max_unavailable.is_some() {
             let detail = "minAvailable and maxUnavailable cannot be both set";
-            errors.push(FieldError::invalid(&path, &int_or_string_value(least), detail));
+            let shown = go_shown("io.k8s.api.policy.v1.PodDisruptionBudgetSpec", &spec);
+            errors.push(FieldError::invalid(&path, shown, detail));
         }
         for (field, value) in [("minAvailable", &spec.min_available), ("maxUnavailable", &spec.max_unavailable)] {
             if let Some(value) = value {
@@ -144,7 +147,11 @@ impl Strategy for PodDisruptionBudgetKind {
             ("desiredHealthy", status.desired_healthy),
             ("expectedPods", status.expected_pods),
         ];
-        validate_counts(counts, &Path::new("status"))
+        let path = Path::new("status");
+        let mut errors =
+            validate_conditions(status.conditions.as_deref().unwrap_or_default(), &path.child("conditions"));
+        errors.extend(validate_counts(counts, &path));
+        errors
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
@@ -390,7 +397,7 @@ mod tests {
         check_create(
             "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: a}, spec: {minAvailable: 1, maxUnavailable: 120%}}",
             expect![[r#"
-                spec: Invalid value: 1: minAvailable and maxUnavailable cannot be both set
+                spec: Invalid value: {"MinAvailable":1,"Selector":null,"MaxUnavailable":"120%","UnhealthyPodEvictionPolicy":null}: minAvailable and maxUnavailable cannot be both set
                 spec.maxUnavailable: Invalid value: "120%": must not be greater than 100%"#]],
         );
         check_create(
@@ -449,6 +456,23 @@ status: {disruptionsAllowed: 2, currentHealthy: 3, desiredHealthy: 1, expectedPo
             expect![[r#"
                 Name | Holder | Age
                 a | me | 60m"#]],
+        );
+    }
+
+    #[test]
+    fn conditions_of_a_budget_are_sound() {
+        let budget = "{apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: a, uid: '1', resourceVersion: '1'}, spec: {minAvailable: 1}";
+        let status = ", status: {expectedPods: -1, conditions: [{type: A, status: Maybe, reason: ''}, {type: A, status: 'True', reason: R, lastTransitionTime: '2020-01-01T00:00:00Z'}]}}";
+        check_update(
+            &format!("{budget}}}"),
+            &format!("{budget}{status}"),
+            Some("status"),
+            expect![[r#"
+            status.conditions[0].status: Unsupported value: "Maybe": supported values: "False", "True", "Unknown"
+            status.conditions[0].lastTransitionTime: Required value
+            status.conditions[0].reason: Required value
+            status.conditions[1].type: Duplicate value: "A"
+            status.expectedPods: Invalid value: -1: must be greater than or equal to 0"#]],
         );
     }
 }

@@ -7,6 +7,7 @@ use super::pod::validate::validate_driver_name;
 use super::resources::validate_quantity;
 use super::{Column, Strategy};
 use crate::field::{Errors, FieldError, Path};
+use crate::schema::go_shown;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, inclusive_range_error, invalid_each, is_dns1123_subdomain, is_label_key, one_of,
     required, unique, validate_label_selector, validate_non_negative,
@@ -61,7 +62,7 @@ impl Strategy for StorageClassKind {
         let mut errors = Vec::new();
         let parameters = |c: &StorageClass| c.parameters.clone().unwrap_or_default();
         if parameters(new) != parameters(old) {
-            errors.push(FieldError::invalid(&Path::new("parameters"), &json!(parameters(new)), IMMUTABLE));
+            errors.push(FieldError::invalid(&Path::new("parameters"), &json!(new.parameters), IMMUTABLE));
         }
         let fields = [
             ("provisioner", Some(&new.provisioner), Some(&old.provisioner)),
@@ -120,9 +121,10 @@ fn validate_topologies(terms: &[TopologySelectorTerm]) -> Errors {
                 errors.push(FieldError::duplicate(&key_path, key));
             }
         }
-        if seen.contains(&keys) {
-            errors.push(FieldError::duplicate(&path, ""));
-        }
+        // Upstream's list of terms begins with an empty one for each of them, so one without keys is a duplicate of all these.
+        let unasked = if keys.is_empty() { terms.len() } else { 0 };
+        let same = seen.iter().filter(|earlier| **earlier == keys).count();
+        errors.extend((0..unasked + same).map(|_| FieldError::duplicate(&path, "")));
         seen.push(keys);
     }
     errors
@@ -214,7 +216,13 @@ impl Strategy for CSIDriverKind {
         set(&mut spec.se_linux_mount, false);
     }
 
+    fn prepare_create(driver: &mut CSIDriver) {
+        // Needs a gate that is off by default (VolumeLimitScaling).
+        driver.spec.prevent_pod_scheduling_if_missing = None;
+    }
+
     fn prepare_update(new: &mut CSIDriver, old: &CSIDriver) {
+        new.spec.prevent_pod_scheduling_if_missing.take_if(|_| old.spec.prevent_pod_scheduling_if_missing.is_none());
         let changed = new.spec != old.spec;
         bump_if(&mut new.metadata, &old.metadata, changed);
     }
@@ -375,8 +383,8 @@ impl Strategy for CSINodeKind {
         let fixed = |d: &CSINodeDriver| CSINodeDriver { allocatable: None, ..d.clone() };
         let pairs = old.spec.drivers.iter().flat_map(|o| new.spec.drivers.iter().map(move |n| (o, n)));
         let changed = pairs.filter(|(o, n)| o.name == n.name && fixed(o) != fixed(n));
-        let shown = |d: &CSINodeDriver| json!({"name": d.name, "nodeID": d.node_id, "topologyKeys": d.topology_keys});
-        changed.map(|(_, n)| FieldError::invalid(&path, &shown(n), IMMUTABLE)).collect()
+        let shown = |d: &CSINodeDriver| go_shown("io.k8s.api.storage.v1.CSINodeDriver", &fixed(d));
+        changed.map(|(_, n)| FieldError::invalid(&path, shown(n), IMMUTABLE)).collect()
     }
 
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
@@ -513,7 +521,8 @@ impl Strategy for VolumeAttachmentKind {
         if new.spec == old.spec {
             return Vec::new();
         }
-        vec![FieldError::invalid(&Path::new("spec"), new.spec.attacher.as_str(), IMMUTABLE)]
+        let shown = go_shown("io.k8s.api.storage.v1.VolumeAttachmentSpec", &new.spec);
+        vec![FieldError::invalid(&Path::new("spec"), shown, IMMUTABLE)]
     }
 
     fn validate_status_update(new: &VolumeAttachment, _old: &VolumeAttachment) -> Errors {
@@ -550,7 +559,7 @@ impl Strategy for VolumeAttachmentKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_create, check_defaults, check_row, check_update};
+    use super::super::testing::{check_create, check_defaults, check_row, check_update, created};
     use expect_test::expect;
 
     const CLASS: &str = "
@@ -592,6 +601,12 @@ provisioner: disk.example.com
                 allowedTopologies[0].matchLabelExpressions[0].values[1]: Duplicate value: "a"
                 allowedTopologies[0].matchLabelExpressions[1].values: Required value
                 allowedTopologies[0].matchLabelExpressions[1].key: Duplicate value: "z"
+                allowedTopologies[1].matchLabelExpressions: Duplicate value: ""
+                allowedTopologies[1].matchLabelExpressions: Duplicate value: ""
+                allowedTopologies[1].matchLabelExpressions: Duplicate value: ""
+                allowedTopologies[2].matchLabelExpressions: Duplicate value: ""
+                allowedTopologies[2].matchLabelExpressions: Duplicate value: ""
+                allowedTopologies[2].matchLabelExpressions: Duplicate value: ""
                 allowedTopologies[2].matchLabelExpressions: Duplicate value: """#]],
         );
         check_create(
@@ -624,7 +639,7 @@ provisioner: disk.example.com
             &NODE.replace("nodeID: a", "nodeID: b"),
             None,
             expect![[
-                r#"spec.drivers: Invalid value: {"name":"d","nodeID":"b","topologyKeys":null}: field is immutable"#
+                r#"spec.drivers: Invalid value: {"Name":"d","NodeID":"b","TopologyKeys":null,"Allocatable":null}: field is immutable"#
             ]],
         );
         const ATTACHMENT: &str = "{apiVersion: storage.k8s.io/v1, kind: VolumeAttachment, metadata: {name: a, resourceVersion: '1'}, spec: {attacher: d, nodeName: node, source: {persistentVolumeName: v}}";
@@ -647,5 +662,23 @@ provisioner: disk.example.com
             parameters: Invalid value: {"a":"b"}: field is immutable
             reclaimPolicy: Invalid value: "Retain": field is immutable"#]],
         );
+    }
+
+    #[test]
+    fn terms_of_topologies_without_keys_are_duplicates() {
+        const CLASS: &str = "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: a}, provisioner: p, allowedTopologies: [{matchLabelExpressions: [{key: a, values: [b]}]}, {}]}";
+        check_create(
+            CLASS,
+            expect![[r#"
+            allowedTopologies[1].matchLabelExpressions: Duplicate value: ""
+            allowedTopologies[1].matchLabelExpressions: Duplicate value: """#]],
+        );
+    }
+
+    #[test]
+    fn a_driver_does_not_prevent_scheduling() {
+        let driver = "{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: d}, spec: {preventPodSchedulingIfMissing: true}}";
+        let shown = String::from_utf8(created(driver).1.encode()).expect("text");
+        assert!(!shown.contains("prevent"), "{shown}");
     }
 }

@@ -375,7 +375,7 @@ impl<'a> Reader<'a> {
         self.at += 1;
         self.space();
         let mut members = Members::default();
-        let mut nulls = false;
+        let (mut nulls, mut only_nulls) = (false, true);
         if self.peek() == Some(b'}') {
             self.at += 1;
             self.depth -= 1;
@@ -392,7 +392,9 @@ impl<'a> Reader<'a> {
             }
             self.at += 1;
             self.space();
-            nulls |= self.member(shape, key, &mut members)?;
+            let is_absent = self.member(shape, key, &mut members)?;
+            nulls |= is_absent;
+            only_nulls &= is_absent;
             self.space();
             match self.peek() {
                 Some(b',') => {
@@ -408,10 +410,10 @@ impl<'a> Reader<'a> {
         if nulls {
             members.map.retain(|_, value| !value.is_null());
         }
-        Ok(if self.makes != Makes::Nothing { Value::Object(members.map) } else { SOMETHING })
+        Ok(if self.makes != Makes::Nothing || only_nulls { Value::Object(members.map) } else { SOMETHING })
     }
 
-    /// Reads one value into `members`; tells whether it is a null that means "absent".
+    /// Reads one value into `members`; tells whether it is one that counts as absent: a null, or of no field.
     fn member(&mut self, shape: Shape<'a>, key: Cow<'a, str>, members: &mut Members<'a>) -> Result<bool, Syntax> {
         let (path_len, go_len, go_struct) = (self.path.len(), self.go_path.len(), self.go_struct);
         let mut target = Target::Free;
@@ -426,7 +428,7 @@ impl<'a> Reader<'a> {
                 None => {
                     self.problem("unknown field", &key);
                     self.value(Target::Skip)?;
-                    return Ok(false);
+                    return Ok(true);
                 }
             },
             Shape::Map(value) => target = Target::Typed(value),
@@ -649,7 +651,7 @@ impl<'a> Reader<'a> {
     }
 
     fn check_quantity(&mut self, text: &str) {
-        if let Err(error) = Quantity::parse(text) {
+        if let Err(error) = Quantity::parse(text.trim()) {
             self.fatal(error.to_string());
         }
     }

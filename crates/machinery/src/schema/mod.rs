@@ -5,6 +5,7 @@
 pub(crate) mod builtin;
 pub mod check;
 mod empties;
+mod go_shown;
 mod json;
 mod restore;
 mod shown;
@@ -12,6 +13,7 @@ pub(crate) mod time;
 
 pub use builtin::{Builtin, builtin};
 pub use empties::adopt_empties;
+pub(crate) use go_shown::go_shown;
 pub use restore::restore_error;
 pub use shown::{shown, shown_before_storage};
 pub use time::parse_go_duration;

@@ -4,6 +4,8 @@ use super::{Messages, invalid_each, names::regex_error, one_of, validate_label_k
 use crate::field::{Errors, FieldError, Path};
 use api::k8s::apimachinery::pkg::apis::meta::v1::Condition;
 
+/// Go's zero time, which stands where none was sent.
+const ZERO_TIME: jiff::Timestamp = jiff::Timestamp::constant(-62_135_596_800, 0);
 const MAX_REASON: usize = 1024;
 const MAX_MESSAGE: usize = 32 * 1024;
 
@@ -25,6 +27,9 @@ fn validate_condition(condition: &Condition, path: &Path) -> Errors {
     if let Some(generation) = condition.observed_generation.filter(|generation| *generation < 0) {
         let detail = "must be greater than or equal to zero";
         errors.push(FieldError::invalid(&path.child("observedGeneration"), generation, detail));
+    }
+    if condition.last_transition_time.0 == ZERO_TIME {
+        errors.push(FieldError::required(&path.child("lastTransitionTime"), ""));
     }
     let at = path.child("reason");
     match condition.reason.as_str() {

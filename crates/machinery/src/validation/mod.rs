@@ -173,6 +173,20 @@ pub fn validate_domain_prefixed_path(value: &str, path: &Path) -> Errors {
 /// JSON printed as it is inside a field error: where upstream prints a struct, whose fields have an order.
 pub struct Raw(pub String);
 
+impl Raw {
+    /// A struct of upstream's whose fields have no JSON names: all of them are shown, in their order.
+    pub fn go_struct(fields: &[(&str, &dyn std::fmt::Display)]) -> Self {
+        let shown: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        Raw(crate::json::escaped_for_html(format!("{{{}}}", shown.join(","))))
+    }
+}
+
+impl std::fmt::Display for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl From<serde_json::Value> for Raw {
     fn from(value: serde_json::Value) -> Self {
         Raw(value.to_string())

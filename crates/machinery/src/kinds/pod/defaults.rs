@@ -177,7 +177,15 @@ fn pull_policy(image: &str) -> &'static str {
     let (repository, tag) = last.split_once(':').unwrap_or((last, ""));
     let is_letter = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let ends = [repository.as_bytes().first(), repository.as_bytes().last()];
-    let is_name = ends.iter().all(|end| end.is_some_and(is_letter))
+    // Docker Hub's names are longer than they are written (`normalized`), and the longest have 255 bytes.
+    let implied = match name.split_once('/') {
+        None => "docker.io/library/".len(),
+        Some((host, _)) if !host.contains(['.', ':']) && host != "localhost" => "docker.io/".len(),
+        Some(_) => 0,
+    };
+    let length = implied + name.len() - tag.len() - usize::from(!tag.is_empty());
+    let is_name = length <= 255
+        && ends.iter().all(|end| end.is_some_and(is_letter))
         && repository.bytes().all(|b| is_letter(&b) || b"._-".contains(&b));
     let latest = tag == "latest" || (tag.is_empty() && digest.is_empty());
     if is_name && latest { "Always" } else { "IfNotPresent" }

@@ -1,5 +1,6 @@
 //! Fields of pods whose feature gates are off in 1.36: they are dropped unless the object had them before
-//! (`pkg/api/pod/util.go`, `dropDisabledFields`): trust bundles and pod certificates of projected volumes, stop signals.
+//! (`pkg/api/pod/util.go`, `dropDisabledFields`): trust bundles and pod certificates of projected volumes, stop signals,
+//! scheduling groups.
 
 use api::k8s::api::core::v1::{Lifecycle, PodSpec, VolumeProjection};
 
@@ -19,6 +20,7 @@ pub(in crate::kinds) struct Uses {
     bundles: bool,
     certificates: bool,
     signals: bool,
+    groups: bool,
 }
 
 /// Whether a spec has any of it.
@@ -26,11 +28,12 @@ pub(in crate::kinds) fn uses(spec: &mut PodSpec) -> Uses {
     let bundles = sources(spec).any(|s| s.cluster_trust_bundle.is_some());
     let certificates = sources(spec).any(|s| s.pod_certificate.is_some());
     let signals = lifecycles(spec).flatten().any(|l| l.stop_signal.is_some());
-    Uses { bundles, certificates, signals }
+    Uses { bundles, certificates, signals, groups: spec.scheduling_group.is_some() }
 }
 
 /// Drops what is not in `kept`.
 pub(in crate::kinds) fn drop_all_but(kept: Uses, spec: &mut PodSpec) {
+    spec.scheduling_group.take_if(|_| !kept.groups);
     for source in sources(spec) {
         source.cluster_trust_bundle.take_if(|_| !kept.bundles);
         source.pod_certificate.take_if(|_| !kept.certificates);
@@ -46,7 +49,7 @@ mod tests {
     use crate::kinds::testing::{created, flat, read};
     use serde_json::Value;
 
-    const TEMPLATE: &str = "{apiVersion: v1, kind: PodTemplate, metadata: {name: a}, template: {spec: {containers: [{name: c, image: i, lifecycle: {stopSignal: SIGUSR1}}], volumes: [{name: v, projected: {sources: [{clusterTrustBundle: {name: b, path: p}}, {secret: {name: s}}]}}]}}}";
+    const TEMPLATE: &str = "{apiVersion: v1, kind: PodTemplate, metadata: {name: a}, template: {spec: {schedulingGroup: {podGroupName: g}, containers: [{name: c, image: i, lifecycle: {stopSignal: SIGUSR1}}], volumes: [{name: v, projected: {sources: [{clusterTrustBundle: {name: b, path: p}}, {secret: {name: s}}]}}]}}}";
 
     fn text(object: &dyn api::AnyObject) -> String {
         flat(&serde_json::from_slice::<Value>(&object.encode()).expect("JSON"))
@@ -55,7 +58,10 @@ mod tests {
     #[test]
     fn what_is_off_is_dropped_from_new_objects() {
         let new = text(&*created(TEMPLATE).1);
-        assert!(!new.contains("lifecycle") && !new.contains("clusterTrustBundle"), "{new}");
+        assert!(
+            !new.contains("lifecycle") && !new.contains("schedulingGroup") && !new.contains("clusterTrustBundle"),
+            "{new}"
+        );
         assert!(new.contains("secret.name: \"s\""), "{new}");
     }
 

@@ -192,6 +192,7 @@ fn scheduling_gated(pod: &Pod) -> Option<PodCondition> {
         status: "False".to_owned(),
         reason: Some("SchedulingGated".to_owned()),
         message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+        last_transition_time: pod.metadata.creation_timestamp.clone(),
         ..PodCondition::default()
     })
 }

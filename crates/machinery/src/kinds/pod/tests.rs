@@ -1,7 +1,7 @@
 //! Pods as users write them, and what comes back.
 
 use super::validate;
-use crate::kinds::testing::{check_create, check_defaults, check_update};
+use crate::kinds::testing::{check_create, check_defaults, check_update, created, flat};
 use api::Codec;
 use api::k8s::api::core::v1::Pod;
 use expect_test::expect;
@@ -210,4 +210,61 @@ spec:
             spec.resources.requests[cpu]: Invalid value: "1": must be greater than or equal to aggregate container requests of 1400m
             spec.resources.containers[0][cpu].limits: Invalid value: "3": must be less than or equal to pod limits of 2"#]],
     );
+}
+
+#[test]
+fn volumes_keys_and_claims_of_a_pod_are_sound() {
+    check_create(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers: [{name: c, image: i, resources: {claims: [{name: rc, request: Foo}, {name: nope}]}}]
+  resources: {claims: [{name: rc}, {name: none}]}
+  resourceClaims: [{name: rc}, {name: both, resourceClaimName: x, resourceClaimTemplateName: ''}, {resourceClaimName: x}]
+  volumes: [{name: V, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}}]
+  affinity:
+    podAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+      - {topologyKey: z, labelSelector: {matchLabels: {k: v}, matchExpressions: [{key: k, operator: Exists}]}, matchLabelKeys: [k, m], mismatchLabelKeys: [m]}",
+        expect![[r#"
+            spec.volumes[0].name: Invalid value: "V": PVC name "a-V": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+            spec.volumes[0].name: Invalid value: "V": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+            spec.resourceClaims[0]: Invalid value: {"Name":"rc","ResourceClaimName":null,"ResourceClaimTemplateName":null}: must specify one of: `resourceClaimName`, `resourceClaimTemplateName`
+            spec.resourceClaims[1]: Invalid value: {"Name":"both","ResourceClaimName":"x","ResourceClaimTemplateName":""}: at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified
+            spec.resourceClaims[1].resourceClaimTemplateName: Invalid value: "": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+            spec.resourceClaims[2].name: Required value
+            spec.containers[0].resources.claims[0].request: Invalid value: "Foo": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+            spec.containers[0].resources.claims[1]: Not found: "nope": must be one of the names in pod.spec.resourceClaims: both, rc
+            spec.resources.claims: Forbidden: claims may not be set for Resources at pod-level
+            spec.resources.claims[1]: Not found: "none": must be one of the names in pod.spec.resourceClaims: both, rc
+            spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0][0]: Invalid value: "k": exists in both matchLabelKeys and labelSelector
+            spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].matchLabelKeys[1]: Invalid value: "m": exists in both matchLabelKeys and mismatchLabelKeys"#]],
+    );
+}
+
+/// What Go shows of a struct that nobody set comes last in ours; that is no change.
+#[test]
+fn a_pod_may_be_sent_again_without_what_is_shown_of_it() {
+    let pod = "
+apiVersion: v1
+kind: Pod
+metadata: {name: a, resourceVersion: '1', uid: '1'}
+spec:
+  containers: [{name: c, image: i}]
+  volumes: [{name: v, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}}]";
+    let shown = pod.replace("volumeClaimTemplate: {", "volumeClaimTemplate: {metadata: {}, ");
+    check_update(&shown, pod, None, expect!["generation 1"]);
+}
+
+#[test]
+fn images_whose_names_are_none_are_pulled_if_they_are_not_there() {
+    let policy = |image: &str| {
+        let pod = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: a}}, spec: {{containers: [{{name: c, image: '{image}'}}]}}}}"
+        );
+        flat(&serde_json::from_slice(&created(&pod).1.encode()).expect("JSON")).contains("imagePullPolicy: \"Always\"")
+    };
+    assert!(policy(&"x".repeat(237)) && !policy(&"x".repeat(238)) && policy("nginx") && !policy("nginx:1"));
 }

@@ -162,7 +162,7 @@ fn validate_common(container: &Container, scope: &Scope<'_>, path: &Path) -> Err
         let path = path.child("resources");
         let (limits, requests) = (resources.limits.as_ref(), resources.requests.as_ref());
         errors.extend(validate_requirements(limits, requests, validate_container_name, &path));
-        errors.extend(validate_claims(resources, scope, &path.child("claims")));
+        errors.extend(validate_claims(resources, scope.spec, &path.child("claims")));
     }
     errors.extend(validate_resize_policy(container, scope, &path.child("resizePolicy")));
     let host_users = scope.spec.host_users != Some(false);
@@ -202,6 +202,7 @@ pub(super) fn validate_pod_resources(spec: &PodSpec, path: &Path) -> Errors {
         errors
     };
     errors.extend(validate_requirements(resources.limits.as_ref(), resources.requests.as_ref(), name_errors, path));
+    errors.extend(validate_claims(resources, spec, &path.child("claims")));
     errors.extend(validate_consistency(spec, resources, path));
     errors
 }
@@ -233,8 +234,9 @@ fn validate_consistency(spec: &PodSpec, resources: &ResourceRequirements, path: 
     errors
 }
 
-fn validate_claims(resources: &ResourceRequirements, scope: &Scope<'_>, path: &Path) -> Errors {
-    let known: Vec<&str> = scope.spec.resource_claims.iter().flatten().map(|c| c.name.as_str()).collect();
+fn validate_claims(resources: &ResourceRequirements, spec: &PodSpec, path: &Path) -> Errors {
+    let names = spec.resource_claims.iter().flatten().map(|c| c.name.as_str());
+    let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
     let mut errors = Vec::new();
     let mut seen: Vec<String> = Vec::new();
     for (i, claim) in resources.claims.iter().flatten().enumerate() {
@@ -244,6 +246,9 @@ fn validate_claims(resources: &ResourceRequirements, scope: &Scope<'_>, path: &P
             continue;
         }
         let request = str_of(&claim.request);
+        if !request.is_empty() && !seen.contains(&claim.name) {
+            errors.extend(invalid_each(&path.child("request"), request, is_dns1123_label(request)));
+        }
         let key = if request.is_empty() { claim.name.clone() } else { format!("{}/{request}", claim.name) };
         let covers =
             |s: &String| *s == claim.name || *s == key || (request.is_empty() && s.starts_with(&format!("{key}/")));

@@ -20,11 +20,14 @@ use super::annotations;
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
 use crate::validation::{
-    inclusive_range_error, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_dns1123_subdomain_with_underscore,
-    is_label_key, is_valid_ip_legacy, required_one_of, unique, validate_annotations, validate_labels,
+    Raw, inclusive_range_error, invalid_each, is_dns1123_label, is_dns1123_subdomain,
+    is_dns1123_subdomain_with_underscore, is_label_key, is_valid_ip_legacy, required_one_of, unique,
+    validate_annotations, validate_labels,
 };
+use api::ObjectMeta;
 use api::k8s::api::core::v1::{Container, EphemeralContainer, PodDNSConfig, PodSpec};
 use api::prelude::{Pod, PodTemplateSpec};
+use serde_json::json;
 
 /// What the checks of containers need to know of their pod.
 struct Scope<'a> {
@@ -41,7 +44,7 @@ pub(super) fn validate_pod(pod: &Pod) -> Errors {
     let spec = pod.spec.as_ref().unwrap_or(&no_spec);
     let annotations_path = Path::new("metadata").child("annotations");
     let mut errors = annotations::validate(pod.metadata.annotations.as_ref(), spec, &annotations_path);
-    errors.extend(validate_spec(spec, true, &path));
+    errors.extend(validate_spec(spec, Some(&pod.metadata), &path));
     if str_of(&spec.service_account_name).is_empty() {
         errors.extend(validate_no_tokens(spec, &path.child("volumes")));
     }
@@ -93,7 +96,7 @@ pub(in crate::kinds) fn validate_template(template: &PodTemplateSpec, path: &Pat
     let spec = template.spec.as_ref().unwrap_or(&no_spec);
     errors.extend(annotations::validate(annotations, spec, &path.child("annotations")));
     let path = path.child("spec");
-    errors.extend(validate_spec(spec, false, &path));
+    errors.extend(validate_spec(spec, None, &path));
     errors.extend(annotations::validate_match(annotations, spec, &path));
     if spec.ephemeral_containers.as_ref().is_some_and(|c| !c.is_empty()) {
         let detail = "ephemeral containers not allowed in pod template";
@@ -102,14 +105,14 @@ pub(in crate::kinds) fn validate_template(template: &PodTemplateSpec, path: &Pat
     errors
 }
 
-/// Errors of a pod spec at `path`, of a pod or of a template.
-pub(in crate::kinds) fn validate_spec(spec: &PodSpec, is_pod: bool, path: &Path) -> Errors {
+/// Errors of a pod spec at `path`: of the pod with this metadata, or of a template.
+fn validate_spec(spec: &PodSpec, pod: Option<&ObjectMeta>, path: &Path) -> Errors {
     let mut errors = Vec::new();
     if spec.termination_grace_period_seconds.is_none() {
         errors.push(FieldError::required(&path.child("terminationGracePeriodSeconds"), ""));
     }
-    let volumes = volumes::validate_volumes(spec.volumes.as_deref().unwrap_or_default(), path, &mut errors);
-    let scope = Scope { spec, is_pod, volumes };
+    let volumes = volumes::validate_volumes(spec.volumes.as_deref().unwrap_or_default(), pod, path, &mut errors);
+    let scope = Scope { spec, is_pod: pod.is_some(), volumes };
     errors.extend(validate_resource_claims(spec, &path.child("resourceClaims")));
     errors.extend(containers::validate_containers(&scope, &path.child("containers")));
     errors.extend(containers::validate_init_containers(&scope, &path.child("initContainers")));
@@ -166,26 +169,30 @@ fn validate_resource_claims(spec: &PodSpec, path: &Path) -> Errors {
             errors.extend(invalid_each(&path.child("name"), &claim.name, is_dns1123_label(&claim.name)));
             names.push(&claim.name);
         }
-        let mut value = serde_json::json!({ "name": claim.name });
+        let shown = || {
+            Raw::go_struct(&[
+                ("Name", &json!(claim.name)),
+                ("ResourceClaimName", &json!(claim.resource_claim_name)),
+                ("ResourceClaimTemplateName", &json!(claim.resource_claim_template_name)),
+            ])
+        };
+        match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
+            (Some(_), Some(_)) => {
+                let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
+                errors.push(FieldError::invalid(&path, shown(), detail));
+            }
+            (None, None) => {
+                let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
+                errors.push(FieldError::invalid(&path, shown(), detail));
+            }
+            _ => {}
+        }
         for (key, reference) in [
             ("resourceClaimName", &claim.resource_claim_name),
             ("resourceClaimTemplateName", &claim.resource_claim_template_name),
         ] {
-            if let Some(reference) = reference {
-                value[key] = reference.as_str().into();
-                errors.extend(invalid_each(&path.child(key), reference, is_dns1123_subdomain(reference)));
-            }
-        }
-        match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
-            (Some(_), Some(_)) => {
-                let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";
-                errors.push(FieldError::invalid(&path, &value, detail));
-            }
-            (None, None) => {
-                let detail = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
-                errors.push(FieldError::invalid(&path, &value, detail));
-            }
-            _ => {}
+            let messages = reference.as_deref().map(is_dns1123_subdomain).unwrap_or_default();
+            errors.extend(invalid_each(&path.child(key), reference.as_deref().unwrap_or_default(), messages));
         }
     }
     errors

@@ -11,6 +11,7 @@ use api::k8s::api::core::v1::{
     Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, Toleration,
     TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
+use std::collections::BTreeSet;
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -81,8 +82,16 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path) -> Errors {
         errors.extend(invalid_each(&path.child("namespace"), namespace, is_dns1123_label(namespace)));
     }
     let selector = term.label_selector.as_ref();
-    errors.extend(validate_keys(term.match_label_keys.as_deref(), selector, "matchLabelKeys", path));
-    errors.extend(validate_keys(term.mismatch_label_keys.as_deref(), selector, "mismatchLabelKeys", path));
+    let (matching, mismatching) = (term.match_label_keys.as_deref(), term.mismatch_label_keys.as_deref());
+    errors.extend(validate_keys(matching, selector, "matchLabelKeys", path));
+    errors.extend(validate_keys(mismatching, selector, "mismatchLabelKeys", path));
+    errors.extend(validate_keys_once(matching.unwrap_or_default(), selector, path));
+    for (i, key) in matching.into_iter().flatten().enumerate() {
+        if mismatching.is_some_and(|keys| keys.contains(key)) {
+            let path = path.child("matchLabelKeys").index(i);
+            errors.push(FieldError::invalid(&path, key, "exists in both matchLabelKeys and mismatchLabelKeys"));
+        }
+    }
     if term.topology_key.is_empty() {
         errors.push(FieldError::required(&path.child("topologyKey"), "can not be empty"));
     }
@@ -102,6 +111,23 @@ fn validate_keys(keys: Option<&[String]>, selector: Option<&LabelSelector>, fiel
     }
     for (i, key) in keys.iter().enumerate() {
         errors.extend(validate_label_key(key, &path.index(i)));
+    }
+    errors
+}
+
+/// Errors of keys that a selector, into which those keys were merged, had before (`ValidateMatchLabelKeysAndMismatchLabelKeys`;
+/// the path without the field is upstream's).
+fn validate_keys_once(keys: &[String], selector: Option<&LabelSelector>, path: &Path) -> Errors {
+    let Some(selector) = selector.filter(|_| !keys.is_empty()) else { return Vec::new() };
+    let mut errors = Vec::new();
+    let mut seen: BTreeSet<&str> = selector.match_labels.iter().flatten().map(|(key, _)| key.as_str()).collect();
+    for expression in selector.match_expressions.iter().flatten() {
+        let key = expression.key.as_str();
+        if let Some(i) = keys.iter().rposition(|k| k == key).filter(|_| seen.contains(key)) {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.push(FieldError::invalid(&path.index(i), key, detail));
+        }
+        seen.insert(key);
     }
     errors
 }
@@ -267,7 +293,9 @@ pub(super) fn validate_spread(constraints: &[TopologySpreadConstraint], path: &P
             }
         }
         let selector = constraint.label_selector.as_ref();
-        errors.extend(validate_keys(constraint.match_label_keys.as_deref(), selector, "matchLabelKeys", &path));
+        let keys = constraint.match_label_keys.as_deref();
+        errors.extend(validate_keys(keys, selector, "matchLabelKeys", &path));
+        errors.extend(validate_keys_once(keys.unwrap_or_default(), selector, &path));
         errors.extend(validate_label_selector(selector, &path.child("labelSelector")));
     }
     errors

@@ -2,9 +2,10 @@
 
 use super::{visit_containers, windows};
 use crate::field::{Errors, FieldError, Path};
+use crate::kinds::common::str_of;
 use crate::validation::{Raw, is_valid_id, one_of, validate_local_descending_path};
-use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, Sysctl};
-use serde_json::{Value, json};
+use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, SecurityContext, Sysctl};
+use serde_json::json;
 
 fn validate_id(errors: &mut Errors, path: &Path, id: Option<i64>) {
     if let Some(id) = id {
@@ -118,14 +119,50 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path) -> Errors {
         (None, true) => errors.push(FieldError::required(&path, "must be set when seccomp type is Localhost")),
         (Some(local), true) => errors.extend(validate_local_descending_path(local, &path)),
         (Some(local), false) => {
-            // The fields of upstream's internal struct, in its order.
-            let (ty, local) = (json!(profile.type_), json!(local));
-            let value = Raw(format!(r#"{{"Type":{ty},"LocalhostProfile":{local}}}"#));
+            let value = Raw::go_struct(&[("Type", &json!(profile.type_)), ("LocalhostProfile", &json!(local))]);
             errors.push(FieldError::invalid(&path, value, "can only be set when seccomp type is Localhost"));
         }
         (None, false) => {}
     }
     errors
+}
+
+/// A security context as messages show it: upstream's internal struct.
+fn shown_context(context: &SecurityContext) -> Raw {
+    fn or_null<T>(part: Option<&T>, show: impl Fn(&T) -> Raw) -> Raw {
+        part.map_or_else(|| Raw("null".to_owned()), show)
+    }
+    let text = |field: &Option<String>| json!(str_of(field));
+    let capabilities =
+        or_null(context.capabilities.as_ref(), |c| Raw::go_struct(&[("Add", &json!(c.add)), ("Drop", &json!(c.drop))]));
+    let labels = or_null(context.se_linux_options.as_ref(), |o| {
+        let (user, role, ty, level) = (text(&o.user), text(&o.role), text(&o.type_), text(&o.level));
+        Raw::go_struct(&[("User", &user), ("Role", &role), ("Type", &ty), ("Level", &level)])
+    });
+    let windows = or_null(context.windows_options.as_ref(), |o| {
+        Raw::go_struct(&[
+            ("GMSACredentialSpecName", &json!(o.gmsa_credential_spec_name)),
+            ("GMSACredentialSpec", &json!(o.gmsa_credential_spec)),
+            ("RunAsUserName", &json!(o.run_as_user_name)),
+            ("HostProcess", &json!(o.host_process)),
+        ])
+    });
+    let profile =
+        |ty: &str, local: &Option<String>| Raw::go_struct(&[("Type", &json!(ty)), ("LocalhostProfile", &json!(local))]);
+    Raw::go_struct(&[
+        ("Capabilities", &capabilities),
+        ("Privileged", &json!(context.privileged)),
+        ("SELinuxOptions", &labels),
+        ("WindowsOptions", &windows),
+        ("RunAsUser", &json!(context.run_as_user)),
+        ("RunAsGroup", &json!(context.run_as_group)),
+        ("RunAsNonRoot", &json!(context.run_as_non_root)),
+        ("ReadOnlyRootFilesystem", &json!(context.read_only_root_filesystem)),
+        ("AllowPrivilegeEscalation", &json!(context.allow_privilege_escalation)),
+        ("ProcMount", &json!(context.proc_mount)),
+        ("SeccompProfile", &or_null(context.seccomp_profile.as_ref(), |p| profile(&p.type_, &p.localhost_profile))),
+        ("AppArmorProfile", &or_null(context.app_armor_profile.as_ref(), |p| profile(&p.type_, &p.localhost_profile))),
+    ])
 }
 
 pub(in crate::kinds::pod) fn validate_app_armor(profile: Option<&AppArmorProfile>, path: &Path) -> Errors {
@@ -177,16 +214,15 @@ pub(super) fn validate_container_security(container: &Container, host_users: boo
     }
     errors.extend(validate_seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile")));
     if context.allow_privilege_escalation == Some(false) {
-        // Upstream prints its internal struct; ours prints the container's name, which is what a reader looks for.
-        let value = Value::from(container.name.as_str());
+        let value = || shown_context(context);
         if context.privileged == Some(true) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(FieldError::invalid(path, &value, detail));
+            errors.push(FieldError::invalid(path, value(), detail));
         }
         let added = context.capabilities.as_ref().and_then(|c| c.add.as_deref()).unwrap_or_default();
         if added.iter().any(|c| c == "CAP_SYS_ADMIN") {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(FieldError::invalid(path, &value, detail));
+            errors.push(FieldError::invalid(path, value(), detail));
         }
     }
     errors.extend(windows::validate_options(context.windows_options.as_ref(), &path.child("windowsOptions")));

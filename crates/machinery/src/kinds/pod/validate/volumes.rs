@@ -1,6 +1,6 @@
 //! Volumes of a pod: sources of the node and of the API here, the vendors' in `kinds/vendor_volumes.rs`.
 
-use crate::field::{Errors, FieldError, Path};
+use crate::field::{Errors, FieldError, Path, quote};
 use crate::kinds::common::str_of;
 use crate::kinds::persistentvolumeclaim::validate_template as validate_claim_template;
 use crate::kinds::vendor_volumes;
@@ -9,6 +9,7 @@ use crate::validation::{
     invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required, validate_file_mode, validate_local_path,
     validate_no_backsteps,
 };
+use api::ObjectMeta;
 use api::k8s::api::core::v1::{
     CSIVolumeSource, DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource, Volume, VolumeProjection,
 };
@@ -17,11 +18,24 @@ const FIELDS: &[&str] =
     &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
 /// Checks volumes at `spec.volumes`; returns the sound ones: name, and whether it may be a block device.
-pub(super) fn validate_volumes<'a>(volumes: &'a [Volume], spec: &Path, errors: &mut Errors) -> Vec<(&'a str, bool)> {
+pub(super) fn validate_volumes<'a>(
+    volumes: &'a [Volume],
+    pod: Option<&ObjectMeta>,
+    spec: &Path,
+    errors: &mut Errors,
+) -> Vec<(&'a str, bool)> {
     let mut sound: Vec<(&str, bool)> = Vec::new();
     for (i, volume) in volumes.iter().enumerate() {
         let path = spec.child("volumes").index(i);
         let mut own = validate_source(volume, &path);
+        if let (Some(pod), false) = (pod.and_then(|pod| pod.name.as_deref()), volume.name.is_empty())
+            && volume_sources(volume).first() == Some(&"ephemeral")
+        {
+            let claim = format!("{pod}-{}", volume.name);
+            let messages = is_dns1123_subdomain(&claim).into_iter();
+            let messages = messages.map(|message| format!("PVC name {}: {message}", quote(&claim))).collect();
+            own.extend(invalid_each(&path.child("name"), &volume.name, messages));
+        }
         if volume.name.is_empty() {
             own.push(FieldError::required(&path.child("name"), ""));
         } else {

@@ -141,13 +141,17 @@ const TIMES: [(&str, &str, &str); 2] = [
     ("series", "lastObservedTime", "0001-01-01T00:00:00.000000Z"),
 ];
 
-/// Parses JSON; what fails is looked at again with the missing times of [`TIMES`] filled in.
+/// A list of whole objects within one (of a StatefulSet), which Go takes whatever they say they are; ours are only what they are.
+const OBJECTS: &str = "volumeClaimTemplates";
+
+/// Parses JSON; what fails is looked at again with the missing times of [`TIMES`] filled in, and without what [`OBJECTS`] say they
+/// are.
 fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
     // Once for all texts in it: the decoder would look at each of them.
     let Ok(json) = std::str::from_utf8(bytes) else { return Err(not_text(bytes)) };
     serde_json::from_str(json).or_else(|error| {
         let Ok(mut value) = serde_json::from_str::<Value>(json) else { return Err(error) };
-        if !fill_times(&mut value) {
+        if !amend(&mut value) {
             return Err(error);
         }
         // As text again: a second deserialiser would be all of a type's code a second time.
@@ -161,13 +165,18 @@ fn not_text(bytes: &[u8]) -> serde_json::Error {
     refused.unwrap_or_else(|| serde::de::Error::custom("invalid unicode code point"))
 }
 
-/// Whether anything was missing.
-fn fill_times(value: &mut Value) -> bool {
+/// Whether there was anything to amend.
+fn amend(value: &mut Value) -> bool {
     let mut filled = false;
     match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| filled |= fill_times(item)),
+        Value::Array(items) => items.iter_mut().for_each(|item| filled |= amend(item)),
         Value::Object(fields) => {
             for (key, value) in fields {
+                if let (OBJECTS, Value::Array(items)) = (key.as_str(), &mut *value) {
+                    for object in items.iter_mut().filter_map(Value::as_object_mut) {
+                        filled |= object.remove("apiVersion").is_some() | object.remove("kind").is_some();
+                    }
+                }
                 for (_, time, zero) in TIMES.iter().filter(|(place, ..)| place == key) {
                     let places = match &mut *value {
                         Value::Array(items) => items.as_mut_slice(),
@@ -180,7 +189,7 @@ fn fill_times(value: &mut Value) -> bool {
                         }
                     }
                 }
-                filled |= fill_times(value);
+                filled |= amend(value);
             }
         }
         _ => {}
@@ -206,6 +215,14 @@ mod tests {
             let conditions = service.status.and_then(|s| s.conditions).expect("one");
             assert_eq!(conditions[0].last_transition_time.0.to_string(), "0001-01-01T00:00:00Z");
         }
+    }
+
+    #[test]
+    fn templates_of_claims_may_say_that_they_are_anything() {
+        let text = r#"{"metadata":{"name":"s"},"spec":{"volumeClaimTemplates":[{"kind":"","apiVersion":null,"metadata":{"name":"a"}}]}}"#;
+        let set = apps::StatefulSet::decode(text.as_bytes()).expect("as Go reads it");
+        let claims = set.spec.and_then(|s| s.volume_claim_templates).expect("one");
+        assert_eq!(claims[0].metadata.name.as_deref(), Some("a"));
     }
 
     #[test]

@@ -180,6 +180,10 @@ fn negotiated(headers: &HeaderMap, query: &Query, watch: bool, lists: bool) -> R
             "application/vnd.kubernetes.protobuf" => Encoding::Protobuf,
             _ => continue,
         };
+        // The version of the objects of `meta.k8s.io` around what is asked for.
+        if !matches!(clause.param("sv"), "" | "v1") {
+            continue;
+        }
         let form = match (clause.param("as"), MetaVersion::of(clause)) {
             ("", _) if !clause.asks_for_another_kind() => Form::Full,
             // Cells are any JSON, which protobuf cannot hold.
@@ -262,6 +266,7 @@ mod tests {
         check("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406));
         check("application/json;as=Table", Err(406));
         check("application/json;v=v1", Err(406));
+        check("application/json;sv=1", Err(406));
         check("application/yaml", Ok((Encoding::Yaml, Form::Full)));
     }
 }

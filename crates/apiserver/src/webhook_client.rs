@@ -291,14 +291,15 @@ impl WebhookClient {
 
     async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
         let stream: Stream = match (&pool.proxy, &address.dial) {
-            (Some(proxy), Dial::Host(host, port)) => proxy.dial(host, *port).await?,
+            (Some(proxy), Dial::Host(host, port)) => {
+                proxy.dial(host, *port, |stream, name| pool.secure(stream, name)).await?
+            }
             (_, dial) => Box::new(self.dial(dial).await?),
         };
-        let Some(server_name) = &address.server_name else { return converse(stream).await };
-        let server_name = pool.server_name.as_ref().unwrap_or(server_name);
-        let name = ServerName::try_from(server_name.clone()).map_err(|error| error.to_string())?;
-        let tls = TlsConnector::from(pool.tls.clone()).connect(name, stream).await;
-        converse(tls.map_err(|error| trust::explain(&error, server_name))?).await
+        match &address.server_name {
+            None => converse(stream).await,
+            Some(name) => converse(pool.secure(stream, name.clone()).await?).await,
+        }
     }
 
     /// Connects to the host, or to an endpoint of the Service that answers.
@@ -350,6 +351,14 @@ async fn converse(
 }
 
 impl Pool {
+    /// TLS on a connection to `name`, or to whom the certificate must name instead.
+    async fn secure(&self, stream: Stream, name: String) -> Result<Stream, String> {
+        let name = self.server_name.clone().unwrap_or(name);
+        let server_name = ServerName::try_from(name.clone()).map_err(|error| error.to_string())?;
+        let tls = TlsConnector::from(self.tls.clone()).connect(server_name, stream).await;
+        Ok(Box::new(tls.map_err(|error| trust::explain(&error, &name))?))
+    }
+
     /// A kept connection that is still open.
     fn take(&self) -> Option<SendRequest<Full<Bytes>>> {
         let now = Instant::now();

@@ -1,6 +1,10 @@
-//! Proxies on the way to a webhook (`proxy-url` of its kubeconfig): HTTP ones, which are told to CONNECT, and SOCKS 5.
+//! Proxies on the way to a webhook (`proxy-url` of its kubeconfig): HTTP ones, with and without TLS, which are told to CONNECT, and
+//! SOCKS 5.
 //!
-//! Differs: upstream knows proxies under TLS, too, and asks an HTTP proxy itself for what is not under TLS.
+//! A proxy under TLS is trusted as the webhook is, and sees the same client certificate: Go has one configuration of TLS for both
+//! (`net/http/transport.go`, `dialConn`).
+//!
+//! Differs: upstream asks an HTTP proxy itself for what is not under TLS.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
@@ -27,6 +31,7 @@ pub struct Proxy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Http,
+    Https,
     Socks5,
 }
 
@@ -37,7 +42,7 @@ impl Proxy {
         let (kind, port) = match url.scheme() {
             "http" => (Kind::Http, 80),
             "socks5" => (Kind::Socks5, 1080),
-            "https" => return Err("unsupported: a proxy under TLS".into()),
+            "https" => (Kind::Https, 443),
             other => return Err(format!("unsupported scheme {other:?}, must be http, https, or socks5")),
         };
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -47,18 +52,31 @@ impl Proxy {
         Ok(Proxy { kind, host, port: url.port().unwrap_or(port), user })
     }
 
-    /// A connection to a host behind it.
-    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<Stream, String> {
-        let tcp = open(&self.host, self.port).await.map_err(|why| format!("proxyconnect tcp: {why}"))?;
+    /// A connection to a host behind it. `secure` makes one under TLS with who is named.
+    pub(super) async fn dial<F>(
+        &self,
+        host: &str,
+        port: u16,
+        secure: impl Fn(Stream, String) -> F,
+    ) -> Result<Stream, String>
+    where
+        F: Future<Output = Result<Stream, String>>,
+    {
+        let refused = |why: String| format!("proxyconnect tcp: {why}");
+        let tcp = open(&self.host, self.port).await.map_err(refused)?;
         match self.kind {
-            Kind::Http => self.connect(tcp, &join(host, port)).await,
+            Kind::Http => self.connect(Box::new(tcp), &join(host, port)).await,
+            Kind::Https => {
+                let tls = secure(Box::new(tcp), self.host.clone()).await.map_err(refused)?;
+                self.connect(tls, &join(host, port)).await
+            }
             Kind::Socks5 => self.socks(tcp, (host, port)).await,
         }
     }
 
-    async fn connect(&self, tcp: TcpStream, to: &str) -> Result<Stream, String> {
+    async fn connect(&self, stream: Stream, to: &str) -> Result<Stream, String> {
         let (mut sender, connection) =
-            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(tcp)).await.map_err(|e| base::chain(&e))?;
+            http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await.map_err(|e| base::chain(&e))?;
         base::tasks::detach("webhook-proxy", async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(error = %base::chain(&error), "connection to a proxy ended");

@@ -13,8 +13,8 @@ struct Hook {
     connections: Arc<AtomicUsize>,
 }
 
-/// A webhook with a certificate that signs itself: answers `code` with the request line and the body it got; a body `hang` is never answered.
-async fn hook(names: &[&str], code: &'static str) -> Hook {
+/// Who has a certificate that signs itself, and that certificate.
+fn certified(names: &[&str]) -> (TlsAcceptor, Vec<u8>) {
     let mut params =
         rcgen::CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("names");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -28,7 +28,16 @@ async fn hook(names: &[&str], code: &'static str) -> Hook {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .expect("a pair");
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (TlsAcceptor::from(Arc::new(config)), pem)
+}
+
+/// A webhook with a certificate that signs itself: answers `code` with the request line and the body it got; a body `hang` is never answered.
+async fn hook(names: &[&str], code: &'static str) -> Hook {
+    let (acceptor, ca) = certified(names);
+    serve(acceptor, ca, code).await
+}
+
+async fn serve(acceptor: TlsAcceptor, ca: Vec<u8>, code: &'static str) -> Hook {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -43,7 +52,7 @@ async fn hook(names: &[&str], code: &'static str) -> Hook {
             });
         }
     });
-    Hook { port, ca: pem, connections }
+    Hook { port, ca, connections }
 }
 
 async fn answer_all<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut stream: BufReader<S>, code: &str) {
@@ -115,13 +124,17 @@ async fn calls_reuse_their_connection() {
 }
 
 /// A proxy for one connection, which says what it was asked for.
-async fn proxy() -> (u16, tokio::sync::oneshot::Receiver<String>) {
+async fn proxy(acceptor: Option<TlsAcceptor>) -> (u16, tokio::sync::oneshot::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let (tell, asked) = tokio::sync::oneshot::channel();
     base::tasks::detach("test-proxy", async move {
         let (tcp, _) = listener.accept().await.expect("a connection");
-        let mut stream = BufReader::new(tcp);
+        let stream: super::Stream = match acceptor {
+            Some(acceptor) => Box::new(acceptor.accept(tcp).await.expect("TLS")),
+            None => Box::new(tcp),
+        };
+        let mut stream = BufReader::new(stream);
         let (mut head, mut line) = (String::new(), String::new());
         while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
             head.push_str(&std::mem::take(&mut line));
@@ -146,7 +159,7 @@ async fn a_kubeconfig_may_say_how_to_get_there() {
     let unchecked = Reach { unchecked: true, ..Reach::default() };
     assert_eq!(ask_by(&client, &unknown, target(), "x", unchecked).await, "post /?timeout=10s http/1.1 x");
 
-    let (port, asked) = proxy().await;
+    let (port, asked) = proxy(None).await;
     let proxy = Proxy::parse(&format!("http://me:p%40ss@127.0.0.1:{port}")).expect("a URL");
     let through = Reach { proxy: Some(proxy), ..named };
     assert_eq!(ask_by(&client, &other, target(), "x", through).await, "post /?timeout=10s http/1.1 x");
@@ -194,4 +207,34 @@ async fn what_goes_wrong_is_said_as_upstream_says_it() {
     let nonsense = Hook { port: 1, ca: b"nonsense".to_vec(), connections: refusing.connections.clone() };
     let wanted = "unable to load root certificates: unable to parse bytes as PEM block";
     assert_eq!(ask(&client, &nonsense, target(&nonsense), "x").await, wanted);
+}
+
+#[tokio::test]
+async fn a_proxy_under_tls_is_trusted_as_the_webhook_is() {
+    let (acceptor, ca) = certified(&["127.0.0.1"]);
+    let hook = serve(acceptor.clone(), ca.clone(), "200 OK").await;
+    let client = client_with(None).await;
+    let (port, asked) = proxy(Some(acceptor)).await;
+    let through = |port: u16, ca: Vec<u8>| ClientConfig {
+        target: Target::Url(format!("https://127.0.0.1:{}/", hook.port)),
+        ca_bundle: ca,
+        credentials: Credentials::default(),
+        reach: Reach {
+            proxy: Some(Proxy::parse(&format!("https://127.0.0.1:{port}")).expect("a URL")),
+            ..Reach::default()
+        },
+    };
+    let answer = client.post(&through(port, ca), None, "hello".into(), None).await.expect("an answer");
+    assert_eq!(answer, "post / http/1.1 hello");
+    assert!(asked.await.expect("it was asked").starts_with(&format!("CONNECT 127.0.0.1:{} HTTP/1.1\r\n", hook.port)));
+    let (stranger, _) = certified(&["127.0.0.1"]);
+    let (_, other) = certified(&["127.0.0.1"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    base::tasks::detach("test-stranger", async move {
+        let (tcp, _) = listener.accept().await.expect("a connection");
+        stranger.accept(tcp).await.ok();
+    });
+    let error = client.post(&through(port, other), None, "hello".into(), None).await.expect_err("nobody we trust");
+    assert!(error.to_string().contains("proxyconnect tcp: "), "{error}");
 }

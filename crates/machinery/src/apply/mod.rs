@@ -123,7 +123,16 @@ pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
             read.value = Value::Object(Map::new());
             Ok(read)
         }
-        _ => Err(bad(&"json: cannot unmarshal into Go value of type map[string]interface {}")),
+        other => {
+            let found = match other {
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            let why = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
+            Err(bad(&format!("error unmarshaling JSON: while decoding JSON: {why}")))
+        }
     }
 }
 

@@ -453,10 +453,10 @@ impl Value {
 }
 
 fn number_of(number: &Number) -> Value {
-    match (number.as_i64(), number.as_u64(), number.as_f64()) {
-        (Some(int), ..) => Value::Int(int),
-        (_, Some(uint), _) => Value::Uint(uint),
-        (_, _, double) => Value::Double(double.unwrap_or(f64::NAN)),
+    // Integers beyond Go's are floats.
+    match number.as_i64() {
+        Some(int) => Value::Int(int),
+        None => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
     }
 }
 

@@ -209,7 +209,6 @@ impl CustomKind {
     fn read(&self, mut value: Value, lenient: bool) -> Result<(Unstructured, Vec<String>), DecodeError> {
         let wrong = |why: String| DecodeError { kind: "Unstructured", source: serde::de::Error::custom(why) };
         let mut unknown = Vec::new();
-        prune::whole_numbers(&mut value);
         if let Some(meta) = value.get_mut("metadata").filter(|m| !m.is_null()) {
             match embedded::read_meta(meta) {
                 Ok((read, extra)) => {
@@ -353,6 +352,14 @@ impl Kind for CustomKind {
             object.kind = self.info.kind.to_string();
         }
         Ok(Box::new(object))
+    }
+
+    fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {
+        let Some(custom) = downcast_ref::<Unstructured>(object) else { return object.encode() };
+        match prune::whole_numbers(&custom.body) {
+            None => object.encode(),
+            Some(body) => AnyObject::encode(&Unstructured { body, ..custom.clone() }),
+        }
     }
 
     fn check(&self, json: &[u8]) -> Result<Verdict, BodyError> {

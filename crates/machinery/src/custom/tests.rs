@@ -85,9 +85,13 @@ fn bodies_are_pruned_and_defaulted() {
     let expected = json!({
         "name": "a", "maybe": null, "replicas": 1, "labels": {"x": "y"},
         "free": {"any": {"thing": 1}, "known": {"a": "x"}},
-        "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"x": 1}},
+        "template": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"x": 1.0}},
     });
-    assert_eq!(spec_of(&*decoded(spec.clone())), expected);
+    let read = decoded(spec.clone());
+    assert_eq!(spec_of(&*read), expected);
+    // What is written has no point.
+    let written = String::from_utf8(kind().encode(&*read)).expect("text");
+    assert!(written.contains(r#""spec":{"x":1}"#), "{written}");
     let mut body: Value = serde_json::from_slice(&object(spec)).expect("JSON");
     body["metadata"]["bad"] = 1.into();
     body["top"] = 1.into();

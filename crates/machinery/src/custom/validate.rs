@@ -113,7 +113,11 @@ impl Wrong {
 }
 
 fn show(value: &Value) -> String {
-    if value.is_null() { "\"null\"".to_owned() } else { value.to_string() }
+    match value {
+        Value::Null => "\"null\"".to_owned(),
+        Value::Number(n) if n.as_i64().is_none() => n.as_f64().map_or_else(|| n.to_string(), float),
+        other => other.to_string(),
+    }
 }
 
 // === old and new ===
@@ -236,7 +240,8 @@ fn type_of(value: &Value) -> (&'static str, &'static str) {
     match value {
         Value::Null => ("null", ""),
         Value::Bool(_) => ("boolean", ""),
-        Value::Number(n) if n.is_f64() => ("number", "float64"),
+        // Integers beyond Go's are floats.
+        Value::Number(n) if n.as_i64().is_none() => ("number", "float64"),
         Value::Number(_) => ("integer", "int64"),
         Value::String(_) => ("string", ""),
         Value::Array(_) => ("array", ""),

@@ -3,7 +3,7 @@
 
 use super::common::{age, age_column, bump_if, column, name, name_column, set, str_of, typed_column};
 use super::metadata::reset_for_status;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::cel::policy::{self, Sees};
 use crate::cel::{Env, Type};
 use crate::field::{Errors, FieldError, Path};
@@ -57,6 +57,7 @@ macro_rules! webhooks {
 
         impl Strategy for $strategy {
             type Object = $object;
+            const GENERATE_NAME: GenerateName = GenerateName::Always;
 
             const CHECKS_FINALIZERS: bool = false;
 
@@ -366,6 +367,7 @@ pub(super) struct ValidatingAdmissionPolicyKind;
 
 impl Strategy for ValidatingAdmissionPolicyKind {
     type Object = ValidatingAdmissionPolicy;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     const CHECKS_FINALIZERS: bool = false;
 
@@ -487,6 +489,7 @@ pub(super) struct MutatingAdmissionPolicyKind;
 
 impl Strategy for MutatingAdmissionPolicyKind {
     type Object = MutatingAdmissionPolicy;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     const CHECKS_FINALIZERS: bool = false;
 
@@ -735,6 +738,7 @@ pub(super) struct ValidatingAdmissionPolicyBindingKind;
 
 impl Strategy for ValidatingAdmissionPolicyBindingKind {
     type Object = ValidatingAdmissionPolicyBinding;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     const CHECKS_FINALIZERS: bool = false;
 
@@ -798,6 +802,7 @@ pub(super) struct MutatingAdmissionPolicyBindingKind;
 
 impl Strategy for MutatingAdmissionPolicyBindingKind {
     type Object = MutatingAdmissionPolicyBinding;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     const CHECKS_FINALIZERS: bool = false;
 

@@ -1,7 +1,7 @@
 //! ConfigMap (`pkg/registry/core/configmap/strategy.go`, `ValidateConfigMap`).
 
 use super::common::{age, age_column, name, name_column, typed_column};
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, invalid_each, is_config_map_key, is_dns1123_subdomain};
 use api::prelude::ConfigMap;
@@ -15,6 +15,7 @@ pub(super) struct ConfigMapKind;
 
 impl Strategy for ConfigMapKind {
     type Object = ConfigMap;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)

@@ -2,7 +2,7 @@
 //! `ValidateEndpoint*`).
 
 use super::common::{age, age_column, column, name, name_column, or_none, set, str_of, text};
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     Family, IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, is_label_value,
@@ -21,6 +21,7 @@ pub(super) struct EndpointsKind;
 
 impl Strategy for EndpointsKind {
     type Object = Endpoints;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(endpoints: &mut Endpoints) {
         for port in endpoints.subsets.iter_mut().flatten().flat_map(|s| s.ports.iter_mut().flatten()) {
@@ -142,6 +143,7 @@ pub(super) struct EndpointSliceKind;
 
 impl Strategy for EndpointSliceKind {
     type Object = EndpointSlice;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(slice: &mut EndpointSlice) {
         for port in slice.ports.iter_mut().flatten() {

@@ -94,6 +94,12 @@ impl Strategy for CustomResourceDefinitionKind {
 
     fn validate_create(crd: &CustomResourceDefinition) -> Errors {
         let mut errors = validate_schemas(&crd.spec, None);
+        // The rule for names, which no prefix of one can keep to.
+        let prefix = crd.metadata.generate_name.as_deref().unwrap_or_default();
+        if !prefix.is_empty() && prefix != format!("{}.{}", crd.spec.names.plural, crd.spec.group) {
+            let path = Path::new("metadata").child("generateName");
+            errors.push(FieldError::invalid(&path, prefix, r#"must be spec.names.plural+"."+spec.group"#));
+        }
         errors.extend(validate_approval(crd));
         errors
     }
@@ -577,9 +583,12 @@ fn validate_service(service: &APIService) -> Errors {
     let path = Path::new("spec");
     let mut errors = Vec::new();
     let name = format!("{version}.{group}");
-    if !service.name().is_empty() && service.name() != name {
-        let detail = format!(r#"must be `spec.version+"."+spec.group`: {name:?}"#);
-        errors.push(FieldError::invalid(&Path::new("metadata").child("name"), service.name(), &detail));
+    let prefix = service.metadata.generate_name.as_deref().unwrap_or_default();
+    for (field, given) in [("generateName", prefix), ("name", service.name())] {
+        if !given.is_empty() && given != name {
+            let detail = format!(r#"must be `spec.version+"."+spec.group`: {name:?}"#);
+            errors.push(FieldError::invalid(&Path::new("metadata").child(field), given, &detail));
+        }
     }
     if group.is_empty() && version != "v1" {
         let detail = "only v1 may have an empty group and it better be legacy kube";

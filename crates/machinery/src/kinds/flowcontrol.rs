@@ -4,7 +4,7 @@
 
 use super::common::{age, age_column, bump_if_spec_changed, column, name, name_column, nonzero, set, str_of};
 use super::metadata::reset_for_status;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, one_of, required};
 use api::k8s::api::flowcontrol::v1::{
@@ -20,6 +20,7 @@ pub(super) struct FlowSchemaKind;
 
 impl Strategy for FlowSchemaKind {
     type Object = FlowSchema;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(schema: &mut FlowSchema) {
         nonzero(&mut schema.spec.get_or_insert_default().matching_precedence, 1000);
@@ -289,6 +290,7 @@ pub(super) struct PriorityLevelConfigurationKind;
 
 impl Strategy for PriorityLevelConfigurationKind {
     type Object = PriorityLevelConfiguration;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(level: &mut PriorityLevelConfiguration) {
         let Some(spec) = &mut level.spec else { return };

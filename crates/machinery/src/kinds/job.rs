@@ -15,7 +15,7 @@ use super::workload::{
     is_new_generation, labels_value, matches_template, name_warning, selector_cell, selector_value, template_cells,
     validate_counts, validate_immutable,
 };
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::cron::Schedule;
 use crate::field::{ErrorType, Errors, FieldError, Path};
 use crate::validation::{
@@ -38,6 +38,7 @@ pub(super) struct JobKind;
 
 impl Strategy for JobKind {
     type Object = Job;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn pod_spec(object: &mut Job) -> Option<&mut PodSpec> {
         object.spec.as_mut()?.template.spec.as_mut()

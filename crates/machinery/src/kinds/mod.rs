@@ -363,6 +363,18 @@ pub struct Column {
     pub description: Cow<'static, str>,
 }
 
+/// When `generateName` is held against a kind's rule for names. Nobody reads it any more when it could be wrong; which kinds check it
+/// again is whichever validate all of an object's metadata with each update (`ValidateObjectMeta` upstream).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GenerateName {
+    /// When the object is created.
+    Create,
+    /// Also when it is changed.
+    Always,
+    /// Never: the name that is made is what counts (`ValidateObjectMetaWithOpts`).
+    Never,
+}
+
 /// What is particular about a built-in kind. Implemented by a unit struct per kind, over the typed object.
 /// Defaults of the methods fit a plain kind without status.
 pub trait Strategy: Send + Sync + 'static {
@@ -397,6 +409,8 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(_object: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
+    /// When `generateName` is held against the rule for names.
+    const GENERATE_NAME: GenerateName = GenerateName::Create;
     /// Whether finalizers without a prefix must be Kubernetes' own: the kinds that `pkg/apis/core/validation` checks.
     const CHECKS_FINALIZERS: bool = true;
     /// See [`Kind::allow_create_on_update`].

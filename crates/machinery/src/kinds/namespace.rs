@@ -5,7 +5,7 @@
 
 use super::common::{age, age_column, column, name, name_column, str_of};
 use super::metadata::validate_own_finalizer;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, invalid_each, is_dns1123_label, is_label_key};
 use api::k8s::api::core::v1::NamespaceStatus;
@@ -21,6 +21,7 @@ pub(super) struct NamespaceKind;
 
 impl Strategy for NamespaceKind {
     type Object = Namespace;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(namespace: &mut Namespace) {
         let name = namespace.name().to_owned();

@@ -5,7 +5,7 @@ use super::common::{
     age, age_column, bump_if_spec_changed, column, format_selector, name, name_column, or_none, set, str_of,
 };
 use super::metadata::reset_for_status;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::schema::go_shown;
 use crate::validation::{
@@ -32,6 +32,7 @@ pub(super) struct IngressKind;
 
 impl Strategy for IngressKind {
     type Object = Ingress;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn prepare_create(ingress: &mut Ingress) {
         ingress.status = Some(IngressStatus { load_balancer: Some(Default::default()) });
@@ -273,6 +274,7 @@ pub(super) struct IngressClassKind;
 
 impl Strategy for IngressClassKind {
     type Object = IngressClass;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(class: &mut IngressClass) {
         if let Some(parameters) = class.spec.as_mut().and_then(|s| s.parameters.as_mut()) {
@@ -517,6 +519,7 @@ pub(super) struct IPAddressKind;
 
 impl Strategy for IPAddressKind {
     type Object = IPAddress;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         match parse_ip_sloppy(name) {

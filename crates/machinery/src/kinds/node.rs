@@ -3,7 +3,7 @@
 use super::common::{age, age_column, column, name, name_column, set, str_of, visit_list, wide};
 use super::pod::validate::validate_taint_effect;
 use super::resources::validate_quantity;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
     Family, Messages, Raw, is_dns1123_subdomain, is_label_value, is_valid_cidr_legacy, parse_cidr_sloppy,
@@ -19,6 +19,7 @@ pub(super) struct NodeKind;
 
 impl Strategy for NodeKind {
     type Object = Node;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(node: &mut Node) {
         even_out_cidrs(node.spec.get_or_insert_default());

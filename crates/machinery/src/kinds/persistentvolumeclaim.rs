@@ -6,7 +6,7 @@ use super::pod::defaults::round_up;
 use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
 use super::pod::warnings::fractional;
 use super::resources::validate_quantity;
-use super::{Column, Strategy, vendor_volumes};
+use super::{Column, GenerateName, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
 use crate::schema::go_shown;
@@ -39,6 +39,7 @@ pub(super) struct PersistentVolumeClaimKind;
 
 impl Strategy for PersistentVolumeClaimKind {
     type Object = PersistentVolumeClaim;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(claim: &mut PersistentVolumeClaim) {
         text(&mut claim.status.get_or_insert_default().phase, "Pending");
@@ -359,6 +360,7 @@ pub(super) struct PersistentVolumeKind;
 
 impl Strategy for PersistentVolumeKind {
     type Object = PersistentVolume;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(volume: &mut PersistentVolume) {
         text(&mut volume.status.get_or_insert_default().phase, "Pending");
@@ -574,7 +576,7 @@ fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path) -> Errors {
     if !capacity.contains_key("storage") || capacity.len() > 1 {
         let texts: serde_json::Map<String, Value> =
             capacity.iter().map(|(k, v)| (k.clone(), Value::from(v.0.as_str()))).collect();
-        let value = if capacity.is_empty() { Value::Null } else { Value::Object(texts) };
+        let value = if spec.capacity.is_none() { Value::Null } else { Value::Object(texts) };
         errors.push(FieldError::not_supported(path, &value, &["storage"]));
     }
     for (name, size) in &capacity {
@@ -623,7 +625,7 @@ fn validate_source(spec: &PersistentVolumeSpec, name: &str, path: &Path) -> Erro
     let look_into = |source: &str| {
         let mut errors = validate_one(source, spec, &path.child(source));
         errors.extend(vendor_volumes::validate_persistent(source, spec, name, path));
-        let placed = spec.node_affinity.as_ref().is_some_and(|affinity| affinity.required.is_some());
+        let placed = spec.node_affinity.is_some();
         if source == "local" && !placed {
             errors.push(FieldError::required(&path.child("nodeAffinity"), "Local volume requires node affinity"));
         }

@@ -3,7 +3,7 @@
 
 use super::common::{age, age_column, column, name, name_column, visit_list};
 use super::resources::{self, ResourceList, validate_container_name, validate_quantity};
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::quantity::Quantity as Number;
 use crate::validation::{IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key};
@@ -20,6 +20,7 @@ pub(super) struct LimitRangeKind;
 
 impl Strategy for LimitRangeKind {
     type Object = LimitRange;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(range: &mut LimitRange) {
         for item in &mut range.spec.get_or_insert_default().limits {

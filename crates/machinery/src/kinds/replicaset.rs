@@ -7,7 +7,7 @@ use super::workload::{
     labels_value, selector_cell, selector_value, template_cells, validate_at_most, validate_counts, validate_immutable,
     validate_lasting, validate_selector_and_template, workload_warnings,
 };
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{Messages, is_dns1123_subdomain, validate_non_negative};
 use api::k8s::api::apps::v1::ReplicaSetStatus;
@@ -120,6 +120,7 @@ pub(super) struct ReplicationControllerKind;
 
 impl Strategy for ReplicationControllerKind {
     type Object = ReplicationController;
+    const GENERATE_NAME: GenerateName = GenerateName::Never;
 
     fn pod_spec(object: &mut ReplicationController) -> Option<&mut PodSpec> {
         object.spec.as_mut()?.template.as_mut()?.spec.as_mut()

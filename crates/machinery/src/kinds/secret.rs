@@ -2,7 +2,7 @@
 
 use super::common::{age, age_column, column, name, name_column, str_of, text, typed_column};
 use super::configmap::MAX_DATA;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::key_pair;
 use crate::schema::check::parse_json;
@@ -19,6 +19,7 @@ pub(super) struct SecretKind;
 
 impl Strategy for SecretKind {
     type Object = Secret;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(secret: &mut Secret) {
         // `stringData` is how clients write text; it is never read back.
@@ -142,6 +143,7 @@ pub(super) struct ServiceAccountKind;
 
 impl Strategy for ServiceAccountKind {
     type Object = ServiceAccount;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn prepare_create(account: &mut ServiceAccount) {
         clean_references(account);

@@ -5,7 +5,7 @@ use super::common::{
 };
 use super::pod::validate::{validate_quantity_list, validate_tolerations};
 use super::workload::{validate_at_most_100_percent, validate_counts, validate_int_or_percent};
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::schema::go_shown;
 use crate::validation::validate_conditions;
@@ -279,6 +279,7 @@ pub(super) struct RuntimeClassKind;
 
 impl Strategy for RuntimeClassKind {
     type Object = RuntimeClass;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     const CHECKS_FINALIZERS: bool = false;
 

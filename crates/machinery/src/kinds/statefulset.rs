@@ -13,7 +13,7 @@ use super::workload::{
     validate_at_most_100_percent, validate_collisions, validate_counts, validate_int_or_percent, validate_labels,
     validate_lasting, validate_selector,
 };
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::selector::from_label_selector;
 use crate::validation::{
@@ -321,6 +321,7 @@ pub(super) struct ControllerRevisionKind;
 
 impl Strategy for ControllerRevisionKind {
     type Object = ControllerRevision;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)

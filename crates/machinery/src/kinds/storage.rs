@@ -5,7 +5,7 @@ use super::metadata::reset_for_status;
 use super::persistentvolumeclaim::{default_source, validate_inline_volume};
 use super::pod::validate::validate_driver_name;
 use super::resources::validate_quantity;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::schema::go_shown;
 use crate::validation::{
@@ -30,6 +30,7 @@ pub(super) struct StorageClassKind;
 
 impl Strategy for StorageClassKind {
     type Object = StorageClass;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(class: &mut StorageClass) {
         set(&mut class.reclaim_policy, "Delete".to_owned());
@@ -162,6 +163,7 @@ pub(super) struct VolumeAttributesClassKind;
 
 impl Strategy for VolumeAttributesClassKind {
     type Object = VolumeAttributesClass;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
@@ -341,6 +343,7 @@ pub(super) struct CSINodeKind;
 
 impl Strategy for CSINodeKind {
     type Object = CSINode;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
@@ -403,6 +406,7 @@ pub(super) struct CSIStorageCapacityKind;
 
 impl Strategy for CSIStorageCapacityKind {
     type Object = CSIStorageCapacity;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
@@ -465,6 +469,7 @@ pub(super) struct VolumeAttachmentKind;
 
 impl Strategy for VolumeAttachmentKind {
     type Object = VolumeAttachment;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(attachment: &mut VolumeAttachment) {
         if let Some(volume) = &mut attachment.spec.source.inline_volume_spec {

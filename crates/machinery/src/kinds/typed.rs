@@ -3,7 +3,7 @@
 
 use super::column_texts::described;
 use super::pod::gated;
-use super::{Column, Kind, KindInfo, Strategy, metadata, table};
+use super::{Column, GenerateName, Kind, KindInfo, Strategy, metadata, table};
 use crate::field::Errors;
 use crate::schema::{TypeId, builtin, shown, shown_before_storage};
 use api::any::{downcast_mut, downcast_ref};
@@ -134,6 +134,9 @@ impl<S: Strategy> Kind for Typed<S> {
 
     fn validate_create(&self, object: &dyn AnyObject) -> Errors {
         let mut errors = metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name);
+        if S::GENERATE_NAME != GenerateName::Never {
+            errors.splice(0..0, metadata::validate_generate_name(object.meta(), S::validate_name));
+        }
         if S::CHECKS_FINALIZERS {
             errors.extend(metadata::validate_own_finalizers(object.meta()));
         }
@@ -146,6 +149,9 @@ impl<S: Strategy> Kind for Typed<S> {
         let mut errors = metadata::validate_update(new.meta(), old.meta());
         if S::CHECKS_FINALIZERS {
             errors.extend(metadata::validate_own_finalizers(new.meta()));
+        }
+        if subresource.is_none() && S::GENERATE_NAME == GenerateName::Always {
+            errors.extend(metadata::validate_generate_name(new.meta(), S::validate_name));
         }
         let (new, old) = (typed(new), typed(old));
         match subresource {

@@ -11,7 +11,7 @@ use super::metadata::reset_for_status;
 use super::persistentvolumeclaim::validate_template_meta;
 use super::resources::is_extended;
 use super::workload::validate_immutable;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{IMMUTABLE, Messages, is_dns1123_subdomain};
 use api::k8s::api::resource::v1::{
@@ -29,6 +29,7 @@ pub(super) struct DeviceClassKind;
 
 impl Strategy for DeviceClassKind {
     type Object = DeviceClass;
+    const GENERATE_NAME: GenerateName = GenerateName::Never;
 
     fn prepare_create(class: &mut DeviceClass) {
         class.metadata.generation = Some(1);
@@ -108,6 +109,7 @@ pub(super) struct ResourceClaimKind;
 
 impl Strategy for ResourceClaimKind {
     type Object = ResourceClaim;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(claim: &mut ResourceClaim) {
         fill_claim(&mut claim.spec);
@@ -179,6 +181,7 @@ pub(super) struct ResourceClaimTemplateKind;
 
 impl Strategy for ResourceClaimTemplateKind {
     type Object = ResourceClaimTemplate;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn default(template: &mut ResourceClaimTemplate) {
         template.spec.metadata.get_or_insert_default();
@@ -287,6 +290,11 @@ impl Strategy for ResourceSliceKind {
         for device in slice.spec.devices.iter_mut().flatten() {
             for capacity in device.capacity.iter_mut().flat_map(|c| c.values_mut()) {
                 visit(&mut capacity.value);
+                let Some(policy) = &mut capacity.request_policy else { continue };
+                let range = policy.valid_range.as_mut();
+                let bounds = range.into_iter().flat_map(|r| [Some(&mut r.min), r.max.as_mut(), r.step.as_mut()]);
+                let values = policy.default.iter_mut().chain(policy.valid_values.iter_mut().flatten());
+                values.chain(bounds.flatten()).for_each(&mut *visit);
             }
             for consumed in device.consumes_counters.iter_mut().flatten() {
                 consumed.counters.values_mut().for_each(|c| visit(&mut c.value));

@@ -184,7 +184,10 @@ fn pull_policy(image: &str) -> &'static str {
         Some(_) => 0,
     };
     let length = implied + name.len() - tag.len() - usize::from(!tag.is_empty());
+    // What could be the beginning of a digest is no name.
+    let is_digest = name == repository && repository.len() == 64 && repository.bytes().all(|b| b.is_ascii_hexdigit());
     let is_name = length <= 255
+        && !is_digest
         && ends.iter().all(|end| end.is_some_and(is_letter))
         && repository.bytes().all(|b| is_letter(&b) || b"._-".contains(&b));
     let latest = tag == "latest" || (tag.is_empty() && digest.is_empty());

@@ -17,7 +17,7 @@ pub(super) mod warnings;
 
 use super::common::{bump_if_spec_changed, str_of};
 use super::metadata::reset_for_status;
-use super::{Column, Strategy};
+use super::{Column, GenerateName, Strategy};
 use crate::field::Errors;
 use crate::validation::{Messages, is_dns1123_subdomain};
 use api::k8s::api::core::v1::{Affinity, Container, PodAffinityTerm, PodCondition, PodSpec, PodStatus};
@@ -32,6 +32,7 @@ pub(super) struct PodKind;
 
 impl Strategy for PodKind {
     type Object = Pod;
+    const GENERATE_NAME: GenerateName = GenerateName::Always;
 
     fn pod_spec(pod: &mut Pod) -> Option<&mut PodSpec> {
         pod.spec.as_mut()

@@ -267,4 +267,29 @@ fn images_whose_names_are_none_are_pulled_if_they_are_not_there() {
         flat(&serde_json::from_slice(&created(&pod).1.encode()).expect("JSON")).contains("imagePullPolicy: \"Always\"")
     };
     assert!(policy(&"x".repeat(237)) && !policy(&"x".repeat(238)) && policy("nginx") && !policy("nginx:1"));
+    assert!(policy(&"a".repeat(63)) && !policy(&"a".repeat(64)) && policy(&format!("x/{}", "a".repeat(64))));
+}
+
+#[test]
+fn prefixes_of_names_are_names_too() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, generateName: AB-, uid: '1', resourceVersion: '1'}, spec: {containers: [{name: c, image: i}]}}";
+    let named = pod.replace("generateName: AB-, ", "");
+    check_create(
+        pod,
+        expect![[
+            r#"metadata.generateName: Invalid value: "AB-": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"#
+        ]],
+    );
+    check_update(
+        &named,
+        pod,
+        None,
+        expect![[
+            r#"metadata.generateName: Invalid value: "AB-": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"#
+        ]],
+    );
+    let controller = "{apiVersion: v1, kind: ReplicationController, metadata: {name: a, generateName: AB-}, spec: {selector: {a: b}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}";
+    check_create(controller, expect![""]);
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: a, uid: '1', resourceVersion: '1'}, spec: {clusterIP: None, ports: [{port: 1}]}}";
+    check_update(service, &service.replace("{name: a", "{generateName: AB-, name: a"), None, expect!["generation 0"]);
 }

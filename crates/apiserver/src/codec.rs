@@ -60,7 +60,9 @@ pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -
 pub(crate) fn yaml_to_value(body: &[u8], kind: &str) -> Result<Value, Status> {
     let unreadable = |why: String| status::bad_request(unrecognized(kind, &format!("yaml: {why}"), body));
     let text = std::str::from_utf8(body).map_err(|e| unreadable(e.to_string()))?;
-    serde_saphyr::from_str(text).map_err(|e| unreadable(e.to_string()))
+    let mut value: Value = serde_saphyr::from_str(text).map_err(|e| unreadable(e.to_string()))?;
+    machinery::json::make_whole(&mut value);
+    Ok(value)
 }
 
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {

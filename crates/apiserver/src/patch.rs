@@ -90,7 +90,7 @@ impl PatchChange {
         Ok(PatchChange {
             how,
             kind: w.kind.clone(),
-            namespace: w.namespace.to_owned(),
+            namespace: if w.kind.info().namespaced { w.namespace.to_owned() } else { String::new() },
             name: w.name.to_owned(),
             validation,
             warnings: Mutex::new(Vec::new()),

@@ -35,6 +35,21 @@ pub struct CertificateRequest {
     pub public_key: Vec<u8>,
 }
 
+/// What is wrong with certificates in PEM (`validateCertificate` in `pkg/apis/certificates/validation/validation.go`).
+pub fn check_chain(pem: &[u8]) -> Result<(), String> {
+    let mut blocks = 0;
+    for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
+        // What is no block is passed over.
+        let Ok(block) = block else { break };
+        if block.label != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
+        }
+        x509_parser::certificate::X509Certificate::from_der(&block.contents).map_err(|e| format!("x509: {e}"))?;
+        blocks += 1;
+    }
+    if blocks == 0 { Err("must contain at least one CERTIFICATE PEM block".to_owned()) } else { Ok(()) }
+}
+
 impl CertificateRequest {
     /// Reads PEM. Errors are in words for the user.
     pub fn parse(pem: &[u8]) -> Result<Self, String> {

@@ -16,6 +16,38 @@ pub(crate) fn to_text<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("values and texts are JSON")
 }
 
+/// Go writes floats from here on with an exponent (`encoding/json`); below, there are integers of ours for nearly all.
+const WITHOUT_EXPONENT: f64 = 18_446_744_073_709_551_616.0;
+
+fn whole_float(value: &Value) -> Option<f64> {
+    let Value::Number(number) = value else { return None };
+    let float = number.as_f64().filter(|_| number.is_f64())?;
+    (float.fract() == 0.0 && float.abs() < WITHOUT_EXPONENT).then_some(float)
+}
+
+/// Whether there is a whole number in it that is written as a float.
+pub(crate) fn has_whole_floats(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.values().any(has_whole_floats),
+        Value::Array(items) => items.iter().any(has_whole_floats),
+        other => whole_float(other).is_some(),
+    }
+}
+
+/// Makes integers of whole numbers that are written as floats, as Go does when it writes them, and when it reads YAML.
+pub fn make_whole(value: &mut Value) {
+    match value {
+        Value::Object(map) => map.values_mut().for_each(make_whole),
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        other => {
+            let Some(float) = whole_float(other) else { return };
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and in range")]
+            let whole = if float < 0.0 { Value::from(float as i64) } else { Value::from(float as u64) };
+            *other = whole;
+        }
+    }
+}
+
 /// JSON as Go's `encoding/json` writes it: what HTML could take for its own is escaped.
 pub(crate) fn escaped_for_html(json: String) -> String {
     if !json.contains(['&', '<', '>', '\u{2028}', '\u{2029}']) {

@@ -117,6 +117,8 @@ pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
         Ok(read) => read,
         Err(_) => parse_yaml(body).map_err(|e| bad(&e))?,
     };
+    // Upstream reads it as YAML, whatever it is.
+    crate::json::make_whole(&mut read.value);
     match read.value {
         Value::Object(_) => Ok(read),
         Value::Null => {

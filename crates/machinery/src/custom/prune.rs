@@ -2,6 +2,7 @@
 //! their defaults (`apiextensions-apiserver/pkg/apiserver/schema/{pruning,defaulting}`).
 
 use super::structural::{Additional, Structural};
+use crate::json;
 use serde_json::{Map, Value};
 
 /// Fields that every resource has, whatever its schema says.
@@ -192,39 +193,9 @@ pub fn prune_defaults(schema: &mut Structural) {
 /// Go decodes `1.0` as a float and writes it as `1`: whole numbers are integers once they are written, however they came.
 /// `None` if there is no such number.
 pub fn whole_numbers(object: &Map<String, Value>) -> Option<Map<String, Value>> {
-    object.values().any(has_whole_floats).then(|| {
+    object.values().any(json::has_whole_floats).then(|| {
         let mut object = object.clone();
-        object.values_mut().for_each(make_whole);
+        object.values_mut().for_each(json::make_whole);
         object
     })
-}
-
-/// Go writes floats from here on with an exponent (`encoding/json`); below, there are integers of ours for nearly all.
-const WITHOUT_EXPONENT: f64 = 18_446_744_073_709_551_616.0;
-
-fn whole_float(value: &Value) -> Option<f64> {
-    let Value::Number(number) = value else { return None };
-    let float = number.as_f64().filter(|_| number.is_f64())?;
-    (float.fract() == 0.0 && float.abs() < WITHOUT_EXPONENT).then_some(float)
-}
-
-fn has_whole_floats(value: &Value) -> bool {
-    match value {
-        Value::Object(map) => map.values().any(has_whole_floats),
-        Value::Array(items) => items.iter().any(has_whole_floats),
-        other => whole_float(other).is_some(),
-    }
-}
-
-fn make_whole(value: &mut Value) {
-    match value {
-        Value::Object(map) => map.values_mut().for_each(make_whole),
-        Value::Array(items) => items.iter_mut().for_each(make_whole),
-        other => {
-            let Some(float) = whole_float(other) else { return };
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and in range")]
-            let whole = if float < 0.0 { Value::from(float as i64) } else { Value::from(float as u64) };
-            *other = whole;
-        }
-    }
 }

@@ -309,6 +309,8 @@ fn validate_change(new: &CertificateSigningRequest, old: &CertificateSigningRequ
             errors.push(FieldError::forbidden(&path, "updates may not set certificate content"));
         } else if !certificate(old).is_empty() {
             errors.push(FieldError::forbidden(&path, "updates may not modify existing certificate content"));
+        } else if let Err(why) = crate::certificates::check_chain(&certificate(new)) {
+            errors.push(FieldError::invalid(&path, "<certificate data>", &why));
         }
     }
     errors
@@ -365,5 +367,31 @@ spec:
             Name | Age | SignerName | Requestor | RequestedDuration | Condition
             node | 60m | kubernetes.io/kubelet-serving | mallory | <none> | Approved"#]],
         );
+    }
+
+    #[test]
+    fn a_certificate_is_one() {
+        let issued = |text: &str| {
+            use base64::Engine;
+            let text = base64::engine::general_purpose::STANDARD.encode(text);
+            format!("{REQUEST}status: {{certificate: {text}}}\n")
+        };
+        let refused = [
+            (
+                "aa",
+                expect![[
+                    r#"status.certificate: Invalid value: "<certificate data>": must contain at least one CERTIFICATE PEM block"#
+                ]],
+            ),
+            (
+                "-----BEGIN X-----\nAAAA\n-----END X-----\n",
+                expect![[
+                    r#"status.certificate: Invalid value: "<certificate data>": only CERTIFICATE PEM blocks are allowed, found "X""#
+                ]],
+            ),
+        ];
+        for (text, expected) in refused {
+            check_update(REQUEST, &issued(text), Some("status"), expected);
+        }
     }
 }

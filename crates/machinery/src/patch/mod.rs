@@ -121,6 +121,8 @@ impl Patch {
             (PatchType::Strategic, Value::Object(mut map)) => {
                 // Upstream applies it to fields, which are not what makes an object of a kind.
                 map.retain(|key, _| key != "apiVersion" && key != "kind");
+                // What comes of it is converted, which takes a whole float for an integer (`runtime/converter.go`).
+                map.values_mut().for_each(crate::json::make_whole);
                 Kind::Strategic(map)
             }
             (PatchType::Strategic, Value::Null) => Kind::Strategic(Map::new()),
@@ -301,5 +303,18 @@ mod tests {
     fn custom_resources_have_no_strategic_merge() {
         let e = apply_patch(PatchType::Strategic, None, &json!({}), b"{}").expect_err("no schema");
         assert_eq!(e.to_string(), "strategic merge patch format is not supported");
+    }
+
+    #[test]
+    fn whole_floats_are_integers_in_strategic_patches() {
+        let b = crate::schema::builtin();
+        let ty = b.by_kind("", "v1", "Pod").expect("there are pods");
+        let patched = apply_patch(
+            PatchType::Strategic,
+            Some((&b.schema, ty)),
+            &json!({}),
+            br#"{"spec":{"priority":2.0,"x":2.5}}"#,
+        );
+        assert_eq!(patched.expect("a patch"), json!({"spec": {"priority": 2, "x": 2.5}}));
     }
 }

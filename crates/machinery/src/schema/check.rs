@@ -279,6 +279,21 @@ mod tests {
     }
 
     #[test]
+    fn structs_of_nulls_are_empty_and_no_bytes_may_be_a_list() {
+        let b = builtin();
+        let verdict = |kind: (&str, &str), json: &str| {
+            let ty = b.by_kind(kind.0, "v1", kind.1).expect("a kind");
+            super::verdict(&b.schema, ty, json.as_bytes()).expect("JSON").adjusted
+        };
+        let secret = b.by_kind("", "v1", "Secret").expect("a kind");
+        let read = check_json(&b.schema, secret, br#"{"data":{"a":[ ]}}"#).expect("JSON").value;
+        assert_eq!(read.to_string(), r#"{"data":{"a":""}}"#);
+        assert!(verdict(("", "Secret"), r#"{"data":{"a":[ ]}}"#));
+        assert!(verdict(("apps", "Deployment"), r#"{"spec":{"selector":{"matchLabels":null}}}"#));
+        assert!(!verdict(("apps", "Deployment"), r#"{"spec":{"selector":{"matchLabels":{"a":"b"}}}}"#));
+    }
+
+    #[test]
     fn types_that_read_themselves_are_not_looked_into() {
         check(
             r#"{"metadata":{"managedFields":[{"fieldsV1":{"f:x":{},"f:x":{}}}]}}"#,

@@ -477,7 +477,21 @@ impl<'a> Reader<'a> {
         Ok(null_is_absent)
     }
 
+    /// Whether `[]` stands where bytes do, which Go takes for none.
+    fn is_no_bytes(&self, target: Target) -> bool {
+        let is_bytes = |id| matches!(self.schema.get(id), Type::Scalar(Scalar::Bytes));
+        let rest = || self.bytes.get(self.at + 1..).unwrap_or_default().trim_ascii_start();
+        matches!(target, Target::Typed(id) if is_bytes(id)) && rest().first() == Some(&b']')
+    }
+
     fn array(&mut self, target: Target) -> Result<Value, Syntax> {
+        if self.is_no_bytes(target) {
+            self.at += 1;
+            self.space();
+            self.at += 1;
+            self.adjusted = true;
+            return Ok(Value::String(String::new()));
+        }
         let item = self.array_item(target);
         self.deeper()?;
         self.at += 1;

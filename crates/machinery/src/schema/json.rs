@@ -4,10 +4,10 @@
 //! tests compare them. As there: syntax errors come first, then the error of a type that reads itself (quantities,
 //! times), then the first wrong type; unknown and duplicate fields are collected beside.
 //!
-//! Differs from upstream: nesting ends at [`MAX_DEPTH`], and types are named by their kind of value (`string`) where Go
-//! would name its own string type (`v1.RestartPolicy`).
+//! Differs from upstream: nesting ends at [`MAX_DEPTH`].
 
 use super::check::BodyError;
+use super::go_names;
 use super::{Scalar, Schema, Struct, Type, TypeId, builtin};
 use crate::apply::presence;
 use crate::quantity::Quantity;
@@ -66,6 +66,7 @@ fn read_all(schema: &Schema, target: Target, bytes: &[u8], makes: Makes) -> Resu
         depth: 0,
         path: String::new(),
         go_path: String::new(),
+        root: target,
         go_struct: "",
         saved: None,
         fatal: None,
@@ -107,6 +108,8 @@ struct Reader<'a> {
     path: String,
     /// `spec.containers`, for wrong types: Go leaves out indexes and keys.
     go_path: String,
+    /// What is read as a whole.
+    root: Target,
     /// The definition that the last part of `go_path` is a field of.
     go_struct: &'a str,
     saved: Option<String>,
@@ -773,7 +776,13 @@ impl Reader<'_> {
         if self.go_path.is_empty() {
             return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
         }
-        let (structure, path) = (short(self.go_struct), &self.go_path);
+        let field = self.go_path.rsplit('.').next().unwrap_or_default();
+        let wanted = go_names::of_type(self.go_struct, field, wanted);
+        let path = match self.root {
+            Target::Typed(root) => go_names::of_path(self.schema, root, &self.go_path),
+            _ => self.go_path.clone(),
+        };
+        let structure = short(self.go_struct);
         format!("json: cannot unmarshal {found} into Go struct field {structure}.{path} of type {wanted}")
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod builtin;
 pub mod check;
 mod empties;
+mod go_names;
 mod go_shown;
 mod json;
 mod restore;

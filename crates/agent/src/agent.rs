@@ -380,7 +380,8 @@ impl Agent {
         let event = ClusterEvent { pod: Some(victim), field_path: None, warning: true, reason, message };
         self.context.cluster.event(event);
         let grace = view::grace_period(victim, None);
-        let happened = Observation::Evicted { reason: reason.to_owned(), message: message.to_owned(), grace };
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        let happened = Observation::Evicted { reason, message, grace, disrupted: true };
         if let Some(worker) = self.workers.read().get(victim.uid()) {
             worker.tell(Message::Observed(happened));
         }

@@ -56,6 +56,8 @@ families! {
         "[ALPHA] Cumulative number of pods with user namespaces started. This metric will only be collected on Linux.";
     CONTAINERS_ENDED = "kubelet_terminated_containers_total" ["container_type", "exit_code", "reason"]
         "[ALPHA] Cumulative number of container terminations.";
+    HOOKS_WITHOUT_TLS = "kubelet_lifecycle_handler_http_fallbacks_total" []
+        "[ALPHA] The number of times lifecycle handlers successfully fell back to http from https.";
     CONTAINERS_ALIGNED = "kubelet_container_aligned_compute_resources_count" ["scope", "boundary"]
         "[ALPHA] Cumulative number of aligned compute resources allocated to containers by alignment type.";
     CONTAINERS_NOT_ALIGNED = "kubelet_container_aligned_compute_resources_failure_count" ["scope", "boundary"]

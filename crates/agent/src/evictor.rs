@@ -138,6 +138,15 @@ impl Limit {
     }
 }
 
+/// Why a pod has to go.
+#[derive(Debug, Clone, Copy)]
+enum Why {
+    /// The node has too little of this left.
+    Pressure(Resource),
+    /// It has more on disk than it may; that is no disruption (`localStorageEviction` sets no condition).
+    Limit(Limit),
+}
+
 /// Why a pod has more on disk than it may (`localStorageEviction`).
 pub fn over_limit(candidate: &Candidate) -> Option<(Limit, String)> {
     let (pod, sample) = (&candidate.pod, &candidate.sample);
@@ -197,6 +206,7 @@ pub struct Evictor {
     tracker: Tracker,
     images: Records,
     images_looked: Option<Timestamp>,
+    images_failed: bool,
     revisions: Revisions,
     /// Volumes that are known to be larger than they should, by pod.
     oversized: BTreeSet<(String, String)>,
@@ -207,7 +217,16 @@ impl Evictor {
     pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
         let revisions = Revisions::load(&context.config.data_dir);
         let (tracker, images) = (Tracker::default(), Records::default());
-        Evictor { agent, context, tracker, images, images_looked: None, revisions, oversized: BTreeSet::new() }
+        Evictor {
+            agent,
+            context,
+            tracker,
+            images,
+            images_looked: None,
+            images_failed: false,
+            revisions,
+            oversized: BTreeSet::new(),
+        }
     }
 
     /// Looks until `shutdown`.
@@ -229,14 +248,15 @@ impl Evictor {
         self.revisions.look(&self.agent.views());
         if self.images_looked.is_none_or(|at| now.duration_since(at) >= IMAGES_PERIOD) {
             self.images_looked = Some(now);
-            if let Some(bytes) = image_gc::to_free(machine.disk, machine.disk_available) {
-                let freed = self.free_images(bytes, now).await;
-                if freed < bytes {
-                    self.complain(&machine, freed);
+            let failed = self.care_for_images(&machine, now).await.err();
+            if let Some(image_gc::Failure { reason, message }) = &failed {
+                self.event(reason, message);
+                if self.images_failed {
+                    // Once may be chance (`StartGarbageCollection`).
+                    self.event("ImageGCFailed", message);
                 }
-            } else {
-                self.look_at_images(now).await;
             }
+            self.images_failed = failed.is_some();
         }
         if self.limits().await {
             return;
@@ -286,13 +306,18 @@ impl Evictor {
         tokio::task::spawn_blocking(measure).await.unwrap_or_default()
     }
 
-    fn evict(&self, victim: &Candidate, signal: &str, message: String, grace: Duration) {
+    fn evict(&self, victim: &Candidate, why: Why, message: String, grace: Duration) {
+        let (signal, disrupted) = match why {
+            Why::Pressure(resource) => (resource.signal(), true),
+            Why::Limit(limit) => (limit.signal(), false),
+        };
         self.context.counters.count(&counters::EVICTIONS, &[signal]);
         tracing::warn!(pod = view::describe(&victim.pod), message, "evicting a pod");
         let pod = Some(&*victim.pod);
         let event = ClusterEvent { pod, field_path: None, warning: true, reason: REASON, message: &message };
         self.context.cluster.event(event);
-        self.agent.tell(victim.pod.uid(), Observation::Evicted { reason: REASON.into(), message, grace });
+        let ends = Observation::Evicted { reason: REASON.into(), message, grace, disrupted };
+        self.agent.tell(victim.pod.uid(), ends);
     }
 
     /// Ends pods that have more on disk than they may. Whether there were any.
@@ -314,7 +339,7 @@ impl Evictor {
         self.tell_of_sizes(&candidates, &watched);
         for candidate in candidates {
             if let Some((limit, message)) = over_limit(&candidate).filter(|_| !is_critical(&candidate.pod)) {
-                self.evict(&candidate, limit.signal(), message, IMMEDIATELY);
+                self.evict(&candidate, Why::Limit(limit), message, IMMEDIATELY);
                 any = true;
             }
         }
@@ -350,7 +375,8 @@ impl Evictor {
         let grace = if soft { self.context.config.eviction.max_pod_grace } else { IMMEDIATELY };
         match next_victim(&candidates, resource) {
             Some(victim) => {
-                self.evict(victim, resource.signal(), message(victim, resource, threshold, available), grace);
+                let message = message(victim, resource, threshold, available);
+                self.evict(victim, Why::Pressure(resource), message, grace);
             }
             None => {
                 tracing::warn!(resource = resource.name(), "the node is low on a resource, and no pod can be evicted")
@@ -422,15 +448,16 @@ impl Evictor {
         freed
     }
 
-    fn complain(&self, machine: &Machine, freed: u64) {
-        let used = 100 - machine.disk_available.min(machine.disk) * 100 / machine.disk.max(1);
-        let message = format!(
-            "Insufficient free disk space on the node's image filesystem ({used}% of {} used). Failed to free sufficient \
-             space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by active \
-             images, logs, volumes, or other data.",
-            binary(i64::try_from(machine.disk).unwrap_or(i64::MAX))
-        );
-        self.event("FreeDiskSpaceFailed", &message);
+    /// Looks at the images, and frees the disk of those that are not used if it is too full.
+    async fn care_for_images(&mut self, machine: &Machine, now: Timestamp) -> Result<(), image_gc::Failure> {
+        match image_gc::to_free(machine.disk, machine.disk_available)? {
+            0 => self.look_at_images(now).await,
+            bytes => {
+                let freed = self.free_images(bytes, now).await;
+                image_gc::judge(machine, bytes, freed)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! never be removed, whatever is remembered here.
 
 use crate::images::Image;
+use crate::node::Machine;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
@@ -56,14 +57,53 @@ impl Records {
     }
 }
 
-/// How many bytes are to be freed of a disk.
-pub fn to_free(capacity: u64, available: u64) -> Option<u64> {
+/// Why there is no room, as the event that tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The event's reason.
+    pub reason: &'static str,
+    /// Its message.
+    pub message: String,
+}
+
+/// How many bytes are to be freed of a disk; none of one that has room.
+pub fn to_free(capacity: u64, available: u64) -> Result<u64, Failure> {
     if capacity == 0 {
-        return None;
+        let message = "invalid capacity 0 on image filesystem".to_owned();
+        return Err(Failure { reason: "InvalidDiskCapacity", message });
     }
-    let available = available.min(capacity);
-    let used_percent = 100 - available * 100 / capacity;
-    (used_percent >= HIGH_PERCENT).then(|| (capacity / 100 * (100 - LOW_PERCENT)).saturating_sub(available))
+    let full = used_percent(capacity, available) >= HIGH_PERCENT;
+    Ok(if full { (capacity / 100 * (100 - LOW_PERCENT)).saturating_sub(available) } else { 0 })
+}
+
+/// Whether so much as was wanted has been freed.
+pub fn judge(machine: &Machine, wanted: u64, freed: u64) -> Result<(), Failure> {
+    if freed >= wanted {
+        return Ok(());
+    }
+    let message = format!(
+        "Insufficient free disk space on the node's image filesystem ({}% of {} used). Failed to free sufficient \
+         space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by active \
+         images, logs, volumes, or other data.",
+        used_percent(machine.disk, machine.disk_available),
+        size(machine.disk)
+    );
+    Err(Failure { reason: "FreeDiskSpaceFailed", message })
+}
+
+/// `formatSize`
+fn size(bytes: u64) -> String {
+    let (unit, power) = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)]
+        .into_iter()
+        .find(|(_, power)| bytes >> power > 0)
+        .unwrap_or(("B", 0));
+    // In tenths, and to the nearest.
+    let tenths = (u128::from(bytes) * 20 / (1 << power)).div_ceil(2);
+    if power == 0 { format!("{bytes} {unit}") } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+}
+
+fn used_percent(capacity: u64, available: u64) -> u64 {
+    100 - available.min(capacity) * 100 / capacity.max(1)
 }
 
 #[cfg(test)]
@@ -94,8 +134,16 @@ mod tests {
 
     #[test]
     fn a_disk_is_freed_down_to_the_low_threshold() {
-        assert_eq!(to_free(1000, 160), None);
-        assert_eq!(to_free(1000, 150), Some(50));
-        assert_eq!(to_free(0, 0), None);
+        assert_eq!(to_free(1000, 160), Ok(0));
+        assert_eq!(to_free(1000, 150), Ok(50));
+        assert_eq!(to_free(0, 0).expect_err("no disk").reason, "InvalidDiskCapacity");
+        let machine = Machine { disk: 1 << 30, disk_available: 1 << 20, ..Machine::default() };
+        assert_eq!([size(900), size(1536), size(10 << 30)], ["900 B", "1.5 KiB", "10.0 GiB"]);
+        assert_eq!(judge(&machine, 5, 5), Ok(()));
+        let failure = judge(&machine, 5, 4).expect_err("too little");
+        assert!(
+            failure.message.contains("(100% of 1.0 GiB used)") && failure.message.contains("(freed 4 bytes)"),
+            "{failure:?}"
+        );
     }
 }

@@ -26,6 +26,7 @@ pub mod images;
 pub mod managers;
 pub mod network;
 pub mod node;
+pub mod oom;
 mod orphans;
 pub mod plugins;
 pub mod pod;

@@ -11,6 +11,7 @@ use crate::eviction::{self, Policy, Pressure, Thresholds};
 use crate::images::Image;
 use crate::network::NoNetwork;
 use crate::plugins::csi::NodeBook;
+use crate::pod::spec::dns::{self, Resolver};
 use crate::volumes::local;
 use api::k8s::api::coordination::v1::{Lease, LeaseSpec};
 use api::k8s::api::core::v1::{
@@ -148,6 +149,42 @@ impl Machine {
             no_network: None,
         })
     }
+}
+
+/// By the file system that is mounted there (`IsCgroup2UnifiedMode`).
+pub fn cgroup_version() -> u8 {
+    const CGROUP2: u64 = 0x6367_7270;
+    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type.cast_unsigned() == CGROUP2);
+    if unified { 2 } else { 1 }
+}
+
+/// What administrators should know of the machine at the agent's start, as reasons and messages of events; pods run nevertheless
+/// (`cgroupVersionCheck`, `NewContainerManager` in `cm/container_manager_linux.go`, `CheckLimitsForResolvConf`). `swap` is in bytes.
+fn cautions(
+    config: &Config,
+    cgroup_version: u8,
+    swap: i64,
+    resolv_conf: io::Result<String>,
+) -> Vec<(&'static str, String)> {
+    const RESOLV_CONF: &str = "CheckLimitsForResolvConf";
+    let mut out = Vec::new();
+    if cgroup_version == 1 {
+        let text = "this machine has cgroup v1, which Kubernetes gives up: limits of swap, pressure and some numbers need cgroup v2";
+        out.push(("CgroupV1", text.to_owned()));
+    }
+    if swap > 0 {
+        // Differs: upstream tells only of kernels without the option `noswap`, which the tmpfs below /run has not.
+        let text = "swap is on: Secrets, tokens and other files that pods have from the API may be written to it";
+        out.push(("PossibleMemoryBackedVolumesOnDisk", text.to_owned()));
+    }
+    match resolv_conf {
+        Ok(text) => {
+            let excess = dns::excess(&Resolver::parse(&text), &config.resolv_conf, &config.dns);
+            out.extend(excess.map(|text| (RESOLV_CONF, text)));
+        }
+        Err(error) => out.push((RESOLV_CONF, format!("open {}: {error}", config.resolv_conf.display()))),
+    }
+    out
 }
 
 /// `0-3,8` → 5.
@@ -496,6 +533,12 @@ impl NodeKeeper {
             tracing::warn!("{lack}");
             self.event(true, MISSING_FEATURE, &lack);
         }
+        let config = &self.context.config;
+        let resolv_conf = std::fs::read_to_string(&config.resolv_conf);
+        for (reason, message) in cautions(config, cgroup_version(), self.context.swap.node_swap, resolv_conf) {
+            tracing::warn!("{message}");
+            self.event(true, reason, &message);
+        }
         let mut wait = Duration::from_millis(100);
         loop {
             match self.round().await {
@@ -833,6 +876,28 @@ mod tests {
         assert_eq!(count_cpus(""), 1);
         assert_eq!(os_name("ID=debian\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
         assert_eq!(micro_time(at(0)), "1970-01-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn what_is_not_as_it_should_be_is_told_at_start() {
+        let check = |version, swap, resolv_conf: io::Result<String>, want: &[&str]| {
+            let config = Config { dns: ClusterDns { domain: "c".into(), ..ClusterDns::default() }, ..config() };
+            let found = cautions(&config, version, swap, resolv_conf);
+            assert_eq!(found.iter().map(|(reason, text)| format!("{reason} {text}")).collect::<Vec<_>>(), want);
+        };
+        let searches =
+            |count: usize, length: usize| Ok(format!("search {}\n", vec!["d".repeat(length); count].join(" ")));
+        check(2, 0, searches(29, 3), &[]);
+        let many = "CheckLimitsForResolvConf Resolv.conf file '/etc/resolv.conf' contains search line consisting of more than 29 domains!";
+        check(2, 0, searches(30, 3), &[many]);
+        let path = "CheckLimitsForResolvConf Resolv.conf file \"/etc/resolv.conf\" contains a search path which length is more than allowed 253 chars!";
+        check(2, 0, searches(1, 254), &[path]);
+        let line = "CheckLimitsForResolvConf Resolv.conf file '/etc/resolv.conf' contains search line which length is more than allowed 2048 chars!";
+        check(2, 0, searches(20, 110), &[line]);
+        let none = "CheckLimitsForResolvConf open /etc/resolv.conf: entity not found";
+        check(2, 0, Err(io::ErrorKind::NotFound.into()), &[none]);
+        let reasons = cautions(&config(), 1, 1 << 20, Ok(String::new())).into_iter().map(|(reason, _)| reason);
+        assert_eq!(reasons.collect::<Vec<_>>(), ["CgroupV1", "PossibleMemoryBackedVolumesOnDisk"]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! How classes of pods share the processors (`pkg/kubelet/cm/qos_container_manager_linux.go`): `kubepods` as much as the node may give
 //! to pods, `kubepods/burstable` as much as its pods ask for, `kubepods/besteffort` next to nothing.
 //!
-//! [`shares`] is pure. Written when pods come or go, and every minute as upstream does.
+//! [`shares`] is pure. Written when pods come or go, and every minute as upstream does. An event tells when `kubepods` has its share for the first
+//! time (`enforceNodeAllocatableCgroups` in `cm/node_container_manager_linux.go`; differs: that is with the first pod), or why it has not.
 
 use crate::agent::AgentHandle;
+use crate::cluster::ClusterEvent;
 use crate::context::Context;
 use crate::engine::{EngineError, Resources};
 use crate::pod::spec::resources::{MIN_SHARES, Qos, milli_cpu_to_shares, pod_requests, qos_class};
@@ -16,11 +18,14 @@ use tokio_util::sync::CancellationToken;
 /// `periodicQOSCgroupUpdateInterval`
 const PERIOD: Duration = Duration::from_secs(60);
 
+/// The cgroup of all pods.
+const ALL_PODS: &str = "kubepods";
+
 /// cgroups and their `cpu.shares`.
 pub fn shares<'a>(pods: impl Iterator<Item = &'a Pod>, allocatable_milli: i64) -> [(&'static str, u64); 3] {
     let burstable = pods.filter(|p| qos_class(p) == Qos::Burstable).map(|p| pod_requests(p).cpu_milli).sum();
     [
-        ("kubepods", milli_cpu_to_shares(allocatable_milli)),
+        (ALL_PODS, milli_cpu_to_shares(allocatable_milli)),
         ("kubepods/burstable", milli_cpu_to_shares(burstable)),
         ("kubepods/besteffort", MIN_SHARES),
     ]
@@ -28,6 +33,7 @@ pub fn shares<'a>(pods: impl Iterator<Item = &'a Pod>, allocatable_milli: i64) -
 
 /// Writes them until `shutdown`.
 pub async fn run(agent: AgentHandle, context: Arc<Context>, shutdown: CancellationToken) {
+    let mut enforced = false;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -42,13 +48,32 @@ pub async fn run(agent: AgentHandle, context: Arc<Context>, shutdown: Cancellati
         let active: Vec<_> = agent.views().into_iter().filter(|v| v.seen.may_run()).map(|v| v.pod).collect();
         for (cgroup, shares) in shares(active.iter().map(|p| &**p), milli) {
             let wanted = Resources { cpu_shares: Some(shares), ..Resources::default() };
-            match context.engine.update(cgroup, &wanted).await {
+            let written = context.engine.update(cgroup, &wanted).await;
+            if cgroup == ALL_PODS && !enforced {
+                enforced = written.is_ok();
+                tell(&context, &written);
+            }
+            match written {
                 // There is none before the first pod of the class.
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
                 Err(error) => tracing::debug!(cgroup, error = %base::chain(&error), "failed to share the processors"),
             }
         }
     }
+}
+
+/// Whether all pods together are kept to what the node may give them.
+fn tell(context: &Context, written: &Result<(), EngineError>) {
+    let (warning, reason, message) = match written {
+        Ok(()) => (false, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods".to_owned()),
+        Err(EngineError::NotFound(_)) => return,
+        Err(error) => {
+            let why = base::chain(error);
+            let message = format!("Failed to update Node Allocatable Limits [{ALL_PODS:?}]: {why}");
+            (true, "FailedNodeAllocatableEnforcement", message)
+        }
+    };
+    context.cluster.event(ClusterEvent { pod: None, field_path: None, warning, reason, message: &message });
 }
 
 /// Thousandths of a CPU.

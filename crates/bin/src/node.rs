@@ -211,6 +211,7 @@ pub(crate) async fn start(
         agent::managers::cpus::run(handle.clone(), context.clone(), shutdown.clone()),
     ));
     tasks.push(base::tasks::spawn("qos", agent::qos::run(handle.clone(), context.clone(), shutdown.clone())));
+    tasks.push(base::tasks::spawn("system-oom", agent::oom::watch(context.clone(), shutdown.clone())));
     let machine_shutdown = agent::shutdown::run(handle.clone(), context.clone(), shutdown.clone());
     tasks.push(base::tasks::spawn("machine-shutdown", machine_shutdown));
     tasks.push(base::tasks::spawn("device-plugins", context.devices.clone().serve(shutdown.clone())));

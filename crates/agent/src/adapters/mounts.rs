@@ -3,7 +3,9 @@
 use crate::engine::{EngineError, Mounts};
 use crate::volumes::persistent::{Local, Nfs};
 use async_trait::async_trait;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use std::ffi::CString;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -18,11 +20,14 @@ impl Mounts for NodeMounts {
         }
         // The kernel's own mode is 1777, as upstream leaves it (`generateTmpfsMountOptions` in
         // `pkg/volume/emptydir/empty_dir.go`).
-        let options = size_bytes.map(|size| format!("size={size}")).unwrap_or_default();
-        let options = std::ffi::CString::new(options).map_err(|e| EngineError::Failed(e.to_string()))?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", path, "tmpfs", flags, Some(options.as_c_str()))
-            .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
+        let size = size_bytes.map(|size| format!("size={size}"));
+        let never_swapped = mount_tmpfs(path, size.iter().map(String::as_str).chain(["noswap"]));
+        match never_swapped {
+            // Known since Linux 6.4.
+            Err(Errno::INVAL) => mount_tmpfs(path, size.iter().map(String::as_str)),
+            other => other,
+        }
+        .map_err(|e| EngineError::Failed(format!("failed to mount a tmpfs at {}: {e}", path.display())))
     }
 
     async fn nfs(&self, path: &Path, nfs: &Nfs) -> Result<(), EngineError> {
@@ -47,6 +52,11 @@ impl Mounts for NodeMounts {
     async fn unmount(&self, path: &Path) -> Result<(), EngineError> {
         unmount(path)
     }
+}
+
+fn mount_tmpfs<'a>(path: &Path, options: impl Iterator<Item = &'a str>) -> Result<(), Errno> {
+    let options = CString::new(options.collect::<Vec<_>>().join(",")).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))
 }
 
 /// Options of mount(8) as flags, and those that are for the file system.

@@ -22,9 +22,9 @@ use crate::engine::{
 use crate::images::{Credential, Image, ImageError};
 use crate::network::{AttachRequest, HostPort};
 use crate::node;
-use crate::probes::{self, Outcome, Target};
+use crate::probes::{self, Outcome, Ran, Target};
 use crate::volumes;
-use api::k8s::api::core::v1::{Container, ContainerUser, LinuxContainerUser, Pod, Secret};
+use api::k8s::api::core::v1::{Container, ContainerUser, LifecycleHandler, LinuxContainerUser, Pod, Secret};
 use api::meta::MetaExt;
 use base::backoff::Backoff;
 use jiff::Timestamp;
@@ -699,8 +699,7 @@ impl Executor {
 
     async fn post_start(&self, c: &Container, id: String) {
         let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
-        let sandbox = self.sandbox();
-        let result = probes::run_hook(&self.asked(&sandbox, &id, c), &view::describe(&self.pod), hook).await;
+        let result = self.hook(&id, c, hook).await;
         if result.is_err() {
             // The cause may hold secrets; it goes into the status only.
             self.events.warning(&self.pod, &c.name, "FailedPostStartHook", "PostStartHook failed");
@@ -708,18 +707,26 @@ impl Executor {
         self.tell(Observation::PostStartEnded { container: c.name.clone(), id, error: result.err() });
     }
 
+    /// Runs a hook of a container; the error is for the container's status.
+    async fn hook(&self, id: &str, c: &Container, hook: &LifecycleHandler) -> Result<(), String> {
+        let sandbox = self.sandbox();
+        let ran = probes::run_hook(&self.asked(&sandbox, id, c), &view::describe(&self.pod), hook).await?;
+        if let Ran::WithoutTls(host) = ran {
+            self.context.counters.count(&counters::HOOKS_WITHOUT_TLS, &[]);
+            let text = format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+            self.events.record(&self.pod, None, true, "LifecycleHTTPFallback", &text);
+        }
+        Ok(())
+    }
+
     async fn pre_stop(&self, name: String, id: String, timeout: Duration) {
         let found = view::find_container(&self.pod, &name);
         if let Some((_, c)) = found
             && let Some(hook) = c.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref())
+            && let Ok(Err(error)) = tokio::time::timeout(timeout, self.hook(&id, &c, hook)).await
         {
-            let sandbox = self.sandbox();
-            let (target, described) = (self.asked(&sandbox, &id, &c), view::describe(&self.pod));
-            let ran = tokio::time::timeout(timeout, probes::run_hook(&target, &described, hook)).await;
-            if let Ok(Err(error)) = ran {
-                tracing::debug!(pod = described, error, "a preStop hook failed");
-                self.events.warning(&self.pod, &name, "FailedPreStopHook", "PreStopHook failed");
-            }
+            tracing::debug!(pod = view::describe(&self.pod), error, "a preStop hook failed");
+            self.events.warning(&self.pod, &name, "FailedPreStopHook", "PreStopHook failed");
         }
         self.tell(Observation::PreStopEnded { container: name, id });
     }

@@ -150,6 +150,8 @@ pub enum Observation {
         message: String,
         /// At most so long its containers have to stop.
         grace: Duration,
+        /// Whether it is the node that could not go on with it (`DisruptionTarget`), and not the pod that took more than it may.
+        disrupted: bool,
     },
     /// Devices of the pod are better or worse.
     Devices(Health),
@@ -247,10 +249,11 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
             resources_answered(seen, *wanted, generation, refused);
         }
         Observation::Resized { to, running, error } => resized(seen, *to, &running, error, now),
-        Observation::Evicted { reason, message, grace } => {
+        Observation::Evicted { reason, message, grace, disrupted } => {
             if seen.ending.is_none() {
                 seen.ending = Some(Ending::Failed { reason, message });
                 seen.grace_override = Some(grace);
+                seen.disrupted = disrupted;
             }
         }
         Observation::Devices(health) => seen.devices = health,

@@ -153,7 +153,7 @@ impl Script {
             "evict" => {
                 let (reason, message, grace) =
                     ("Evicted".into(), "no memory".into(), std::time::Duration::from_secs(1));
-                Observation::Evicted { reason, message, grace }
+                Observation::Evicted { reason, message, grace, disrupted: container != "for-itself" }
             }
             "node" => {
                 self.full = container == "full";

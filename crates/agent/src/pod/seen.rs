@@ -34,6 +34,8 @@ pub struct Seen {
     pub ending: Option<Ending>,
     /// How long containers may take to stop, whatever the pod says.
     pub grace_override: Option<Duration>,
+    /// The pod ends because of the node, not of anything that it does.
+    pub disrupted: bool,
     /// The API object is gone (force-deleted, or removed by us).
     pub object_gone: bool,
     /// Our delete request is under way.

@@ -624,11 +624,8 @@ fn restarting_all(
 fn disruption(pod: &Pod, seen: &Seen, conditions: &[PodCondition], now: Timestamp) -> Option<PodCondition> {
     const TYPE: &str = "DisruptionTarget";
     let Some(Ending::Failed { reason, message }) = &seen.ending else { return None };
-    // Only what ends a pod before its time shortens its grace.
-    let ours = [crate::evictor::REASON, crate::shutdown::REASON, preemption::REASON];
-    let ended_here = ours.contains(&reason.as_str()) && seen.grace_override.is_some();
     let known = conditions.iter().any(|c| c.type_ == TYPE);
-    (ended_here && !known).then(|| PodCondition {
+    (seen.disrupted && !known).then(|| PodCondition {
         type_: TYPE.to_owned(),
         status: "True".to_owned(),
         reason: Some("TerminationByKubelet".to_owned()),

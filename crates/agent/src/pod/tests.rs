@@ -931,6 +931,32 @@ fn an_evicted_pod_gets_a_second_and_says_why() {
     );
 }
 
+#[test]
+fn a_pod_that_takes_more_than_it_may_is_not_disrupted() {
+    check_pod(
+        ONE,
+        "+1 evict for-itself\n+1 exit a 143",
+        expect![[r#"
+        [  0] bound
+              mount volumes
+              create sandbox 0
+              pull nginx for a (IfNotPresent)
+              start a #0
+              = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+        [  1] evict for-itself
+              event Normal Killing a "Stopping container a"
+              SIGTERM to a1
+              = Running | a running ready | PodReadyToStartContainers,Initialized
+              wake at 3
+        [  2] exit a 143
+              stop sandbox s1
+              remove a1
+              unmount volumes
+              = Failed(Evicted) | a Error=143 | Initialized
+    "#]],
+    );
+}
+
 const RESTARTS_ALL: &str = r#"{"restartPolicy":"Never","initContainers":[{"name":"init","image":"i"},
     {"name":"side","image":"i","restartPolicy":"Always"}],"containers":[{"name":"a","image":"i","restartPolicy":"Never",
     "restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]},

@@ -10,6 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use url::Url;
 
@@ -25,11 +26,17 @@ pub struct HttpTarget {
 }
 
 impl HttpTarget {
-    /// The same without TLS.
+    /// Host and port, as Go's `URL.Host` has them.
+    pub(super) fn authority(&self) -> String {
+        self.url[url::Position::BeforeHost..url::Position::AfterPort].to_owned()
+    }
+
+    /// The same without TLS, and without what nobody else may read (`runHTTPHandler` in `pkg/kubelet/lifecycle/handlers.go`).
     #[must_use]
     pub(super) fn plain(&self) -> HttpTarget {
         let mut out = self.clone();
         out.tls = false;
+        out.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
         // `https` to `http` is always allowed by `set_scheme`.
         if out.url.set_scheme("http").is_err() {
             tracing::debug!(url = %out.url, "the scheme cannot be changed");
@@ -45,6 +52,32 @@ pub struct HttpAnswer {
     pub status: u16,
     /// The body's beginning.
     pub body: String,
+}
+
+/// Why nothing came back.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(super) enum GetError {
+    /// The server does not know TLS. Go's words.
+    #[error("http: server gave HTTP response to HTTPS client")]
+    NoTls,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<String> for GetError {
+    fn from(text: String) -> Self {
+        GetError::Failed(text)
+    }
+}
+
+/// A first byte that no record of TLS has: the server says something else.
+fn tls_error(error: &std::io::Error) -> GetError {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => GetError::NoTls,
+        _ => GetError::Failed(error.to_string()),
+    }
 }
 
 /// `NewRequestForHTTPGetAction`.
@@ -69,7 +102,7 @@ pub(super) fn target(
 }
 
 /// Gets it. The caller sets the time limit.
-pub(super) async fn get(target: &HttpTarget) -> Result<HttpAnswer, String> {
+pub(super) async fn get(target: &HttpTarget) -> Result<HttpAnswer, GetError> {
     let mut target = target.clone();
     for _ in 0..10 {
         let (answer, location) = once(&target).await?;
@@ -80,20 +113,20 @@ pub(super) async fn get(target: &HttpTarget) -> Result<HttpAnswer, String> {
         target.tls = next.scheme() == "https";
         target.url = next;
     }
-    Err("stopped after 10 redirects".into())
+    Err(GetError::Failed("stopped after 10 redirects".into()))
 }
 
-async fn once(target: &HttpTarget) -> Result<(HttpAnswer, Option<String>), String> {
+async fn once(target: &HttpTarget) -> Result<(HttpAnswer, Option<String>), GetError> {
     let host = target.url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = target.url.port_or_known_default().unwrap_or(80);
     let stream = connect(&host, port).await?;
     if !target.tls {
-        return exchange(target, stream).await;
+        return Ok(exchange(target, stream).await?);
     }
     let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
     let stream =
-        tokio_rustls::TlsConnector::from(TLS.clone()).connect(name, stream).await.map_err(|e| e.to_string())?;
-    exchange(target, stream).await
+        tokio_rustls::TlsConnector::from(TLS.clone()).connect(name, stream).await.map_err(|e| tls_error(&e))?;
+    Ok(exchange(target, stream).await?)
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -121,15 +121,24 @@ async fn http_probe(request: &HttpTarget, timeout: Duration) -> Outcome {
     }
 }
 
+/// How a hook was run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ran {
+    /// As it says.
+    AsAsked,
+    /// Without the TLS that it asks for, which this server (host and port) does not know.
+    WithoutTls(String),
+}
+
 /// Runs a hook. The error is the text for the waiting message (`PostStartHookError`); it may hold secrets, so events
 /// do not carry it.
-pub async fn run_hook(target: &Target<'_>, pod: &str, hook: &LifecycleHandler) -> Result<(), String> {
+pub async fn run_hook(target: &Target<'_>, pod: &str, hook: &LifecycleHandler) -> Result<Ran, String> {
     let name = &target.container.name;
     if let Some(exec) = &hook.exec {
         let command: Vec<String> = exec.command.clone().unwrap_or_default();
         let listed = command.join(" ");
         return match target.engine.exec(target.sandbox, target.id, &command, None).await {
-            Ok(output) if output.code == 0 => Ok(()),
+            Ok(output) if output.code == 0 => Ok(Ran::AsAsked),
             Ok(output) => Err(format!(
                 "Exec lifecycle hook ([{listed}]) for Container \"{name}\" in Pod \"{pod}\" failed - error: command '{listed}' exited with {}: , message: {:?}",
                 output.code,
@@ -148,15 +157,18 @@ pub async fn run_hook(target: &Target<'_>, pod: &str, hook: &LifecycleHandler) -
         };
         let request = http::target(get, target.container, target.pod_ip, "lifecycle").map_err(&failed)?;
         return match http::get(&request).await {
-            Ok(_) => Ok(()),
-            // A server that speaks plain HTTP where HTTPS was asked for is asked again, plainly.
-            Err(_) if request.tls => http::get(&request.plain()).await.map(drop).map_err(failed),
+            Ok(_) => Ok(Ran::AsAsked),
+            // Asked again, plainly. The error that is told is the first one.
+            Err(error @ http::GetError::NoTls) => match http::get(&request.plain()).await {
+                Ok(_) => Ok(Ran::WithoutTls(request.authority())),
+                Err(_) => Err(failed(format!("Get \"{}\": {error}", request.url))),
+            },
             Err(e) => Err(failed(format!("Get \"{}\": {e}", request.url))),
         };
     }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
-        return Ok(());
+        return Ok(Ran::AsAsked);
     }
     Err(format!("Cannot run handler: invalid handler of container {name}"))
 }
@@ -267,6 +279,54 @@ mod tests {
         let url = format!("Get \"http://127.0.0.1:{port}/\": {refused}");
         check_probe(&format!(r#"{{"httpGet":{{"port":{port}}}}}"#), Outcome::Failure(url)).await;
         check_probe(r#"{"tcpSocket":{"port":"nope"}}"#, Outcome::Error("couldn't find port: nope".into())).await;
+    }
+
+    async fn check_hook(hook: &str, want: Result<Ran, &str>) {
+        let pod = pod(r#"{"containers":[{"name":"a"}]}"#);
+        let container = &view::app_containers(&pod)[0];
+        let engine = FakeEngine::default();
+        let target = Target { engine: &engine, sandbox: "s", id: "c", container, pod_ip: "127.0.0.1".parse().ok() };
+        let hook: LifecycleHandler = serde_json::from_str(hook).expect("a hook");
+        let got = run_hook(&target, "ns/p", &hook).await;
+        let prefix = "HTTP lifecycle hook (/) for Container \"a\" in Pod \"ns/p\" failed - error: ";
+        let got = got.map_err(|e| e.strip_prefix(prefix).unwrap_or(&e).to_owned());
+        assert_eq!(got, want.map_err(str::to_owned));
+    }
+
+    /// Answers the first connection with plain HTTP, whatever it says, and tells the head of the second one.
+    async fn serve_plainly() -> (u16, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let task = base::tasks::spawn("test server", async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.read_u8().await.expect("a hello");
+            stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request").await.expect("answered");
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.expect("a request"));
+            }
+            stream.write_all(answer("200 OK", "").as_bytes()).await.expect("answered");
+            String::from_utf8_lossy(&request).into_owned()
+        });
+        (port, task)
+    }
+
+    #[tokio::test]
+    async fn hooks_fall_back_to_http_only_where_that_is_spoken_and_without_credentials() {
+        let (port, second) = serve_plainly().await;
+        let headers = r#"[{"name":"AUTHORIZATION","value":"Bearer secret"},{"name":"X-A","value":"b"}]"#;
+        let hook = format!(r#"{{"httpGet":{{"port":{port},"path":"/","scheme":"HTTPS","httpHeaders":{headers}}}}}"#);
+        check_hook(&hook, Ok(Ran::WithoutTls(format!("127.0.0.1:{port}")))).await;
+        let head = second.await.expect("no panic").to_lowercase();
+        assert!(head.contains("x-a: b") && !head.contains("secret"), "{head}");
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        drop(listener);
+        let refused =
+            format!("Get \"https://127.0.0.1:{port}/\": dial tcp 127.0.0.1:{port}: connect: connection refused");
+        check_hook(&format!(r#"{{"httpGet":{{"port":{port},"path":"/","scheme":"HTTPS"}}}}"#), Err(&refused)).await;
     }
 
     #[tokio::test]

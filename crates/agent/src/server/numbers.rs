@@ -3,6 +3,7 @@
 use super::seams::Numbers;
 use crate::agent::AgentHandle;
 use crate::context::Config;
+use crate::node;
 use crate::pod::view;
 use crate::shutdown::times::Times;
 use crate::stats::{self, Collector, NodeSample, prometheus};
@@ -40,7 +41,7 @@ impl Numbers for AgentNumbers {
             containers: stats::count_containers(&views),
             by_source: stats::count_pods(&views),
             working: stats::count_working(&views),
-            cgroup_version: cgroup_version(),
+            cgroup_version: node::cgroup_version(),
             ephemeral_containers: views.iter().map(|v| view::ephemeral_containers(&v.pod).len()).sum(),
             claims: self.collector.claims(&views).await,
             shutdown: Times::load(&context.config.data_dir),
@@ -75,13 +76,6 @@ fn process(stat: &str) -> (u64, u64) {
     let field = |i: usize| fields.get(i).copied().unwrap_or(0);
     // Fields 14, 15 and 24 of proc(5), counted from the state, which is the third.
     ((field(11) + field(12)) * 10_000_000, field(21) * rustix::param::page_size() as u64)
-}
-
-/// By the file system that is mounted there (`IsCgroup2UnifiedMode`).
-fn cgroup_version() -> u8 {
-    const CGROUP2: u64 = 0x6367_7270;
-    let unified = rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|fs| fs.f_type.cast_unsigned() == CGROUP2);
-    if unified { 2 } else { 1 }
 }
 
 /// The kubelet's names for what is set (`k8s.io/kubelet/config/v1beta1`).

@@ -213,8 +213,7 @@ pub(crate) async fn watch_over(
     while let Some(begins) = signals.next().await {
         let what = if begins { "event" } else { "cancellation" };
         let message = format!("Shutdown manager detected shutdown {what}");
-        let event =
-            ClusterEvent { pod: None, field_path: None, warning: false, reason: "NodeShutdown", message: &message };
+        let event = ClusterEvent { pod: None, field_path: None, warning: false, reason: "Shutdown", message: &message };
         context.cluster.event(event);
         context.shutdown.0.send_replace(begins);
         if begins {
@@ -241,7 +240,8 @@ async fn end_all(agent: &AgentHandle, context: &Context) {
         for pod in &group.pods {
             tracing::info!(pod = view::describe(pod), grace = ?group.grace, "ending a pod before the machine shuts down");
             let (reason, message) = (REASON.into(), MESSAGE.into());
-            agent.tell(pod.uid(), Observation::Evicted { reason, message, grace: group.grace });
+            let ends = Observation::Evicted { reason, message, grace: group.grace, disrupted: true };
+            agent.tell(pod.uid(), ends);
         }
         let uids: Vec<&str> = group.pods.iter().map(|p| p.uid()).collect();
         if tokio::time::timeout(group.grace, all_over(agent, &uids)).await.is_err() {

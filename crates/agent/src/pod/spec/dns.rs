@@ -4,6 +4,7 @@ use crate::pod::view;
 use api::k8s::api::core::v1::Pod;
 use api::meta::MetaExt;
 use std::net::IpAddr;
+use std::path::Path;
 
 /// The cluster's DNS as the agent is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,6 +69,26 @@ impl Resolver {
         }
         out
     }
+}
+
+/// Why pods cannot have all of the node's resolv.conf, which is at `path` (`CheckLimitsForResolvConf`).
+pub fn excess(node: &Resolver, path: &Path, cluster: &ClusterDns) -> Option<String> {
+    // Those of the cluster come first.
+    let max = if cluster.domain.is_empty() { MAX_SEARCHES } else { MAX_SEARCHES - 3 };
+    let path = path.display();
+    if node.searches.len() > max {
+        return Some(format!("Resolv.conf file '{path}' contains search line consisting of more than {max} domains!"));
+    }
+    if node.searches.iter().any(|s| s.len() > MAX_DOMAIN_CHARS) {
+        return Some(format!(
+            "Resolv.conf file \"{path}\" contains a search path which length is more than allowed {MAX_DOMAIN_CHARS} chars!"
+        ));
+    }
+    (node.searches.join(" ").len() > MAX_SEARCH_CHARS).then(|| {
+        format!(
+            "Resolv.conf file '{path}' contains search line which length is more than allowed {MAX_SEARCH_CHARS} chars!"
+        )
+    })
 }
 
 /// The pod's resolver and what had to be left out, as texts of `DNSConfigForming` events. `node` is the node's file.

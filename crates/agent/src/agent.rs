@@ -45,6 +45,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -153,6 +154,7 @@ impl Agent {
             host_ports: HostPorts::default(),
             shutdown: Shutdown::default(),
             pods_changed: Notify::new(),
+            ended: false.into(),
             users: Ranges::default(),
             counters,
         };
@@ -205,6 +207,7 @@ impl Agent {
             }
         }
         self.workers.read().values().for_each(|w| w.tell(Message::Detach));
+        self.context.ended.store(true, Ordering::Relaxed);
     }
 
     // === start ===
@@ -601,6 +604,11 @@ impl AgentHandle {
         self.workers.read().values().map(|w| w.view().pod).collect()
     }
 
+    /// Whether nobody looks after pods any more.
+    pub fn has_ended(&self) -> bool {
+        self.context.ended.load(Ordering::Relaxed)
+    }
+
     /// Tells a pod's worker; a pod that is gone needs no telling.
     pub fn tell(&self, uid: &str, happened: Observation) {
         if let Some(worker) = self.workers.read().get(uid) {
@@ -712,6 +720,18 @@ impl AgentHandle {
     /// Streams of the container's first process.
     pub async fn attach(&self, target: &ContainerTarget, request: StreamRequest) -> Result<Session, EngineError> {
         self.context.engine.attach(&target.sandbox, &target.id, request).await
+    }
+
+    /// Writes the state of a container's processes into this file of the directory `checkpoints`; where that is.
+    pub async fn checkpoint(
+        &self,
+        target: &ContainerTarget,
+        file: &str,
+        timeout_seconds: i64,
+    ) -> Result<PathBuf, EngineError> {
+        let path = self.context.config.kubelet_dir.join("checkpoints").join(file);
+        self.context.engine.checkpoint(&target.id, &path, timeout_seconds).await?;
+        Ok(path)
     }
 
     /// Where the engine itself serves these streams, if it does.

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::Notify;
 
 /// What the node is.
@@ -113,6 +114,8 @@ pub struct Context {
     pub shutdown: Shutdown,
     /// Pods have come or gone.
     pub pods_changed: Notify,
+    /// The agent has stopped looking after pods.
+    pub ended: AtomicBool,
     /// Which of its users they have.
     pub users: Ranges,
     /// What has happened, for `/metrics`.

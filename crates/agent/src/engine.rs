@@ -87,6 +87,12 @@ pub trait Engine: Send + Sync {
     -> Result<Session, EngineError>;
     /// Streams of a container's first process.
     async fn attach(&self, sandbox: &str, container: &str, request: StreamRequest) -> Result<Session, EngineError>;
+    /// Writes the state of a container's processes into a file (`CheckpointContainer`). A timeout of 0 seconds is the engine's own.
+    async fn checkpoint(&self, _container: &str, _path: &Path, _timeout_seconds: i64) -> Result<(), EngineError> {
+        // What the kubelet passes on of a runtime that has no such call.
+        let text = "rpc error: code = Unimplemented desc = method CheckpointContainer not implemented";
+        Err(EngineError::Failed(text.into()))
+    }
     /// The next thing that happened; waits for it. One caller.
     async fn next_event(&self) -> Option<EngineEvent>;
     /// Why the node can run no pods now, if so.

@@ -42,7 +42,7 @@ const STATUS_EVERY: SignedDuration = SignedDuration::from_secs(300);
 /// `nodeStatusMaxImages`.
 const IMAGES_MAX: usize = 50;
 /// What we are, to clients that look at versions.
-const KUBELET_VERSION: &str = "v1.36.2";
+pub const KUBELET_VERSION: &str = "v1.36.2";
 
 /// What this node can do that not every node can (`DiscoverNodeFeatures` of
 /// `staging/src/k8s.io/component-helpers/nodedeclaredfeatures`; `ExtendWebSocketsToKubelet`: its API server may pass on the

@@ -2,12 +2,13 @@
 
 use crate::aggregate::GroupVersion;
 use crate::api_server::{ApiServer, Call};
-use crate::negotiate::{self, Accepted, accepted};
+use crate::negotiate::{self, accepted};
 use crate::reader::KindRef;
 use crate::response::{Answer, no_such_page, plain};
 use crate::{node_metrics, status};
 use api::Status;
 use http::header::{ETAG, HeaderValue, IF_NONE_MATCH, VARY};
+use machinery::accept::Accepted;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

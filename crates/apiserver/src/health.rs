@@ -10,6 +10,7 @@ use crate::reader::key_of;
 use crate::response::{Answer, no_such_page, plain};
 use api::Status;
 use http::{HeaderValue, Response};
+use machinery::healthz::{Check, report};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -102,14 +103,14 @@ pub(crate) const OF_AGGREGATION: [&str; 7] = [
     "poststarthook/apiservice-openapi-controller",
 ];
 
-/// A name, and what is wrong.
-type Check = (&'static str, Result<(), String>);
-
 /// `/readyz?verbose`, `/readyz/etcd` and so on.
 pub(crate) async fn answer(server: &ApiServer, call: &Call, group: &str, one: &str) -> Result<Answer, Status> {
     let checks = checks(server, group, store(server).await);
     for (name, result) in &checks {
         server.inner.metrics.health.observe(name, group, result.is_ok());
+        if let Err(why) = result {
+            tracing::debug!(check = name, %why, "a health check failed");
+        }
     }
     if !one.is_empty() {
         let Some((_, result)) = checks.into_iter().find(|(name, _)| *name == one) else {
@@ -162,33 +163,6 @@ pub(crate) async fn store(server: &ApiServer) -> Result<(), String> {
     }
 }
 
-/// Whether all is well, and the lines (`handleRootHealth`).
-fn report(group: &str, checks: &[Check], excluded: &[&str]) -> (bool, String) {
-    let mut text = String::new();
-    let mut well = true;
-    for (name, result) in checks {
-        match result {
-            _ if excluded.contains(name) => text.push_str(&format!("[+]{name} excluded: ok\n")),
-            Ok(()) => text.push_str(&format!("[+]{name} ok\n")),
-            Err(why) => {
-                tracing::debug!(check = name, %why, "a health check failed");
-                text.push_str(&format!("[-]{name} failed: reason withheld\n"));
-                well = false;
-            }
-        }
-    }
-    let mut unknown: Vec<String> =
-        excluded.iter().filter(|e| !checks.iter().any(|(name, _)| name == *e)).map(|e| format!("{e:?}")).collect();
-    unknown.sort();
-    unknown.dedup();
-    if !unknown.is_empty() {
-        let names = unknown.join(",");
-        text.push_str(&format!("warn: some health checks cannot be excluded: no matches for {names}\n"));
-    }
-    text.push_str(&format!("{group} check {}\n", if well { "passed" } else { "failed" }));
-    (well, text)
-}
-
 fn success(text: String) -> Answer {
     Answer::Raw(no_sniffing(plain(200, "text/plain; charset=utf-8", text.into())))
 }
@@ -200,45 +174,4 @@ fn failure(text: String) -> Answer {
 fn no_sniffing(mut response: Response<crate::Body>) -> Response<crate::Body> {
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use expect_test::{Expect, expect};
-
-    fn check(excluded: &[&str], expected: Expect) {
-        let hooks = Hooks::default();
-        hooks.begin("poststarthook/a").done();
-        let _begun = hooks.begin("poststarthook/b");
-        let mut checks: Vec<Check> = vec![("ping", Ok(()))];
-        checks.extend(hooks.results());
-        let (well, text) = report("readyz", &checks, excluded);
-        expected.assert_eq(&format!("{well}\n{text}"));
-    }
-
-    #[test]
-    fn what_has_begun_and_is_not_done_fails_unless_excluded() {
-        check(
-            &[],
-            expect![[r#"
-            false
-            [+]ping ok
-            [+]poststarthook/a ok
-            [-]poststarthook/b failed: reason withheld
-            readyz check failed
-        "#]],
-        );
-        check(
-            &["poststarthook/b", "x", "etcd", "x"],
-            expect![[r#"
-            true
-            [+]ping ok
-            [+]poststarthook/a ok
-            [+]poststarthook/b excluded: ok
-            warn: some health checks cannot be excluded: no matches for "etcd","x"
-            readyz check passed
-        "#]],
-        );
-    }
 }

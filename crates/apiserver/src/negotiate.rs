@@ -6,6 +6,7 @@ use crate::status;
 use api::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use machinery::accept::{self, Accepted};
 
 /// Bytes on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,40 +95,9 @@ impl Output {
     pub(crate) const JSON: Output = Output { encoding: Encoding::Json, form: Form::Full, pretty: false };
 }
 
-/// One entry of an Accept header.
-pub(crate) struct Accepted<'a> {
-    pub(crate) media: &'a str,
-    params: Vec<(&'a str, &'a str)>,
-    quality: u32,
-}
-
-impl Accepted<'_> {
-    /// Whether a kind, group or version is said, even if it is empty.
-    fn asks_for_another_kind(&self) -> bool {
-        self.params.iter().any(|(k, _)| matches!(*k, "as" | "g" | "v"))
-    }
-
-    pub(crate) fn param(&self, name: &str) -> &str {
-        self.params.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
-    }
-}
-
 /// The clauses of all Accept headers, best first; ties keep their order.
 pub(crate) fn accepted(headers: &HeaderMap) -> Vec<Accepted<'_>> {
-    let texts = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok());
-    let mut list: Vec<Accepted<'_>> = texts
-        .flat_map(|text| text.split(','))
-        .filter_map(|clause| {
-            let mut parts = clause.split(';').map(str::trim);
-            let media = parts.next().filter(|m| !m.is_empty())?;
-            let params: Vec<_> = parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
-            let quality =
-                params.iter().find(|(k, _)| *k == "q").and_then(|(_, q)| q.parse::<f64>().ok()).unwrap_or(1.0);
-            Some(Accepted { media, params, quality: (quality.clamp(0.0, 1.0) * 1000.0) as u32 })
-        })
-        .collect();
-    list.sort_by_key(|a| std::cmp::Reverse(a.quality));
-    list
+    accept::clauses(headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()))
 }
 
 /// Which media types this server writes, as its refusals list them.

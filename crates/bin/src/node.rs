@@ -16,7 +16,7 @@ use agent::node::{Machine, NodeKeeper, node_status};
 use agent::plugins::csi::{self, CsiPlugins};
 use agent::plugins::dra::{self, DraPlugins};
 use agent::plugins::{Handlers as PluginHandlers, PluginHandler, Registrar};
-use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, Tls};
+use agent::server::{AgentNumbers, AgentPods, ClientAuth, NodeApi, NodeProcess, Tls};
 use agent::stats::Collector;
 use agent::{Agent, AgentHandle, Parts};
 use api::k8s::api::core::v1::{NodeStatus, ObjectReference};
@@ -24,6 +24,8 @@ use api::prelude::{EndpointSlice, Node as ApiNode, Service};
 use base::{Clock, Random};
 use client::{Cache, Client, EventKind, ListParams, Recorder};
 use ipnet::IpNet;
+use jiff::Timestamp;
+use machinery::zpages::Process;
 use net::dns::{DnsConfig, DnsServer};
 use net::overlay::{Overlay, Underlay};
 use net::pod::PodNetwork;
@@ -182,7 +184,7 @@ pub(crate) async fn start(
         network: Arc::new(NodePodNetwork::new(pod_network, proxy)),
         cluster,
         clock: clock.clone(),
-        random,
+        random: random.clone(),
         memory: total_memory()?,
         managers: Managers::load(&config.managers, |all| config.eviction.memory_kept_free(all), &config.data_dir)?,
         credential_providers: match &config.credential_providers {
@@ -228,7 +230,9 @@ pub(crate) async fn start(
         pods: Arc::new(AgentPods::new(handle.clone())),
         numbers: Arc::new(AgentNumbers::new(handle.clone(), Collector::new(handle.clone(), context))),
         auth: Arc::new(ClientAuth::new(client.clone())),
+        process: Arc::new(node_process(config, clock.now())),
         clock,
+        random,
     };
     let stop = shutdown.clone();
     tasks.push(base::tasks::spawn("node-api", async move {
@@ -369,6 +373,19 @@ fn agent_config(config: &Config, node_ip: IpAddr, pod_cidrs: &[IpNet]) -> agent:
         labels: BTreeMap::new(),
         runtime: own_engine(),
     }
+}
+
+/// What the node's API tells of this process.
+fn node_process(config: &Config, started: Timestamp) -> NodeProcess {
+    let version = agent::node::KUBELET_VERSION.trim_start_matches('v');
+    let process = Process {
+        component: "kubelet",
+        started,
+        binary_version: version.to_owned(),
+        emulation_version: version.rsplit_once('.').map_or(version, |(minor, _)| minor).to_owned(),
+        go_version: "none".into(),
+    };
+    NodeProcess::new(process, config.flags.clone(), crate::logging::check)
 }
 
 fn own_engine() -> RuntimeInfo {

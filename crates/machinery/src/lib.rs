@@ -2,6 +2,7 @@
 //!
 //! Invariant: pure. No async, no IO, no clock, no randomness; everything is a value in and a value out.
 
+pub mod accept;
 pub mod apply;
 pub mod bootstrap_token;
 pub mod cel;
@@ -14,6 +15,7 @@ pub mod digest;
 pub mod field;
 pub mod go_regex;
 pub mod go_url;
+pub mod healthz;
 pub mod json;
 pub mod key_pair;
 pub mod kinds;
@@ -31,3 +33,4 @@ pub mod services;
 pub mod time_zone;
 pub mod validation;
 pub mod volumes;
+pub mod zpages;

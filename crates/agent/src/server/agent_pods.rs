@@ -3,8 +3,13 @@
 use super::seams::{LogSource, Place, Pods};
 use crate::agent::{AgentHandle, ContainerTarget, LookupError};
 use crate::engine::{EngineError, Session, StreamRequest, Streams};
+use crate::pod::seen::ContainerSeen;
+use crate::pod::worker::PodView;
+use api::ObjectMeta;
+use api::k8s::api::core::v1::{Container, PodSpec};
 use api::prelude::Pod;
 use async_trait::async_trait;
+use std::path::PathBuf;
 use std::sync::Arc;
 use streaming::port_forward::Dialed;
 use url::Url;
@@ -21,6 +26,23 @@ impl AgentPods {
     }
 }
 
+/// What the engine would say of a pod if only it were asked (`ToAPIPod` in `pkg/kubelet/container/runtime.go`).
+fn what_runs(view: &PodView) -> Option<Pod> {
+    view.seen.sandbox.ready()?;
+    let container = |(name, seen): (&String, &ContainerSeen)| {
+        let image = Some(seen.running()?.image.clone());
+        Some(Container { name: name.clone(), image, ..Container::default() })
+    };
+    let containers = view.seen.containers.iter().filter_map(container).collect();
+    let known = &view.pod.metadata;
+    let (name, namespace, uid) = (known.name.clone(), known.namespace.clone(), known.uid.clone());
+    Some(Pod {
+        metadata: ObjectMeta { name, namespace, uid, ..ObjectMeta::default() },
+        spec: Some(PodSpec { containers, ..PodSpec::default() }),
+        status: None,
+    })
+}
+
 fn some(uid: &str) -> Option<&str> {
     (!uid.is_empty()).then_some(uid)
 }
@@ -29,6 +51,19 @@ fn some(uid: &str) -> Option<&str> {
 impl Pods for AgentPods {
     fn all(&self) -> Vec<Arc<Pod>> {
         self.agent.pods()
+    }
+
+    fn running(&self) -> Vec<Pod> {
+        self.agent.views().iter().filter_map(what_runs).collect()
+    }
+
+    async fn checkpoint(
+        &self,
+        target: &ContainerTarget,
+        file: &str,
+        timeout_seconds: i64,
+    ) -> Result<PathBuf, EngineError> {
+        self.agent.checkpoint(target, file, timeout_seconds).await
     }
 
     fn find(&self, namespace: &str, pod: &str, uid: &str) -> Result<(), LookupError> {

@@ -177,5 +177,12 @@ mod tests {
         check_attributes(Method::GET, "/logs/", "get nodes/log");
         check_attributes(Method::GET, "/configz", "get nodes/configz, get nodes/proxy");
         check_attributes(Method::GET, "/containerLogs/a/b/c", "get nodes/proxy");
+        check_attributes(Method::GET, "/healthz/ping", "get nodes/healthz, get nodes/proxy");
+        check_attributes(Method::GET, "/runningpods/", "get nodes/pods, get nodes/proxy");
+        check_attributes(Method::GET, "/statusz", "get nodes/statusz");
+        check_attributes(Method::GET, "/flagz", "get nodes/configz");
+        check_attributes(Method::GET, "/metrics/slis", "get nodes/metrics");
+        check_attributes(Method::POST, "/checkpoint/a/b/c", "create nodes/checkpoint");
+        check_attributes(Method::PUT, "/debug/flags/v", "update nodes/proxy");
     }
 }

@@ -4,6 +4,7 @@
 //!   TLS ─▶ edge ─▶ auth ─▶ routes ─┬▶ logs            file ─▶ select (pure) ─▶ body
 //!                                  ├▶ exec, attach    crate `streaming` ─▶ Session of the engine
 //!                                  ├▶ numbers         what the node uses, read when asked
+//!                                  ├▶ process         health, flags, since when it runs
 //!                                  └▶ portForward     crate `streaming` ─▶ dial
 //! ```
 //!
@@ -23,6 +24,7 @@ mod log_query;
 mod logs;
 mod node_logs;
 mod numbers;
+mod process;
 mod relay;
 mod routes;
 mod seams;
@@ -32,9 +34,10 @@ pub use auth::{Attributes, AuthError, NodeAuth, User};
 pub use client_auth::ClientAuth;
 pub use edge::{Tls, TlsError, TlsMaterial, serve};
 pub use numbers::AgentNumbers;
+pub use process::NodeProcess;
 pub use seams::{LogSource, Numbers, Pods};
 
-use base::Clock;
+use base::{Clock, Random};
 use std::sync::Arc;
 
 /// What the server works with. Cheap to clone.
@@ -48,8 +51,12 @@ pub struct NodeApi {
     pub numbers: Arc<dyn Numbers>,
     /// Who may do what.
     pub auth: Arc<dyn NodeAuth>,
+    /// What it tells of its process.
+    pub process: Arc<NodeProcess>,
     /// Wall time, for `sinceSeconds`.
     pub clock: Arc<dyn Clock>,
+    /// For what no program should read.
+    pub random: Arc<dyn Random>,
 }
 
 #[cfg(test)]

@@ -63,6 +63,10 @@ impl Numbers for AgentNumbers {
         settings(&self.collector.context().config)
     }
 
+    fn fault(&self) -> Option<String> {
+        self.agent.has_ended().then(|| "pods are not looked after any more".to_owned())
+    }
+
     fn log_dir(&self) -> PathBuf {
         let pods = &self.collector.context().config.log_dir;
         pods.parent().unwrap_or(pods).to_owned()

@@ -7,6 +7,7 @@ use super::auth::{self, User};
 use super::log_query::{self, LogWanted};
 use super::logs::{self, LogOptions};
 use super::node_logs;
+use super::process;
 use super::relay::{self, Asked};
 use super::seams::Place;
 use crate::agent::LookupError;
@@ -16,6 +17,7 @@ use api::Codec;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use machinery::zpages::{self, Page};
 use std::sync::Arc;
 use streaming::answer::{Body, text};
 use streaming::port_forward::{self, Dial, PodRef};
@@ -37,6 +39,7 @@ struct At {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Metrics {
     Own,
+    Slis,
     Resource,
     Cadvisor,
     Probes,
@@ -45,8 +48,13 @@ enum Metrics {
 /// What a path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Route {
-    Healthz,
+    /// All checks, or the one of this name.
+    Healthz(String),
     Pods,
+    RunningPods,
+    Checkpoint(At),
+    Statusz,
+    Flagz,
     Logs(At),
     Exec(At),
     Attach(At),
@@ -75,8 +83,12 @@ impl Route {
         let (get, post) = (method == Method::GET, method == Method::POST);
         let when = |allowed: bool, route: Route| if allowed { route } else { Route::MethodNotAllowed };
         match parts.as_slice() {
-            ["healthz", ..] => when(get, Route::Healthz),
+            ["healthz", one @ ..] => when(get, Route::Healthz(one.join("/"))),
             ["pods"] => when(get, Route::Pods),
+            ["runningpods"] => when(get, Route::RunningPods),
+            ["checkpoint", n, p, c] => when(post, Route::Checkpoint(at(n, p, "", c))),
+            ["statusz"] => when(get, Route::Statusz),
+            ["flagz"] => when(get, Route::Flagz),
             ["containerLogs", n, p, c] => when(get, Route::Logs(at(n, p, "", c))),
             ["exec", n, p, c] => when(get || post, Route::Exec(at(n, p, "", c))),
             ["exec", n, p, u, c] => when(get || post, Route::Exec(at(n, p, u, c))),
@@ -91,14 +103,13 @@ impl Route {
             ["metrics"] => when(get, Route::Metrics(Metrics::Own)),
             ["metrics", "resource"] => when(get, Route::Metrics(Metrics::Resource)),
             ["metrics", "cadvisor"] => when(get, Route::Metrics(Metrics::Cadvisor)),
+            ["metrics", "slis"] => when(get, Route::Metrics(Metrics::Slis)),
             ["metrics", "probes"] => when(get, Route::Metrics(Metrics::Probes)),
             ["logs", rest @ ..] => when(get, Route::NodeLogs(rest.join("/"))),
-            ["checkpoint", ..] => Route::Unsupported("checkpoint"),
             ["configz"] => when(get, Route::Configz),
-            ["runningpods"] => Route::Unsupported("runningpods"),
-            ["statusz"] => Route::Unsupported("statusz"),
-            ["flagz"] => Route::Unsupported("flagz"),
-            ["debug", ..] => Route::Unsupported("debug"),
+            // Go's own.
+            ["debug", "pprof", ..] => Route::Unsupported("debug/pprof"),
+            ["debug", "flags", "v"] => Route::Unsupported("debug/flags/v"),
             _ => Route::NotFound,
         }
     }
@@ -128,8 +139,14 @@ pub(super) async fn answer(
         shutdown,
     };
     let answered = match route {
-        Route::Healthz => Ok(text(200, "ok")),
-        Route::Pods => Ok(call.pods()),
+        Route::Healthz(one) => Ok(call.health(&one)),
+        Route::Pods => Ok(pod_list(server.pods.all().iter().map(|pod| pod.encode()))),
+        Route::RunningPods => Ok(pod_list(server.pods.running().iter().map(Codec::encode))),
+        Route::Checkpoint(at) => call.checkpoint(&at).await,
+        Route::Statusz => {
+            call.page(&zpages::status(&server.process.process, process::PATHS.into_iter(), server.clock.now()))
+        }
+        Route::Flagz => call.page(&zpages::flags(server.process.process.component, &server.process.flags)),
         Route::Logs(at) => call.logs(&at).await,
         Route::Exec(at) => call.remote(What::Exec, at).await,
         Route::Attach(at) => call.remote(What::Attach, at).await,
@@ -156,18 +173,36 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn pods(&self) -> Response<Body> {
-        let mut json = br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#.to_vec();
-        for (i, pod) in self.server.pods.all().iter().enumerate() {
-            if i > 0 {
-                json.push(b',');
+    fn health(&self, one: &str) -> Response<Body> {
+        let pods = self.server.numbers.fault().map_or(Ok(()), Err);
+        self.server.process.health(pods, one, &self.query)
+    }
+
+    fn page(&self, page: &Page) -> Result<Response<Body>, Refusal> {
+        let pretty = self.query.iter().any(|(n, v)| n == "pretty" && (v == "true" || v == "1"));
+        process::page(page, self.headers, pretty, self.server.random.next_u64())
+    }
+
+    async fn checkpoint(&self, at: &At) -> Result<Response<Body>, Refusal> {
+        let At { namespace, pod, container, .. } = at;
+        let failed = |why: &dyn std::fmt::Display| {
+            Refusal::new(500, format!("checkpointing of {namespace}/{pod}/{container} failed ({why})"))
+        };
+        let target = match self.server.pods.container(namespace, pod, "", container) {
+            Err(LookupError::NoPod(_)) => return Err(not_found("pod does not exist".into())),
+            Err(LookupError::NoContainer { .. }) => {
+                return Err(not_found(format!("container {container} does not exist")));
             }
-            json.extend(pod.encode());
-        }
-        json.extend(b"]}");
-        let mut response = text(200, json);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response
+            other => other,
+        };
+        let timeout = self.query.iter().rfind(|(n, _)| n == "timeout").map_or(Ok(0), |(_, v)| v.parse());
+        let timeout = timeout.map_err(|_| not_found("cannot parse value of timeout parameter".into()))?;
+        let target = target.map_err(|_| failed(&format!("container {container} not found")))?;
+        let now = self.server.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let file = format!("checkpoint-{pod}_{namespace}-{container}-{now}.tar");
+        let path = self.server.pods.checkpoint(&target, &file, timeout).await;
+        let path = path.map_err(|e| failed(&base::chain(&e)))?;
+        Ok(json(&serde_json::json!({"items": [path]})))
     }
 
     async fn summary(&self) -> Result<Response<Body>, Refusal> {
@@ -180,6 +215,7 @@ impl Call<'_> {
         let numbers = &self.server.numbers;
         let body = match which {
             Metrics::Own => numbers.own().await,
+            Metrics::Slis => self.server.process.slis(),
             Metrics::Resource => prometheus::resource(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
             Metrics::Probes => numbers.probes(),
             Metrics::Cadvisor => prometheus::cadvisor(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
@@ -277,6 +313,21 @@ impl Call<'_> {
     }
 }
 
+/// A list of pods that are JSON already.
+fn pod_list(pods: impl Iterator<Item = Vec<u8>>) -> Response<Body> {
+    let mut json = br#"{"kind":"PodList","apiVersion":"v1","metadata":{},"items":["#.to_vec();
+    for (i, pod) in pods.enumerate() {
+        if i > 0 {
+            json.push(b',');
+        }
+        json.extend(pod);
+    }
+    json.extend(b"]}");
+    let mut response = text(200, json);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 fn json(value: &serde_json::Value) -> Response<Body> {
     let mut response = text(200, value.to_string());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -310,7 +361,7 @@ mod tests {
     #[test]
     fn paths() {
         let get = |path| Route::parse(&Method::GET, path);
-        assert_eq!(get("/healthz/ping"), Route::Healthz);
+        assert_eq!(get("/healthz/ping"), Route::Healthz("ping".into()));
         assert_eq!(get("/pods/"), Route::Pods);
         assert_eq!(get("/containerLogs/a/b/c"), Route::Logs(at("a", "b", "", "c")));
         assert_eq!(get("/exec/a/b/u/c"), Route::Exec(at("a", "b", "u", "c")));

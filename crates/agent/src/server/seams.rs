@@ -24,6 +24,8 @@ pub trait Numbers: Send + Sync {
     fn settings(&self) -> serde_json::Value;
     /// The directory whose files `/logs` shows.
     fn log_dir(&self) -> PathBuf;
+    /// Why pods are not looked after, if so.
+    fn fault(&self) -> Option<String>;
 }
 
 /// Where the log of one run of a container is.
@@ -49,6 +51,16 @@ pub enum Place<'a> {
 pub trait Pods: Send + Sync {
     /// All, with their newest statuses.
     fn all(&self) -> Vec<Arc<Pod>>;
+    /// Those of which something runs, with what runs, and nothing else of them.
+    fn running(&self) -> Vec<Pod>;
+    /// Writes the state of a container's processes into this file of the node's `checkpoints`; where that is. A timeout of 0 seconds is the
+    /// engine's own.
+    async fn checkpoint(
+        &self,
+        target: &ContainerTarget,
+        file: &str,
+        timeout_seconds: i64,
+    ) -> Result<PathBuf, EngineError>;
     /// Whether there is such a pod.
     fn find(&self, namespace: &str, pod: &str, uid: &str) -> Result<(), LookupError>;
     /// A running container.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use base::SystemClock;
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
+use machinery::zpages::Process;
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -45,6 +46,9 @@ impl Numbers for NoNumbers {
     }
     fn settings(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+    fn fault(&self) -> Option<String> {
+        None
     }
     fn log_dir(&self) -> std::path::PathBuf {
         "/nonexistent".into()
@@ -127,6 +131,12 @@ impl Pods for FakePods {
         let mut pod = Pod::default();
         pod.metadata.name = Some("web".into());
         vec![Arc::new(pod)]
+    }
+    fn running(&self) -> Vec<Pod> {
+        self.all().iter().map(|pod| Pod::clone(pod)).collect()
+    }
+    async fn checkpoint(&self, _: &ContainerTarget, _: &str, _: i64) -> Result<std::path::PathBuf, EngineError> {
+        Err(EngineError::Failed("no such call".into()))
     }
     fn find(&self, namespace: &str, pod: &str, _: &str) -> Result<(), LookupError> {
         if (namespace, pod) == ("default", "web") { Ok(()) } else { Err(LookupError::NoPod(pod.into())) }
@@ -252,12 +262,23 @@ impl Node {
         let detached = Arc::new(watch::channel(0).0);
         let pods = FakePods { log, echo_port, detached: detached.clone() };
         let auth = Arc::new(FakeAuth::default());
+        let process = Process {
+            component: "kubelet",
+            started: jiff::Timestamp::UNIX_EPOCH,
+            binary_version: "1.36.2".into(),
+            emulation_version: "1.36".into(),
+            go_version: "none".into(),
+        };
         let api = NodeApi {
             node_name: "n1".into(),
             pods: Arc::new(pods),
             numbers: Arc::new(NoNumbers),
             auth: auth.clone(),
+            process: Arc::new(NodeProcess::new(process, [("node-ip".to_owned(), "1.2.3.4".to_owned())].into(), || {
+                Ok(())
+            })),
             clock: SystemClock::shared(),
+            random: Arc::new(base::SeededRandom::new(1)),
         };
         let cluster = Cluster::new();
         let (chain, key) = cluster.issue("system:node:n1", "system:nodes");
@@ -458,6 +479,56 @@ async fn others_are_asked_about() {
         admin get nodes/pods n1
     "#]]
     .assert_eq(&node.auth.asked.lock().iter().map(|l| format!("{l}\n")).collect::<String>());
+}
+
+#[tokio::test]
+async fn the_process_tells_of_itself() {
+    let node = Node::start().await;
+    let ask = async |head: &str| node.get(Some(("root", "system:masters")), head).await;
+    let object = |kind: &str, version: &str| format!("Accept: application/json;as={kind};v={version};g=config.k8s.io");
+    let (code, body) = ask("GET /statusz").await;
+    assert!(code == 200 && body.starts_with("\nkubelet statusz\nWarning: ") && body.contains("1.36.2\n"), "{body}");
+    let (code, body) = ask(&format!("GET /statusz\r\n{}", object("Statusz", "v1beta1"))).await;
+    let found: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (code, &found["metadata"]["name"], &found["startTime"]),
+        (200, &"kubelet".into(), &"1970-01-01T00:00:00Z".into())
+    );
+    assert_eq!(found["paths"], serde_json::json!(["/configz", "/flagz", "/healthz", "/metrics"]));
+    let yaml = "Accept: application/yaml;as=Flagz;v=v1alpha1;g=config.k8s.io";
+    let (code, body) = ask(&format!("GET /flagz\r\n{yaml}")).await;
+    assert!(code == 200 && body.contains("node-ip: \"1.2.3.4\"") && body.contains("config.k8s.io/v1alpha1"), "{body}");
+    let (code, body) = ask("GET /flagz\r\nAccept: application/json").await;
+    assert!(code == 406 && body.contains("application/json, application/yaml, text/plain"), "{body}");
+
+    assert_eq!(ask("GET /healthz?exclude=log").await, (200, "ok".into()));
+    assert_eq!(ask("GET /healthz/syncloop").await, (200, "ok".into()));
+    assert_eq!(ask("GET /healthz/no").await.0, 404);
+    let lines = "[+]ping ok\n[+]log ok\n[+]syncloop ok\nhealthz check passed\n";
+    assert_eq!(ask("GET /healthz?verbose").await, (200, lines.into()));
+    let (_, slis) = ask("GET /metrics/slis").await;
+    assert!(slis.contains("kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 1\n"), "{slis}");
+    let total = "kubernetes_healthchecks_total{name=\"syncloop\",status=\"success\",type=\"healthz\"} 3\n";
+    assert!(slis.contains(total), "{slis}");
+
+    let running = ask("GET /runningpods/").await;
+    assert!(
+        running.0 == 200 && running.1.contains("\"kind\":\"PodList\"") && running.1.contains("\"web\""),
+        "{running:?}"
+    );
+    assert_eq!(ask("GET /debug/pprof/heap").await, (501, "debug/pprof is not supported by dhow\n".into()));
+    assert_eq!(ask("GET /debug/no").await.0, 404);
+}
+
+#[tokio::test]
+async fn checkpoints_that_the_engine_does_not_write_are_refused() {
+    let node = Node::start().await;
+    let post = async |path: &str| node.get(Some(("root", "system:masters")), &format!("POST /checkpoint/{path}")).await;
+    assert_eq!(post("default/no/app").await, (404, "pod does not exist".into()));
+    assert_eq!(post("default/web/app?timeout=x").await, (404, "cannot parse value of timeout parameter".into()));
+    let failed = |container: &str, why: &str| (500, format!("checkpointing of default/web/{container} failed ({why})"));
+    assert_eq!(post("default/web/over").await, failed("over", "container over not found"));
+    assert_eq!(post("default/web/app?timeout=5").await, failed("app", "no such call"));
 }
 
 #[tokio::test]

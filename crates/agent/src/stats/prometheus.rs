@@ -339,6 +339,48 @@ pub fn own(own: &Own<'_>) -> String {
     text
 }
 
+/// How a health check went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HealthCount {
+    /// The last time.
+    well: bool,
+    successes: u64,
+    errors: u64,
+}
+
+impl HealthCount {
+    /// Once more.
+    pub fn add(&mut self, well: bool) {
+        self.well = well;
+        *(if well { &mut self.successes } else { &mut self.errors }) += 1;
+    }
+}
+
+/// `/metrics/slis`: of checks that were made, by name (`component-base/metrics/prometheus/slis/metrics.go`).
+pub fn slis(checks: &BTreeMap<&'static str, HealthCount>, started: Timestamp) -> String {
+    let mut text = String::new();
+    let out = &mut text;
+    let help = "[STABLE] This metric records the result of a single healthcheck.";
+    let mut family = Family::new(out, "kubernetes_healthcheck", "gauge", help);
+    for (name, count) in checks {
+        family.value(&[("name", name), ("type", "healthz")], u8::from(count.well), None);
+    }
+    let help = "[STABLE] This metric records the results of all healthcheck.";
+    let mut family = Family::new(out, "kubernetes_healthchecks_total", "counter", help);
+    for (name, count) in checks {
+        for (status, n) in [("error", count.errors), ("success", count.successes)].into_iter().filter(|(_, n)| *n > 0) {
+            family.value(&[("name", name), ("status", status), ("type", "healthz")], n, None);
+        }
+    }
+    start_time(out, started);
+    text
+}
+
+fn start_time(out: &mut String, started: Timestamp) {
+    let help = "[ALPHA] Start time of the process since unix epoch in seconds.";
+    gauge(out, "process_start_time_seconds", help, &[], started.as_second());
+}
+
 /// `/metrics/probes`
 pub fn probes(counters: &Counters) -> String {
     let mut text = String::new();

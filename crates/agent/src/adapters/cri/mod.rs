@@ -21,15 +21,16 @@ use base::Clock;
 use node_api::cri::image_service_client::ImageServiceClient;
 use node_api::cri::runtime_service_client::RuntimeServiceClient;
 use node_api::cri::{
-    AttachRequest, CgroupDriver, ContainerState, CreateContainerRequest, ExecRequest, ExecSyncRequest,
-    ListContainerStatsRequest, ListPodSandboxStatsRequest, PodSandboxConfig, PodSandboxState, PodSandboxStatus,
-    PodSandboxStatusRequest, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    RuntimeConfigRequest, StartContainerRequest, StatusRequest, StatusResponse, StopContainerRequest,
-    StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
+    AttachRequest, CgroupDriver, CheckpointContainerRequest, ContainerState, CreateContainerRequest, ExecRequest,
+    ExecSyncRequest, ListContainerStatsRequest, ListPodSandboxStatsRequest, PodSandboxConfig, PodSandboxState,
+    PodSandboxStatus, PodSandboxStatusRequest, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, RuntimeConfigRequest, StartContainerRequest, StatusRequest, StatusResponse,
+    StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest, VersionRequest,
 };
 use parking_lot::RwLock;
 use runtime::Hierarchies;
 use std::collections::HashMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -402,6 +403,21 @@ impl Engine for CriRuntime {
         let stopped = self.runtime.clone().stop_container(request).await.map_err(CriError::from);
         self.look.notify_one();
         Ok(stopped.map(drop)?)
+    }
+
+    async fn checkpoint(&self, container: &str, path: &Path, timeout_seconds: i64) -> Result<(), EngineError> {
+        if let Some(dir) = path.parent() {
+            // As the kubelet has it (`setupDataDirs`); programs' memory is nobody else's.
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .map_err(|e| EngineError::Failed(format!("failed to create {}: {e}", dir.display())))?;
+        }
+        let (container_id, location) = (container.to_owned(), path.display().to_string());
+        let request = CheckpointContainerRequest { container_id, location, timeout: timeout_seconds };
+        let written = self.runtime.clone().checkpoint_container(request).await.map_err(CriError::from);
+        Ok(written.map(drop)?)
     }
 
     async fn remove(&self, _: &str, container: &str) -> Result<(), EngineError> {

@@ -66,6 +66,8 @@ pub trait Engine: Send + Sync {
     async fn update(&self, cgroup: &str, resources: &Resources) -> Result<(), EngineError>;
     /// What the kernel has counted in a cgroup; zeros if there is none.
     fn usage(&self, cgroup: &str) -> Stats;
+    /// Processes in a cgroup and below.
+    fn processes(&self, cgroup: &str) -> BTreeSet<i32>;
     /// What only the engine itself knows of what is used: nothing, if the agent finds all of it on the node.
     async fn told_use(&self) -> ToldUse {
         ToldUse::default()

@@ -226,6 +226,9 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    fn processes(&self, _: &str) -> BTreeSet<i32> {
+        BTreeSet::new()
+    }
     fn usage(&self, _: &str) -> runtime::Stats {
         runtime::Stats::default()
     }

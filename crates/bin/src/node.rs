@@ -225,12 +225,13 @@ pub(crate) async fn start(
             config.agent_port
         )
     })?;
+    let started = clock.now();
     let node_api = NodeApi {
         node_name: config.node_name.as_str().into(),
         pods: Arc::new(AgentPods::new(handle.clone())),
-        numbers: Arc::new(AgentNumbers::new(handle.clone(), Collector::new(handle.clone(), context))),
+        numbers: Arc::new(AgentNumbers::new(handle.clone(), Collector::new(handle.clone(), context, started))),
         auth: Arc::new(ClientAuth::new(client.clone())),
-        process: Arc::new(node_process(config, clock.now())),
+        process: Arc::new(node_process(config, started)),
         clock,
         random,
     };

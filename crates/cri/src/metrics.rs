@@ -1,6 +1,6 @@
 //! Metrics of containers and sandboxes under cAdvisor's names, for kubelets that ask their runtime (`PodAndContainerStatsFromCRI`).
 //!
-//! [`FAMILIES`], [`CONTAINER`] and [`SANDBOX`] say which there are. The interface knows whole numbers only, so seconds are whole. What this
+//! [`FAMILIES`], [`DISKS`], [`OPEN`], [`CONTAINER`] and [`SANDBOX`] say which there are. The interface knows whole numbers only, so seconds are whole. What this
 //! machine does not tell is left out.
 
 use crate::containers::SNAPSHOT_PREFIX;
@@ -12,7 +12,7 @@ use node_api::cri::{
     ContainerMetrics, LinuxContainerResources, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
 };
 use runtime::Stats;
-use runtime::metrics::{self, FAMILIES, Kind, Value};
+use runtime::metrics::{self, DISKS, FAMILIES, Kind, OPEN, Open, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Status;
@@ -25,8 +25,6 @@ const LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod
 struct Sample {
     used: DiskUse,
     disk: Disk,
-    open: OpenFiles,
-    processes: usize,
     resources: LinuxContainerResources,
     started_at_ns: i64,
     now_ns: i64,
@@ -38,13 +36,6 @@ struct Disk {
     bytes: u64,
     inodes: u64,
     inodes_free: u64,
-}
-
-/// What processes hold.
-#[derive(Default)]
-struct OpenFiles {
-    all: u64,
-    sockets: u64,
 }
 
 /// A metric: its name, its help, its kind, further labels, and how it follows from what was read.
@@ -80,9 +71,6 @@ const CONTAINER: &[Family<Sample>] = &[
     ),
     gauge("container_fs_inodes_total", "Number of Inodes", |s| Some(s.disk.inodes)),
     gauge("container_fs_inodes_free", "Number of available Inodes", |s| Some(s.disk.inodes_free)),
-    gauge("container_processes", "Number of processes running inside the container.", |s| Some(s.processes as u64)),
-    gauge("container_file_descriptors", "Number of open file descriptors for the container.", |s| Some(s.open.all)),
-    gauge("container_sockets", "Number of open sockets for the container.", |s| Some(s.open.sockets)),
     gauge("container_spec_cpu_period", "CPU period of the container.", |s| natural(s.resources.cpu_period)),
     gauge("container_spec_cpu_quota", "CPU quota of the container.", |s| {
         u64::try_from(s.resources.cpu_quota).ok().filter(|quota| *quota > 0)
@@ -140,14 +128,25 @@ pub(crate) fn descriptors() -> Vec<MetricDescriptor> {
         MetricDescriptor { name: name.to_owned(), help: help.to_owned(), label_keys: keys.map(str::to_owned).collect() }
     };
     let counted = FAMILIES.iter().map(|f| describe(f.name, f.help, f.more));
+    let disks = DISKS.iter().map(|f| {
+        let more: Vec<(&str, &str)> = f.keys.iter().map(|key| (*key, "")).collect();
+        describe(f.name, f.help, &more)
+    });
+    let open = OPEN.iter().map(|f| describe(f.name, f.help, &[]));
     let known = CONTAINER.iter().map(|f| describe(f.name, f.help, f.more));
     let links = SANDBOX.iter().map(|f| describe(f.name, f.help, f.more));
     let mut told = BTreeSet::new();
-    counted.chain(known).chain(links).filter(|d| told.insert(d.name.clone())).collect()
+    counted.chain(disks).chain(open).chain(known).chain(links).filter(|d| told.insert(d.name.clone())).collect()
 }
 
-fn metric(name: &str, kind: MetricType, labels: &[&str], more: &[(&str, &str)], value: u64) -> Metric {
-    let values = labels.iter().copied().chain(more.iter().map(|(_, value)| *value));
+fn metric<'a>(
+    name: &str,
+    kind: MetricType,
+    labels: &[&'a str],
+    more: impl IntoIterator<Item = &'a str>,
+    value: u64,
+) -> Metric {
+    let values = labels.iter().copied().chain(more);
     Metric {
         name: name.to_owned(),
         // Read just now.
@@ -169,14 +168,31 @@ fn counted(stats: &Stats, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
             Value::Number(number) => number,
             Value::Time(time) => time.as_secs(),
         };
-        Some(metric(family.name, kind, labels, family.more, value))
+        Some(metric(family.name, kind, labels, values_of(family.more), value))
     };
-    FAMILIES.iter().filter_map(one).collect()
+    let disks = stats.io.iter().flatten().flat_map(|disk| {
+        let name = metrics::disk_name(disk.device);
+        DISKS.iter().map(move |family| {
+            let more = family.values(disk, &name);
+            metric(family.name, MetricType::Counter, labels, more.iter().map(String::as_str), (family.pick)(disk))
+        })
+    });
+    FAMILIES.iter().filter_map(one).chain(disks).collect()
+}
+
+fn values_of<'a>(more: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a str> {
+    more.iter().map(|(_, value)| *value)
+}
+
+/// What processes hold.
+fn held(open: &Open, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
+    OPEN.iter().map(|f| metric(f.name, MetricType::Gauge, labels, [], (f.pick)(open))).collect()
 }
 
 /// The metrics of one container or sandbox, whose labels are `labels` (values of [`LABELS`]).
 fn write_down<T>(families: &[Family<T>], of: &T, labels: &[&str; LABELS.len()]) -> Vec<Metric> {
-    let one = |family: &Family<T>| Some(metric(family.name, family.kind, labels, family.more, (family.pick)(of)?));
+    let one =
+        |family: &Family<T>| Some(metric(family.name, family.kind, labels, values_of(family.more), (family.pick)(of)?));
     families.iter().filter_map(one).collect()
 }
 
@@ -218,14 +234,11 @@ impl Shared {
     }
 
     fn container_metrics(&self, container: &ContainerRecord, pod: [&str; 2]) -> ContainerMetrics {
-        let processes = self.engine.processes(&container.cgroup);
         let upper = self.images.upper(&format!("{SNAPSHOT_PREFIX}{}", container.id));
         let linux = container.config.linux.as_ref().and_then(|l| l.resources.clone());
         let sample = Sample {
             used: upper.map(|dir| DiskUse::of(&dir)).unwrap_or_default(),
             disk: self.disk(),
-            open: open_files(&processes),
-            processes: processes.len(),
             resources: linux.unwrap_or_default(),
             started_at_ns: container.started_at,
             now_ns: self.now_ns(),
@@ -234,6 +247,7 @@ impl Shared {
         let image = container.config.image.as_ref().map_or("", |i| &i.image);
         let labels = [name, &container.id, image, &container.id, pod[0], pod[1]];
         let mut metrics = counted(&self.engine.stats(&container.cgroup), &labels);
+        metrics.extend(held(&Open::of(&self.engine.processes(&container.cgroup)), &labels));
         metrics.extend(write_down(CONTAINER, &sample, &labels));
         ContainerMetrics { container_id: container.id.clone(), metrics }
     }
@@ -247,23 +261,10 @@ impl Shared {
     }
 }
 
-fn open_files(processes: &BTreeSet<i32>) -> OpenFiles {
-    let mut out = OpenFiles::default();
-    for pid in processes {
-        // One that has ended meanwhile holds nothing.
-        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-            out.all += 1;
-            let to = std::fs::read_link(entry.path()).unwrap_or_default();
-            out.sockets += u64::from(to.to_string_lossy().starts_with("socket:"));
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime::{Io, Pressure, Stall};
+    use runtime::{DiskIo, Pressure, Stall};
 
     #[test]
     fn every_metric_is_described_with_its_labels() {
@@ -273,7 +274,7 @@ mod tests {
             Some(Pressure { some: Stall { total_us: 2_500_000, ..Stall::default() }, ..Pressure::default() });
         let stats = Stats {
             cpu_usage_ns: 3_900_000_000,
-            io: Some(Io::default()),
+            io: Some(vec![DiskIo::default()]),
             cpu_pressure: pressure,
             memory_pressure: pressure,
             io_pressure: pressure,
@@ -282,6 +283,7 @@ mod tests {
         let resources = LinuxContainerResources { cpu_quota: 5, cpu_period: -1, ..Default::default() };
         let labels = ["main", "c", "box:1", "c", "ns", "web"];
         let mut told = counted(&stats, &labels);
+        told.extend(held(&Open::default(), &labels));
         told.extend(write_down(CONTAINER, &Sample { resources, ..Sample::default() }, &labels));
         let network = write_down(SANDBOX, &Traffic::default(), &labels);
         for metric in told.iter().chain(&network) {

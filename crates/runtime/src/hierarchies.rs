@@ -2,6 +2,7 @@
 
 use crate::engine::Result;
 use crate::spec::Resources;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use sys::cgroup::{Cgroups, Missing, Stats};
 
@@ -25,6 +26,18 @@ impl Hierarchies {
     /// Changes limits in place.
     pub fn update(&self, path: &str, resources: &Resources) -> Result<Missing> {
         Ok(self.0.cgroup(path).apply(&crate::supervisor::limits(resources, None))?)
+    }
+
+    /// Processes in it and below.
+    pub fn processes(&self, path: &str) -> BTreeSet<i32> {
+        self.0.cgroup(path).procs()
+    }
+
+    /// Where a process is, by the text of its `/proc/PID/cgroup`: where its memory is counted.
+    pub fn path(cgroups: &str) -> Option<&str> {
+        let lines = || cgroups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        let in_v1 = lines().find(|(names, _)| names.split(',').any(|n| n == "memory"));
+        in_v1.or_else(|| lines().find(|(names, _)| names.is_empty())).map(|(_, path)| path)
     }
 
     /// Counters.
@@ -63,4 +76,16 @@ pub(crate) async fn remove(cgroups: &Cgroups, path: &str) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     Ok(cgroup.delete()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_where_its_memory_is_counted() {
+        assert_eq!(Hierarchies::path("0::/system.slice/dhow.service\n"), Some("/system.slice/dhow.service"));
+        assert_eq!(Hierarchies::path("5:cpu,cpuacct:/a\n4:memory:/b:c\n0::/d\n"), Some("/b:c"));
+        assert_eq!(Hierarchies::path("5:cpu:/a\n"), None);
+    }
 }

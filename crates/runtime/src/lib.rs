@@ -56,6 +56,6 @@ pub use spec::{
     PodSandboxSpec, Process, Propagation, ReadOnly, Resources, Rlimit, Rootfs, Seccomp, SelinuxLabels, User,
 };
 pub use stream::Stream;
-pub use sys::cgroup::{Io, Missing, Pressure, Stall, Stats};
+pub use sys::cgroup::{DiskIo, Missing, Pressure, Stall, Stats};
 pub use sys::quota;
 pub use users::can_map_users;

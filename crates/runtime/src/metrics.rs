@@ -1,7 +1,8 @@
 //! What the kernel counts of a container, under the names that monitoring knows: cAdvisor's (`metrics/prometheus.go`). [`FAMILIES`] says
-//! which there are. Differs from cAdvisor: disks and processors are added up.
+//! which there are, [`DISKS`] those of each disk, and [`OPEN`] what processes hold, which is read only when somebody asks for it.
 
-use crate::{Pressure, Stats};
+use crate::{DiskIo, Pressure, Stats};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How a number moves.
@@ -49,10 +50,6 @@ const fn gauge(name: &'static str, help: &'static str, pick: fn(&Stats) -> Optio
 const fn failures(more: Labels, pick: fn(&Stats) -> Option<Value>) -> Family {
     let help = "Cumulative count of memory allocation failures.";
     Family { more, ..counter("container_memory_failures_total", help, pick) }
-}
-
-const fn disk_use(more: Labels, pick: fn(&Stats) -> Option<Value>) -> Family {
-    Family { more, ..counter("container_blkio_device_usage_total", "Blkio device bytes usage", pick) }
 }
 
 fn number(n: u64) -> Option<Value> {
@@ -104,17 +101,20 @@ pub const FAMILIES: &[Family] = &[
     gauge("container_memory_kernel_usage", "Size of kernel memory allocated in bytes.", |s| number(s.memory_kernel)),
     gauge("container_memory_swap", "Container swap usage in bytes.", |s| number(s.swap_usage)),
     counter("container_memory_failcnt", "Number of memory usage hits limits", |s| number(s.memory_limit_hits)),
+    gauge("container_memory_total_active_file_bytes", "Current total active file in bytes.", |s| {
+        number(s.memory_active_file)
+    }),
+    gauge("container_memory_total_inactive_file_bytes", "Current total inactive file in bytes.", |s| {
+        number(s.memory_inactive_file)
+    }),
+    // With cgroup v2 there is no other scope than the whole, and cAdvisor says it twice.
+    failures(&[("failure_type", "pgfault"), ("scope", "container")], |s| number(s.page_faults)),
     failures(&[("failure_type", "pgfault"), ("scope", "hierarchy")], |s| number(s.page_faults)),
+    failures(&[("failure_type", "pgmajfault"), ("scope", "container")], |s| number(s.major_page_faults)),
     failures(&[("failure_type", "pgmajfault"), ("scope", "hierarchy")], |s| number(s.major_page_faults)),
     counter("container_oom_events_total", "Count of out of memory events observed for the container", |s| {
         number(s.oom_kills)
     }),
-    disk_use(&[("operation", "Read")], |s| number(s.io?.read_bytes)),
-    disk_use(&[("operation", "Write")], |s| number(s.io?.written_bytes)),
-    counter("container_fs_reads_bytes_total", "Cumulative count of bytes read", |s| number(s.io?.read_bytes)),
-    counter("container_fs_reads_total", "Cumulative count of reads completed", |s| number(s.io?.reads)),
-    counter("container_fs_writes_bytes_total", "Cumulative count of bytes written", |s| number(s.io?.written_bytes)),
-    counter("container_fs_writes_total", "Cumulative count of writes completed", |s| number(s.io?.writes)),
     counter(
         "container_pressure_cpu_waiting_seconds_total",
         "Total time duration tasks in the container have waited due to CPU congestion.",
@@ -152,3 +152,126 @@ pub const FAMILIES: &[Family] = &[
         |s| number(s.pids_limit.unwrap_or(0)),
     ),
 ];
+
+/// A counter of each disk.
+pub struct DiskFamily {
+    /// Its name. Several have the same if they differ in their labels.
+    pub name: &'static str,
+    /// Its help.
+    pub help: &'static str,
+    /// Keys of its labels beside those of the container.
+    pub keys: &'static [&'static str],
+    /// What was done; empty if the name says it.
+    operation: &'static str,
+    /// What it says.
+    pub pick: fn(&DiskIo) -> u64,
+}
+
+impl DiskFamily {
+    /// Values for [`Self::keys`]; `name` is the disk's ([`disk_name`]).
+    pub fn values(&self, disk: &DiskIo, name: &str) -> Vec<String> {
+        let (major, minor) = disk.device;
+        let value = |key: &&str| match *key {
+            "device" => name.to_owned(),
+            "major" => major.to_string(),
+            "minor" => minor.to_string(),
+            _ => self.operation.to_owned(),
+        };
+        self.keys.iter().map(value).collect()
+    }
+}
+
+const fn of_disk(name: &'static str, help: &'static str, pick: fn(&DiskIo) -> u64) -> DiskFamily {
+    DiskFamily { name, help, keys: &["device"], operation: "", pick }
+}
+
+const fn device_usage(operation: &'static str, pick: fn(&DiskIo) -> u64) -> DiskFamily {
+    const KEYS: &[&str] = &["device", "major", "minor", "operation"];
+    let family = of_disk("container_blkio_device_usage_total", "Blkio Device bytes usage", pick);
+    DiskFamily { keys: KEYS, operation, ..family }
+}
+
+/// All of them; those of one name stand together.
+pub const DISKS: &[DiskFamily] = &[
+    device_usage("Read", |d| d.read_bytes),
+    device_usage("Write", |d| d.written_bytes),
+    of_disk("container_fs_reads_bytes_total", "Cumulative count of bytes read", |d| d.read_bytes),
+    of_disk("container_fs_reads_total", "Cumulative count of reads completed", |d| d.reads),
+    of_disk("container_fs_writes_bytes_total", "Cumulative count of bytes written", |d| d.written_bytes),
+    of_disk("container_fs_writes_total", "Cumulative count of writes completed", |d| d.writes),
+];
+
+/// `/dev/sda`, by its numbers; empty if there is none (any more).
+pub fn disk_name((major, minor): (u32, u32)) -> String {
+    let link = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).unwrap_or_default();
+    link.file_name().map(|name| format!("/dev/{}", name.to_string_lossy())).unwrap_or_default()
+}
+
+/// What processes hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Open {
+    /// How many processes.
+    pub processes: u64,
+    /// What they have open.
+    pub files: u64,
+    /// Of it, sockets.
+    pub sockets: u64,
+}
+
+impl Open {
+    /// Asks the kernel about each of these processes. One that has ended meanwhile holds nothing.
+    pub fn of(processes: &BTreeSet<i32>) -> Self {
+        let mut out = Open { processes: processes.len() as u64, ..Open::default() };
+        for pid in processes {
+            for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+                out.files += 1;
+                let to = std::fs::read_link(entry.path()).unwrap_or_default();
+                out.sockets += u64::from(to.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
+            }
+        }
+        out
+    }
+}
+
+/// A gauge of what processes hold.
+pub struct OpenFamily {
+    /// Its name.
+    pub name: &'static str,
+    /// Its help.
+    pub help: &'static str,
+    /// What it says.
+    pub pick: fn(&Open) -> u64,
+}
+
+/// All of them.
+pub const OPEN: &[OpenFamily] = &[
+    OpenFamily {
+        name: "container_processes",
+        help: "Number of processes running inside the container.",
+        pick: |o| o.processes,
+    },
+    OpenFamily {
+        name: "container_file_descriptors",
+        help: "Number of open file descriptors for the container.",
+        pick: |o| o.files,
+    },
+    OpenFamily { name: "container_sockets", help: "Number of open sockets for the container.", pick: |o| o.sockets },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_have_names_and_processes_hold_files() {
+        let disk = DiskIo { device: (8, 1), ..DiskIo::default() };
+        assert_eq!(DISKS[1].values(&disk, "/dev/sda1"), ["/dev/sda1", "8", "1", "Write"]);
+        assert_eq!(DISKS[2].values(&disk, ""), [""]);
+        assert_eq!(disk_name((4_095, 1_048_575)), "");
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair of sockets");
+        let own = i32::try_from(std::process::id()).expect("a process id");
+        let open = Open::of(&BTreeSet::from([own, i32::MAX]));
+        drop(socket);
+        assert!(open.processes == 2 && open.sockets >= 2 && open.files > open.sockets, "{open:?}");
+    }
+}

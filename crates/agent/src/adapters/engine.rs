@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 use runtime::SelinuxLabels;
 use runtime::selinux::{self, Selinux};
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -278,6 +279,10 @@ impl Engine for RuntimeEngine {
 
     fn usage(&self, cgroup: &str) -> runtime::Stats {
         self.engine.stats(&format!("{}/{cgroup}", self.cgroup_root))
+    }
+
+    fn processes(&self, cgroup: &str) -> BTreeSet<i32> {
+        self.engine.processes(&format!("{}/{cgroup}", self.cgroup_root))
     }
 
     async fn exec(

@@ -6,7 +6,7 @@ use crate::context::Config;
 use crate::node;
 use crate::pod::view;
 use crate::shutdown::times::Times;
-use crate::stats::{self, Collector, NodeSample, prometheus};
+use crate::stats::{self, Also, Collector, NodeSample, prometheus};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -26,8 +26,8 @@ impl AgentNumbers {
 
 #[async_trait]
 impl Numbers for AgentNumbers {
-    async fn collect(&self, disks: bool) -> std::io::Result<NodeSample> {
-        self.collector.collect(disks).await
+    async fn collect(&self, also: Also) -> std::io::Result<NodeSample> {
+        self.collector.collect(also).await
     }
 
     async fn own(&self) -> String {

@@ -12,7 +12,7 @@ use super::relay::{self, Asked};
 use super::seams::Place;
 use crate::agent::LookupError;
 use crate::engine::StreamRequest;
-use crate::stats::{prometheus, summary};
+use crate::stats::{Also, prometheus, summary};
 use api::Codec;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
@@ -207,7 +207,8 @@ impl Call<'_> {
 
     async fn summary(&self) -> Result<Response<Body>, Refusal> {
         let only_cpu = self.query.iter().any(|(n, v)| n == "only_cpu_and_memory" && v == "true");
-        let sample = self.server.numbers.collect(!only_cpu).await;
+        let also = if only_cpu { Also::Nothing } else { Also::Disks };
+        let sample = self.server.numbers.collect(also).await;
         Ok(json(&summary::summary(&sample.map_err(|e| unreadable(&e))?)))
     }
 
@@ -216,9 +217,13 @@ impl Call<'_> {
         let body = match which {
             Metrics::Own => numbers.own().await,
             Metrics::Slis => self.server.process.slis(),
-            Metrics::Resource => prometheus::resource(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
+            Metrics::Resource => {
+                prometheus::resource(&numbers.collect(Also::Nothing).await.map_err(|e| unreadable(&e))?)
+            }
             Metrics::Probes => numbers.probes(),
-            Metrics::Cadvisor => prometheus::cadvisor(&numbers.collect(false).await.map_err(|e| unreadable(&e))?),
+            Metrics::Cadvisor => {
+                prometheus::cadvisor(&numbers.collect(Also::Processes).await.map_err(|e| unreadable(&e))?)
+            }
         };
         let mut response = text(200, body);
         let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

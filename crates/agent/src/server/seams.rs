@@ -2,7 +2,7 @@
 
 use crate::agent::{ContainerTarget, LookupError};
 use crate::engine::{EngineError, Session, StreamRequest};
-use crate::stats::NodeSample;
+use crate::stats::{Also, NodeSample};
 use api::prelude::Pod;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -14,8 +14,8 @@ use url::Url;
 /// What the node uses.
 #[async_trait]
 pub trait Numbers: Send + Sync {
-    /// All of it; `disks` walks through directories, too.
-    async fn collect(&self, disks: bool) -> std::io::Result<NodeSample>;
+    /// What is counted anyway, and what else is asked for.
+    async fn collect(&self, also: Also) -> std::io::Result<NodeSample>;
     /// What the agent tells of itself (`/metrics`).
     async fn own(&self) -> String;
     /// What probes of its pods said (`/metrics/probes`).

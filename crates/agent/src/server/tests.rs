@@ -35,7 +35,7 @@ struct NoNumbers;
 
 #[async_trait]
 impl Numbers for NoNumbers {
-    async fn collect(&self, _: bool) -> std::io::Result<crate::stats::NodeSample> {
+    async fn collect(&self, _: crate::stats::Also) -> std::io::Result<crate::stats::NodeSample> {
         Ok(crate::stats::NodeSample::default())
     }
     async fn own(&self) -> String {

@@ -4,9 +4,10 @@
 //! readings: the one of the last question, or one a moment ago if nobody has asked lately.
 //!
 //! Follows `pkg/kubelet/server/stats` and `pkg/kubelet/metrics/collectors`. Differs: the node's numbers are the machine's, not
-//! those of a root cgroup; of what cAdvisor knows, single disks and processors, what is on disks, processes and what they have open are not told.
+//! those of a root cgroup.
 
 pub mod disk;
+pub mod file_systems;
 pub mod prometheus;
 pub mod summary;
 
@@ -23,12 +24,14 @@ use crate::swap::Swap;
 use api::k8s::api::core::v1::{Pod, Volume};
 use api::meta::MetaExt;
 use disk::{DiskUse, Space};
+use file_systems::FileSystem;
 use jiff::Timestamp;
 use net::traffic::{self, Traffic};
 use parking_lot::Mutex;
-use runtime::Stats;
+use runtime::metrics::{self, Open};
+use runtime::{Hierarchies, Stats};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +46,32 @@ const SHORTEST_WINDOW_MS: i128 = 200;
 const POD_LINK: &str = "eth0";
 /// The machine's own reading, among those of pods and containers.
 const MACHINE: &str = "";
+
+/// What is read beside what the kernel counts anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Also {
+    /// That alone.
+    Nothing,
+    /// What is in directories, by walking through them.
+    Disks,
+    /// What processes have open, and what the machine's disks do.
+    Processes,
+}
+
+/// A cgroup that is no pod's.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CgroupSample {
+    /// `/kubepods/burstable`
+    pub path: String,
+    /// What summaries call it, if they tell of it (`SystemContainerPods` …).
+    pub system: Option<&'static str>,
+    /// Since when there is one, if that is known.
+    pub started_at: Option<Timestamp>,
+    /// What is used in it.
+    pub usage: Stats,
+    /// Nanoseconds of CPU per second.
+    pub cpu_rate: Option<u64>,
+}
 
 /// What is used now.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -67,6 +96,12 @@ pub struct NodeSample {
     pub images: u64,
     /// Its links, the one of the default route first.
     pub links: Vec<Traffic>,
+    /// The root of all cgroups, those of pods together, and our own.
+    pub cgroups: Vec<CgroupSample>,
+    /// Its disks, if processes were asked for.
+    pub file_systems: Vec<FileSystem>,
+    /// Names of disks that anybody has read or written, likewise.
+    pub disk_names: BTreeMap<(u32, u32), String>,
     /// All pods that may run.
     pub pods: Vec<PodSample>,
 }
@@ -82,6 +117,8 @@ pub struct PodSample {
     pub uid: String,
     /// `status.startTime`
     pub started_at: Option<Timestamp>,
+    /// `/kubepods/burstable/pod…`
+    pub cgroup: String,
     /// Of its cgroup.
     pub usage: Stats,
     /// Nanoseconds of CPU per second.
@@ -101,6 +138,8 @@ pub struct ContainerSample {
     pub name: String,
     /// The run's id.
     pub id: String,
+    /// `/kubepods/burstable/pod…/<id>`
+    pub cgroup: String,
     /// The image's name.
     pub image: String,
     /// When the run began.
@@ -115,6 +154,8 @@ pub struct ContainerSample {
     pub rootfs: Option<DiskUse>,
     /// Its logs, likewise.
     pub logs: Option<DiskUse>,
+    /// What its processes hold, if they were asked for.
+    pub open: Option<Open>,
 }
 
 /// What a volume holds.
@@ -180,6 +221,9 @@ impl Readings {
         };
         let machine = next(MACHINE, sample.cpu_ns);
         (sample.cpu_rate, sample.window_ms) = (machine.rate, machine.window_ms);
+        for cgroup in &mut sample.cgroups {
+            cgroup.cpu_rate = next(&cgroup.path, cgroup.usage.cpu_usage_ns).rate;
+        }
         for pod in &mut sample.pods {
             pod.cpu_rate = next(&pod.uid, pod.usage.cpu_usage_ns).rate;
             for c in &mut pod.containers {
@@ -194,13 +238,14 @@ impl Readings {
 pub struct Collector {
     agent: AgentHandle,
     context: Arc<Context>,
+    started: Timestamp,
     readings: Mutex<Readings>,
 }
 
 impl Collector {
-    /// Of this agent's pods.
-    pub fn new(agent: AgentHandle, context: Arc<Context>) -> Self {
-        Collector { agent, context, readings: Mutex::default() }
+    /// Of this agent's pods; `started`: since when this process runs.
+    pub fn new(agent: AgentHandle, context: Arc<Context>, started: Timestamp) -> Self {
+        Collector { agent, context, started, readings: Mutex::default() }
     }
 
     /// Shared state of the agent.
@@ -208,8 +253,8 @@ impl Collector {
         &self.context
     }
 
-    /// All of it; walking through directories takes time and is done only if `disks` are asked for.
-    pub async fn collect(&self, disks: bool) -> std::io::Result<NodeSample> {
+    /// What is counted anyway, and what else is asked for, which takes time.
+    pub async fn collect(&self, also: Also) -> std::io::Result<NodeSample> {
         let views: Vec<PodView> = self.agent.views().into_iter().filter(|v| v.seen.may_run()).collect();
         let mut sample = self.sample(&views)?;
         if !self.readings.lock().take(&mut sample) {
@@ -223,15 +268,21 @@ impl Collector {
         }
         let images = self.context.images.list().await.unwrap_or_default();
         sample.images = images.iter().map(|i| i.size).sum();
-        if disks {
-            let context = self.context.clone();
-            let (measured, views) = tokio::task::spawn_blocking(move || {
-                sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view));
-                (sample, views)
-            })
-            .await
-            .map_err(std::io::Error::other)?;
-            sample = measured;
+        if also == Also::Nothing {
+            return Ok(sample);
+        }
+        let context = self.context.clone();
+        let (mut sample, views) = tokio::task::spawn_blocking(move || {
+            match also {
+                Also::Nothing => {}
+                Also::Disks => sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view)),
+                Also::Processes => look_closer(&*context.engine, &mut sample),
+            }
+            (sample, views)
+        })
+        .await
+        .map_err(std::io::Error::other)?;
+        if also == Also::Disks {
             for (pod, view) in sample.pods.iter_mut().zip(&views) {
                 ask_drivers(&self.context, pod, view).await;
             }
@@ -288,9 +339,51 @@ impl Collector {
             space,
             images: 0,
             links,
+            cgroups: self.cgroups(),
+            file_systems: Vec::new(),
+            disk_names: BTreeMap::new(),
             pods,
         })
     }
+
+    /// Those that are no pod's. Upstream's own cgroup is where its process is (`ensureProcessInContainerWithOOMScore`), and it names no others
+    /// unless it is told to.
+    fn cgroups(&self) -> Vec<CgroupSample> {
+        let of = |path: &str, system, started_at, usage| CgroupSample {
+            path: path.to_owned(),
+            system,
+            started_at,
+            usage,
+            cpu_rate: None,
+        };
+        let engine = &self.context.engine;
+        let pods = |name: &str, system| of(&format!("/{name}"), system, None, engine.usage(name));
+        let mut out =
+            vec![pods("kubepods", Some("pods")), pods("kubepods/besteffort", None), pods("kubepods/burstable", None)];
+        let Ok(hierarchies) = Hierarchies::detect() else { return out };
+        out.insert(0, of("/", None, None, hierarchies.stats("/")));
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        // One that is in the root has none of its own.
+        if let Some(path) = Hierarchies::path(&own).filter(|path| *path != "/") {
+            out.push(of(path, Some("kubelet"), Some(self.started), hierarchies.stats(path)));
+        }
+        out
+    }
+}
+
+/// What processes have open, what the machine's disks do, and how they are called.
+fn look_closer(engine: &dyn Engine, sample: &mut NodeSample) {
+    for pod in &mut sample.pods {
+        for c in &mut pod.containers {
+            c.open = Some(Open::of(&engine.processes(c.cgroup.trim_start_matches('/'))));
+        }
+    }
+    sample.file_systems = file_systems::read();
+    let of_containers = sample.pods.iter().flat_map(|p| p.containers.iter().map(|c| &c.usage).chain([&p.usage]));
+    let all = of_containers.chain(sample.cgroups.iter().map(|c| &c.usage));
+    let devices = all.flat_map(|usage| usage.io.iter().flatten().map(|disk| disk.device));
+    let devices: BTreeSet<(u32, u32)> = devices.collect();
+    sample.disk_names = devices.into_iter().map(|device| (device, metrics::disk_name(device))).collect();
 }
 
 /// What a pod uses, but for disk and network.
@@ -313,6 +406,7 @@ pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
             image: run.image.clone(),
             started_at: run.started_at,
             limits: limits(name).unwrap_or_default(),
+            cgroup: format!("/{path}/{}", run.id),
             usage: usage(&format!("{path}/{}", run.id)),
             ..ContainerSample::default()
         })
@@ -322,6 +416,7 @@ pub fn pod_sample(engine: &dyn Engine, view: &PodView) -> PodSample {
         name: pod.name().to_owned(),
         uid: pod.uid().to_owned(),
         started_at: pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
+        cgroup: format!("/{path}"),
         usage: usage(&path),
         containers: containers.collect(),
         ..PodSample::default()
@@ -533,6 +628,7 @@ mod tests {
         assert_eq!((second.cpu_rate, second.window_ms), (Some(2_000_000_000), 500));
         assert_eq!((pod.cpu_rate, pod.containers[0].cpu_rate), (Some(500_000_000), None));
         second.pods.clear();
+        second.cgroups.clear();
         assert!(readings.take(&mut second));
         assert_eq!(readings.0.len(), 1, "what is gone is forgotten");
     }

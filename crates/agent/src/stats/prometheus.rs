@@ -1,15 +1,18 @@
 //! Metrics in Prometheus' text format: [`resource`] (`/metrics/resource`), [`cadvisor`] (`/metrics/cadvisor`), [`probes`]
 //! (`/metrics/probes`) and [`own`] (`/metrics`). Pure. Names and help texts that dashboards know (`pkg/kubelet/metrics/collectors/resource_metrics.go`,
-//! cAdvisor's `metrics/prometheus.go`).
+//! cAdvisor's `metrics/prometheus.go`). Differs from cAdvisor: what containers write to their roots is in the summary, not here, since one has to
+//! walk through it; loads and states of tasks, which a kubelet's cAdvisor always tells as 0, and limits of open files are left out.
 
+use super::file_systems::FileSystem;
 use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
 use crate::counters::{self, Counter, Counters, Histogram, Spread};
 use crate::managers::cpus;
+use crate::node::Machine;
 use crate::shutdown::times::Times;
 use jiff::Timestamp;
 use net::traffic::Traffic;
 use runtime::Stats;
-use runtime::metrics::{self, FAMILIES, Kind, Value};
+use runtime::metrics::{self, DISKS, FAMILIES, Kind, OPEN, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -158,20 +161,153 @@ pub fn cadvisor(node: &NodeSample) -> String {
             for c in &p.containers {
                 same.iter().for_each(|f| counted(&mut family, f, &c.usage, &of_container(p, c), at));
             }
-            let labels = [("container", ""), ("id", &p.uid), ("image", ""), ("name", "")];
-            let labels = [&labels[..], &[("namespace", &p.namespace), ("pod", &p.name)]].concat();
-            same.iter().for_each(|f| counted(&mut family, f, &p.usage, &labels, at));
+        }
+        for (labels, usage) in above_containers(node) {
+            same.iter().for_each(|f| counted(&mut family, f, usage, &labels, at));
         }
     }
+    disks(out, node);
+    held(out, node);
     containers(out, node);
     network(out, node);
-    Family::new(out, "machine_cpu_cores", "gauge", "Number of logical CPU cores.").value(&[], node.machine.cpus, at);
-    Family::new(out, "machine_memory_bytes", "gauge", "Amount of memory installed on the machine.").value(
-        &[],
-        node.machine.memory,
-        at,
-    );
+    Family::new(
+        out,
+        "container_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+    )
+    .value(&[], 0, None);
+    let Machine { boot_id, machine_id, system_uuid, .. } = &node.machine;
+    let labels = [("boot_id", boot_id.as_str()), ("machine_id", machine_id), ("system_uuid", system_uuid)];
+    let mut machine = |name, help, value: u64| Family::new(out, name, "gauge", help).value(&labels, value, at);
+    machine("machine_cpu_cores", "Number of logical CPU cores.", node.machine.cpus);
+    machine("machine_memory_bytes", "Amount of memory installed on the machine.", node.machine.memory);
+    let swap = u64::try_from(node.machine.swap).unwrap_or(0);
+    machine("machine_swap_bytes", "Amount of swap memory available on the machine.", swap);
     text
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// Pods, and cgroups that are no pod's.
+fn above_containers(node: &NodeSample) -> impl Iterator<Item = (Labels<'_>, &Stats)> {
+    let labels = |id, namespace, pod| {
+        let own = [("container", ""), ("id", id), ("image", ""), ("name", "")];
+        [&own[..], &[("namespace", namespace), ("pod", pod)]].concat()
+    };
+    let pods = node.pods.iter().map(move |p| (labels(&*p.cgroup, &*p.namespace, &*p.name), &p.usage));
+    pods.chain(node.cgroups.iter().map(move |c| (labels(&c.path, "", ""), &c.usage)))
+}
+
+/// What went from and to disks, by who did it; and what the machine's file systems have and did, which is the root cgroup's.
+fn disks(out: &mut String, node: &NodeSample) {
+    let at = Some(node.at.as_millisecond());
+    let containers = node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (of_container(p, c), &c.usage)));
+    let all: Vec<(Labels<'_>, &Stats)> = containers.chain(above_containers(node)).collect();
+    for same in DISKS.chunk_by(|a, b| a.name == b.name) {
+        let mut family = Family::new(out, same[0].name, "counter", same[0].help);
+        let of_machine = FILE_SYSTEMS.iter().find(|whole| whole.name == same[0].name);
+        // A disk without partitions would be told of twice.
+        let is_told = |labels: &Labels<'_>| of_machine.is_none() || !labels.contains(&("id", "/"));
+        for (labels, usage) in all.iter().filter(|(labels, _)| is_told(labels)) {
+            for disk in usage.io.iter().flatten() {
+                let name = node.disk_names.get(&disk.device).map_or("", String::as_str);
+                for f in same {
+                    let values = f.values(disk, name);
+                    let more = f.keys.iter().copied().zip(values.iter().map(String::as_str));
+                    let labels: Labels<'_> = labels.iter().copied().chain(more).collect();
+                    family.value(&labels, (f.pick)(disk), at);
+                }
+            }
+        }
+        if let Some(of_machine) = of_machine {
+            file_systems(&mut family, of_machine, node);
+        }
+    }
+    for of_machine in FILE_SYSTEMS.iter().filter(|whole| DISKS.iter().all(|f| f.name != whole.name)) {
+        file_systems(&mut Family::new(out, of_machine.name, of_machine.kind, of_machine.help), of_machine, node);
+    }
+}
+
+/// What is told of the machine's file systems.
+struct OfFileSystem {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    pick: fn(&FileSystem) -> String,
+}
+
+const fn has(name: &'static str, help: &'static str, pick: fn(&FileSystem) -> String) -> OfFileSystem {
+    OfFileSystem { name, kind: "gauge", help, pick }
+}
+
+const fn did(name: &'static str, help: &'static str, pick: fn(&FileSystem) -> String) -> OfFileSystem {
+    OfFileSystem { name, kind: "counter", help, pick }
+}
+
+fn milliseconds(ms: u64) -> String {
+    seconds(ms.saturating_mul(1_000_000))
+}
+
+const FILE_SYSTEMS: &[OfFileSystem] = &[
+    has("container_fs_inodes_free", "Number of available Inodes", |f| f.space.inodes_free.to_string()),
+    has("container_fs_inodes_total", "Number of Inodes", |f| f.space.inodes.to_string()),
+    has("container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", |f| {
+        f.space.capacity.to_string()
+    }),
+    has("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", |f| {
+        f.space.used().bytes.to_string()
+    }),
+    did("container_fs_reads_total", "Cumulative count of reads completed", |f| f.work.reads.to_string()),
+    did("container_fs_sector_reads_total", "Cumulative count of sector reads completed", |f| {
+        f.work.sectors_read.to_string()
+    }),
+    did("container_fs_reads_merged_total", "Cumulative count of reads merged", |f| f.work.reads_merged.to_string()),
+    did("container_fs_read_seconds_total", "Cumulative count of seconds spent reading", |f| {
+        milliseconds(f.work.reading_ms)
+    }),
+    did("container_fs_writes_total", "Cumulative count of writes completed", |f| f.work.writes.to_string()),
+    did("container_fs_sector_writes_total", "Cumulative count of sector writes completed", |f| {
+        f.work.sectors_written.to_string()
+    }),
+    did("container_fs_writes_merged_total", "Cumulative count of writes merged", |f| f.work.writes_merged.to_string()),
+    did("container_fs_write_seconds_total", "Cumulative count of seconds spent writing", |f| {
+        milliseconds(f.work.writing_ms)
+    }),
+    has("container_fs_io_current", "Number of I/Os currently in progress", |f| f.work.in_progress.to_string()),
+    did("container_fs_io_time_seconds_total", "Cumulative count of seconds spent doing I/Os", |f| {
+        milliseconds(f.work.busy_ms)
+    }),
+    did("container_fs_io_time_weighted_seconds_total", "Cumulative weighted I/O time in seconds", |f| {
+        milliseconds(f.work.weighted_ms)
+    }),
+];
+
+fn file_systems(family: &mut Family<'_>, told: &OfFileSystem, node: &NodeSample) {
+    for f in &node.file_systems {
+        let labels = [
+            ("container", ""),
+            ("id", "/"),
+            ("image", ""),
+            ("name", ""),
+            ("namespace", ""),
+            ("pod", ""),
+            ("device", &f.device),
+        ];
+        family.value(&labels, (told.pick)(f), Some(node.at.as_millisecond()));
+    }
+}
+
+/// What processes of containers hold.
+fn held(out: &mut String, node: &NodeSample) {
+    for told in OPEN {
+        let mut family = Family::new(out, told.name, "gauge", told.help);
+        for (p, c) in node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+            if let Some(open) = &c.open {
+                family.value(&of_container(p, c), (told.pick)(open), Some(node.at.as_millisecond()));
+            }
+        }
+    }
 }
 
 /// One value of a family, if the machine tells it.
@@ -189,8 +325,7 @@ fn counted(out: &mut Family<'_>, family: &metrics::Family, usage: &Stats, labels
 }
 
 fn of_container<'a>(p: &'a PodSample, c: &'a ContainerSample) -> Vec<(&'static str, &'a str)> {
-    let own =
-        [("container", c.name.as_str()), ("id", c.id.as_str()), ("image", c.image.as_str()), ("name", c.id.as_str())];
+    let own = [("container", c.name.as_str()), ("id", &c.cgroup), ("image", &c.image), ("name", c.id.as_str())];
     [&own[..], &[("namespace", p.namespace.as_str()), ("pod", p.name.as_str())]].concat()
 }
 
@@ -260,7 +395,7 @@ fn network(out: &mut String, node: &NodeSample) {
     let of_pods = node
         .pods
         .iter()
-        .filter_map(|p| Some((p.uid.as_str(), p.namespace.as_str(), p.name.as_str(), p.link.as_ref()?)));
+        .filter_map(|p| Some((p.cgroup.as_str(), p.namespace.as_str(), p.name.as_str(), p.link.as_ref()?)));
     let links: Vec<_> = of_node.chain(of_pods).collect();
     for (name, help, pick) in families {
         let mut family = Family::new(out, name, "counter", help);
@@ -580,29 +715,43 @@ mod tests {
             })
             .collect();
         expect![[r#"
-            container_cpu_usage_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",cpu="total"} 1.5 100000
-            container_cpu_usage_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p",cpu="total"} 1.5 100000
-            container_cpu_user_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
-            container_cpu_user_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
-            container_memory_failcnt{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
-            container_memory_failcnt{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
-            container_memory_failures_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
-            container_memory_failures_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
-            container_memory_failures_total{container="",id="u",image="",name="",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
-            container_memory_failures_total{container="",id="u",image="",name="",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
-            container_pressure_cpu_waiting_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 1.5 100000
-            container_pressure_cpu_waiting_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 1.5 100000
-            container_pressure_cpu_stalled_seconds_total{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
-            container_pressure_cpu_stalled_seconds_total{container="",id="u",image="",name="",namespace="ns",pod="p"} 0 100000
-            container_spec_cpu_period{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 100000 100000
-            container_spec_cpu_shares{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 2 100000
-            container_spec_memory_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 30 100000
-            container_spec_memory_reservation_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 0 100000
-            container_spec_memory_swap_limit_bytes{container="c",id="i",image="im",name="i",namespace="ns",pod="p"} 4 100000
+            container_cpu_usage_seconds_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",cpu="total"} 1.5 100000
+            container_cpu_usage_seconds_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",cpu="total"} 1.5 100000
+            container_cpu_usage_seconds_total{container="",id="/kubepods",image="",name="",namespace="",pod="",cpu="total"} 1.5 100000
+            container_cpu_user_seconds_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_cpu_user_seconds_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_cpu_user_seconds_total{container="",id="/kubepods",image="",name="",namespace="",pod=""} 0 100000
+            container_memory_failcnt{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_memory_failcnt{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_memory_failcnt{container="",id="/kubepods",image="",name="",namespace="",pod=""} 0 100000
+            container_memory_failures_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",failure_type="pgfault",scope="container"} 0 100000
+            container_memory_failures_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",failure_type="pgmajfault",scope="container"} 0 100000
+            container_memory_failures_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",failure_type="pgfault",scope="container"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",failure_type="pgfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",failure_type="pgmajfault",scope="container"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",failure_type="pgmajfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods",image="",name="",namespace="",pod="",failure_type="pgfault",scope="container"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods",image="",name="",namespace="",pod="",failure_type="pgfault",scope="hierarchy"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods",image="",name="",namespace="",pod="",failure_type="pgmajfault",scope="container"} 0 100000
+            container_memory_failures_total{container="",id="/kubepods",image="",name="",namespace="",pod="",failure_type="pgmajfault",scope="hierarchy"} 0 100000
+            container_pressure_cpu_waiting_seconds_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 1.5 100000
+            container_pressure_cpu_waiting_seconds_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p"} 1.5 100000
+            container_pressure_cpu_waiting_seconds_total{container="",id="/kubepods",image="",name="",namespace="",pod=""} 1.5 100000
+            container_pressure_cpu_stalled_seconds_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_pressure_cpu_stalled_seconds_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p"} 0 100000
+            container_pressure_cpu_stalled_seconds_total{container="",id="/kubepods",image="",name="",namespace="",pod=""} 0 100000
+            container_spec_cpu_period{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 100000 100000
+            container_spec_cpu_shares{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 2 100000
+            container_spec_memory_limit_bytes{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 30 100000
+            container_spec_memory_reservation_limit_bytes{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 0 100000
+            container_spec_memory_swap_limit_bytes{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 4 100000
             container_network_receive_bytes_total{container="",id="/",image="",interface="dhow1",name="",namespace="",pod=""} 50 100000
-            container_network_receive_bytes_total{container="",id="u",image="",interface="eth0",name="",namespace="ns",pod="p"} 60 100000
-            machine_cpu_cores 2 100000
-            machine_memory_bytes 1000 100000"#]].assert_eq(&lines.join("\n"));
+            container_network_receive_bytes_total{container="",id="/kubepods/podu",image="",interface="eth0",name="",namespace="ns",pod="p"} 60 100000
+            machine_cpu_cores{boot_id="",machine_id="",system_uuid=""} 2 100000
+            machine_memory_bytes{boot_id="",machine_id="",system_uuid=""} 1000 100000
+            machine_swap_bytes{boot_id="",machine_id="",system_uuid=""} 50 100000"#]].assert_eq(&lines.join("\n"));
     }
 
     #[test]
@@ -696,6 +845,37 @@ mod tests {
             prober_probe_duration_seconds_bucket{probe_type="Liveness",container="c",pod="web",namespace="ns",le="+Inf"} 1
             prober_probe_duration_seconds_count{probe_type="Liveness",container="c",pod="web",namespace="ns"} 1"#]]
         .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn disks_are_told_by_their_names_and_processes_by_what_they_hold() {
+        let text = cadvisor(&sample());
+        let families =
+            ["container_blkio", "container_fs_reads_", "container_fs_read_s", "container_fs_l", "container_so"];
+        let lines: Vec<&str> = text.lines().filter(|l| families.iter().any(|f| l.starts_with(f))).collect();
+        expect![[r#"
+            container_blkio_device_usage_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",device="/dev/sda",major="8",minor="0",operation="Read"} 512 100000
+            container_blkio_device_usage_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",device="/dev/sda",major="8",minor="0",operation="Write"} 0 100000
+            container_blkio_device_usage_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",device="/dev/sda",major="8",minor="0",operation="Read"} 512 100000
+            container_blkio_device_usage_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",device="/dev/sda",major="8",minor="0",operation="Write"} 0 100000
+            container_blkio_device_usage_total{container="",id="/kubepods",image="",name="",namespace="",pod="",device="/dev/sda",major="8",minor="0",operation="Read"} 512 100000
+            container_blkio_device_usage_total{container="",id="/kubepods",image="",name="",namespace="",pod="",device="/dev/sda",major="8",minor="0",operation="Write"} 0 100000
+            container_fs_reads_bytes_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",device="/dev/sda"} 512 100000
+            container_fs_reads_bytes_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",device="/dev/sda"} 512 100000
+            container_fs_reads_bytes_total{container="",id="/kubepods",image="",name="",namespace="",pod="",device="/dev/sda"} 512 100000
+            container_fs_reads_total{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p",device="/dev/sda"} 1 100000
+            container_fs_reads_total{container="",id="/kubepods/podu",image="",name="",namespace="ns",pod="p",device="/dev/sda"} 1 100000
+            container_fs_reads_total{container="",id="/kubepods",image="",name="",namespace="",pod="",device="/dev/sda"} 1 100000
+            container_fs_reads_total{container="",id="/",image="",name="",namespace="",pod="",device="/dev/sda1"} 5 100000
+            container_fs_limit_bytes{container="",id="/",image="",name="",namespace="",pod="",device="/dev/sda1"} 100 100000
+            container_fs_reads_merged_total{container="",id="/",image="",name="",namespace="",pod="",device="/dev/sda1"} 0 100000
+            container_fs_read_seconds_total{container="",id="/",image="",name="",namespace="",pod="",device="/dev/sda1"} 1.5 100000
+            container_sockets{container="c",id="/kubepods/podu/i",image="im",name="i",namespace="ns",pod="p"} 3 100000"#]].assert_eq(&lines.join("\n"));
+        let mut names: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all, "each family stands in one place");
     }
 
     #[test]

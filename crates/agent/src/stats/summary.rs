@@ -3,7 +3,7 @@
 //! Differs: `node.cpu.rateWindowMilliseconds` tells over which time all rates are; the API server's `metrics.k8s.io` needs it.
 
 use super::disk::{DiskUse, Space};
-use super::{ContainerSample, NodeSample, PodSample, VolumeSample};
+use super::{CgroupSample, ContainerSample, NodeSample, PodSample, VolumeSample};
 use crate::pod::status::time;
 use jiff::Timestamp;
 use net::traffic::Traffic;
@@ -25,6 +25,7 @@ pub fn summary(node: &NodeSample) -> Value {
     json!({
         "node": {
             "nodeName": node.name,
+            "systemContainers": node.cgroups.iter().filter_map(|c| system_container(node.at, c)).collect::<Vec<_>>(),
             "startTime": time(node.boot),
             "cpu": node_cpu,
             "memory": memory,
@@ -40,6 +41,21 @@ pub fn summary(node: &NodeSample) -> Value {
         },
         "pods": node.pods.iter().map(|pod| pod_stats(node, pod)).collect::<Vec<_>>(),
     })
+}
+
+/// They have no file system (`GetSystemContainersStats` in `summary_sys_containers.go`).
+fn system_container(at: Timestamp, cgroup: &CgroupSample) -> Option<Value> {
+    let mut out = json!({
+        "name": cgroup.system?,
+        "startTime": cgroup.started_at.map(time),
+        "cpu": cpu(at, cgroup.usage.cpu_usage_ns, cgroup.cpu_rate, cgroup.usage.cpu_pressure),
+        "memory": memory(at, &cgroup.usage),
+        "swap": swap(at, &cgroup.usage),
+    });
+    if let Some(io) = io(at, &cgroup.usage) {
+        out["io"] = io;
+    }
+    Some(out)
 }
 
 fn pod_stats(node: &NodeSample, pod: &PodSample) -> Value {
@@ -174,8 +190,11 @@ pub(super) mod tests {
     use super::*;
     use crate::engine::Resources;
     use crate::node::Machine;
+    use crate::stats::file_systems::{DiskWork, FileSystem};
     use expect_test::expect;
     use net::traffic::Direction;
+    use runtime::DiskIo;
+    use runtime::metrics::Open;
 
     pub(in crate::stats) fn sample() -> NodeSample {
         let at = Timestamp::from_second(100).expect("small");
@@ -190,6 +209,7 @@ pub(super) mod tests {
             swap_usage: 1,
             swap_limit: Some(4),
             pids: 2,
+            io: Some(vec![DiskIo { device: (8, 0), read_bytes: 512, reads: 1, ..DiskIo::default() }]),
             ..Stats::default()
         };
         let used = DiskUse { bytes: 4096, inodes: 1 };
@@ -198,6 +218,7 @@ pub(super) mod tests {
         let container = ContainerSample {
             name: "c".into(),
             id: "i".into(),
+            cgroup: "/kubepods/podu/i".into(),
             image: "im".into(),
             started_at: at,
             limits: Resources { cpu_shares: Some(2), ..Resources::default() },
@@ -205,6 +226,7 @@ pub(super) mod tests {
             cpu_rate: Some(5),
             rootfs: Some(used),
             logs: Some(used),
+            open: Some(Open { processes: 2, files: 9, sockets: 3 }),
         };
         let space = Space { capacity: 100, available: 40, free: 50, inodes: 10, inodes_free: 4, is_alone: false };
         let data = VolumeSample { name: "d".into(), claim: Some("pvc".into()), used, space, ephemeral: false };
@@ -213,7 +235,8 @@ pub(super) mod tests {
             name: "p".into(),
             uid: "u".into(),
             started_at: Some(at),
-            usage,
+            cgroup: "/kubepods/podu".into(),
+            usage: usage.clone(),
             cpu_rate: Some(7),
             link: Some(link.from_the_other_end("eth0")),
             containers: vec![container],
@@ -240,6 +263,18 @@ pub(super) mod tests {
             space,
             images: 30,
             links: vec![link],
+            cgroups: vec![CgroupSample {
+                path: "/kubepods".into(),
+                system: Some("pods"),
+                usage,
+                ..CgroupSample::default()
+            }],
+            file_systems: vec![FileSystem {
+                device: "/dev/sda1".into(),
+                space,
+                work: DiskWork { reads: 5, reading_ms: 1500, ..DiskWork::default() },
+            }],
+            disk_names: [((8, 0), "/dev/sda".to_owned())].into(),
             pods: vec![pod],
         }
     }
@@ -249,6 +284,11 @@ pub(super) mod tests {
         let document = summary(&sample());
         assert_eq!(document["node"]["memory"]["workingSetBytes"], 400);
         assert!(document["node"]["cpu"].get("usageNanoCores").is_none(), "not known is not zero");
+        let all = &document["node"]["systemContainers"];
+        assert_eq!(
+            (&all[0]["name"], &all[0]["memory"]["workingSetBytes"], all.get(1)),
+            (&"pods".into(), &10.into(), None)
+        );
         let network = document["pods"][0]["network"].to_string();
         expect![[r#"{"interfaces":[{"name":"eth0","rxBytes":60,"rxErrors":0,"txBytes":50,"txErrors":0}],"name":"eth0","rxBytes":60,"rxErrors":0,"time":"1970-01-01T00:01:40Z","txBytes":50,"txErrors":0}"#]].assert_eq(&network);
         let mut pod = document["pods"][0].clone();

@@ -93,6 +93,10 @@ pub struct Stats {
     pub memory_rss: u64,
     /// Page cache.
     pub memory_cache: u64,
+    /// Of the page cache, what was used lately.
+    pub memory_active_file: u64,
+    /// Of the page cache, what was not.
+    pub memory_inactive_file: u64,
     /// Of the page cache, what is mapped.
     pub memory_mapped: u64,
     /// Bytes of its limit, if it has one.
@@ -115,8 +119,8 @@ pub struct Stats {
     pub pids: u64,
     /// How many tasks there may be, if that is limited.
     pub pids_limit: Option<u64>,
-    /// What went from and to disks; only v2 tells.
-    pub io: Option<Io>,
+    /// What went from and to each disk; only v2 tells.
+    pub io: Option<Vec<DiskIo>>,
     /// Times a task was killed for lack of memory.
     pub oom_kills: u64,
     /// Periods of the CPU quota that have passed.
@@ -133,9 +137,11 @@ pub struct Stats {
     pub io_pressure: Option<Pressure>,
 }
 
-/// What went from and to all disks together, ever.
+/// What went from and to a disk, ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Io {
+pub struct DiskIo {
+    /// Its major and minor number.
+    pub device: (u32, u32),
     /// Bytes read.
     pub read_bytes: u64,
     /// Bytes written.
@@ -146,14 +152,26 @@ pub struct Io {
     pub writes: u64,
 }
 
-impl Io {
-    /// Reads `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0` and the like, a line per disk.
-    fn read(text: &str) -> Io {
-        let sum = |key: &str| {
-            let field = |f: &str| f.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok();
-            text.split_whitespace().filter_map(field).sum()
+impl DiskIo {
+    /// Reads `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0` and the like, a line per disk; one may have no fields.
+    fn read_all(text: &str) -> Vec<DiskIo> {
+        text.lines().filter_map(DiskIo::read).collect()
+    }
+
+    fn read(line: &str) -> Option<DiskIo> {
+        let (device, fields) = line.split_once(' ')?;
+        let (major, minor) = device.split_once(':')?;
+        let field = |key: &str| {
+            let value = fields.split_whitespace().find_map(|f| f.strip_prefix(key)?.strip_prefix('='));
+            value.and_then(|v| v.parse().ok()).unwrap_or(0)
         };
-        Io { read_bytes: sum("rbytes"), written_bytes: sum("wbytes"), reads: sum("rios"), writes: sum("wios") }
+        Some(DiskIo {
+            device: (major.parse().ok()?, minor.parse().ok()?),
+            read_bytes: field("rbytes"),
+            written_bytes: field("wbytes"),
+            reads: field("rios"),
+            writes: field("wios"),
+        })
     }
 }
 
@@ -640,9 +658,12 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_added_up() {
-        let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=9 dios=9\n254:0 rbytes=10 wbytes=20 rios=30 wios=40\n";
-        assert_eq!(Io::read(text), Io { read_bytes: 11, written_bytes: 22, reads: 33, writes: 44 });
+    fn each_disk_is_read() {
+        let text = "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=9 dios=9\n254:1 wbytes=20 rios=x\n7:0 \nx:y rios=1\n\n";
+        let first = DiskIo { device: (8, 0), read_bytes: 1, written_bytes: 2, reads: 3, writes: 4 };
+        let second = DiskIo { device: (254, 1), written_bytes: 20, ..DiskIo::default() };
+        let idle = DiskIo { device: (7, 0), ..DiskIo::default() };
+        assert_eq!(DiskIo::read_all(text), [first, second, idle]);
     }
 
     #[test]

@@ -206,6 +206,8 @@ impl Backend for V1 {
             stats.memory_working_set = stats.memory_usage.saturating_sub(get(&memory, "total_inactive_file"));
             stats.memory_rss = get(&memory, "total_rss");
             stats.memory_cache = get(&memory, "total_cache");
+            stats.memory_active_file = get(&memory, "total_active_file");
+            stats.memory_inactive_file = get(&memory, "total_inactive_file");
             stats.memory_mapped = get(&memory, "total_mapped_file");
             stats.memory_limit = limit("memory.limit_in_bytes");
             stats.memory_max_usage = number("memory.max_usage_in_bytes");

@@ -1,6 +1,6 @@
 //! cgroup v2: one tree. In hybrid mode it limits only what no v1 hierarchy does.
 
-use super::{Backend, Io, Pressure, Resources, Result, Stats};
+use super::{Backend, DiskIo, Pressure, Resources, Result, Stats};
 use super::{error, make_dirs, make_missing, open_entry, procs_below, read_number, read_table, remove_tree, write};
 use crate::device;
 use crate::process::Pid;
@@ -256,6 +256,8 @@ impl Backend for V2 {
             stats.memory_working_set = stats.memory_usage.saturating_sub(get("inactive_file"));
             stats.memory_rss = get("anon");
             stats.memory_cache = get("file");
+            stats.memory_active_file = get("active_file");
+            stats.memory_inactive_file = get("inactive_file");
             stats.memory_mapped = get("file_mapped");
             // Without a limit they say "max".
             stats.memory_limit = read_number(&self.dir.join("memory.max"));
@@ -273,7 +275,7 @@ impl Backend for V2 {
             stats.pids_limit = read_number(&self.dir.join("pids.max"));
         }
         let text = |name: &str| std::fs::read_to_string(self.dir.join(name)).ok();
-        stats.io = text("io.stat").map(|t| Io::read(&t));
+        stats.io = text("io.stat").map(|t| DiskIo::read_all(&t));
         let pressure = |name: &str| text(name).map(|t| Pressure::read(&t));
         stats.cpu_pressure = pressure("cpu.pressure");
         stats.memory_pressure = pressure("memory.pressure");

@@ -29,7 +29,7 @@ use node_api::cri::{
 };
 use parking_lot::RwLock;
 use runtime::Hierarchies;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,6 +177,13 @@ impl CriRuntime {
 
     fn cgroup(&self, path: &str) -> String {
         format!("{}/{path}", self.cgroup_root)
+    }
+
+    /// Where it is: some runtimes have a cgroup between a pod's and a container's.
+    fn found(&self, cgroup: &str) -> String {
+        let path = self.cgroup(cgroup);
+        let inside = pod_and_container(&path).and_then(|(pod, container)| self.hierarchies.find(pod, container));
+        inside.unwrap_or(path)
     }
 
     async fn sandbox_status(&self, sandbox: &str) -> Result<PodSandboxStatus, CriError> {
@@ -438,9 +445,11 @@ impl Engine for CriRuntime {
     }
 
     fn usage(&self, cgroup: &str) -> runtime::Stats {
-        let path = self.cgroup(cgroup);
-        let inside = pod_and_container(&path).and_then(|(pod, container)| self.hierarchies.find(pod, container));
-        self.hierarchies.stats(&inside.unwrap_or(path))
+        self.hierarchies.stats(&self.found(cgroup))
+    }
+
+    fn processes(&self, cgroup: &str) -> BTreeSet<i32> {
+        self.hierarchies.processes(&self.found(cgroup))
     }
 
     async fn told_use(&self) -> ToldUse {

@@ -452,6 +452,36 @@ async fn the_status_tells_who_a_container_runs_as() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shutdown_hurries_pods_that_end_already_and_waits_for_them() {
+    let world = World::new();
+    let file = world.dir.path().join("logind.conf.d/dhow.conf");
+    let (logind, client) = crate::shutdown::fake::FakeLogind::start(&file).await;
+    world.engine.obey("SIGTERM");
+    let agent = world.start();
+    let spec = r#"{"nodeName":"n1","terminationGracePeriodSeconds":600,"containers":[{"name":"a","image":"nginx",
+        "lifecycle":{"preStop":{"sleep":{"seconds":500}}}}]}"#;
+    let pod = world.cluster.put(pod(spec));
+    until_phase(&world, "web", "Running").await;
+    let mut deleted = pod;
+    deleted.metadata.deletion_timestamp = Some(api::Time(world.clock.now()));
+    deleted.metadata.deletion_grace_period_seconds = Some(600);
+    world.cluster.put(deleted);
+    until("it is being ended", || async { agent.handle.views().iter().all(|v| v.seen.ending.is_some()) }).await;
+    let handle = agent.handle.clone();
+    let watching = base::tasks::spawn("shutdown", async move {
+        crate::shutdown::watch_over(&client, &handle, &handle.context).await.expect("logind answers");
+    });
+    until("shutdowns are held up", || async { logind.held() == 1 }).await;
+    let begun = world.clock.now();
+    logind.tell(true).await;
+    until("the machine may go on", || async { logind.held() == 0 }).await;
+    assert!(world.engine.running("a").is_none(), "the machine waited");
+    assert!(world.clock.now().duration_since(begun).as_secs() <= 21, "and not for long");
+    watching.abort();
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
     let world = World::new();
     let file = world.dir.path().join("logind.conf.d/dhow.conf");

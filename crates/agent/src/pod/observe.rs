@@ -250,9 +250,10 @@ pub fn observe(pod: &Pod, seen: &mut Seen, happened: Observation, now: Timestamp
         }
         Observation::Resized { to, running, error } => resized(seen, *to, &running, error, now),
         Observation::Evicted { reason, message, grace, disrupted } => {
+            // What ends already may be told to hurry, as a grace period only becomes shorter (`calculateEffectiveGracePeriod`).
+            seen.grace_override = Some(seen.grace_override.map_or(grace, |before| before.min(grace)));
             if seen.ending.is_none() {
                 seen.ending = Some(Ending::Failed { reason, message });
-                seen.grace_override = Some(grace);
                 seen.disrupted = disrupted;
             }
         }

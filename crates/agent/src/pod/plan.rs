@@ -205,6 +205,8 @@ pub struct Plan {
 
 /// A container gets at least this long between TERM and KILL (`minimumGracePeriodInSeconds`).
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+/// A pod that ends has at least this, so that its hooks are begun at all (`calculateEffectiveGracePeriod`).
+const LEAST_GRACE: Duration = Duration::from_secs(1);
 /// A killed container that does not exit is killed again.
 const KILL_AGAIN: Duration = Duration::from_secs(10);
 /// All containers are started again at most this often: there is no back-off upstream, but its relist of what runs.
@@ -689,7 +691,7 @@ impl Planner<'_> {
         let now = self.now;
         let ending = self.seen.ending.is_some();
         let shorter = view::grace_period(self.pod, None);
-        let shorter = self.seen.grace_override.map_or(shorter, |s| shorter.min(s));
+        let shorter = self.seen.grace_override.map_or(shorter, |s| shorter.min(s)).max(LEAST_GRACE);
         let Run::Running(run) = &mut self.container(name).run else { return };
         let Some(stop) = &mut run.stop else { return };
         if ending {
@@ -822,7 +824,7 @@ impl Planner<'_> {
 
     fn ending(&mut self) {
         let grace = view::grace_period(self.pod, None);
-        let grace = self.seen.grace_override.map_or(grace, |shorter| grace.min(shorter));
+        let grace = self.seen.grace_override.map_or(grace, |shorter| grace.min(shorter)).max(LEAST_GRACE);
         let mut busy = false;
         for (_, c) in view::all_containers(self.pod) {
             let s = self.container(&c.name);

@@ -15,14 +15,12 @@ const LOG_TAIL_BYTES: u64 = 256 * 1024;
 /// The message of a run that ended with `code`.
 pub fn message(container: &Container, file: &Path, log: &Path, code: i32) -> String {
     let fall_back = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError") && code != 0;
-    let mut text = Vec::new();
-    match File::open(file).and_then(|f| f.take(MESSAGE_MAX_BYTES).read_to_end(&mut text)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return format!("Error on reading termination log {}: {e}", file.display());
-        }
+    let text = match end_of(file, MESSAGE_MAX_BYTES) {
+        Ok(text) => text,
         // No file is an empty message.
-        _ => {}
-    }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return format!("Error on reading termination log {}: {e}", file.display()),
+    };
     if text.is_empty() && fall_back {
         return tail(log).unwrap_or_else(|e| format!("Error on reading termination message from logs: {e}"));
     }
@@ -30,12 +28,17 @@ pub fn message(container: &Container, file: &Path, log: &Path, code: i32) -> Str
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
-    let mut file = File::open(log)?;
+    Ok(last_lines(&String::from_utf8_lossy(&end_of(log, LOG_TAIL_BYTES)?)))
+}
+
+/// At most so many of a file's last bytes (`pkg/util/tail`).
+fn end_of(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes_max)))?;
     let mut bytes = Vec::new();
-    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
-    Ok(last_lines(&String::from_utf8_lossy(&bytes)))
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The text of the last lines of a log in CRI format: `<time> <stream> <F|P> <text>`.
@@ -75,8 +78,9 @@ mod tests {
         assert_eq!(message(&container("FallbackToLogsOnError"), &file, &log, 1), "one\ntwo\n");
         std::fs::write(&file, "last words").expect("write");
         assert_eq!(message(&container("FallbackToLogsOnError"), &file, &log, 1), "last words");
-        std::fs::write(&file, vec![b'x'; 5000]).expect("write");
-        assert_eq!(message(&container("File"), &file, &log, 1).len(), 4096);
+        std::fs::write(&file, "x".repeat(5000) + "the cause").expect("write");
+        let end = message(&container("File"), &file, &log, 1);
+        assert!(end.len() == 4096 && end.ends_with("xthe cause"), "{}: {end}", end.len());
     }
 
     #[test]

@@ -957,6 +957,34 @@ fn a_pod_that_takes_more_than_it_may_is_not_disrupted() {
     );
 }
 
+#[test]
+fn hooks_are_begun_though_there_is_no_time() {
+    check_pod(
+        r#"{"containers":[{"name":"a","image":"nginx","lifecycle":{"preStop":{"sleep":{"seconds":5}}}}]}"#,
+        "+1 delete 0\n+1\n+1 exit a 0",
+        expect![[r#"
+            [  0] bound
+                  mount volumes
+                  create sandbox 0
+                  pull nginx for a (IfNotPresent)
+                  start a #0
+                  = Running | a running ready | PodReadyToStartContainers,Initialized,Ready,ContainersReady
+            [  1] delete 0
+                  event Normal Killing a "Stopping container a"
+                  preStop a1 within 1s
+                  wake at 2
+            [  2] (time)
+                  SIGTERM to a1
+                  wake at 4
+            [  3] exit a 0
+                  stop sandbox s1
+                  remove a1
+                  unmount volumes
+                  = Succeeded | a Completed=0 | Initialized
+        "#]],
+    );
+}
+
 const RESTARTS_ALL: &str = r#"{"restartPolicy":"Never","initContainers":[{"name":"init","image":"i"},
     {"name":"side","image":"i","restartPolicy":"Always"}],"containers":[{"name":"a","image":"i","restartPolicy":"Never",
     "restartPolicyRules":[{"action":"RestartAllContainers","exitCodes":{"operator":"In","values":[42]}}]},

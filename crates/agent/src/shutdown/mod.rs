@@ -234,7 +234,8 @@ pub(crate) async fn watch_over(
 
 /// Ends all pods, group after group (`killPods`).
 async fn end_all(agent: &AgentHandle, context: &Context) {
-    let active = agent.views().into_iter().filter(|v| v.seen.ending.is_none() && v.seen.may_run());
+    // Those that end already, too: they may have taken their time, and the machine does not (`GetActivePods`).
+    let active = agent.views().into_iter().filter(|v| v.seen.may_run());
     let active = active.map(|v| (view::spec(&v.pod).priority.unwrap_or(0), v.pod));
     for group in groups(&context.config.shutdown, active) {
         for pod in &group.pods {

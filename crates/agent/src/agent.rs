@@ -32,6 +32,7 @@ use crate::pod::seen::{Claims, Ending, Run, Seen};
 use crate::pod::users::Ranges;
 use crate::pod::view;
 use crate::pod::worker::{self, PodView, WorkerHandle, last_words};
+use crate::pull_records::PullRecords;
 use crate::shutdown::Shutdown;
 use crate::static_pods::{self, Directory};
 use crate::swap::Swap;
@@ -133,8 +134,10 @@ impl Agent {
         let data_dir = config.data_dir.clone();
         let dynamic = DynamicResources::new(data_dir, cluster.clone(), clock.clone(), counters.clone());
         let swap = Swap::read(config.swap, memory);
+        let pulls = PullRecords::load(&config.data_dir);
         let context = Context {
             config,
+            pulls,
             devices,
             dynamic: Arc::new(dynamic),
             engine,

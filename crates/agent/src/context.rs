@@ -14,6 +14,7 @@ use crate::pod::allocation::Ledger;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::spec::dns::{ClusterDns, Resolver};
 use crate::pod::users::Ranges;
+use crate::pull_records::PullRecords;
 use crate::shutdown::{self, Shutdown};
 use crate::swap::{self, Swap};
 use crate::volumes::VolumeManager;
@@ -80,6 +81,8 @@ pub struct Context {
     pub engine: Arc<dyn Engine>,
     /// Images.
     pub images: Arc<dyn Images>,
+    /// Who may use which of them.
+    pub pulls: PullRecords,
     /// Pod network.
     pub network: Arc<dyn PodNetwork>,
     /// The API server.

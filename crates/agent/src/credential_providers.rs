@@ -133,6 +133,7 @@ impl CredentialProviders {
 
     fn keep(&self, provider: &Provider, repository: &str, answer: Answer, now: Timestamp) -> Vec<Credential> {
         let login = |(registry, login): (String, Login)| Credential {
+            secret: None,
             registry,
             username: login.username,
             password: login.password,
@@ -341,7 +342,8 @@ mod tests {
         std::fs::write(&program, script).expect("written");
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("executable");
         let providers = CredentialProviders::load(&file, dir.path().into()).expect("valid");
-        let want = Credential { registry: "r.example".into(), username: "u".into(), password: "p".into() };
+        let want =
+            Credential { registry: "r.example".into(), username: "u".into(), password: "p".into(), secret: None };
         for repository in ["r.example/a", "r.example/b"] {
             assert_eq!(providers.credentials(repository, &SystemClock).await, std::slice::from_ref(&want));
         }

@@ -387,7 +387,8 @@ impl Evictor {
     // === images ===
 
     async fn look_at_images(&mut self, now: Timestamp) {
-        let images = &self.context.images;
+        let (images, pulls) = (&self.context.images, &self.context.pulls);
+        let mut gone = pulls.known();
         match tokio::try_join!(images.list(), images.in_use()) {
             Ok((all, mut in_use)) => {
                 // A foreign runtime tells only of images that containers run from.
@@ -395,6 +396,8 @@ impl Evictor {
                 let containers = containers.iter().flat_map(|v| v.seen.containers.values());
                 in_use.extend(containers.flat_map(|c| c.volume_images.iter().cloned()));
                 self.images.look(&all, &in_use, now);
+                gone.retain(|id| !all.iter().any(|image| image.id == *id));
+                pulls.forget(&gone);
             }
             Err(error) => tracing::warn!(error = %base::chain(&error), "failed to list images"),
         }

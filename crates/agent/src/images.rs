@@ -2,6 +2,7 @@
 
 use crate::engine::Rootfs;
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -65,6 +66,8 @@ pub struct Image {
     pub size: u64,
     /// How long the transfer took, if there was one.
     pub pull_time: Option<Duration>,
+    /// The login that it was made with, if it was made with one.
+    pub pulled_with: Option<Credential>,
     /// What to run.
     pub config: ImageConfig,
 }
@@ -86,7 +89,18 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
 }
 
-/// A login for a registry, from an image pull secret.
+/// Which Secret.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SecretId {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
+}
+
+/// A login for a registry, from an image pull secret or a program of the node.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     /// As it is the key in a docker config: host, perhaps with a path.
@@ -95,6 +109,8 @@ pub struct Credential {
     pub username: String,
     /// Password.
     pub password: String,
+    /// The Secret that it is from; none if it is the node's.
+    pub secret: Option<SecretId>,
 }
 
 impl std::fmt::Debug for Credential {

@@ -31,6 +31,7 @@ mod orphans;
 pub mod plugins;
 pub mod pod;
 pub mod probes;
+pub mod pull_records;
 pub mod qos;
 pub mod revisions;
 pub mod server;

@@ -286,7 +286,7 @@ impl Mounts for FakeEngine {
     }
 }
 
-/// Has every image but those whose name begins with `missing`.
+/// Has every image but those whose name begins with `missing`; those that begin with `private` are pulled only with a login.
 #[derive(Default)]
 pub(crate) struct FakeImages {
     roots: Mutex<Vec<String>>,
@@ -310,9 +310,12 @@ impl Images for FakeImages {
         };
         Ok((!reference.starts_with("missing")).then_some(image))
     }
-    async fn pull(&self, reference: &str, _: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, reference: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+        if reference.starts_with("private") && credentials.is_empty() {
+            return Err(ImageError::Failed("access denied".into()));
+        }
         match self.find(reference).await? {
-            Some(image) => Ok(image),
+            Some(image) => Ok(Image { pulled_with: credentials.first().cloned(), ..image }),
             None => Err(ImageError::Failed("not found".into())),
         }
     }
@@ -390,6 +393,7 @@ impl PodNetwork for FakeNetwork {
 pub(crate) struct FakeCluster {
     pods: Mutex<BTreeMap<(String, String), Pod>>,
     config_maps: Mutex<BTreeMap<String, Arc<ConfigMap>>>,
+    secrets: Mutex<BTreeMap<String, Arc<Secret>>>,
     claims: Mutex<BTreeMap<String, PersistentVolumeClaim>>,
     resource_claims: Mutex<BTreeMap<String, ResourceClaim>>,
     volumes: Mutex<BTreeMap<String, PersistentVolume>>,
@@ -439,6 +443,10 @@ impl FakeCluster {
         self.config_maps.lock().insert(name.clone(), Arc::new(map));
         let kind = crate::cluster::ReferenceKind::ConfigMap;
         self.tell(crate::Feed::Reference(ObjectReference { kind, namespace: "default".into(), name }));
+    }
+
+    pub(crate) fn put_secret(&self, secret: Secret) {
+        self.secrets.lock().insert(secret.name().to_owned(), Arc::new(secret));
     }
 
     pub(crate) fn put_claim(&self, claim: PersistentVolumeClaim, volume: PersistentVolume) {
@@ -534,8 +542,8 @@ impl Cluster for FakeCluster {
         Ok(self.config_maps.lock().get(name).cloned())
     }
 
-    async fn secret(&self, _: &str, _: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
-        Ok(None)
+    async fn secret(&self, _: &str, name: &str) -> Result<Option<Arc<Secret>>, ClusterError> {
+        Ok(self.secrets.lock().get(name).cloned())
     }
 
     async fn claim(&self, _: &str, name: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {

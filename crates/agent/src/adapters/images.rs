@@ -50,6 +50,7 @@ fn translate(image: &image::Image) -> Image {
         names: image.digests.iter().chain(&image.names).cloned().collect(),
         size: image.size,
         pull_time: None,
+        pulled_with: None,
         config: ImageConfig {
             entrypoint: config.entrypoint.clone(),
             command: config.cmd.clone(),
@@ -76,9 +77,17 @@ impl Images for StoreImages {
         // One after the other, as the kubelet does; without any if none fits.
         let logins = logins(&reference, credentials);
         let logins = if logins.is_empty() { vec![None] } else { logins.into_iter().map(Some).collect() };
-        for credentials in logins {
+        for login in logins {
+            let credentials = login.map(|c| image::Credentials {
+                username: c.username.clone(),
+                password: c.password.clone(),
+                identity_token: None,
+            });
             match self.store.pull(&reference, &Transfer { credentials, ..Transfer::default() }).await {
-                Ok(pulled) => return Ok(Image { pull_time: Some(begun.elapsed()), ..translate(&pulled) }),
+                Ok(pulled) => {
+                    let (pull_time, pulled_with) = (Some(begun.elapsed()), login.cloned());
+                    return Ok(Image { pull_time, pulled_with, ..translate(&pulled) });
+                }
                 Err(e) => last = Some(e),
             }
         }
@@ -147,7 +156,7 @@ impl Images for StoreImages {
 }
 
 /// Logins whose key fits the image, the most particular first (`pkg/credentialprovider/keyring.go`).
-pub(super) fn logins(reference: &Reference, credentials: &[Credential]) -> Vec<image::Credentials> {
+pub(crate) fn logins<'a>(reference: &Reference, credentials: &'a [Credential]) -> Vec<&'a Credential> {
     let wanted = format!("{}/{}", reference.registry, reference.repository);
     let fits = |c: &&Credential| {
         let key = registry_key(&c.registry);
@@ -157,13 +166,6 @@ pub(super) fn logins(reference: &Reference, credentials: &[Credential]) -> Vec<i
     let mut found: Vec<&Credential> = credentials.iter().filter(fits).collect();
     found.sort_by_key(|c| std::cmp::Reverse(registry_key(&c.registry).len()));
     found
-        .into_iter()
-        .map(|c| image::Credentials {
-            username: c.username.clone(),
-            password: c.password.clone(),
-            identity_token: None,
-        })
-        .collect()
 }
 
 /// `https://index.docker.io/v1/` → `docker.io`.
@@ -186,6 +188,7 @@ mod tests {
             registry: registry.into(),
             username: registry.into(),
             password: String::new(),
+            secret: None,
         };
         let all = [
             "https://index.docker.io/v1/",
@@ -198,7 +201,7 @@ mod tests {
         .map(credential);
         let check = |image: &str, want: &[&str]| {
             let reference: Reference = image.parse().expect("a reference");
-            let got: Vec<String> = logins(&reference, &all).into_iter().map(|c| c.username).collect();
+            let got: Vec<&str> = logins(&reference, &all).into_iter().map(|c| c.username.as_str()).collect();
             assert_eq!(got, want, "{image}");
         };
         check("nginx", &["https://index.docker.io/v1/"]);

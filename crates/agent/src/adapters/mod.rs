@@ -17,5 +17,6 @@ pub(crate) use engine::runtime_user;
 #[cfg(test)]
 pub(crate) use engine::uid_of;
 pub use images::StoreImages;
+pub(crate) use images::logins;
 pub use mounts::NodeMounts;
 pub use network::NodePodNetwork;

@@ -452,6 +452,40 @@ async fn the_status_tells_who_a_container_runs_as() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_that_was_pulled_with_a_login_is_not_for_pods_without_one() {
+    let world = World::new();
+    let agent = world.start();
+    // {"auths":{"docker.io":{"auth":"bWU6cHc="}}}
+    world.cluster.put_secret(object(
+        r#"{"metadata":{"name":"login","namespace":"default","uid":"s"},
+        "data":{".dockerconfigjson":"eyJhdXRocyI6eyJkb2NrZXIuaW8iOnsiYXV0aCI6ImJXVTZjSGM9In19fQ=="}}"#,
+    ));
+    let named = |name: &str, policy: &str, more: &str| -> Pod {
+        object(&format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","namespace":"default","uid":"{name}"}},
+            "spec":{{"nodeName":"n1"{more},"containers":[{{"name":"{name}","image":"private/app","imagePullPolicy":"{policy}"}}]}}}}"#
+        ))
+    };
+    let login = r#","imagePullSecrets":[{"name":"login"}]"#;
+    world.cluster.put(named("first", "Always", login));
+    until_phase(&world, "first", "Running").await;
+    world.cluster.put(named("friend", "IfNotPresent", login));
+    until_phase(&world, "friend", "Running").await;
+    let told = |text: &str| world.cluster.events().iter().any(|e| e.contains(text));
+    assert!(told("already present on machine and can be accessed by the pod"));
+    world.cluster.put(named("stranger", "IfNotPresent", ""));
+    until("it is refused", || async {
+        told("Failed to pull image \\\"private/app\\\": access denied")
+            || told("Failed to pull image \"private/app\": access denied")
+    })
+    .await;
+    world.cluster.put(named("never", "Never", ""));
+    until("it is refused", || async { told("is not present with pull policy of Never") }).await;
+    assert!(world.engine.running("stranger").is_none() && world.engine.running("never").is_none());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_hurries_pods_that_end_already_and_waits_for_them() {
     let world = World::new();
     let file = world.dir.path().join("logind.conf.d/dhow.conf");

@@ -11,7 +11,7 @@ use super::recover;
 use super::seen::{PostStart, PulledImage, Running, Seen};
 use super::spec::{self, ContainerInput, dns, fields, hosts};
 use super::view::{self, Role};
-use crate::adapters::runtime_user;
+use crate::adapters::{logins, runtime_user};
 use crate::cluster::ClusterError;
 use crate::context::Context;
 use crate::counters::{self, Counter};
@@ -19,10 +19,11 @@ use crate::engine::{
     ContainerSpec, EngineError, Handlers, IdRange, ImageFiles, Mount, Rootfs, SandboxNetwork, SandboxSpec, Seccomp,
     User,
 };
-use crate::images::{Credential, Image, ImageError};
+use crate::images::{Credential, Image, ImageError, SecretId};
 use crate::network::{AttachRequest, HostPort};
 use crate::node;
 use crate::probes::{self, Outcome, Ran, Target};
+use crate::pull_records::{Name, PullRecords, Use};
 use crate::volumes;
 use api::k8s::api::core::v1::{Container, ContainerUser, LifecycleHandler, LinuxContainerUser, Pod, Secret};
 use api::meta::MetaExt;
@@ -392,14 +393,15 @@ impl Executor {
         let pod = &*self.pod;
         if policy != PullPolicy::Always {
             match self.context.counters.operation("image_status", self.context.images.find(image)).await {
-                Ok(Some(found)) => {
+                Ok(Some(found)) if self.may_use(image, &found.id).await => {
                     let text = format!(
                         "Container image \"{image}\" already present on machine and can be accessed by the pod"
                     );
                     self.events.record(pod, c, false, "Pulled", &text);
                     return Ok(found);
                 }
-                Ok(None) => {}
+                // One that the pod may not use is as good as none: the registry is asked.
+                Ok(_) => {}
                 Err(e) => return Err(self.inspect_failed(c, image, &e)),
             }
         }
@@ -412,8 +414,12 @@ impl Executor {
         self.events.record(pod, c, false, "Pulling", &format!("Pulling image \"{image}\""));
         let begun = Instant::now();
         let counters = &self.context.counters;
+        let (pulls, name) = (&self.context.pulls, Name::of(image));
+        pulls.begin(&name);
+        let pulling = Pulling { pulls, name: &name, failed: true };
         match counters.operation("pull_image", self.context.images.pull(image, &credentials)).await {
             Ok(pulled) => {
+                pulling.end(&pulled);
                 let took = begun.elapsed();
                 let size = counters::image_size(pulled.size);
                 counters.observe(&counters::IMAGE_PULL, &[size], pulled.pull_time.unwrap_or(took).as_secs_f64());
@@ -431,6 +437,19 @@ impl Executor {
                 let error = base::chain(&e);
                 self.events.record(pod, c, true, "Failed", &format!("Failed to pull image \"{image}\": {error}"));
                 Err(("ErrImagePull", error))
+            }
+        }
+    }
+
+    /// Whether the pod may use an image that is on the node, without asking its registry.
+    async fn may_use(&self, image: &str, id: &str) -> bool {
+        let (pulls, name) = (&self.context.pulls, Name::of(image));
+        match pulls.may_use(&name, id) {
+            Use::Free => true,
+            Use::Ask => false,
+            Use::WithLogin => {
+                let credentials = self.credentials(image).await;
+                image.parse().is_ok_and(|reference| pulls.knows(&name, id, &logins(&reference, &credentials)))
             }
         }
     }
@@ -884,6 +903,28 @@ impl Executor {
     }
 }
 
+/// A pull that has begun: it has failed unless it says otherwise, also if nobody waits for it any more.
+struct Pulling<'a> {
+    pulls: &'a PullRecords,
+    name: &'a Name,
+    failed: bool,
+}
+
+impl Pulling<'_> {
+    fn end(mut self, pulled: &Image) {
+        self.failed = false;
+        self.pulls.end(self.name, &pulled.id, pulled.pulled_with.as_ref());
+    }
+}
+
+impl Drop for Pulling<'_> {
+    fn drop(&mut self) {
+        if self.failed {
+            self.pulls.fail(self.name);
+        }
+    }
+}
+
 /// What an action that broke off (a bug) is taken for, so that the pod does not hang.
 pub fn broken_off(action: &PodAction) -> Option<Observation> {
     const TEXT: &str = "internal error";
@@ -948,19 +989,24 @@ fn credentials_of(secret: &Secret) -> Vec<Credential> {
         (None, None) => return Vec::new(),
     };
     let entries = auths.as_object().cloned().unwrap_or_default();
-    entries.into_iter().filter_map(|(registry, entry)| credential(registry, &entry)).collect()
+    let known = |part: &Option<String>| part.clone().unwrap_or_default();
+    let meta = &secret.metadata;
+    let id = SecretId { namespace: known(&meta.namespace), name: known(&meta.name), uid: known(&meta.uid) };
+    let of_secret = |c: Credential| Credential { secret: Some(id.clone()), ..c };
+    entries.into_iter().filter_map(|(registry, entry)| credential(registry, &entry).map(of_secret)).collect()
 }
 
 fn credential(registry: String, entry: &serde_json::Value) -> Option<Credential> {
     use base64::Engine as _;
     let text = |key: &str| entry[key].as_str().map(str::to_owned);
     if let (Some(username), Some(password)) = (text("username"), text("password")) {
-        return Some(Credential { registry, username, password });
+        return Some(Credential { registry, username, password, secret: None });
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")?.trim()).ok()?;
     let decoded = String::from_utf8(decoded).ok()?;
     let (username, password) = decoded.split_once(':')?;
-    Some(Credential { registry, username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+    let (username, password) = (username.to_owned(), password.trim_end_matches('\0').to_owned());
+    Some(Credential { registry, username, password, secret: None })
 }
 
 #[cfg(test)]
@@ -975,7 +1021,9 @@ mod tests {
         let auth = encode("me:pa:ss");
         let new = encode(&format!(r#"{{"auths":{{"r.example":{{"auth":"{auth}"}},"x":{{}}}}}}"#));
         let secret: Secret = object(&format!(r#"{{"metadata":{{}},"data":{{".dockerconfigjson":"{new}"}}}}"#));
-        let want = vec![Credential { registry: "r.example".into(), username: "me".into(), password: "pa:ss".into() }];
+        let id = SecretId { namespace: String::new(), name: String::new(), uid: String::new() };
+        let (registry, username, password) = ("r.example".into(), "me".into(), "pa:ss".into());
+        let want = vec![Credential { registry, username, password, secret: Some(id) }];
         assert_eq!(credentials_of(&secret), want);
         let old = encode(r#"{"r.example":{"username":"me","password":"pa:ss"}}"#);
         let secret: Secret = object(&format!(r#"{{"metadata":{{}},"data":{{".dockercfg":"{old}"}}}}"#));

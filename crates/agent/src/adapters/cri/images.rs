@@ -61,6 +61,7 @@ fn translate(image: CriImage) -> Image {
         names: image.repo_tags.into_iter().chain(image.repo_digests).collect(),
         size: image.size,
         pull_time: None,
+        pulled_with: None,
         config: ImageConfig { user, ..ImageConfig::default() },
     }
 }
@@ -77,20 +78,23 @@ impl Images for CriImages {
     async fn pull(&self, text: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
         let reference: Reference = reference(text)?;
         let (name, begun) = (reference.to_string(), Instant::now());
-        let logins = logins(&reference, credentials).into_iter().map(|c| AuthConfig {
-            username: c.username,
-            password: c.password,
-            ..AuthConfig::default()
-        });
         // One after the other, as the kubelet does; without any if none fits.
-        let mut logins: Vec<Option<AuthConfig>> = logins.map(Some).collect();
+        let mut logins: Vec<Option<&Credential>> = logins(&reference, credentials).into_iter().map(Some).collect();
         if logins.is_empty() {
             logins.push(None);
         }
         let mut last = None;
-        for auth in logins {
+        for login in logins {
+            let auth = login.map(|c| AuthConfig {
+                username: c.username.clone(),
+                password: c.password.clone(),
+                ..AuthConfig::default()
+            });
             match self.pull_with(&name, auth).await {
-                Ok(image) => return Ok(Image { pull_time: Some(begun.elapsed()), ..image }),
+                Ok(image) => {
+                    let (pull_time, pulled_with) = (Some(begun.elapsed()), login.cloned());
+                    return Ok(Image { pull_time, pulled_with, ..image });
+                }
                 Err(e) => last = Some(e),
             }
         }

@@ -1,0 +1,277 @@
+//! Who may use images that were pulled for pods: a pod whose image is on the node already gets it only if anybody could have it, or if it has a
+//! login that the registry took for it before; others have to ask the registry (`KubeletEnsureSecretPulledImages`, `pkg/kubelet/images/pullmanager`).
+//!
+//! [`Records`] is pure. [`PullRecords`] keeps them in a file, which is on the disk before a pull begins and after it ended: an image whose
+//! pull broke off is not taken for one that was there before. Those that nobody pulled for a pod are everybody's (`NeverVerifyPreloadedImages`).
+//!
+//! Differs: one file for all images; service accounts cannot be a source of logins here, so none are recorded.
+
+use crate::images::{Credential, SecretId};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Its name in the agent's data directory.
+const FILE: &str = "image_pulls.json";
+/// So many logins are remembered of one image; who comes later asks the registry again (`writeRecordWhileMatchingLimit`).
+const LOGINS_MAX: usize = 100;
+
+/// A login from a Secret. The password is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Login {
+    secret: SecretId,
+    /// SHA-256 in hex of user name and password.
+    hash: String,
+}
+
+/// Who may use an image under the name of one repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Access {
+    everybody: bool,
+    logins: BTreeSet<Login>,
+}
+
+/// What is known of images that were pulled for pods.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct Records {
+    /// By the image's id and the repository (`registry/name`) that it came from.
+    pulled: BTreeMap<String, BTreeMap<String, Access>>,
+    /// Names whose pulls have begun, and how many of each have not ended.
+    pulling: BTreeMap<String, u32>,
+}
+
+/// Whether a pod may use an image that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Whoever it is.
+    Free,
+    /// If it has one of the logins that are known.
+    WithLogin,
+    /// Only if the registry says so now.
+    Ask,
+}
+
+/// An image's name in full, and the repository in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    full: String,
+    repository: String,
+}
+
+impl Name {
+    /// One that is no name is its own repository.
+    pub fn of(text: &str) -> Self {
+        let Ok(reference) = text.parse::<image::Reference>() else {
+            return Name { full: text.to_owned(), repository: text.to_owned() };
+        };
+        let repository = format!("{}/{}", reference.registry, reference.repository);
+        Name { full: reference.to_string(), repository }
+    }
+}
+
+impl Records {
+    /// `MustAttemptImagePull`, as far as no login is needed for it.
+    fn may_use(&self, name: &Name, id: &str) -> Use {
+        match self.pulled.get(id) {
+            None if self.pulling.contains_key(&name.full) => Use::Ask,
+            None => Use::Free,
+            Some(known) => match known.get(&name.repository) {
+                Some(Access { everybody: true, .. }) => Use::Free,
+                Some(Access { logins, .. }) if !logins.is_empty() => Use::WithLogin,
+                _ => Use::Ask,
+            },
+        }
+    }
+
+    /// Whether one of these logins was good before, or is of a Secret whose login was; it is remembered as it is now.
+    fn knows(&mut self, name: &Name, id: &str, credentials: &[&Credential]) -> bool {
+        let Some(access) = self.pulled.get_mut(id).and_then(|known| known.get_mut(&name.repository)) else {
+            return false;
+        };
+        let ours: Vec<Login> = credentials.iter().filter_map(|c| Login::of(c)).collect();
+        let found = ours.into_iter().find(|l| access.logins.iter().any(|k| k.hash == l.hash || k.secret == l.secret));
+        found.is_some_and(|login| {
+            access.remember(login);
+            true
+        })
+    }
+
+    fn begin(&mut self, name: &Name) {
+        *self.pulling.entry(name.full.clone()).or_insert(0) += 1;
+    }
+
+    fn fail(&mut self, name: &Name) {
+        if let Some(count) = self.pulling.get_mut(&name.full) {
+            *count -= 1;
+            if *count == 0 {
+                self.pulling.remove(&name.full);
+            }
+        }
+    }
+
+    /// Without a login, or with one that is the node's, everybody could have had it.
+    fn end(&mut self, name: &Name, id: &str, with: Option<&Credential>) {
+        self.pulling.remove(&name.full);
+        let access = self.pulled.entry(id.to_owned()).or_default().entry(name.repository.clone()).or_default();
+        match with.and_then(Login::of) {
+            Some(login) if !access.everybody => access.remember(login),
+            Some(_) => {}
+            None => *access = Access { everybody: true, logins: BTreeSet::new() },
+        }
+    }
+
+    fn forget(&mut self, ids: &BTreeSet<String>) {
+        self.pulled.retain(|id, _| !ids.contains(id));
+    }
+}
+
+impl Access {
+    fn remember(&mut self, login: Login) {
+        // A Secret has one login for an image, the newest.
+        self.logins.retain(|known| known.secret != login.secret);
+        if self.logins.len() < LOGINS_MAX {
+            self.logins.insert(login);
+        }
+    }
+}
+
+impl Login {
+    /// None, if it is the node's.
+    fn of(credential: &Credential) -> Option<Login> {
+        let secret = credential.secret.clone()?;
+        let mut hash = Sha256::new();
+        hash.update(credential.username.len().to_le_bytes());
+        hash.update(&credential.username);
+        hash.update(&credential.password);
+        Some(Login { secret, hash: hash.finalize().iter().map(|b| format!("{b:02x}")).collect() })
+    }
+}
+
+/// See the file's head.
+#[derive(Debug)]
+pub struct PullRecords {
+    file: PathBuf,
+    records: Mutex<Records>,
+}
+
+impl PullRecords {
+    /// What earlier runs wrote. A file that cannot be read is as good as none, and says so in the log.
+    pub fn load(data_dir: &Path) -> Self {
+        let file = data_dir.join(FILE);
+        let read = std::fs::read(&file).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
+        let records = read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::error!(file = %file.display(), %error, "cannot read who may use which images");
+            }
+            Records::default()
+        });
+        PullRecords { file, records: Mutex::new(records) }
+    }
+
+    /// Whether a pod may use the image with this id, which it calls `name`.
+    pub fn may_use(&self, name: &Name, id: &str) -> Use {
+        self.records.lock().may_use(name, id)
+    }
+
+    /// Where that needs a login: whether one of these is one.
+    pub fn knows(&self, name: &Name, id: &str, credentials: &[&Credential]) -> bool {
+        self.change(|records| records.knows(name, id, credentials))
+    }
+
+    /// A pull begins.
+    pub fn begin(&self, name: &Name) {
+        self.change(|records| records.begin(name));
+    }
+
+    /// It has failed.
+    pub fn fail(&self, name: &Name) {
+        self.change(|records| records.fail(name));
+    }
+
+    /// It has given the image with this id, with this login.
+    pub fn end(&self, name: &Name, id: &str, with: Option<&Credential>) {
+        self.change(|records| records.end(name, id, with));
+    }
+
+    /// Images of which something is known.
+    pub fn known(&self) -> BTreeSet<String> {
+        self.records.lock().pulled.keys().cloned().collect()
+    }
+
+    /// These images are gone. Who says so has asked for [`Self::known`] ones before looking, lest one be forgotten that has just come.
+    pub fn forget(&self, ids: &BTreeSet<String>) {
+        self.change(|records| records.forget(ids));
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
+        let mut records = self.records.lock();
+        let before = records.clone();
+        let out = change(&mut records);
+        if *records != before {
+            let text = serde_json::to_vec(&*records).map_err(io::Error::from);
+            let written = text.and_then(|text| {
+                base::files::replace_durably(&self.file, base::files::PRIVATE, |file| file.write_all(&text))
+            });
+            if let Err(error) = written {
+                tracing::error!(file = %self.file.display(), %error, "failed to keep who may use which images");
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(secret: Option<&str>, password: &str) -> Credential {
+        let secret = secret.map(|name| SecretId { namespace: "ns".into(), name: name.into(), uid: name.into() });
+        Credential { registry: "r.example".into(), username: "u".into(), password: password.into(), secret }
+    }
+
+    #[test]
+    fn images_are_for_those_for_whom_they_were_pulled() {
+        let (name, other) = (Name::of("r.example/app:1"), Name::of("r.example/other"));
+        let mut records = Records::default();
+        assert_eq!(records.may_use(&name, "i"), Use::Free, "it was there before");
+        records.begin(&name);
+        assert_eq!((records.may_use(&name, "i"), records.may_use(&other, "i")), (Use::Ask, Use::Free));
+        records.end(&name, "i", Some(&credential(Some("a"), "p")));
+        assert_eq!((records.may_use(&name, "i"), records.may_use(&other, "i")), (Use::WithLogin, Use::Ask));
+        assert_eq!(records.may_use(&Name::of("r.example/app:2"), "i"), Use::WithLogin, "the same repository");
+        let mut knows = |secret, password| records.knows(&name, "i", &[&credential(secret, password)]);
+        assert!(!knows(None, "p") && !knows(Some("b"), "q"));
+        assert!(knows(Some("b"), "p"), "the same login from another Secret");
+        assert!(knows(Some("b"), "new"), "a known Secret with a new login");
+        assert!(knows(Some("c"), "new"), "which is known from now on");
+        records.end(&name, "i", None);
+        assert_eq!(records.may_use(&name, "i"), Use::Free, "everybody could have it");
+        records.end(&name, "i", Some(&credential(Some("a"), "p")));
+        assert_eq!(records.may_use(&name, "i"), Use::Free);
+        records.forget(&["i".to_owned()].into());
+        assert_eq!(records, Records::default());
+    }
+
+    #[test]
+    fn pulls_that_fail_or_break_off() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let name = Name::of("app");
+        assert_eq!(name, Name::of("docker.io/library/app:latest"));
+        let records = PullRecords::load(dir.path());
+        records.begin(&name);
+        records.begin(&name);
+        records.fail(&name);
+        // The agent is killed here.
+        let again = PullRecords::load(dir.path());
+        assert_eq!(again.may_use(&name, "i"), Use::Ask);
+        again.end(&name, "i", Some(&credential(Some("a"), "secret")));
+        let text = std::fs::read_to_string(dir.path().join(FILE)).expect("written");
+        assert!(!text.contains("secret\":\"secret") && !text.contains("\"u\""), "{text}");
+        assert_eq!(PullRecords::load(dir.path()).may_use(&name, "i"), Use::WithLogin);
+    }
+}

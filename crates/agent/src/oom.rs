@@ -188,6 +188,20 @@ mod tests {
         check(&[BEGUN, old, "3,12,7,-;Killed process 7 (stress) total-vm:9kB\n"], &[]);
     }
 
+    #[tokio::test]
+    async fn this_machines_log_can_be_read_to_its_end() {
+        // Who may not read it has nothing to show.
+        let Ok(log) = open() else { return };
+        let (mut state, mut buffer) = (Log::default(), vec![0; RECORD_MAX_BYTES]);
+        loop {
+            match rustix::io::read(log.get_ref(), &mut buffer[..]) {
+                Ok(length) => drop(state.take(&String::from_utf8_lossy(&buffer[..length]))),
+                Err(Errno::PIPE) => state.lost(),
+                Err(error) => return assert_eq!(error, Errno::AGAIN),
+            }
+        }
+    }
+
     #[test]
     fn only_the_kernel_is_believed() {
         check(&["12,10,5,-;a invoked oom-killer: x\n", KILLED], &[]);

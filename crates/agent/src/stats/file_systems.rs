@@ -123,6 +123,11 @@ mod tests {
     }
 
     #[test]
+    fn this_machines_disks_have_room() {
+        assert!(read().iter().all(|f| f.space.capacity > 0 && f.device.starts_with("/dev/")), "{:?}", read());
+    }
+
+    #[test]
     fn what_disks_do_is_read() {
         let read = work(" 254       1 vda1 1 2 3 4 5 6 7 8 9 10 11 12 13\n 8 0 sda 1 2\n\n");
         let vda1 = read["vda1"];

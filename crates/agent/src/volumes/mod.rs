@@ -16,6 +16,7 @@ pub mod empty_dir;
 mod env_file;
 pub mod host_path;
 pub mod local;
+mod ownership;
 pub mod persistent;
 pub mod projected;
 pub mod secret;
@@ -336,7 +337,11 @@ impl VolumeManager {
             let mounted = self.mounts.disk(&path, local, backing.read_only).await;
             mounted.map_err(|e| VolumeError::Claim(e.to_string()))?;
         }
-        persistent::own_local(pod, &path, backing, fs_group(pod))?;
+        if let Some((root, group)) = persistent::to_be_owned(pod, &path, backing, fs_group(pod))? {
+            let changing = tokio::task::spawn_blocking(move || atomic::own_tree(&root, group, false));
+            let changed = ownership::wait(&*self.cluster, pod, &path, changing).await;
+            changed.map_err(|e| VolumeError::io("change the group of", &path, e))?;
+        }
         let watched = backing.size.filter(|bytes| !backing.block && !self.limit(pod, volume, &path, *bytes));
         Ok(Place { path, read_only: backing.read_only, block: backing.block, watched, ..Place::default() })
     }

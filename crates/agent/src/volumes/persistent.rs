@@ -269,16 +269,21 @@ pub fn make_local(path: &Path, backing: &Backing) -> Result<bool, VolumeError> {
     }
 }
 
-/// Gives a local volume to the pod's group.
-pub fn own_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32>) -> Result<(), VolumeError> {
-    let Some(group) = group.filter(|_| !backing.block && !backing.read_only) else { return Ok(()) };
+/// What of a local volume has to be given to the pod's group, which can take long.
+pub fn to_be_owned(
+    pod: &Pod,
+    path: &Path,
+    backing: &Backing,
+    group: Option<u32>,
+) -> Result<Option<(PathBuf, u32)>, VolumeError> {
+    let Some(group) = group.filter(|_| !backing.block && !backing.read_only) else { return Ok(None) };
     let meta = fs::metadata(path).map_err(|e| VolumeError::io("look at", path, e))?;
     if !needs_group(pod, &meta, group) {
-        return Ok(());
+        return Ok(None);
     }
     // The path may be a link; those inside the volume are not followed.
     let root = fs::canonicalize(path).map_err(|e| VolumeError::io("resolve", path, e))?;
-    super::atomic::own_tree(&root, group, false).map_err(|e| VolumeError::io("change the group of", path, e))
+    Ok(Some((root, group)))
 }
 
 /// `fsGroupChangePolicy` (`requiresPermissionChange` in `pkg/volume/volume_linux.go`).
@@ -366,6 +371,13 @@ mod tests {
         check(claim, CLAIM, Some(&block), "volume data has volumeMode Block, but is specified in volumeMounts");
         let text = "PVC default/web-data was not created for pod default/web (pod is not owner)";
         check(r#""ephemeral":{}"#, CLAIM, None, &format!("error processing PVC default/web-data: {text}"));
+    }
+
+    fn own_local(pod: &Pod, path: &Path, backing: &Backing, group: Option<u32>) -> Result<(), VolumeError> {
+        if let Some((root, group)) = to_be_owned(pod, path, backing, group)? {
+            crate::volumes::atomic::own_tree(&root, group, false).expect("may be given");
+        }
+        Ok(())
     }
 
     #[test]

@@ -514,10 +514,9 @@ impl CsiVolumes {
             return Ok(());
         }
         let (path, handle) = (target.to_path_buf(), &wanted.volume.handle);
-        let given = tokio::task::spawn_blocking(move || atomic::own_tree(&path, group, false)).await;
-        let refused =
-            |e: String| failed("MountVolume.SetUp", wanted, format!("applyFSGroup failed for vol {handle}: {e}"));
-        given.map_err(|e| refused(e.to_string()))?.map_err(|e| refused(e.to_string()))
+        let changing = tokio::task::spawn_blocking(move || atomic::own_tree(&path, group, false));
+        let given = super::ownership::wait(&*self.cluster, pod, target, changing).await;
+        given.map_err(|e| failed("MountVolume.SetUp", wanted, format!("applyFSGroup failed for vol {handle}: {e}")))
     }
 
     // === growing ===

@@ -319,8 +319,8 @@ impl Supervisor {
                     Token::Signal | Token::Stranger => signaled = true,
                     Token::Listener => self.accept(),
                     Token::Client(number) => self.serve(number),
-                    Token::Sync(number) => self.on_sync(number),
-                    Token::ExecSync(number) => self.on_exec_sync(number),
+                    Token::Sync(number) => self.on_sync(number, false),
+                    Token::ExecSync(number) => self.on_exec_sync(number, false),
                     Token::Output(number, stream) => self.on_output(number, stream),
                     Token::StdinSink(number) => self.flush_stdin(number),
                     Token::AttachIn(number, at) => self.on_attach_input(number, at),
@@ -720,14 +720,15 @@ impl Supervisor {
         .map_err(start_failure("failed to clone /dev/shm of the pod"))
     }
 
-    /// The launcher has something to say, or has become the program.
-    fn on_sync(&mut self, number: u32) {
+    /// The launcher has something to say, or has become the program. Of one that has `ended` there is nothing to come, though somebody may still
+    /// have a copy of its end: the init of a shared PID namespace, which is made for the first container and has not closed it yet.
+    fn on_sync(&mut self, number: u32, ended: bool) {
         let Some(c) = self.containers.get_mut(&number) else { return };
         loop {
             let Phase::Starting { sync, ready, failure, .. } = &mut c.phase else { return };
             let mut buf = [0u8; 8192];
             match sys::socket::recv(sync.as_fd(), &mut buf, true) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !ended => return,
                 Ok((n, mut fds)) if n > 0 => match (buf[0], fds.pop()) {
                     (SYNC_READY, _) => *ready = true,
                     (SYNC_FAILURE, _) => *failure = Some(String::from_utf8_lossy(&buf[1..n]).into_owned()),
@@ -804,13 +805,14 @@ impl Supervisor {
         Ok(())
     }
 
-    fn on_exec_sync(&mut self, number: u64) {
+    /// As [`Self::on_sync`].
+    fn on_exec_sync(&mut self, number: u64, ended: bool) {
         let Some(e) = self.execs.get_mut(&number) else { return };
         loop {
             let Some((_, _, sync)) = &e.starting else { return };
             let mut buf = [0u8; 8192];
             match sys::socket::recv(sync.as_fd(), &mut buf, true) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !ended => return,
                 Ok((n, mut fds)) if n > 0 => match (buf[0], fds.pop()) {
                     (SYNC_READY, _) => e.ready = true,
                     (SYNC_FAILURE, _) => e.failure = Some(String::from_utf8_lossy(&buf[1..n]).into_owned()),
@@ -1022,10 +1024,10 @@ impl Supervisor {
             let container = self.containers.iter().find(|(_, c)| c.task.as_ref().is_some_and(is)).map(|(n, _)| *n);
             if let Some(number) = container {
                 // It may have become the program and ended before we looked.
-                self.on_sync(number);
+                self.on_sync(number, true);
                 self.on_exit(number, Some(status));
             } else if let Some(number) = self.execs.iter().find(|(_, e)| is(&e.task)).map(|(n, _)| *n) {
-                self.on_exec_sync(number);
+                self.on_exec_sync(number, true);
                 self.on_exec_exit(number, Some(status));
             } else if self.pause.as_ref().is_some_and(is) {
                 self.pause = None;

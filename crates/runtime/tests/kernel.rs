@@ -441,6 +441,46 @@ async fn terminals_are_the_containers_own() {
     f.finish(pod).await;
 }
 
+/// The init of the shared namespace is made for the first container, and has a copy of its descriptors until it has closed them: on a busy machine
+/// after the container has ended.
+#[tokio::test]
+async fn a_container_that_ends_at_once_has_started_in_a_shared_namespace_too() {
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    let work = || {
+        while busy.load(std::sync::atomic::Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
+    let codes = std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(work);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let codes = std::thread::spawn(move || {
+            runtime.block_on(async {
+                let mut codes = Vec::new();
+                for _ in 0..8 {
+                    let mut f = Fixture::new();
+                    let pod = f.pod("p").await;
+                    let mut spec = f.spec("p", "c", "exit 7");
+                    spec.pid = PidMode::Pod;
+                    let started = f.engine.start_container(&pod, &spec).await;
+                    codes.push(match started {
+                        Ok(_) => f.exited().await.1.code.to_string(),
+                        Err(error) => error.to_string(),
+                    });
+                    f.finish(pod).await;
+                }
+                codes
+            })
+        })
+        .join();
+        busy.store(false, std::sync::atomic::Ordering::Relaxed);
+        codes
+    });
+    assert_eq!(codes.unwrap(), ["7"; 8]);
+}
+
 #[tokio::test]
 async fn containers_of_a_pod_share_what_they_should() {
     let mut f = Fixture::new();

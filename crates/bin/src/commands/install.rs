@@ -46,7 +46,7 @@ pub(super) fn remove(data_dir: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// The data directory of what a unit of [`unit`] starts.
+/// The data directory of what a unit of [`unit()`] starts.
 fn data_of(unit: &str) -> Option<PathBuf> {
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart="))?;
     let config = command.split_once(" --foreground")?.1.strip_prefix(" --config ").map(PathBuf::from);

@@ -1,7 +1,7 @@
 //! Tells of processes that the kernel ended because the machine had no memory left (`SystemOOM`). What ends because its own cgroup is full is its
 //! container's affair, and told there.
 //!
-//! [`Log`] is pure: records of `/dev/kmsg` go in, victims come out. [`watch`] sleeps until the kernel says something. Follows
+//! `Log` is pure: records of `/dev/kmsg` go in, victims come out. [`watch`] sleeps until the kernel says something. Follows
 //! `pkg/kubelet/oom` and cAdvisor's `utils/oomparser`. Differs: a victim is told of once, also when the agent starts anew, and only the
 //! kernel is believed: whatever else writes into its log names itself.
 

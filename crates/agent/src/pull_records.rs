@@ -1,7 +1,7 @@
 //! Who may use images that were pulled for pods: a pod whose image is on the node already gets it only if anybody could have it, or if it has a
 //! login that the registry took for it before; others have to ask the registry (`KubeletEnsureSecretPulledImages`, `pkg/kubelet/images/pullmanager`).
 //!
-//! [`Records`] is pure. [`PullRecords`] keeps them in a file, which is on the disk before a pull begins and after it ended: an image whose
+//! `Records` is pure. [`PullRecords`] keeps them in a file, which is on the disk before a pull begins and after it ended: an image whose
 //! pull broke off is not taken for one that was there before. Those that nobody pulled for a pod are everybody's (`NeverVerifyPreloadedImages`).
 //!
 //! Differs: one file for all images; service accounts cannot be a source of logins here, so none are recorded.

@@ -1,5 +1,5 @@
 //! What the machine's disks with file systems have and have done: one by each line of `/proc/self/mountinfo` that names a block device,
-//! with its line of `/proc/diskstats`. Parsing is pure ([`mounted`], [`work`]).
+//! with its line of `/proc/diskstats`. Parsing is pure (`mounted`, `work`).
 //!
 //! Follows cAdvisor's `fs/fs.go`, for its root container. Differs: file systems in memory are not told of.
 

@@ -4,7 +4,8 @@
 //! `Records` is pure. [`PullRecords`] keeps them in a file, which is on the disk before a pull begins and after it ended: an image whose
 //! pull broke off is not taken for one that was there before. Those that nobody pulled for a pod are everybody's (`NeverVerifyPreloadedImages`).
 //!
-//! Differs: one file for all images; service accounts cannot be a source of logins here, so none are recorded.
+//! Differs: a name that was given to an image on this machine (`dhow image import`, `tag`) is everybody's, even if pods pulled the same image by
+//! another name; one file for all images; service accounts cannot be a source of logins here, so none are recorded.
 
 use crate::images::{Credential, SecretId};
 use parking_lot::Mutex;
@@ -61,16 +62,18 @@ pub enum Use {
 pub struct Name {
     full: String,
     repository: String,
+    /// It says which image, wherever that came from, and not only what the image is called.
+    digest: bool,
 }
 
 impl Name {
     /// One that is no name is its own repository.
     pub fn of(text: &str) -> Self {
         let Ok(reference) = text.parse::<image::Reference>() else {
-            return Name { full: text.to_owned(), repository: text.to_owned() };
+            return Name { full: text.to_owned(), repository: text.to_owned(), digest: true };
         };
         let repository = format!("{}/{}", reference.registry, reference.repository);
-        Name { full: reference.to_string(), repository }
+        Name { full: reference.to_string(), repository, digest: reference.digest.is_some() }
     }
 }
 
@@ -83,6 +86,8 @@ impl Records {
             Some(known) => match known.get(&name.repository) {
                 Some(Access { everybody: true, .. }) => Use::Free,
                 Some(Access { logins, .. }) if !logins.is_empty() => Use::WithLogin,
+                // No pod's pull gave it this name: who imported it or tagged it on this machine did, for everybody.
+                None if !name.digest && !self.pulling.contains_key(&name.full) => Use::Free,
                 _ => Use::Ask,
             },
         }
@@ -242,7 +247,12 @@ mod tests {
         records.begin(&name);
         assert_eq!((records.may_use(&name, "i"), records.may_use(&other, "i")), (Use::Ask, Use::Free));
         records.end(&name, "i", Some(&credential(Some("a"), "p")));
-        assert_eq!((records.may_use(&name, "i"), records.may_use(&other, "i")), (Use::WithLogin, Use::Ask));
+        assert_eq!((records.may_use(&name, "i"), records.may_use(&other, "i")), (Use::WithLogin, Use::Free));
+        let digest = format!("r.example/other@sha256:{}", "0".repeat(64));
+        assert_eq!(records.may_use(&Name::of(&digest), "i"), Use::Ask, "a name that anybody can make up");
+        records.begin(&other);
+        assert_eq!(records.may_use(&other, "i"), Use::Ask, "a pull that may have broken off");
+        records.fail(&other);
         assert_eq!(records.may_use(&Name::of("r.example/app:2"), "i"), Use::WithLogin, "the same repository");
         let mut knows = |secret, password| records.knows(&name, "i", &[&credential(secret, password)]);
         assert!(!knows(None, "p") && !knows(Some("b"), "q"));

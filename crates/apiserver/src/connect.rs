@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -30,6 +31,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+/// So much of what a node says when it refuses a log is told (`maxReadLength`).
+const REFUSAL_MAX: usize = 50_000;
 
 /// A node, pod or endpoint answers the connection within this time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -437,6 +441,10 @@ pub(crate) async fn forward(
         return Ok(Answer::Raw(upgraded(call, response)));
     }
     let (mut head, body) = response.into_parts();
+    if call.info.subresource == "log" && !head.status.is_success() {
+        let text = beginning(body).await.map_err(|error| status::internal(error.to_string()))?;
+        return Err(status::refused_by_node(head.status.as_u16(), &call.info.name, &text));
+    }
     remove_hop_headers(&mut head.headers);
     let body = body.map_err(|e| Box::new(e) as BoxError).boxed_unsync();
     if over_websocket && head.status.is_success() {
@@ -447,6 +455,18 @@ pub(crate) async fn forward(
         None => body,
     };
     Ok(Answer::Raw(Response::from_parts(head, body)))
+}
+
+/// As much of a body as goes into a message.
+async fn beginning(mut body: Incoming) -> Result<String, hyper::Error> {
+    let mut text = Vec::new();
+    while text.len() < REFUSAL_MAX
+        && let Some(frame) = body.frame().await
+    {
+        text.extend_from_slice(frame?.data_ref().map_or(&[], |data| &data[..]));
+    }
+    text.truncate(REFUSAL_MAX);
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Why there is no connection.

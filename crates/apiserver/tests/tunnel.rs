@@ -57,7 +57,10 @@ async fn agent(listener: TcpListener, identity: Identity) {
                 stream.read_line(&mut head).await.expect("a head");
             }
             if !head.to_lowercase().contains("upgrade: spdy/3.1") {
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{head}", head.len());
+                // Whoever wants so many lines is refused.
+                let code =
+                    head.split_once("tailLines=4").map_or("200", |_| if head.contains("=404") { "404" } else { "400" });
+                let answer = format!("HTTP/1.1 {code} So\r\nContent-Length: {}\r\n\r\n{head}", head.len());
                 return stream.write_all(answer.as_bytes()).await.expect("writes");
             }
             let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
@@ -136,6 +139,25 @@ async fn logs_come_from_the_node() {
     let seen = String::from_utf8_lossy(&seen).to_lowercase();
     assert!(seen.starts_with("get /containerlogs/default/p/c?follow=true&taillines=3 http/1.1"), "{seen}");
     assert!(!seen.contains("secret") && !seen.contains("impersonate"), "{seen}");
+}
+
+/// `kubectl logs` shows the message of a Status, and nothing of other answers.
+#[tokio::test]
+async fn what_a_node_refuses_is_said_as_a_status() {
+    let server = with_pod().await;
+    for (lines, code, reason, message) in [
+        (400, 400, "BadRequest", "GET /containerLogs/default/p/c?tailLines=400 HTTP/1.1\r\n"),
+        (404, 404, "NotFound", "the server could not find the requested resource ( pods/log p)"),
+    ] {
+        let empty: Body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::builder().uri(format!("/api/v1/namespaces/default/pods/p/log?tailLines={lines}"));
+        let response = server.handle(request.body(empty).expect("a request"), admin()).await;
+        assert_eq!(response.status(), code);
+        let said = response.into_body().collect().await.expect("a body").to_bytes();
+        let said: api::Status = serde_json::from_slice(&said).expect("a Status");
+        assert_eq!((said.code, &*said.reason), (code, reason));
+        assert!(said.message.starts_with(message), "{}", said.message);
+    }
 }
 
 #[tokio::test]

@@ -37,16 +37,16 @@ const PAGE: usize = 8192;
 
 /// A checkpoint is asked for after so many pages of WAL: small enough that it is short, large enough that hot pages are
 /// copied once for many commits.
-const CHECKPOINT_PAGES: usize = (4 << 20) / PAGE;
+const CHECKPOINT_PAGES: usize = (16 << 20) / PAGE;
 
 /// From so many pages on, the writer does the checkpoint itself, and begins the WAL anew: while it writes, nobody else can. A commit that
 /// writes over old frames costs half of one that makes the file longer, whose size must be synced too; and it looks past every older copy of a
 /// page in the WAL's index.
-const RESTART_PAGES: usize = (16 << 20) / PAGE;
+const RESTART_PAGES: usize = (32 << 20) / PAGE;
 
 /// A log of this length is emptied when the store is opened. Twice what a busy writer leaves: to make a log longer costs more than to write
 /// over it.
-const LONG_LOG: u64 = 40 << 20;
+const LONG_LOG: u64 = 80 << 20;
 
 const SCHEMA: &str = "
     CREATE TABLE entry (

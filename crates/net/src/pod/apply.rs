@@ -1,6 +1,6 @@
 //! Plans, done and undone. Every function looks first and does what is missing.
 
-use super::plan::{ALIAS, LinkPlan, NodePlan, POD_LINK, PodPlan};
+use super::plan::{ALIAS, LinkPlan, NodePlan, POD_LINK, PodPlan, Sysctl};
 use crate::config::LINK_SUFFIX;
 use crate::service::Protocol;
 use ipnet::IpNet;
@@ -47,14 +47,9 @@ pub(crate) fn node(plan: &NodePlan) -> Result<Vec<(String, String)>, NodeError> 
     let mut before = Vec::new();
     have_connections_tracked();
     for sysctl in &plan.sysctls {
-        let old = match netns::write_sysctl(&sysctl.path, sysctl.value) {
-            Err(error) if sysctl.optional => {
-                tracing::warn!(error = base::chain(&error), "a setting of the node's network was refused");
-                continue;
-            }
-            old => old?,
-        };
-        if sysctl.global {
+        if let Some(old) = set(sysctl)?
+            && sysctl.global
+        {
             before.push((sysctl.path.clone(), old));
         }
     }
@@ -68,6 +63,17 @@ pub(crate) fn node(plan: &NodePlan) -> Result<Vec<(String, String)>, NodeError> 
         })?;
     }
     Ok(before)
+}
+
+/// Returns the value before; `None` if it was refused and is optional.
+fn set(sysctl: &Sysctl) -> Result<Option<String>, NetlinkError> {
+    match netns::write_sysctl(&sysctl.path, sysctl.value) {
+        Err(error) if sysctl.optional => {
+            tracing::warn!(error = base::chain(&error), "a setting of the network was refused");
+            Ok(None)
+        }
+        before => before.map(Some),
+    }
 }
 
 /// The settings of connection tracking are there when its module is, which who asks for connections loads.
@@ -113,10 +119,7 @@ pub(crate) fn link(plan: &LinkPlan, pod_netns: BorrowedFd<'_>) -> Result<Ends, N
     let mut outside = Route::open()?;
     let mut inside = netns::within(pod_netns, || {
         for sysctl in &plan.sysctls {
-            // A read-only /proc or an old kernel must not keep a pod from running.
-            if let Err(error) = netns::write_sysctl(&sysctl.path, sysctl.value) {
-                tracing::warn!(error = base::chain(&error), "a setting of a pod's network was refused");
-            }
+            set(sysctl)?;
         }
         Route::open()
     })??;
@@ -144,7 +147,7 @@ pub(crate) fn link(plan: &LinkPlan, pod_netns: BorrowedFd<'_>) -> Result<Ends, N
     let outside_link = find(&mut outside, &plan.name, ours)?;
     let inside_link = find(&mut inside, POD_LINK, theirs)?;
     for sysctl in &plan.host_sysctls {
-        netns::write_sysctl(&sysctl.path, sysctl.value)?;
+        set(sysctl)?;
     }
     for gateway in &plan.gateways {
         let prefix = IpNet::from(*gateway).prefix_len();

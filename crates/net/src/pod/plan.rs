@@ -47,7 +47,7 @@ pub struct Sysctl {
     pub value: &'static str,
     /// Whether it outlives the bridge and must be put back by a reset.
     pub global: bool,
-    /// Whether the node's network is good without it, too.
+    /// Whether the network is good without it, too.
     pub optional: bool,
 }
 
@@ -146,20 +146,22 @@ pub fn pod_plan(config: &NetConfig, lease: &Lease, mtu: u32) -> PodPlan {
 
 /// The plan of a link of this name.
 pub(super) fn link_plan(config: &NetConfig, name: &str, mtu: u32) -> LinkPlan {
-    let sysctl = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false, optional: true };
+    let needed = |path: &str, value| Sysctl { path: path.to_owned(), value, global: false, optional: false };
+    // A read-only /proc or an old kernel must not keep a pod from running.
+    let wanted = |path: &str, value| Sysctl { optional: true, ..needed(path, value) };
     LinkPlan {
         name: name.to_owned(),
         mtu,
         gateways: config.pod_cidrs.iter().map(gateway).collect(),
         // NodePorts on 127.0.0.1: the packet leaves through this link. The rules drop what begins on the other side.
-        host_sysctls: vec![sysctl(&format!("ipv4/conf/{name}/route_localnet"), "1")],
+        host_sysctls: vec![needed(&format!("ipv4/conf/{name}/route_localnet"), "1")],
         sysctls: vec![
             // A pod that reaches itself through a Service would be told to save the detour.
-            sysctl("ipv4/conf/all/accept_redirects", "0"),
-            sysctl("ipv4/conf/default/accept_redirects", "0"),
+            wanted("ipv4/conf/all/accept_redirects", "0"),
+            wanted("ipv4/conf/default/accept_redirects", "0"),
             // As containerd and Docker do: ports and pings need no capability inside a pod's own network.
-            sysctl("ipv4/ip_unprivileged_port_start", "0"),
-            sysctl("ipv4/ping_group_range", "0\t2147483647"),
+            wanted("ipv4/ip_unprivileged_port_start", "0"),
+            wanted("ipv4/ping_group_range", "0\t2147483647"),
         ],
     }
 }

@@ -131,6 +131,9 @@ impl<'a> Sets<'a> {
     pub(crate) fn all(&self) -> impl Iterator<Item = &'a ReplicaSet> + '_ {
         self.old.iter().copied().chain(self.new)
     }
+    pub(crate) fn active(&self) -> Vec<&'a ReplicaSet> {
+        self.all().filter(|rs| wanted(rs) > 0).collect()
+    }
     pub(crate) fn active_old(&self) -> Vec<&'a ReplicaSet> {
         self.old.iter().copied().filter(|rs| wanted(rs) > 0).collect()
     }

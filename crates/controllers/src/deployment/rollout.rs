@@ -116,14 +116,14 @@ pub(super) fn recreate(d: &Deployment, set: &Sets<'_>, running: &BTreeMap<String
 /// Differs where it became Recreate with several ReplicaSets and another size: upstream's `scale` does nothing then, so it stays as it is for
 /// good. Here the rollout goes on, in which the old ones end anyway.
 pub(super) fn is_scaling(d: &Deployment, set: &Sets<'_>) -> bool {
-    let active: Vec<&ReplicaSet> = set.all().filter(|rs| wanted(rs) > 0).collect();
+    let active = set.active();
     let nothing_to_scale = is_recreate(d) && active.len() > 1;
     !nothing_to_scale && active.into_iter().any(|rs| number(rs, DESIRED).is_some_and(|n| n != replicas(d)))
 }
 
 /// Keeps the proportions while the size changes, or while paused (`scale`).
 pub(super) fn scale(d: &Deployment, set: &Sets<'_>, plan: &mut Plan) {
-    let mut active: Vec<&ReplicaSet> = set.all().filter(|rs| wanted(rs) > 0).collect();
+    let mut active = set.active();
     match active.as_slice() {
         [] => {
             if let Some(latest) = set.new.or_else(|| set.old.last().copied()) {

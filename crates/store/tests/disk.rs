@@ -60,6 +60,14 @@ async fn reopening_shows_the_same_state_and_history() {
     assert_eq!(create(&store, "/a/y", "4").await.modified, Revision(6));
 }
 
+/// The log that `store` leaves is below so many bytes, and what was written is found again.
+fn check_log(dir: &TempDir, store: DiskStore, newest: Revision, most: u64) {
+    let log = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
+    assert!(log < most, "{log} bytes, at most {most}");
+    drop(store);
+    assert_eq!(open(dir.path()).revision(), newest);
+}
+
 /// Who writes without a pause leaves the checkpoint thread no moment at which the log could begin anew.
 #[tokio::test]
 async fn the_write_ahead_log_stays_short_while_writes_go_on() {
@@ -70,10 +78,7 @@ async fn the_write_ahead_log_stays_short_while_writes_go_on() {
     for _ in 0..320 {
         newest = update(&store, "/a/x", newest, &text).await.modified;
     }
-    let log = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
-    assert!(log < 48 << 20, "{log} bytes after 80 MiB were written");
-    drop(store);
-    assert_eq!(open(dir.path()).revision(), newest);
+    check_log(&dir, store, newest, 48 << 20);
 }
 
 /// Every commit writes several pages, however little it changes.
@@ -86,10 +91,7 @@ async fn the_write_ahead_log_stays_short_while_many_small_things_are_written() {
     for n in 0..3000 {
         newest = create(&store, &format!("/a/{n}"), &text).await.modified;
     }
-    let log = std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
-    assert!(log < 40 << 20, "{log} bytes after 9 MiB were written in 3000 commits");
-    drop(store);
-    assert_eq!(open(dir.path()).revision(), newest);
+    check_log(&dir, store, newest, 40 << 20);
 }
 
 #[tokio::test]

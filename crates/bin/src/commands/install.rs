@@ -29,21 +29,14 @@ pub(crate) fn run(install: Install) -> Result<(), CommandError> {
 }
 
 /// Removes the unit, if it starts the dhow whose data are in `data_dir`. True if it did.
-pub(super) fn remove(data_dir: &Path) -> std::io::Result<bool> {
-    let ours = match std::fs::read_to_string(UNIT) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        text => data_of(&text?),
-    };
-    if ours.as_deref() != Some(data_dir) {
-        return Ok(false);
+pub(super) fn remove(data_dir: &Path) -> Result<bool, CommandError> {
+    let Some(unit) = files::read(Path::new(UNIT))? else { return Ok(false) };
+    let ours = data_of(&String::from_utf8_lossy(&unit)).as_deref() == Some(data_dir);
+    if ours {
+        files::remove(Path::new(ENABLED))?;
+        files::remove(Path::new(UNIT))?;
     }
-    for file in [ENABLED, UNIT] {
-        match std::fs::remove_file(file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(true)
+    Ok(ours)
 }
 
 /// The data directory of what a unit of [`unit()`] starts.

@@ -1,7 +1,7 @@
 //! `dhow reset`: as if dhow had never been here.
 
 use super::{CommandError, down, install, require_root, say};
-use crate::bootstrap::kubeconfig;
+use crate::bootstrap::{files, kubeconfig};
 use crate::cli::Reset;
 use crate::config;
 use crate::traces::{self, Place};
@@ -17,10 +17,7 @@ pub(crate) fn run(reset: Reset) -> Result<(), CommandError> {
     }
     down::stop(&config)?;
     traces::remove_all(&Place::of(&config))?;
-    match std::fs::remove_file(&config.kubeconfig) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
+    files::remove(&config.kubeconfig)?;
     remove_if_empty(Path::new(config::CONFIG_DIR))?;
     if config.merge_kubeconfig
         && let Some(home) = config::invoking_home()

@@ -397,7 +397,7 @@ impl Evictor {
                 in_use.extend(containers.flat_map(|c| c.volume_images.iter().cloned()));
                 self.images.look(&all, &in_use, now);
                 gone.retain(|id| !all.iter().any(|image| image.id == *id));
-                pulls.forget(&gone);
+                pulls.forget(&gone).await;
             }
             Err(error) => tracing::warn!(error = %base::chain(&error), "failed to list images"),
         }

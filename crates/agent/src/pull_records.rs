@@ -3,6 +3,7 @@
 //!
 //! `Records` is pure. [`PullRecords`] keeps them in a file, which is on the disk before a pull begins and after it ended: an image whose
 //! pull broke off is not taken for one that was there before. Those that nobody pulled for a pod are everybody's (`NeverVerifyPreloadedImages`).
+//! Who writes the file waits for the disk, and nobody else: neither who only asks, nor other tasks.
 //!
 //! Differs: a name that was given to an image on this machine (`dhow image import`, `tag`) is everybody's, even if pods pulled the same image by
 //! another name; one file for all images; service accounts cannot be a source of logins here, so none are recorded.
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Its name in the agent's data directory.
 const FILE: &str = "image_pulls.json";
@@ -72,8 +74,7 @@ impl Name {
         let Ok(reference) = text.parse::<image::Reference>() else {
             return Name { full: text.to_owned(), repository: text.to_owned(), digest: true };
         };
-        let repository = format!("{}/{}", reference.registry, reference.repository);
-        Name { full: reference.to_string(), repository, digest: reference.digest.is_some() }
+        Name { full: reference.to_string(), repository: reference.name(), digest: reference.digest.is_some() }
     }
 }
 
@@ -159,74 +160,116 @@ impl Login {
 
 /// See the file's head.
 #[derive(Debug)]
-pub struct PullRecords {
+pub struct PullRecords(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
     file: PathBuf,
     records: Mutex<Records>,
+    /// What was last read or written. Who writes holds it, so that others do not wait for the disk.
+    written: Mutex<Vec<u8>>,
 }
 
 impl PullRecords {
     /// What earlier runs wrote. A file that cannot be read is as good as none, and says so in the log.
     pub fn load(data_dir: &Path) -> Self {
         let file = data_dir.join(FILE);
-        let read = std::fs::read(&file).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
-        let records = read.unwrap_or_else(|error| {
+        let read = std::fs::read(&file).and_then(|text| Ok((serde_json::from_slice(&text)?, text)));
+        let (records, text) = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 tracing::error!(file = %file.display(), %error, "cannot read who may use which images");
             }
-            Records::default()
+            Default::default()
         });
-        PullRecords { file, records: Mutex::new(records) }
+        PullRecords(Arc::new(Kept { file, records: Mutex::new(records), written: Mutex::new(text) }))
     }
 
     /// Whether a pod may use the image with this id, which it calls `name`.
     pub fn may_use(&self, name: &Name, id: &str) -> Use {
-        self.records.lock().may_use(name, id)
+        self.0.records.lock().may_use(name, id)
     }
 
     /// Where that needs a login: whether one of these is one.
-    pub fn knows(&self, name: &Name, id: &str, credentials: &[&Credential]) -> bool {
-        self.change(|records| records.knows(name, id, credentials))
+    pub async fn knows(&self, name: &Name, id: &str, credentials: &[&Credential]) -> bool {
+        let known = self.0.records.lock().knows(name, id, credentials);
+        self.0.save().await;
+        known
     }
 
     /// A pull begins.
-    pub fn begin(&self, name: &Name) {
-        self.change(|records| records.begin(name));
-    }
-
-    /// It has failed.
-    pub fn fail(&self, name: &Name) {
-        self.change(|records| records.fail(name));
-    }
-
-    /// It has given the image with this id, with this login.
-    pub fn end(&self, name: &Name, id: &str, with: Option<&Credential>) {
-        self.change(|records| records.end(name, id, with));
+    pub async fn begin(&self, name: Name) -> Pulling {
+        self.0.records.lock().begin(&name);
+        let pulling = Pulling { kept: self.0.clone(), name, failed: true };
+        self.0.save().await;
+        pulling
     }
 
     /// Images of which something is known.
     pub fn known(&self) -> BTreeSet<String> {
-        self.records.lock().pulled.keys().cloned().collect()
+        self.0.records.lock().pulled.keys().cloned().collect()
     }
 
     /// These images are gone. Who says so has asked for [`Self::known`] ones before looking, lest one be forgotten that has just come.
-    pub fn forget(&self, ids: &BTreeSet<String>) {
-        self.change(|records| records.forget(ids));
+    pub async fn forget(&self, ids: &BTreeSet<String>) {
+        self.0.records.lock().forget(ids);
+        self.0.save().await;
+    }
+}
+
+/// A pull that has begun: it has failed unless it says otherwise, also if nobody waits for it any more.
+#[derive(Debug)]
+pub struct Pulling {
+    kept: Arc<Kept>,
+    name: Name,
+    failed: bool,
+}
+
+impl Pulling {
+    /// It has given the image with this id, with this login.
+    pub async fn end(mut self, id: &str, with: Option<&Credential>) {
+        self.failed = false;
+        self.kept.records.lock().end(&self.name, id, with);
+        self.kept.save().await;
+    }
+}
+
+impl Drop for Pulling {
+    fn drop(&mut self) {
+        if !self.failed {
+            return;
+        }
+        self.kept.records.lock().fail(&self.name);
+        let kept = self.kept.clone();
+        match tokio::runtime::Handle::try_current() {
+            // Nobody waits for it. If the agent ends first, the pull broke off.
+            Ok(runtime) => drop(runtime.spawn_blocking(move || kept.write())),
+            Err(_) => kept.write(),
+        }
+    }
+}
+
+impl Kept {
+    /// What is known now is on the disk when this returns.
+    async fn save(self: &Arc<Self>) {
+        let kept = self.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || kept.write()).await {
+            tracing::error!(file = %self.file.display(), %error, "failed to keep who may use which images");
+        }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Records) -> T) -> T {
-        let mut records = self.records.lock();
-        let before = records.clone();
-        let out = change(&mut records);
-        if *records != before {
-            let text = serde_json::to_vec(&*records).map_err(io::Error::from);
-            let written = text.and_then(|text| {
-                base::files::replace_durably(&self.file, base::files::PRIVATE, |file| file.write_all(&text))
-            });
-            if let Err(error) = written {
-                tracing::error!(file = %self.file.display(), %error, "failed to keep who may use which images");
+    fn write(&self) {
+        let mut written = self.written.lock();
+        let encoded = serde_json::to_vec(&*self.records.lock());
+        let replaced = encoded.map_err(io::Error::from).and_then(|text| {
+            if text != *written {
+                base::files::replace_durably(&self.file, base::files::PRIVATE, |file| file.write_all(&text))?;
+                *written = text;
             }
+            Ok(())
+        });
+        if let Err(error) = replaced {
+            tracing::error!(file = %self.file.display(), %error, "failed to keep who may use which images");
         }
-        out
     }
 }
 
@@ -267,21 +310,60 @@ mod tests {
         assert_eq!(records, Records::default());
     }
 
-    #[test]
-    fn pulls_that_fail_or_break_off() {
+    #[tokio::test]
+    async fn pulls_that_fail_or_break_off() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let name = Name::of("app");
         assert_eq!(name, Name::of("docker.io/library/app:latest"));
         let records = PullRecords::load(dir.path());
-        records.begin(&name);
-        records.begin(&name);
-        records.fail(&name);
+        let first = records.begin(name.clone()).await;
+        let second = records.begin(name.clone()).await;
+        drop(second);
         // The agent is killed here.
+        std::mem::forget(first);
         let again = PullRecords::load(dir.path());
         assert_eq!(again.may_use(&name, "i"), Use::Ask);
-        again.end(&name, "i", Some(&credential(Some("a"), "secret")));
+        again.begin(name.clone()).await.end("i", Some(&credential(Some("a"), "secret"))).await;
         let text = std::fs::read_to_string(dir.path().join(FILE)).expect("written");
         assert!(!text.contains("secret\":\"secret") && !text.contains("\"u\""), "{text}");
         assert_eq!(PullRecords::load(dir.path()).may_use(&name, "i"), Use::WithLogin);
+    }
+
+    #[tokio::test]
+    async fn the_file_is_written_only_for_what_is_new() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let name = Name::of("app");
+        let login = credential(Some("a"), "secret");
+        PullRecords::load(dir.path()).begin(name.clone()).await.end("i", Some(&login)).await;
+        let file = || std::fs::metadata(dir.path().join(FILE)).expect("written").ino();
+        let before = file();
+        let again = PullRecords::load(dir.path());
+        assert!(again.knows(&name, "i", &[&login]).await);
+        again.forget(&BTreeSet::new()).await;
+        assert_eq!(file(), before);
+        again.forget(&["i".to_owned()].into()).await;
+        assert_ne!(file(), before);
+    }
+
+    #[test]
+    fn a_pull_that_nobody_waits_for_has_failed_on_the_disk_too() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (records, name) = (PullRecords::load(dir.path()), Name::of("app"));
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().expect("a runtime");
+        let begin = || runtime.block_on(records.begin(name.clone()));
+        let after = || PullRecords::load(dir.path()).may_use(&name, "i");
+        let pulling = begin();
+        assert_eq!(after(), Use::Ask);
+        drop(pulling);
+        assert_eq!(after(), Use::Free, "without a runtime");
+        let pulling = begin();
+        runtime.block_on(async {
+            drop(pulling);
+            // There is one thread for what blocks, so this is behind it.
+            tokio::task::spawn_blocking(|| ()).await.expect("no panic");
+        });
+        assert_eq!(after(), Use::Free, "in one");
     }
 }

@@ -157,7 +157,7 @@ impl Images for StoreImages {
 
 /// Logins whose key fits the image, the most particular first (`pkg/credentialprovider/keyring.go`).
 pub(crate) fn logins<'a>(reference: &Reference, credentials: &'a [Credential]) -> Vec<&'a Credential> {
-    let wanted = format!("{}/{}", reference.registry, reference.repository);
+    let wanted = reference.name();
     let fits = |c: &&Credential| {
         let key = registry_key(&c.registry);
         let particular = wanted == key || wanted.strip_prefix(&key).is_some_and(|rest| rest.starts_with('/'));

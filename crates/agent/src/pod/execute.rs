@@ -23,7 +23,7 @@ use crate::images::{Credential, Image, ImageError, SecretId};
 use crate::network::{AttachRequest, HostPort};
 use crate::node;
 use crate::probes::{self, Outcome, Ran, Target};
-use crate::pull_records::{Name, PullRecords, Use};
+use crate::pull_records::{Name, Use};
 use crate::volumes;
 use api::k8s::api::core::v1::{Container, ContainerUser, LifecycleHandler, LinuxContainerUser, Pod, Secret};
 use api::meta::MetaExt;
@@ -414,12 +414,10 @@ impl Executor {
         self.events.record(pod, c, false, "Pulling", &format!("Pulling image \"{image}\""));
         let begun = Instant::now();
         let counters = &self.context.counters;
-        let (pulls, name) = (&self.context.pulls, Name::of(image));
-        pulls.begin(&name);
-        let pulling = Pulling { pulls, name: &name, failed: true };
+        let pulling = self.context.pulls.begin(Name::of(image)).await;
         match counters.operation("pull_image", self.context.images.pull(image, &credentials)).await {
             Ok(pulled) => {
-                pulling.end(&pulled);
+                pulling.end(&pulled.id, pulled.pulled_with.as_ref()).await;
                 let took = begun.elapsed();
                 let size = counters::image_size(pulled.size);
                 counters.observe(&counters::IMAGE_PULL, &[size], pulled.pull_time.unwrap_or(took).as_secs_f64());
@@ -449,7 +447,8 @@ impl Executor {
             Use::Ask => false,
             Use::WithLogin => {
                 let credentials = self.credentials(image).await;
-                image.parse().is_ok_and(|reference| pulls.knows(&name, id, &logins(&reference, &credentials)))
+                let Ok(reference) = image.parse() else { return false };
+                pulls.knows(&name, id, &logins(&reference, &credentials)).await
             }
         }
     }
@@ -485,9 +484,9 @@ impl Executor {
             self.events.record(&self.pod, None, true, "FailedToRetrieveImagePullSecret", &text);
         }
         // A name that is none fails when it is pulled.
-        if let Ok(image::Reference { registry, repository, .. }) = image.parse() {
-            let (context, repository) = (&self.context, format!("{registry}/{repository}"));
-            out.extend(context.credential_providers.credentials(&repository, &*context.clock).await);
+        if let Ok(reference) = image.parse::<image::Reference>() {
+            let context = &self.context;
+            out.extend(context.credential_providers.credentials(&reference.name(), &*context.clock).await);
         }
         out
     }
@@ -899,28 +898,6 @@ impl Executor {
                 tracing::warn!(pod = view::describe(&self.pod), error = %base::chain(&error), "failed to delete a pod");
                 self.tell(Observation::DeleteFailed);
             }
-        }
-    }
-}
-
-/// A pull that has begun: it has failed unless it says otherwise, also if nobody waits for it any more.
-struct Pulling<'a> {
-    pulls: &'a PullRecords,
-    name: &'a Name,
-    failed: bool,
-}
-
-impl Pulling<'_> {
-    fn end(mut self, pulled: &Image) {
-        self.failed = false;
-        self.pulls.end(self.name, &pulled.id, pulled.pulled_with.as_ref());
-    }
-}
-
-impl Drop for Pulling<'_> {
-    fn drop(&mut self) {
-        if self.failed {
-            self.pulls.fail(self.name);
         }
     }
 }

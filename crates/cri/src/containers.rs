@@ -12,7 +12,7 @@ use node_api::cri::{
     LinuxContainerResources, LinuxContainerUser,
 };
 use runtime::apparmor::{self, Wish};
-use runtime::{Capture, ContainerSpec, SelinuxLabels, cdi, selinux};
+use runtime::{Capture, ContainerSpec, SelinuxLabels, cdi};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -148,17 +148,7 @@ impl Shared {
     fn labels(&self, config: &ContainerConfig, sandbox: &SandboxRecord) -> Result<Option<SelinuxLabels>, Status> {
         let Some(selinux) = &self.selinux else { return Ok(None) };
         let (privileged, wish) = (container::is_privileged(config), container::selinux(config));
-        let labels = match selinux.container(&sandbox.id, sandbox.labels().as_ref(), &wish) {
-            Err(selinux::Error::NoDefaults) if privileged => None,
-            other => other.map_err(error::label)?,
-        };
-        if let Some(labels) = &labels {
-            selinux::check(&labels.mount).map_err(error::label)?;
-            if !privileged {
-                selinux::check(&labels.process).map_err(error::label)?;
-            }
-        }
-        Ok(labels)
+        selinux.container(&sandbox.id, sandbox.labels().as_ref(), &wish, privileged).map_err(error::label)
     }
 
     async fn snapshot(&self, name: &str, image: &Image) -> Result<OverlayMount, Status> {

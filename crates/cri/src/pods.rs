@@ -8,7 +8,6 @@ use crate::spec::sandbox;
 use crate::{Shared, error};
 use node_api::cri::{ContainerEventType, PodSandboxConfig};
 use runtime::SelinuxLabels;
-use runtime::selinux;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -77,10 +76,7 @@ impl Shared {
     /// The SELinux labels of a new sandbox, which has its level from now on.
     fn label_sandbox(&self, id: &str, config: &PodSandboxConfig) -> Result<Option<SelinuxLabels>, Status> {
         let Some(selinux) = &self.selinux else { return Ok(None) };
-        let labels = selinux.pod(id, &sandbox::selinux(config)).map_err(error::label)?;
-        let checked = labels.iter().try_for_each(|labels| selinux::check(&labels.mount));
-        checked.map_err(error::label).inspect_err(|_| self.release_label(id))?;
-        Ok(labels)
+        selinux.pod(id, &sandbox::selinux(config)).map_err(error::label)
     }
 
     fn release_label(&self, sandbox: &str) {

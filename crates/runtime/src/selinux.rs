@@ -65,6 +65,8 @@ pub struct Selinux {
     defaults: Option<Defaults>,
     levels: Mutex<Levels>,
     random: Arc<dyn Random>,
+    /// Whether the kernel would take a label.
+    check: fn(&str) -> Result<(), Error>,
 }
 
 impl Selinux {
@@ -77,10 +79,10 @@ impl Selinux {
         if defaults.is_none() {
             tracing::warn!("SELinux confines no containers: {}", Error::NoDefaults);
         }
-        Some(Selinux { defaults, levels: Mutex::default(), random })
+        Some(Selinux { defaults, levels: Mutex::default(), random, check })
     }
 
-    /// The labels of a new pod. `None`: the policy names none, and none are wished.
+    /// The labels of a new pod, which has its level from now on. `None`: the policy names none, and none are wished.
     pub fn pod(&self, pod: &str, wish: &Wish) -> Result<Option<SelinuxLabels>, Error> {
         wish.check()?;
         let Some(defaults) = &self.defaults else {
@@ -94,28 +96,39 @@ impl Selinux {
                 level.to_owned()
             }
         };
-        Ok(Some(defaults.labels(wish, &level)))
+        let labels = defaults.labels(wish, &level);
+        // That of processes is for containers to complain of; none of the pod's own runs with it.
+        (self.check)(&labels.mount).inspect_err(|_| self.release(pod))?;
+        Ok(Some(labels))
     }
 
-    /// The labels of a container of this pod. Without a wish they are the pod's. `None`: the pod has none either, because the policy names
-    /// none, or because nobody knew of labels when it was made; then a container that is made later must not be kept from the others.
+    /// The labels of a container of this pod. Without a wish they are the pod's. The processes of a `privileged` one do not run with theirs:
+    /// nothing confines them, so whatever that label is does. `None`: the pod has none either, because the policy names none, or because
+    /// nobody knew of labels when it was made; then a container that is made later must not be kept from the others.
     pub fn container(
         &self,
         pod: &str,
         of_pod: Option<&SelinuxLabels>,
         wish: &Wish,
+        privileged: bool,
     ) -> Result<Option<SelinuxLabels>, Error> {
         wish.check()?;
-        let defaults = match (&self.defaults, of_pod) {
-            (None, _) if !wish.is_empty() => return Err(Error::NoDefaults),
-            (Some(defaults), Some(_)) if !wish.is_empty() => defaults,
-            _ => return Ok(of_pod.cloned()),
+        let labels = match (&self.defaults, of_pod) {
+            (None, _) if !wish.is_empty() => return if privileged { Ok(None) } else { Err(Error::NoDefaults) },
+            (Some(defaults), Some(of_pod)) if !wish.is_empty() => {
+                let inherited = Context::parse(&of_pod.process).map(|c| c.level).unwrap_or_default();
+                let level = if wish.level.is_empty() { &inherited } else { &wish.level };
+                self.levels.lock().reserve(pod, level);
+                defaults.labels(wish, level)
+            }
+            (_, Some(of_pod)) => of_pod.clone(),
+            (_, None) => return Ok(None),
         };
-        let of_pod = of_pod.map_or("", |labels| &labels.process);
-        let inherited = Context::parse(of_pod).map(|c| c.level).unwrap_or_default();
-        let level = if wish.level.is_empty() { &inherited } else { &wish.level };
-        self.levels.lock().reserve(pod, level);
-        Ok(Some(defaults.labels(wish, level)))
+        (self.check)(&labels.mount)?;
+        if !privileged {
+            (self.check)(&labels.process)?;
+        }
+        Ok(Some(labels))
     }
 
     /// The level of this label is in use by this pod.
@@ -141,7 +154,7 @@ pub fn file_label(wish: &Wish) -> Option<String> {
 }
 
 /// Whether the kernel would take this label (`SecurityCheckContext`).
-pub fn check(label: &str) -> Result<(), Error> {
+fn check(label: &str) -> Result<(), Error> {
     std::fs::write(Path::new(FS).join("context"), label).map_err(|_| Error::Invalid(label.to_owned()))
 }
 
@@ -212,8 +225,15 @@ mod tests {
         }
     }
 
+    /// The kernel knows everything but this type.
+    const UNKNOWN: &str = "unknown_t";
+
     fn with(contexts: &str) -> Selinux {
-        Selinux { defaults: Defaults::parse(contexts), levels: Mutex::default(), random: Arc::new(Fixed) }
+        let check = |label: &str| match label.contains(UNKNOWN) {
+            true => Err(Error::Invalid(label.to_owned())),
+            false => Ok(()),
+        };
+        Selinux { defaults: Defaults::parse(contexts), levels: Mutex::default(), random: Arc::new(Fixed), check }
     }
 
     fn selinux() -> Selinux {
@@ -267,7 +287,7 @@ mod tests {
         let selinux = selinux();
         let pod = selinux.pod("a", &wish("", "", "", "s0:c1,c2")).unwrap().unwrap();
         let check = |wish: Wish, want: &str| {
-            assert_eq!(show(&selinux.container("a", Some(&pod), &wish).unwrap().unwrap()), want)
+            assert_eq!(show(&selinux.container("a", Some(&pod), &wish, false).unwrap().unwrap()), want)
         };
         let file = "object_r:container_file_t";
         check(Wish::default(), &format!("system_u:system_r:container_t:s0:c1,c2 system_u:{file}:s0:c1,c2"));
@@ -290,9 +310,27 @@ mod tests {
         let none = with("sepgsql = \"x\"\n");
         assert_eq!(none.pod("a", &Wish::default()), Ok(None));
         assert_eq!(none.pod("a", &wish("", "", "t", "")), Err(Error::NoDefaults));
-        assert_eq!(none.container("a", None, &Wish::default()), Ok(None));
-        assert_eq!(none.container("a", None, &wish("", "", "t", "")), Err(Error::NoDefaults));
-        assert_eq!(selinux().container("a", None, &wish("", "", "t", "")), Ok(None), "a pod from before");
+        assert_eq!(none.container("a", None, &Wish::default(), false), Ok(None));
+        assert_eq!(none.container("a", None, &wish("", "", "t", ""), false), Err(Error::NoDefaults));
+        assert_eq!(none.container("a", None, &wish("", "", "t", ""), true), Ok(None), "nothing is to confine it");
+        assert_eq!(selinux().container("a", None, &wish("", "", "t", ""), false), Ok(None), "a pod from before");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_know_is_refused_where_it_would_be_used() {
+        let files = with(&CONTEXTS.replace("container_file_t", UNKNOWN));
+        let refused = files.pod("a", &Wish::default());
+        assert!(matches!(&refused, Err(Error::Invalid(label)) if label.contains(UNKNOWN)), "{refused:?}");
+        assert_eq!(*files.levels.lock(), Levels::default(), "there is no such pod");
+        let selinux = selinux();
+        let typed = wish("", "", UNKNOWN, "");
+        let pod = selinux.pod("a", &typed).unwrap().unwrap();
+        for wish in [&typed, &Wish::default()] {
+            let refused = selinux.container("a", Some(&pod), wish, false);
+            assert_eq!(refused, Err(Error::Invalid(pod.process.clone())));
+            assert_eq!(selinux.container("a", Some(&pod), wish, true), Ok(Some(pod.clone())));
+        }
+        assert!(files.container("a", Some(&pod), &typed, true).is_err(), "its files have a label");
     }
 
     #[test]

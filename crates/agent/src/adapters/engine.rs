@@ -9,8 +9,7 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 use runtime::SelinuxLabels;
 use runtime::selinux::{self, Selinux};
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -84,11 +83,7 @@ impl RuntimeEngine {
     /// The labels of a new sandbox, which has its level from now on.
     fn label_sandbox(&self, spec: &SandboxSpec) -> Result<Option<SelinuxLabels>, EngineError> {
         let Some(selinux) = &self.selinux else { return Ok(None) };
-        let labels = selinux.pod(&spec.id, &spec.selinux).map_err(mislabelled)?;
-        // That of processes is for containers to complain of; none of the sandbox' own runs with it.
-        let checked = labels.iter().try_for_each(|labels| selinux::check(&labels.mount));
-        checked.map_err(mislabelled).inspect_err(|_| self.release(&spec.id))?;
-        Ok(labels)
+        selinux.pod(&spec.id, &spec.selinux).map_err(mislabelled)
     }
 
     /// Gives a container the labels that confine it (containerd `internal/cri/server/container_create.go`).
@@ -99,18 +94,11 @@ impl RuntimeEngine {
         formed: &mut runtime::ContainerSpec,
     ) -> Result<(), EngineError> {
         let Some(selinux) = &self.selinux else { return Ok(()) };
-        let labels = match selinux.container(&spec.sandbox, known.selinux.as_ref(), &spec.selinux) {
-            Err(selinux::Error::NoDefaults) if spec.privileged => None,
-            other => other.map_err(mislabelled)?,
-        };
-        let Some(labels) = labels else { return Ok(()) };
-        selinux::check(&labels.mount).map_err(mislabelled)?;
+        let labels = selinux.container(&spec.sandbox, known.selinux.as_ref(), &spec.selinux, spec.privileged);
+        let Some(labels) = labels.map_err(mislabelled)? else { return Ok(()) };
         formed.mount_label = Some(labels.mount);
         // What is privileged is not confined. The machine's process or IPC namespace alone lifts nothing.
-        if !spec.privileged {
-            selinux::check(&labels.process).map_err(mislabelled)?;
-            formed.process.selinux = Some(labels.process);
-        }
+        formed.process.selinux = Some(labels.process).filter(|_| !spec.privileged);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ const PAIRS: u64 = CATEGORIES * (CATEGORIES - 1) / 2;
 const OF_UNCONFINED: &str = "s0:c1022,c1023";
 
 /// Levels by the pods that use them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Levels(BTreeMap<String, BTreeSet<String>>);
 
 impl Levels {

@@ -239,13 +239,16 @@ pub struct Collector {
     agent: AgentHandle,
     context: Arc<Context>,
     started: Timestamp,
+    /// Where they are mounted, if they can be found. That stays, and to find it takes a look at every mount of the machine.
+    hierarchies: Option<Hierarchies>,
     readings: Mutex<Readings>,
 }
 
 impl Collector {
     /// Of this agent's pods; `started`: since when this process runs.
     pub fn new(agent: AgentHandle, context: Arc<Context>, started: Timestamp) -> Self {
-        Collector { agent, context, started, readings: Mutex::default() }
+        let hierarchies = Hierarchies::detect().ok();
+        Collector { agent, context, started, hierarchies, readings: Mutex::default() }
     }
 
     /// Shared state of the agent.
@@ -268,26 +271,28 @@ impl Collector {
         }
         let images = self.context.images.list().await.unwrap_or_default();
         sample.images = images.iter().map(|i| i.size).sum();
-        if also == Also::Nothing {
-            return Ok(sample);
-        }
         let context = self.context.clone();
-        let (mut sample, views) = tokio::task::spawn_blocking(move || {
-            match also {
-                Also::Nothing => {}
-                Also::Disks => sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view)),
-                Also::Processes => look_closer(&*context.engine, &mut sample),
+        match also {
+            Also::Nothing => Ok(sample),
+            Also::Disks => {
+                let measured = tokio::task::spawn_blocking(move || {
+                    sample.pods.iter_mut().zip(&views).for_each(|(pod, view)| measure(&context, pod, view));
+                    (sample, views)
+                });
+                let (mut sample, views) = measured.await.map_err(std::io::Error::other)?;
+                for (pod, view) in sample.pods.iter_mut().zip(&views) {
+                    ask_drivers(&self.context, pod, view).await;
+                }
+                Ok(sample)
             }
-            (sample, views)
-        })
-        .await
-        .map_err(std::io::Error::other)?;
-        if also == Also::Disks {
-            for (pod, view) in sample.pods.iter_mut().zip(&views) {
-                ask_drivers(&self.context, pod, view).await;
+            Also::Processes => {
+                let looked = tokio::task::spawn_blocking(move || {
+                    look_closer(&*context.engine, &mut sample);
+                    sample
+                });
+                looked.await.map_err(std::io::Error::other)
             }
         }
-        Ok(sample)
     }
 
     /// What is in the volumes of claims that pods use: each once, with the claim's namespace.
@@ -360,7 +365,7 @@ impl Collector {
         let pods = |name: &str, system| of(&format!("/{name}"), system, None, engine.usage(name));
         let mut out =
             vec![pods("kubepods", Some("pods")), pods("kubepods/besteffort", None), pods("kubepods/burstable", None)];
-        let Ok(hierarchies) = Hierarchies::detect() else { return out };
+        let Some(hierarchies) = &self.hierarchies else { return out };
         out.insert(0, of("/", None, None, hierarchies.stats("/")));
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         // One that is in the root has none of its own.

@@ -57,7 +57,6 @@ pub fn resource(node: &NodeSample) -> String {
     let mut text = String::new();
     let out = &mut text;
     let at = Some(node.at.as_millisecond());
-    let containers = || node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c)));
     let of = |p: &'_ PodSample, c: &'_ ContainerSample| {
         [("container", c.name.clone()), ("namespace", p.namespace.clone()), ("pod", p.name.clone())]
     };
@@ -67,7 +66,7 @@ pub fn resource(node: &NodeSample) -> String {
         "counter",
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
     );
-    for (p, c) in containers() {
+    for (p, c) in containers_of(node) {
         family.value(&borrowed(&of(p, c)), seconds(c.usage.cpu_usage_ns), at);
     }
     let mut family = Family::new(
@@ -76,7 +75,7 @@ pub fn resource(node: &NodeSample) -> String {
         "gauge",
         "[STABLE] Current working set of the container in bytes",
     );
-    for (p, c) in containers() {
+    for (p, c) in containers_of(node) {
         family.value(&borrowed(&of(p, c)), c.usage.memory_working_set, at);
     }
     let mut family = Family::new(
@@ -85,19 +84,19 @@ pub fn resource(node: &NodeSample) -> String {
         "gauge",
         "[STABLE] Start time of the container since unix epoch in seconds",
     );
-    for (p, c) in containers() {
+    for (p, c) in containers_of(node) {
         family.value(&borrowed(&of(p, c)), start(c), None);
     }
     let help = "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems";
     let mut family = Family::new(out, "container_swap_limit_bytes", "gauge", help);
-    for (p, c) in containers() {
+    for (p, c) in containers_of(node) {
         if let Some(limit) = c.usage.swap_limit {
             family.value(&borrowed(&of(p, c)), limit, at);
         }
     }
     let help = "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems";
     let mut family = Family::new(out, "container_swap_usage_bytes", "gauge", help);
-    for (p, c) in containers() {
+    for (p, c) in containers_of(node) {
         family.value(&borrowed(&of(p, c)), c.usage.swap_usage, at);
     }
     Family::new(
@@ -151,22 +150,18 @@ pub fn cadvisor(node: &NodeSample) -> String {
     let mut text = String::new();
     let out = &mut text;
     let at = Some(node.at.as_millisecond());
+    let all = all_cgroups(node);
     for same in FAMILIES.chunk_by(|a, b| a.name == b.name) {
         let kind = match same[0].kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
         };
         let mut family = Family::new(out, same[0].name, kind, same[0].help);
-        for p in &node.pods {
-            for c in &p.containers {
-                same.iter().for_each(|f| counted(&mut family, f, &c.usage, &of_container(p, c), at));
-            }
-        }
-        for (labels, usage) in above_containers(node) {
-            same.iter().for_each(|f| counted(&mut family, f, usage, &labels, at));
+        for (labels, usage) in &all {
+            same.iter().for_each(|f| counted(&mut family, f, usage, labels, at));
         }
     }
-    disks(out, node);
+    disks(out, node, &all);
     held(out, node);
     containers(out, node);
     network(out, node);
@@ -189,21 +184,25 @@ pub fn cadvisor(node: &NodeSample) -> String {
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-/// Pods, and cgroups that are no pod's.
-fn above_containers(node: &NodeSample) -> impl Iterator<Item = (Labels<'_>, &Stats)> {
+fn containers_of(node: &NodeSample) -> impl Iterator<Item = (&PodSample, &ContainerSample)> {
+    node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c)))
+}
+
+/// Containers, pods, and cgroups that are no pod's.
+fn all_cgroups(node: &NodeSample) -> Vec<(Labels<'_>, &Stats)> {
     let labels = |id, namespace, pod| {
         let own = [("container", ""), ("id", id), ("image", ""), ("name", "")];
         [&own[..], &[("namespace", namespace), ("pod", pod)]].concat()
     };
-    let pods = node.pods.iter().map(move |p| (labels(&*p.cgroup, &*p.namespace, &*p.name), &p.usage));
-    pods.chain(node.cgroups.iter().map(move |c| (labels(&c.path, "", ""), &c.usage)))
+    let containers = containers_of(node).map(|(p, c)| (of_container(p, c), &c.usage));
+    let pods = node.pods.iter().map(|p| (labels(&*p.cgroup, &*p.namespace, &*p.name), &p.usage));
+    let others = node.cgroups.iter().map(|c| (labels(&c.path, "", ""), &c.usage));
+    containers.chain(pods).chain(others).collect()
 }
 
 /// What went from and to disks, by who did it; and what the machine's file systems have and did, which is the root cgroup's.
-fn disks(out: &mut String, node: &NodeSample) {
+fn disks(out: &mut String, node: &NodeSample, all: &[(Labels<'_>, &Stats)]) {
     let at = Some(node.at.as_millisecond());
-    let containers = node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (of_container(p, c), &c.usage)));
-    let all: Vec<(Labels<'_>, &Stats)> = containers.chain(above_containers(node)).collect();
     for same in DISKS.chunk_by(|a, b| a.name == b.name) {
         let mut family = Family::new(out, same[0].name, "counter", same[0].help);
         let of_machine = FILE_SYSTEMS.iter().find(|whole| whole.name == same[0].name);
@@ -302,7 +301,7 @@ fn file_systems(family: &mut Family<'_>, told: &OfFileSystem, node: &NodeSample)
 fn held(out: &mut String, node: &NodeSample) {
     for told in OPEN {
         let mut family = Family::new(out, told.name, "gauge", told.help);
-        for (p, c) in node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+        for (p, c) in containers_of(node) {
             if let Some(open) = &c.open {
                 family.value(&of_container(p, c), (told.pick)(open), Some(node.at.as_millisecond()));
             }
@@ -324,7 +323,7 @@ fn counted(out: &mut Family<'_>, family: &metrics::Family, usage: &Stats, labels
     }
 }
 
-fn of_container<'a>(p: &'a PodSample, c: &'a ContainerSample) -> Vec<(&'static str, &'a str)> {
+fn of_container<'a>(p: &'a PodSample, c: &'a ContainerSample) -> Labels<'a> {
     let own = [("container", c.name.as_str()), ("id", &c.cgroup), ("image", &c.image), ("name", c.id.as_str())];
     [&own[..], &[("namespace", p.namespace.as_str()), ("pod", p.name.as_str())]].concat()
 }
@@ -357,7 +356,7 @@ fn containers(out: &mut String, node: &NodeSample) {
     ];
     for (name, help, pick) in families {
         let mut family = Family::new(out, name, "gauge", help);
-        for (p, c) in node.pods.iter().flat_map(|p| p.containers.iter().map(move |c| (p, c))) {
+        for (p, c) in containers_of(node) {
             if let Some(value) = pick(c, node.at) {
                 family.value(&of_container(p, c), value, Some(node.at.as_millisecond()));
             }

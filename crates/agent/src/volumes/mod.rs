@@ -338,9 +338,8 @@ impl VolumeManager {
             mounted.map_err(|e| VolumeError::Claim(e.to_string()))?;
         }
         if let Some((root, group)) = persistent::to_be_owned(pod, &path, backing, fs_group(pod))? {
-            let changing = tokio::task::spawn_blocking(move || atomic::own_tree(&root, group, false));
-            let changed = ownership::wait(&*self.cluster, pod, &path, changing).await;
-            changed.map_err(|e| VolumeError::io("change the group of", &path, e))?;
+            let given = ownership::give(&*self.cluster, pod, &path, root, group).await;
+            given.map_err(|e| VolumeError::io("change the group of", &path, e))?;
         }
         let watched = backing.size.filter(|bytes| !backing.block && !self.limit(pod, volume, &path, *bytes));
         Ok(Place { path, read_only: backing.read_only, block: backing.block, watched, ..Place::default() })

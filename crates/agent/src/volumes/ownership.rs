@@ -1,19 +1,26 @@
 //! Giving a whole volume to a pod's group, file by file, beside everything else: a large one takes minutes, and whoever waits for the pod is told
 //! what would help (`pkg/volume/volume_linux.go`).
 
+use super::atomic;
 use crate::cluster::{Cluster, ClusterEvent};
 use api::k8s::api::core::v1::Pod;
 use api::meta::MetaExt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// After this it is told of once (`firstEventReportDuration`). Differs: not every minute again.
 const SLOW: Duration = Duration::from_secs(30);
 
+/// Gives what is in `root` to this group. `dir` is what the volume is called for people, who may know `root` by a link.
+pub(super) async fn give(cluster: &dyn Cluster, pod: &Pod, dir: &Path, root: PathBuf, group: u32) -> io::Result<()> {
+    let changing = tokio::task::spawn_blocking(move || atomic::own_tree(&root, group, false));
+    wait(cluster, pod, dir, changing).await
+}
+
 /// Waits for `changing` to end, which works on the directory `dir`.
-pub(super) async fn wait(
+async fn wait(
     cluster: &dyn Cluster,
     pod: &Pod,
     dir: &Path,

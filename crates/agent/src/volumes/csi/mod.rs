@@ -19,7 +19,7 @@ mod record;
 mod request;
 
 use super::persistent::{Place, needs_group};
-use super::{VolumeError, atomic, fs_group, tokens::Tokens};
+use super::{VolumeError, fs_group, ownership, tokens::Tokens};
 use crate::cluster::{Cluster, ClusterEvent, TokenRequest};
 use crate::counters::Counters;
 use crate::engine::SeLinux;
@@ -513,9 +513,8 @@ impl CsiVolumes {
         if !needs_group(pod, &meta, group) {
             return Ok(());
         }
-        let (path, handle) = (target.to_path_buf(), &wanted.volume.handle);
-        let changing = tokio::task::spawn_blocking(move || atomic::own_tree(&path, group, false));
-        let given = super::ownership::wait(&*self.cluster, pod, target, changing).await;
+        let handle = &wanted.volume.handle;
+        let given = ownership::give(&*self.cluster, pod, target, target.to_path_buf(), group).await;
         given.map_err(|e| failed("MountVolume.SetUp", wanted, format!("applyFSGroup failed for vol {handle}: {e}")))
     }
 

@@ -5,6 +5,8 @@ use crate::dra::drivers::Version;
 use crate::engine::Handlers;
 use crate::pod::fixture::{object, pod};
 use crate::pod::spec::dns::ClusterDns;
+use crate::shutdown::fake::FakeLogind;
+use crate::shutdown::logind::Logind;
 use crate::testing::{FakeCluster, FakeEngine, FakeImages, FakeNetwork, TokioClock};
 use api::k8s::api::core::v1::ContainerPort;
 use api::k8s::apimachinery::pkg::api::resource::Quantity;
@@ -485,11 +487,21 @@ async fn an_image_that_was_pulled_with_a_login_is_not_for_pods_without_one() {
     agent.stop().await;
 }
 
+/// Returns when a shutdown of the machine would be held up.
+async fn watch_over_shutdowns(agent: &Running, logind: &FakeLogind, client: Logind) -> tokio::task::JoinHandle<()> {
+    let handle = agent.handle.clone();
+    let watching = base::tasks::spawn("shutdown", async move {
+        crate::shutdown::watch_over(&client, &handle, &handle.context).await.expect("logind answers");
+    });
+    until("shutdowns are held up", || async { logind.held() == 1 }).await;
+    watching
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_hurries_pods_that_end_already_and_waits_for_them() {
     let world = World::new();
     let file = world.dir.path().join("logind.conf.d/dhow.conf");
-    let (logind, client) = crate::shutdown::fake::FakeLogind::start(&file).await;
+    let (logind, client) = FakeLogind::start(&file).await;
     world.engine.obey("SIGTERM");
     let agent = world.start();
     let spec = r#"{"nodeName":"n1","terminationGracePeriodSeconds":600,"containers":[{"name":"a","image":"nginx",
@@ -501,11 +513,7 @@ async fn a_shutdown_hurries_pods_that_end_already_and_waits_for_them() {
     deleted.metadata.deletion_grace_period_seconds = Some(600);
     world.cluster.put(deleted);
     until("it is being ended", || async { agent.handle.views().iter().all(|v| v.seen.ending.is_some()) }).await;
-    let handle = agent.handle.clone();
-    let watching = base::tasks::spawn("shutdown", async move {
-        crate::shutdown::watch_over(&client, &handle, &handle.context).await.expect("logind answers");
-    });
-    until("shutdowns are held up", || async { logind.held() == 1 }).await;
+    let watching = watch_over_shutdowns(&agent, &logind, client).await;
     let begun = world.clock.now();
     logind.tell(true).await;
     until("the machine may go on", || async { logind.held() == 0 }).await;
@@ -519,7 +527,7 @@ async fn a_shutdown_hurries_pods_that_end_already_and_waits_for_them() {
 async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
     let world = World::new();
     let file = world.dir.path().join("logind.conf.d/dhow.conf");
-    let (logind, client) = crate::shutdown::fake::FakeLogind::start(&file).await;
+    let (logind, client) = FakeLogind::start(&file).await;
     world.engine.obey("SIGTERM");
     let agent = world.start();
     let named = |name: &str, priority: i32| -> Pod {
@@ -532,11 +540,7 @@ async fn a_shutdown_waits_for_the_pods_and_takes_no_new_ones() {
     world.cluster.put(named("vital", 2_000_000_000));
     until_phase(&world, "web", "Running").await;
     until_phase(&world, "vital", "Running").await;
-    let handle = agent.handle.clone();
-    let watching = base::tasks::spawn("shutdown", async move {
-        crate::shutdown::watch_over(&client, &handle, &handle.context).await.expect("logind answers");
-    });
-    until("shutdowns are held up", || async { logind.held() == 1 }).await;
+    let watching = watch_over_shutdowns(&agent, &logind, client).await;
     let granted = std::fs::read_to_string(&file).expect("written");
     assert!(granted.contains("InhibitDelayMaxSec=30"), "{granted}");
 

@@ -5,7 +5,7 @@
 
 use super::disk::Space;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A disk that has a file system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,23 +63,25 @@ pub fn read() -> Vec<FileSystem> {
 /// Block devices and where one of their directories is, each once: `36 35 98:0 / /mnt rw shared:1 - ext4 /dev/sda1 rw`.
 fn mounted(mountinfo: &str) -> Vec<(String, PathBuf)> {
     let mut seen = BTreeSet::new();
-    let one = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ').skip(2);
-        let (numbers, at) = (left.next()?, left.nth(1)?);
-        let device = right.split(' ').nth(1)?;
+    let mut out = Vec::new();
+    for line in mountinfo.lines() {
+        let Some((numbers, device, at)) = mount(line) else { continue };
         // A path with such signs is written with numbers in their place; there are others to look at the same file system.
-        (device.starts_with("/dev/") && !at.contains('\\'))
-            .then(|| (numbers.to_owned(), device.to_owned(), at.to_owned()))
-    };
-    let found = mountinfo.lines().filter_map(one);
-    found
-        .filter_map(|(numbers, device, at)| {
-            // Parts of a btrfs may have numbers of their own.
-            let is_new = seen.insert(numbers) && seen.insert(device.clone());
-            is_new.then(|| (device, Path::new(&at).to_owned()))
-        })
-        .collect()
+        let is_told = device.starts_with("/dev/") && !at.contains('\\');
+        // Parts of a btrfs may have numbers of their own.
+        if is_told && seen.insert(numbers) && seen.insert(device) {
+            out.push((device.to_owned(), PathBuf::from(at)));
+        }
+    }
+    out
+}
+
+/// Of a line: the device's numbers, the device, and where it is mounted.
+fn mount(line: &str) -> Option<(&str, &str, &str)> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut left = left.split(' ').skip(2);
+    let (numbers, at) = (left.next()?, left.nth(1)?);
+    Some((numbers, right.split(' ').nth(1)?, at))
 }
 
 /// By the kernel's name of the disk: `   8       1 sda1 1 2 3 4 5 6 7 8 9 10 11`, and what newer kernels add.

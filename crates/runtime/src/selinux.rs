@@ -147,9 +147,10 @@ impl Selinux {
 /// The label of files of a container with these wishes, for who mounts a file system for it before it is made (`SELinuxOptionsToFileLabel` in
 /// `pkg/volume/util/selinux.go` of Kubernetes). `None`: there is none to be known in advance, as a level is not said.
 pub fn file_label(wish: &Wish) -> Option<String> {
-    let defaults =
-        Some(wish).filter(|w| !w.level.is_empty() && w.check().is_ok() && is_enabled()).and(Defaults::read())?;
-    let label = defaults.labels(wish, &wish.level).mount;
+    if wish.level.is_empty() || wish.check().is_err() || !is_enabled() {
+        return None;
+    }
+    let label = Defaults::read()?.labels(wish, &wish.level).mount;
     check(&label).is_ok().then_some(label)
 }
 

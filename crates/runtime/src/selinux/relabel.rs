@@ -53,19 +53,15 @@ pub(crate) fn relabel(root: BorrowedFd<'_>, label: &str) -> io::Result<()> {
     }
     // If the top has the label, all has been labelled before, and only what is different is written: the top is the last.
     let done = now.as_deref() == Some(label);
-    let mut names = vec![PathBuf::new()];
+    let mut names = names_in(root, Path::new(""))?;
     while let Some(name) = names.pop() {
         let file = match open_below(root, &name) {
             // Its owner was faster.
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound) || e.raw_os_error() == Some(libc::ELOOP) => continue,
             other => other?,
         };
-        if sys::mount::file_kind(file.as_fd())?.directory {
-            names.extend(entries(file.as_fd())?.into_iter().map(|entry| name.join(entry)));
-        }
-        if !name.as_os_str().is_empty() {
-            set(file.as_fd(), label, done)?;
-        }
+        names.extend(names_in(file.as_fd(), &name)?);
+        set(file.as_fd(), label, done)?;
     }
     set(root, label, done)
 }
@@ -97,19 +93,18 @@ pub(super) fn label_of(file: BorrowedFd<'_>) -> Option<String> {
 
 /// A name only, and if it is a symlink, then that.
 fn open_below(root: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedFd> {
-    let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
     // The last part of a path may be a symlink with these flags, if it is not followed.
     let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(root, name, how, Mode::empty(), resolve) {
-        // The root is a file.
-        Err(rustix::io::Errno::NOTDIR) if name == Path::new(".") => sys::fd::dup_above(root, 3),
-        other => other.map_err(Into::into),
-    }
+    Ok(rustix::fs::openat2(root, name, how, Mode::empty(), resolve)?)
 }
 
-fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<std::ffi::OsString>> {
-    std::fs::read_dir(sys::fd::proc_path(dir))?.map(|entry| Ok(entry?.file_name())).collect()
+/// What is in a file that is called `name`, if it is a directory.
+fn names_in(file: BorrowedFd<'_>, name: &Path) -> io::Result<Vec<PathBuf>> {
+    if !sys::mount::file_kind(file)?.directory {
+        return Ok(Vec::new());
+    }
+    std::fs::read_dir(sys::fd::proc_path(file))?.map(|entry| Ok(name.join(entry?.file_name()))).collect()
 }
 
 #[cfg(test)]

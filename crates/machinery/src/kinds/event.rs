@@ -11,7 +11,7 @@ use crate::schema::go_shown;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_subdomain, is_label_key, is_path_segment_name,
 };
-use api::k8s::api::core::v1::{Event as CoreEvent, EventSeries, EventSource, ObjectReference};
+use api::k8s::api::core::v1::{Event as CoreEvent, EventSeries, EventSource};
 use api::k8s::api::events::v1::{Event, EventSeries as NewSeries};
 use api::k8s::apimachinery::pkg::apis::meta::v1::MicroTime;
 use api::prelude::MetaExt;
@@ -136,34 +136,22 @@ impl Strategy for EventKind {
         for (field, new, _) in texts.into_iter().filter(|(_, new, old)| str_of(new) != str_of(old)) {
             errors.push(FieldError::invalid(&Path::new(field), str_of(new), IMMUTABLE));
         }
-        let object = |object: &ObjectReference| go_shown("io.k8s.api.core.v1.ObjectReference", object);
         let source = |event: &Event| event.deprecated_source.clone().unwrap_or_default();
         let regarding = |event: &Event| event.regarding.clone().unwrap_or_default();
-        let others: [(_, _, fn(&Event) -> Value); 4] = [
-            ("firstTimestamp", new.deprecated_first_timestamp != old.deprecated_first_timestamp, |e| {
-                json!(e.deprecated_first_timestamp)
-            }),
-            ("lastTimestamp", new.deprecated_last_timestamp != old.deprecated_last_timestamp, |e| {
-                json!(e.deprecated_last_timestamp)
-            }),
-            ("count", new.deprecated_count.unwrap_or(0) != old.deprecated_count.unwrap_or(0), |e| {
-                json!(e.deprecated_count.unwrap_or(0))
-            }),
-            ("eventTime", new.event_time != old.event_time, |e| json!(e.event_time)),
+        let count = |event: &Event| event.deprecated_count.unwrap_or(0);
+        let (first, last) = (&new.deprecated_first_timestamp, &new.deprecated_last_timestamp);
+        const REFERENCE: &str = "io.k8s.api.core.v1.ObjectReference";
+        let others: [(_, _, &dyn Fn() -> Raw); 7] = [
+            ("involvedObject", regarding(new) != regarding(old), &|| go_shown(REFERENCE, &regarding(new))),
+            ("source", source(new) != source(old), &|| go_shown("io.k8s.api.core.v1.EventSource", &source(new))),
+            ("firstTimestamp", *first != old.deprecated_first_timestamp, &|| json!(first).into()),
+            ("lastTimestamp", *last != old.deprecated_last_timestamp, &|| json!(last).into()),
+            ("count", count(new) != count(old), &|| json!(count(new)).into()),
+            ("eventTime", new.event_time != old.event_time, &|| json!(new.event_time).into()),
+            ("related", new.related != old.related, &|| go_shown(REFERENCE, &new.related)),
         ];
-        if regarding(new) != regarding(old) {
-            errors.push(FieldError::invalid(&Path::new("involvedObject"), object(&regarding(new)), IMMUTABLE));
-        }
-        if source(new) != source(old) {
-            let shown = go_shown("io.k8s.api.core.v1.EventSource", &source(new));
-            errors.push(FieldError::invalid(&Path::new("source"), shown, IMMUTABLE));
-        }
         for (field, _, shown) in others.iter().filter(|o| o.1) {
-            errors.push(FieldError::invalid(&Path::new(field), &shown(new), IMMUTABLE));
-        }
-        if new.related != old.related {
-            let shown = new.related.as_ref().map_or_else(|| Raw::from(Value::Null), object);
-            errors.push(FieldError::invalid(&Path::new("related"), shown, IMMUTABLE));
+            errors.push(FieldError::invalid(&Path::new(field), shown(), IMMUTABLE));
         }
         errors
     }

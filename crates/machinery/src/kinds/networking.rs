@@ -556,11 +556,9 @@ impl Strategy for IPAddressKind {
         if new.spec == old.spec {
             return Vec::new();
         }
-        let parent = match &new.spec.parent_ref {
-            none if *none == ParentReference::default() => Raw::from(Value::Null),
-            parent => go_shown("io.k8s.api.networking.v1.ParentReference", parent),
-        };
-        vec![FieldError::invalid(&Path::new("spec").child("parentRef"), parent, IMMUTABLE)]
+        let parent = Some(&new.spec.parent_ref).filter(|parent| **parent != ParentReference::default());
+        let shown = go_shown("io.k8s.api.networking.v1.ParentReference", &parent);
+        vec![FieldError::invalid(&Path::new("spec").child("parentRef"), shown, IMMUTABLE)]
     }
 
     fn columns() -> Vec<Column> {

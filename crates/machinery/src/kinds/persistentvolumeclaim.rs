@@ -409,9 +409,7 @@ impl Strategy for PersistentVolumeKind {
             && new_spec.node_affinity.as_ref() != Some(&with_new_labels(before, new_spec.node_affinity.as_ref()))
         {
             let detail = format!("{IMMUTABLE}, except for updating from beta label to GA");
-            let affinity = new_spec.node_affinity.as_ref();
-            let shown = affinity.map(|affinity| go_shown("io.k8s.api.core.v1.VolumeNodeAffinity", affinity));
-            let shown = shown.unwrap_or_else(|| Raw::from(Value::Null));
+            let shown = go_shown("io.k8s.api.core.v1.VolumeNodeAffinity", &new_spec.node_affinity);
             errors.push(FieldError::invalid(&Path::new("nodeAffinity"), shown, &detail));
         }
         if old_spec.volume_attributes_class_name.is_some() && new_spec.volume_attributes_class_name.is_none() {

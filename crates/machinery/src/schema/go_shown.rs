@@ -10,13 +10,13 @@ use crate::json::escaped_for_html;
 use crate::validation::Raw;
 use serde_json::Value;
 
-/// A value of a built-in struct, by its definition in OpenAPI (`io.k8s.api.storage.v1.CSINodeDriver`).
+/// A value of a built-in struct, by its definition in OpenAPI (`io.k8s.api.storage.v1.CSINodeDriver`). None is null.
 pub(crate) fn go_shown(definition: &str, value: &impl serde::Serialize) -> Raw {
     // Serializing our own types to a value does not fail.
     let value = serde_json::to_value(value).unwrap_or_default();
     let Some(ty) = builtin().by_name(definition) else { return Raw::from(value) };
     let mut out = String::new();
-    show(ty, Some(&value), Presence::Always, &mut out);
+    show(ty, Some(&value), Presence::Pointer, &mut out);
     Raw(escaped_for_html(out))
 }
 
@@ -79,8 +79,15 @@ fn has_json_names(name: &str) -> bool {
 
 /// The name of a field in Go.
 fn go_name(json: &str) -> String {
-    let spelled =
-        [("uid", "UID"), ("cel", "CEL"), ("cidrs", "CIDRs"), ("apiVersion", "APIVersion"), ("apiGroup", "APIGroup")];
+    let spelled = [
+        ("uid", "UID"),
+        ("cel", "CEL"),
+        ("cidrs", "CIDRs"),
+        ("apiVersion", "APIVersion"),
+        ("apiGroup", "APIGroup"),
+        ("gmsaCredentialSpec", "GMSACredentialSpec"),
+        ("gmsaCredentialSpecName", "GMSACredentialSpecName"),
+    ];
     if let Some((_, name)) = spelled.iter().find(|(field, _)| *field == json) {
         return (*name).to_owned();
     }
@@ -107,6 +114,7 @@ mod tests {
     #[test]
     fn structs_show_all_their_fields() {
         let shown = |definition: &str, value: Value| go_shown(definition, &value).0;
+        assert_eq!(shown("io.k8s.api.storage.v1.CSINodeDriver", Value::Null), "null");
         assert_eq!(
             shown("io.k8s.api.storage.v1.CSINodeDriver", json!({"name": "a", "nodeID": "<"})),
             r#"{"Name":"a","NodeID":"\u003c","TopologyKeys":null,"Allocatable":null}"#

@@ -270,6 +270,39 @@ fn images_whose_names_are_none_are_pulled_if_they_are_not_there() {
     assert!(policy(&"a".repeat(63)) && !policy(&"a".repeat(64)) && policy(&format!("x/{}", "a".repeat(64))));
 }
 
+/// Upstream's internal struct, of which all is shown.
+#[test]
+fn security_contexts_that_contradict_themselves_are_shown_whole() {
+    check_create(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  containers:
+  - name: bare
+    image: i
+    securityContext: {allowPrivilegeEscalation: false, privileged: true}
+  - name: full
+    image: i
+    securityContext:
+      allowPrivilegeEscalation: false
+      capabilities: {add: [CAP_SYS_ADMIN]}
+      seLinuxOptions: {level: '<'}
+      windowsOptions: {gmsaCredentialSpecName: g, runAsUserName: u}
+      runAsUser: 1
+      runAsGroup: 2
+      runAsNonRoot: true
+      readOnlyRootFilesystem: false
+      procMount: Default
+      seccompProfile: {type: Localhost, localhostProfile: l}
+      appArmorProfile: {type: RuntimeDefault}",
+        expect![[r#"
+            spec.containers[0].securityContext: Invalid value: {"Capabilities":null,"Privileged":true,"SELinuxOptions":null,"WindowsOptions":null,"RunAsUser":null,"RunAsGroup":null,"RunAsNonRoot":null,"ReadOnlyRootFilesystem":null,"AllowPrivilegeEscalation":false,"ProcMount":null,"SeccompProfile":null,"AppArmorProfile":null}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true
+            spec.containers[1].securityContext: Invalid value: {"Capabilities":{"Add":["CAP_SYS_ADMIN"],"Drop":null},"Privileged":null,"SELinuxOptions":{"User":"","Role":"","Type":"","Level":"\u003c"},"WindowsOptions":{"GMSACredentialSpecName":"g","GMSACredentialSpec":null,"RunAsUserName":"u","HostProcess":null},"RunAsUser":1,"RunAsGroup":2,"RunAsNonRoot":true,"ReadOnlyRootFilesystem":false,"AllowPrivilegeEscalation":false,"ProcMount":"Default","SeccompProfile":{"Type":"Localhost","LocalhostProfile":"l"},"AppArmorProfile":{"Type":"RuntimeDefault","LocalhostProfile":null}}: cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"#]],
+    );
+}
+
 #[test]
 fn prefixes_of_names_are_names_too() {
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: a, generateName: AB-, uid: '1', resourceVersion: '1'}, spec: {containers: [{name: c, image: i}]}}";

@@ -19,15 +19,14 @@ mod update;
 use super::annotations;
 use crate::field::{Errors, FieldError, Path};
 use crate::kinds::common::str_of;
+use crate::schema::go_shown;
 use crate::validation::{
-    Raw, inclusive_range_error, invalid_each, is_dns1123_label, is_dns1123_subdomain,
-    is_dns1123_subdomain_with_underscore, is_label_key, is_valid_ip_legacy, required_one_of, unique,
-    validate_annotations, validate_labels,
+    inclusive_range_error, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_dns1123_subdomain_with_underscore,
+    is_label_key, is_valid_ip_legacy, required_one_of, unique, validate_annotations, validate_labels,
 };
 use api::ObjectMeta;
 use api::k8s::api::core::v1::{Container, EphemeralContainer, PodDNSConfig, PodSpec};
 use api::prelude::{Pod, PodTemplateSpec};
-use serde_json::json;
 
 /// What the checks of containers need to know of their pod.
 struct Scope<'a> {
@@ -169,13 +168,7 @@ fn validate_resource_claims(spec: &PodSpec, path: &Path) -> Errors {
             errors.extend(invalid_each(&path.child("name"), &claim.name, is_dns1123_label(&claim.name)));
             names.push(&claim.name);
         }
-        let shown = || {
-            Raw::go_struct(&[
-                ("Name", &json!(claim.name)),
-                ("ResourceClaimName", &json!(claim.resource_claim_name)),
-                ("ResourceClaimTemplateName", &json!(claim.resource_claim_template_name)),
-            ])
-        };
+        let shown = || go_shown("io.k8s.api.core.v1.PodResourceClaim", claim);
         match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
             (Some(_), Some(_)) => {
                 let detail = "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified";

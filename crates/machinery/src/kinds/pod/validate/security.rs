@@ -2,7 +2,7 @@
 
 use super::{visit_containers, windows};
 use crate::field::{Errors, FieldError, Path};
-use crate::kinds::common::str_of;
+use crate::schema::go_shown;
 use crate::validation::{Raw, is_valid_id, one_of, validate_local_descending_path};
 use api::k8s::api::core::v1::{AppArmorProfile, Container, PodSpec, SeccompProfile, SecurityContext, Sysctl};
 use serde_json::json;
@@ -118,8 +118,8 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path) -> Errors {
     match (&profile.localhost_profile, profile.type_ == "Localhost") {
         (None, true) => errors.push(FieldError::required(&path, "must be set when seccomp type is Localhost")),
         (Some(local), true) => errors.extend(validate_local_descending_path(local, &path)),
-        (Some(local), false) => {
-            let value = Raw::go_struct(&[("Type", &json!(profile.type_)), ("LocalhostProfile", &json!(local))]);
+        (Some(_), false) => {
+            let value = go_shown("io.k8s.api.core.v1.SeccompProfile", profile);
             errors.push(FieldError::invalid(&path, value, "can only be set when seccomp type is Localhost"));
         }
         (None, false) => {}
@@ -127,41 +127,21 @@ fn validate_seccomp(profile: Option<&SeccompProfile>, path: &Path) -> Errors {
     errors
 }
 
-/// A security context as messages show it: upstream's internal struct.
+/// A security context as messages show it: upstream's internal struct, whose order is its own.
 fn shown_context(context: &SecurityContext) -> Raw {
-    fn or_null<T>(part: Option<&T>, show: impl Fn(&T) -> Raw) -> Raw {
-        part.map_or_else(|| Raw("null".to_owned()), show)
-    }
-    let text = |field: &Option<String>| json!(str_of(field));
-    let capabilities =
-        or_null(context.capabilities.as_ref(), |c| Raw::go_struct(&[("Add", &json!(c.add)), ("Drop", &json!(c.drop))]));
-    let labels = or_null(context.se_linux_options.as_ref(), |o| {
-        let (user, role, ty, level) = (text(&o.user), text(&o.role), text(&o.type_), text(&o.level));
-        Raw::go_struct(&[("User", &user), ("Role", &role), ("Type", &ty), ("Level", &level)])
-    });
-    let windows = or_null(context.windows_options.as_ref(), |o| {
-        Raw::go_struct(&[
-            ("GMSACredentialSpecName", &json!(o.gmsa_credential_spec_name)),
-            ("GMSACredentialSpec", &json!(o.gmsa_credential_spec)),
-            ("RunAsUserName", &json!(o.run_as_user_name)),
-            ("HostProcess", &json!(o.host_process)),
-        ])
-    });
-    let profile =
-        |ty: &str, local: &Option<String>| Raw::go_struct(&[("Type", &json!(ty)), ("LocalhostProfile", &json!(local))]);
     Raw::go_struct(&[
-        ("Capabilities", &capabilities),
+        ("Capabilities", &go_shown("io.k8s.api.core.v1.Capabilities", &context.capabilities)),
         ("Privileged", &json!(context.privileged)),
-        ("SELinuxOptions", &labels),
-        ("WindowsOptions", &windows),
+        ("SELinuxOptions", &go_shown("io.k8s.api.core.v1.SELinuxOptions", &context.se_linux_options)),
+        ("WindowsOptions", &go_shown("io.k8s.api.core.v1.WindowsSecurityContextOptions", &context.windows_options)),
         ("RunAsUser", &json!(context.run_as_user)),
         ("RunAsGroup", &json!(context.run_as_group)),
         ("RunAsNonRoot", &json!(context.run_as_non_root)),
         ("ReadOnlyRootFilesystem", &json!(context.read_only_root_filesystem)),
         ("AllowPrivilegeEscalation", &json!(context.allow_privilege_escalation)),
         ("ProcMount", &json!(context.proc_mount)),
-        ("SeccompProfile", &or_null(context.seccomp_profile.as_ref(), |p| profile(&p.type_, &p.localhost_profile))),
-        ("AppArmorProfile", &or_null(context.app_armor_profile.as_ref(), |p| profile(&p.type_, &p.localhost_profile))),
+        ("SeccompProfile", &go_shown("io.k8s.api.core.v1.SeccompProfile", &context.seccomp_profile)),
+        ("AppArmorProfile", &go_shown("io.k8s.api.core.v1.AppArmorProfile", &context.app_armor_profile)),
     ])
 }
 

@@ -753,6 +753,8 @@ impl Reader<'_> {
     /// Plain values are noted and reading goes on; types that read themselves end it.
     fn scalar_mismatch(&mut self, scalar: Scalar, found: &str) {
         match scalar {
+            // The first is told; to say it takes a look through tables.
+            _ if self.fatal.is_some() => {}
             Scalar::Time | Scalar::MicroTime | Scalar::Duration => self.fatal(self.unmarshal_error(found, "string")),
             Scalar::IntOrString => self.fatal(self.unmarshal_error(found, "int32")),
             Scalar::Quantity => self.fatal(crate::quantity::QuantityError::Format.to_string()),

@@ -16,6 +16,23 @@ pub(crate) fn to_text<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("values and texts are JSON")
 }
 
+/// What Go's reader of JSON calls the type of a value in its errors.
+pub(crate) fn go_kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// What Go's reader of JSON says of a value that is not of the type `wanted`.
+pub fn cannot_unmarshal(value: &Value, wanted: &str) -> String {
+    format!("json: cannot unmarshal {} into Go value of type {wanted}", go_kind(value))
+}
+
 /// Go writes floats from here on with an exponent (`encoding/json`); below, there are integers of ours for nearly all.
 const WITHOUT_EXPONENT: f64 = 18_446_744_073_709_551_616.0;
 

@@ -126,13 +126,7 @@ pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
             Ok(read)
         }
         other => {
-            let found = match other {
-                Value::Array(_) => "array",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                _ => "number",
-            };
-            let why = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
+            let why = crate::json::cannot_unmarshal(&other, "map[string]interface {}");
             Err(bad(&format!("error unmarshaling JSON: while decoding JSON: {why}")))
         }
     }

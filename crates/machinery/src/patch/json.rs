@@ -2,6 +2,7 @@
 //! from the end, `replace` may create a key, an absent value is `null`, a failed operation undoes all.
 
 use super::PatchError;
+use crate::json::{cannot_unmarshal, go_kind};
 use serde_json::{Map, Value};
 
 /// `maxJSONPatchOperations` of handlers/patch.go.
@@ -19,15 +20,13 @@ pub(super) struct Operation {
 }
 
 pub(super) fn read(value: Value) -> Result<Vec<Operation>, PatchError> {
-    let bad = |what: &str, ty: &str| {
-        PatchError::BadRequest(format!(
-            "error decoding patch: json: cannot unmarshal {what} into Go value of type {ty}"
-        ))
+    let bad = |found: &Value, wanted: &str| {
+        PatchError::BadRequest(format!("error decoding patch: {}", cannot_unmarshal(found, wanted)))
     };
     let items = match value {
         Value::Array(items) => items,
         Value::Null => return Ok(Vec::new()),
-        other => return Err(bad(go_name(&other), "[]handlers.jsonPatchOp")),
+        other => return Err(bad(&other, "[]handlers.jsonPatchOp")),
     };
     if items.len() > MAX_OPERATIONS {
         let text = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", items.len());
@@ -37,7 +36,7 @@ pub(super) fn read(value: Value) -> Result<Vec<Operation>, PatchError> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(s)) => Ok(Some(s)),
         Some(other) => {
-            let go = go_name(&other);
+            let go = go_kind(&other);
             let text = format!(
                 "error decoding patch: json: cannot unmarshal {go} into Go struct field jsonPatchOp.{key} of type string"
             );
@@ -51,7 +50,7 @@ pub(super) fn read(value: Value) -> Result<Vec<Operation>, PatchError> {
             from: text(&mut item, "from")?,
             value: item.remove("value").unwrap_or(Value::Null),
         }),
-        other => Err(bad(go_name(&other), "handlers.jsonPatchOp")),
+        other => Err(bad(&other, "handlers.jsonPatchOp")),
     };
     items.into_iter().map(read_one).collect()
 }
@@ -64,17 +63,6 @@ pub(super) fn unknown_fields(patch: &Value) -> Vec<String> {
         keys.map(|key| format!("unknown field \"[{i}].{key}\"")).collect::<Vec<_>>()
     };
     patch.as_array().into_iter().flatten().enumerate().flat_map(of).collect()
-}
-
-fn go_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 pub(super) fn apply(operations: &[Operation], current: &Value) -> Result<Value, PatchError> {

@@ -104,14 +104,8 @@ impl Patch {
     /// Takes an already parsed document.
     pub fn from_value(kind: PatchType, value: Value) -> Result<Patch, PatchError> {
         let not_an_object = |found: &Value, prefix: &str| {
-            let go = match found {
-                Value::Array(_) => "array",
-                Value::String(_) => "string",
-                Value::Bool(_) => "bool",
-                _ => "number",
-            };
-            let text = format!("{prefix}json: cannot unmarshal {go} into Go value of type map[string]interface {{}}");
-            PatchError::BadRequest(text)
+            let why = crate::json::cannot_unmarshal(found, "map[string]interface {}");
+            PatchError::BadRequest(format!("{prefix}{why}"))
         };
         let kind = match (kind, value) {
             (PatchType::Json, value) => Kind::Json(json::read(value)?),

@@ -5,6 +5,7 @@ use super::config::{Rules, Source};
 use crate::auth::UserInfo;
 use machinery::cel::policy::compile_as;
 use machinery::cel::{Budget, Decl, Env, ObjectType, Program, REQUEST_BUDGET, Type, Value};
+use machinery::json::cannot_unmarshal;
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,7 +81,7 @@ pub(super) fn user_of(rules: &Rules, claims: &Claims) -> Result<UserInfo, String
             return Err(format!("oidc: required claim {claim} not present in ID token"));
         };
         let Some(text) = value.as_str() else {
-            return Err(format!("oidc: parse claim {claim}: {}", no_string(value)));
+            return Err(format!("oidc: parse claim {claim}: {}", cannot_unmarshal(value, "string")));
         };
         if text != wanted {
             return Err(format!("oidc: required claim {claim} value does not match. Got = {text}, want = {wanted}"));
@@ -100,19 +101,6 @@ pub(super) fn user_of(rules: &Rules, claims: &Claims) -> Result<UserInfo, String
     Ok(user)
 }
 
-/// As Go's decoder says it.
-fn no_string(value: &Json) -> String {
-    let kind = match value {
-        Json::Null => "null",
-        Json::Bool(_) => "bool",
-        Json::Number(_) => "number",
-        Json::String(_) => "string",
-        Json::Array(_) => "array",
-        Json::Object(_) => "object",
-    };
-    format!("json: cannot unmarshal {kind} into Go value of type string")
-}
-
 fn username(rules: &Rules, claims: &Claims, value: &Value) -> Result<String, String> {
     match &rules.username {
         Source::Expression(expression) => {
@@ -127,7 +115,7 @@ fn username(rules: &Rules, claims: &Claims, value: &Value) -> Result<String, Str
         Source::Claim { name, prefix } => {
             let wrong = |why: &str| format!("oidc: parse username claims {name:?}: {why}");
             let found = claims.get(name).ok_or_else(|| wrong("claim not present"))?;
-            let text = found.as_str().ok_or_else(|| wrong(&no_string(found)))?;
+            let text = found.as_str().ok_or_else(|| wrong(&cannot_unmarshal(found, "string")))?;
             if name == "email" {
                 match claims.get("email_verified") {
                     None | Some(Json::Bool(true)) => {}
@@ -148,7 +136,8 @@ fn groups(rules: &Rules, claims: &Claims, value: &Value) -> Result<Vec<String>, 
             found.map_err(|why| format!("oidc: error evaluating group claim expression: {why}"))
         }
         Some(Source::Claim { name, prefix }) => {
-            let wrong = |value: &Json| format!("oidc: parse groups claim {name:?}: {}", no_string(value));
+            let wrong =
+                |value: &Json| format!("oidc: parse groups claim {name:?}: {}", cannot_unmarshal(value, "string"));
             let text = |value: &Json| value.as_str().map(|t| format!("{prefix}{t}")).ok_or_else(|| wrong(value));
             match claims.get(name) {
                 None => Ok(Vec::new()),
@@ -165,7 +154,7 @@ fn uid(rules: &Rules, claims: &Claims, value: &Value) -> Result<String, String> 
         Some(Source::Claim { name, .. }) => {
             let wrong = |why: &str| format!("oidc: parse uid claim {name:?}: {why}");
             let found = claims.get(name).ok_or_else(|| wrong("claim not present"))?;
-            found.as_str().map(str::to_owned).ok_or_else(|| wrong(&no_string(found)))
+            found.as_str().map(str::to_owned).ok_or_else(|| wrong(&cannot_unmarshal(found, "string")))
         }
         Some(Source::Expression(expression)) => {
             let failed = |why: String| format!("oidc: error evaluating uid claim expression: {why}");

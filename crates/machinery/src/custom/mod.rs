@@ -31,6 +31,7 @@ pub use structural::{Additional, Structural, Values};
 
 use crate::apply::SchemaRef;
 use crate::field::{ErrorType, Errors, FieldError, Path};
+use crate::json;
 use crate::kinds::{Column, Kind, KindInfo, ScalePaths, Subresource, human_duration, metadata};
 use crate::schema::check::{BodyError, Verdict, parse_json};
 use crate::schema::{Schema, TypeId};
@@ -354,11 +355,15 @@ impl Kind for CustomKind {
         Ok(Box::new(object))
     }
 
+    /// Go decodes `1.0` as a float and writes it as `1`: whole numbers are integers once they are written, however they came.
     fn encode(&self, object: &dyn AnyObject) -> Vec<u8> {
-        let Some(custom) = downcast_ref::<Unstructured>(object) else { return object.encode() };
-        match prune::whole_numbers(&custom.body) {
-            None => object.encode(),
-            Some(body) => AnyObject::encode(&Unstructured { body, ..custom.clone() }),
+        match downcast_ref::<Unstructured>(object) {
+            Some(custom) if custom.body.values().any(json::has_whole_floats) => {
+                let mut written = custom.clone();
+                written.body.values_mut().for_each(json::make_whole);
+                AnyObject::encode(&written)
+            }
+            _ => object.encode(),
         }
     }
 

@@ -2,7 +2,6 @@
 //! their defaults (`apiextensions-apiserver/pkg/apiserver/schema/{pruning,defaulting}`).
 
 use super::structural::{Additional, Structural};
-use crate::json;
 use serde_json::{Map, Value};
 
 /// Fields that every resource has, whatever its schema says.
@@ -188,14 +187,4 @@ pub fn prune_defaults(schema: &mut Structural) {
     if let Some(Additional::Schema(additional)) = &mut schema.additional {
         prune_defaults(additional);
     }
-}
-
-/// Go decodes `1.0` as a float and writes it as `1`: whole numbers are integers once they are written, however they came.
-/// `None` if there is no such number.
-pub fn whole_numbers(object: &Map<String, Value>) -> Option<Map<String, Value>> {
-    object.values().any(json::has_whole_floats).then(|| {
-        let mut object = object.clone();
-        object.values_mut().for_each(json::make_whole);
-        object
-    })
 }

@@ -8,10 +8,9 @@ use super::workload::{validate_at_most_100_percent, validate_counts, validate_in
 use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::schema::go_shown;
-use crate::validation::validate_conditions;
 use crate::validation::{
     IMMUTABLE, Messages, Raw, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_path_segment_name, one_of,
-    required_one_of, validate_label_selector, validate_labels,
+    required_one_of, validate_conditions, validate_label_selector, validate_labels,
 };
 use api::k8s::api::core::v1::{ComponentStatus, Toleration};
 use api::k8s::api::node::v1::RuntimeClass;

@@ -133,10 +133,11 @@ impl<S: Strategy> Kind for Typed<S> {
     }
 
     fn validate_create(&self, object: &dyn AnyObject) -> Errors {
-        let mut errors = metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name);
+        let mut errors = Vec::new();
         if S::GENERATE_NAME != GenerateName::Never {
-            errors.splice(0..0, metadata::validate_generate_name(object.meta(), S::validate_name));
+            errors.extend(metadata::validate_generate_name(object.meta(), S::validate_name));
         }
+        errors.extend(metadata::validate(object.meta(), S::Object::NAMESPACED, S::validate_name));
         if S::CHECKS_FINALIZERS {
             errors.extend(metadata::validate_own_finalizers(object.meta()));
         }

@@ -128,37 +128,49 @@ pub fn other_namespace() -> Status {
     bad_request("the namespace of the provided object does not match the namespace sent on the request")
 }
 
-/// What a node refused with this code and text, of a pod's `log` (`GenericHttpResponseChecker` in `apiserver/pkg/registry/generic/rest`,
-/// `NewGenericServerResponse`).
+/// What a node refused with this code and text, of a pod's `log` (`GenericHttpResponseChecker` in `apiserver/pkg/registry/generic/rest`).
 pub fn refused_by_node(code: u16, name: &str, text: &str) -> Status {
     let (reason, message) = match code {
         400 => return bad_request(text),
         500 => return internal(text),
+        _ => generic_response(code, text),
+    };
+    // There is no verb before the resource.
+    Status::failure(code, reason, format!("{message} ( pods/log {name})")).with_details(about("", "pods/log", name))
+}
+
+/// Reason and message of an answer that is no Status, by its code and text (`NewGenericServerResponse`).
+pub(crate) fn generic_response(code: u16, text: &str) -> (&'static str, String) {
+    let (reason, message) = match code {
+        400 => ("BadRequest", "the server rejected our request for an unknown reason"),
         401 => ("Unauthorized", "the server has asked for the client to provide credentials"),
         403 => ("Forbidden", text),
         404 => ("NotFound", "the server could not find the requested resource"),
         405 => ("MethodNotAllowed", "the server does not allow this method on the requested resource"),
+        406 if text.is_empty() || text == "unknown" => {
+            ("NotAcceptable", "the server was unable to respond with a content type that the client supports")
+        }
+        406 => ("NotAcceptable", text),
+        409 => ("Conflict", "the server reported a conflict"),
+        415 => ("UnsupportedMediaType", text),
+        422 => ("Invalid", "the server rejected our request due to an error in our request"),
         429 => ("TooManyRequests", "the server has received too many requests and has asked us to try again later"),
         503 => ("ServiceUnavailable", "the server is currently unable to handle the request"),
         504 => (
             "Timeout",
             "the server was unable to return a response in the time allotted, but may still be processing the request",
         ),
-        code if code > 500 => {
-            let text = format!("an error on the server ({text:?}) has prevented the request from succeeding");
-            return refused_log(code, "InternalError", name, &text);
+        500.. => {
+            let message = format!("an error on the server ({text:?}) has prevented the request from succeeding");
+            return ("InternalError", message);
         }
-        code => {
-            let text = format!("the server responded with the status code {code} but did not return more information");
-            return refused_log(code, "", name, &text);
+        _ => {
+            let message =
+                format!("the server responded with the status code {code} but did not return more information");
+            return ("", message);
         }
     };
-    refused_log(code, reason, name, message)
-}
-
-fn refused_log(code: u16, reason: &'static str, name: &str, message: &str) -> Status {
-    // There is no verb before the resource.
-    Status::failure(code, reason, format!("{message} ( pods/log {name})")).with_details(about("", "pods/log", name))
+    (reason, message.to_owned())
 }
 
 /// What go-restful refuses by itself (`serviceErrorHandler` in `apiserver/pkg/server/handler.go`).

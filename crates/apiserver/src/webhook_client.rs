@@ -11,7 +11,7 @@ pub(crate) mod trust;
 pub use proxy::Proxy;
 
 use crate::reader::Reader;
-use crate::{service_client, trace};
+use crate::{service_client, status, trace};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, Uri, header};
 use http_body_util::{BodyExt, Full};
@@ -291,9 +291,7 @@ impl WebhookClient {
 
     async fn connect(&self, pool: &Pool, address: &Address) -> Result<SendRequest<Full<Bytes>>, String> {
         let stream: Stream = match (&pool.proxy, &address.dial) {
-            (Some(proxy), Dial::Host(host, port)) => {
-                proxy.dial(host, *port, |stream, name| pool.secure(stream, name)).await?
-            }
+            (Some(proxy), Dial::Host(host, port)) => proxy.dial(pool, host, *port).await?,
             (_, dial) => Box::new(self.dial(dial).await?),
         };
         match &address.server_name {
@@ -463,34 +461,8 @@ fn read_answer((head, body): (http::response::Parts, Bytes)) -> Result<Bytes, We
     } else {
         "unknown".to_owned()
     };
-    Err(WebhookError::Answered { code, message: generic_message(code, text) })
-}
-
-/// `NewGenericServerResponse`
-fn generic_message(code: u16, text: String) -> String {
-    let fixed = match code {
-        400 => "the server rejected our request for an unknown reason",
-        401 => "the server has asked for the client to provide credentials",
-        403 | 415 => return text,
-        404 => "the server could not find the requested resource",
-        405 => "the server does not allow this method on the requested resource",
-        406 if text.is_empty() || text == "unknown" => {
-            "the server was unable to respond with a content type that the client supports"
-        }
-        406 => return text,
-        409 => "the server reported a conflict",
-        422 => "the server rejected our request due to an error in our request",
-        429 => "the server has received too many requests and has asked us to try again later",
-        503 => "the server is currently unable to handle the request",
-        504 => {
-            "the server was unable to return a response in the time allotted, but may still be processing the request"
-        }
-        500.. => return format!("an error on the server ({text:?}) has prevented the request from succeeding"),
-        _ => {
-            return format!("the server responded with the status code {code} but did not return more information");
-        }
-    };
-    fixed.to_owned()
+    let (_, message) = status::generic_response(code, &text);
+    Err(WebhookError::Answered { code, message })
 }
 
 impl Address {

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 use url::Url;
 
-use super::{Stream, join, open};
+use super::{Pool, Stream, join, open};
 
 /// A proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,22 +52,14 @@ impl Proxy {
         Ok(Proxy { kind, host, port: url.port().unwrap_or(port), user })
     }
 
-    /// A connection to a host behind it. `secure` makes one under TLS with who is named.
-    pub(super) async fn dial<F>(
-        &self,
-        host: &str,
-        port: u16,
-        secure: impl Fn(Stream, String) -> F,
-    ) -> Result<Stream, String>
-    where
-        F: Future<Output = Result<Stream, String>>,
-    {
+    /// A connection to a host behind it, for this pool.
+    pub(super) async fn dial(&self, pool: &Pool, host: &str, port: u16) -> Result<Stream, String> {
         let refused = |why: String| format!("proxyconnect tcp: {why}");
         let tcp = open(&self.host, self.port).await.map_err(refused)?;
         match self.kind {
             Kind::Http => self.connect(Box::new(tcp), &join(host, port)).await,
             Kind::Https => {
-                let tls = secure(Box::new(tcp), self.host.clone()).await.map_err(refused)?;
+                let tls = pool.secure(Box::new(tcp), self.host.clone()).await.map_err(refused)?;
                 self.connect(tls, &join(host, port)).await
             }
             Kind::Socks5 => self.socks(tcp, (host, port)).await,

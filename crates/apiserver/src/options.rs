@@ -9,6 +9,7 @@ use machinery::field::{Errors, FieldError, Path};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+use std::num::ParseIntError;
 
 const META: &str = "meta.k8s.io";
 
@@ -139,10 +140,7 @@ impl DeleteOptions {
     fn from_query(query: &Query) -> Result<DeleteBody, Status> {
         let grace = match query.get("gracePeriodSeconds") {
             None => None,
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?,
-            ),
+            Some(text) => Some(parse_int(text)?),
         };
         let dry_run: Vec<String> = query.all("dryRun").map(str::to_owned).collect();
         Ok(DeleteBody {
@@ -229,7 +227,7 @@ impl ListOptions {
         let continue_token = query.text("continue").map(str::to_owned);
         let send_initial_events = query.flag("sendInitialEvents");
         // A watch from nowhere begins with what there is (`SetListOptionsDefaults` in `…/meta/internalversion/defaults.go`).
-        let begins = watch && send_initial_events.or(match_text.map(|_| true)).is_none();
+        let begins = watch && send_initial_events.is_none() && match_text.is_none();
         let (initial, wanted) = match version_text {
             None | Some("0") if begins => (Some(true), Some("NotOlderThan")),
             _ => (send_initial_events, match_text),
@@ -258,9 +256,8 @@ impl ListOptions {
 
 /// A resourceVersion of a request (`storage/etcd3/api_object_versioner.go`, `ParseResourceVersion`).
 pub(crate) fn parse_revision(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|e: std::num::ParseIntError| {
-        let why = if *e.kind() == PosOverflow { "value out of range" } else { "invalid syntax" };
-        let detail = format!("strconv.ParseUint: parsing {text:?}: {why}");
+    text.parse().map_err(|e| {
+        let detail = strconv("ParseUint", text, &e);
         let error = FieldError::invalid(&Path::new("resourceVersion"), text, &detail);
         let why = machinery::field::aggregate(&[error]);
         status::bad_request(format!("invalid resource version: {why}"))
@@ -271,17 +268,24 @@ fn number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
     query
         .get(name)
         .map(|text| {
-            let number = text.parse::<i64>().map_err(|e| {
-                let why = match e.kind() {
-                    PosOverflow | NegOverflow => "value out of range",
-                    _ => "invalid syntax",
-                };
-                status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
-            })?;
+            let number = parse_int(text)?;
             // What is negative asks for nothing.
             Ok(u64::try_from(number).unwrap_or(0))
         })
         .transpose()
+}
+
+fn parse_int(text: &str) -> Result<i64, Status> {
+    text.parse().map_err(|e| status::bad_request(strconv("ParseInt", text, &e)))
+}
+
+/// What Go's `strconv` says of a text that it cannot read.
+fn strconv(function: &str, text: &str, error: &ParseIntError) -> String {
+    let why = match error.kind() {
+        PosOverflow | NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.{function}: parsing {text:?}: {why}")
 }
 
 fn check_match(

@@ -13,10 +13,15 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Plain text.
 pub fn text(code: u16, body: impl Into<Bytes>) -> Response<Body> {
+    of_type(code, "text/plain; charset=utf-8", body)
+}
+
+/// Of another media type.
+pub fn of_type(code: u16, media: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     response
 }
 

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::fs::File;
 use std::path::Path;
-use streaming::answer::{Body, Refusal, text};
+use streaming::answer::{Body, Refusal, of_type};
 use tokio_util::io::ReaderStream;
 
 /// The file or the list at `path` below `dir`; no link leads out of it.
@@ -20,9 +20,7 @@ pub(super) async fn answer(dir: &Path, path: &str) -> Result<Response<Body>, Ref
     let meta = file.metadata().map_err(|_| missing())?;
     if meta.is_dir() {
         let list = list(&dir.join(path)).map_err(|e| Refusal::new(500, format!("error listing directory: {e}")))?;
-        let mut response = text(200, list);
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        return Ok(response);
+        return Ok(of_type(200, "text/html; charset=utf-8", list));
     }
     Ok(plain(stream(file)))
 }

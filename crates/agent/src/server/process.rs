@@ -10,7 +10,7 @@ use machinery::zpages::{MEDIA, Page, Process, View};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use streaming::answer::{Body, Refusal, text};
+use streaming::answer::{Body, Refusal, of_type, text};
 
 /// Where people find more (`RegisteredHandlePaths`).
 pub(super) const PATHS: [&str; 8] = [
@@ -93,8 +93,7 @@ pub(super) fn page(page: &Page, headers: &HeaderMap, pretty: bool, drawn: u64) -
     let object = page.object(version);
     let (media, body) =
         if yaml { ("application/yaml", yaml_of(&object)?) } else { ("application/json", json(&object, pretty)) };
-    let mut response = text(200, body);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    let mut response = of_type(200, media, body);
     let warning = page.warning(version).and_then(|w| HeaderValue::from_str(&format!("299 - {w:?}")).ok());
     if let Some(warning) = warning {
         response.headers_mut().insert(header::WARNING, warning);
@@ -113,7 +112,5 @@ fn yaml_of(object: &Value) -> Result<String, Refusal> {
 fn not_acceptable() -> Response<Body> {
     let message = format!("only the following media types are accepted: {}", MEDIA.join(", "));
     let status = api::Status::failure(406, "NotAcceptable", message);
-    let mut response = text(406, serde_json::to_vec(&status).unwrap_or_default());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    of_type(406, "application/json", serde_json::to_vec(&status).unwrap_or_default())
 }

@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use machinery::zpages::{self, Page};
 use std::sync::Arc;
-use streaming::answer::{Body, text};
+use streaming::answer::{Body, of_type, text};
 use streaming::port_forward::{self, Dial, PodRef};
 use streaming::remote::{self, What};
 use streaming::{Refusal, Wanted};
@@ -225,10 +225,7 @@ impl Call<'_> {
                 prometheus::cadvisor(&numbers.collect(Also::Processes).await.map_err(|e| unreadable(&e))?)
             }
         };
-        let mut response = text(200, body);
-        let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, format);
-        Ok(response)
+        Ok(of_type(200, "text/plain; version=0.0.4; charset=utf-8", body))
     }
 
     async fn node_logs(&self, path: &str) -> Result<Response<Body>, Refusal> {
@@ -328,15 +325,11 @@ fn pod_list(pods: impl Iterator<Item = Vec<u8>>) -> Response<Body> {
         json.extend(pod);
     }
     json.extend(b"]}");
-    let mut response = text(200, json);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    of_type(200, "application/json", json)
 }
 
 fn json(value: &serde_json::Value) -> Response<Body> {
-    let mut response = text(200, value.to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    of_type(200, "application/json", value.to_string())
 }
 
 fn unreadable(error: &std::io::Error) -> Refusal {

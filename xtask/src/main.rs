@@ -1,7 +1,8 @@
 //! Workshop tasks: what the maintainers run by hand and commit the result of. Nothing of the product depends on it.
 //!
-//! `cargo xtask codegen [API] [KUBERNETES]` derives `crates/machinery/data/*` from upstream's published API (a folder
-//! like `shared/api/1.36`) and, for what only the Go types say (pointer or value), from a Kubernetes source tree.
+//! `cargo xtask codegen [API] [KUBERNETES]` derives `kinds.tsv`, `schema.txt` and `go_types.tsv` in `crates/machinery/data` from
+//! upstream's published API (a folder like `shared/api/1.36`) and, for what only the Go types say (pointer or value, names of
+//! types), from a Kubernetes source tree.
 //!
 //! `cargo xtask enums OPENAPI-V2` derives `crates/machinery/data/enums.tsv` from what a kube-apiserver serves at `/openapi/v2`.
 //!

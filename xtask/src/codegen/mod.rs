@@ -11,14 +11,19 @@ mod schema;
 use serde_json::Value;
 use std::path::Path;
 
-/// Reads `api` (and `kubernetes` for pointer facts) and writes the tables into `out`.
+/// Reads `api` (and `kubernetes` for what only Go says) and writes the tables into `out`.
 pub(crate) fn run(api: &Path, kubernetes: &Path, out: &Path) -> Result<String, String> {
     let kinds = kinds::table(api)?;
     let go = go_types::read(kubernetes)?;
     let (schema, notes) = schema::table(api, &go)?;
+    let definitions = schema.lines().filter_map(|line| line.strip_prefix("D ")?.split(' ').next());
+    let go_types = go.table(definitions);
     write(&out.join("kinds.tsv"), &kinds)?;
     write(&out.join("schema.txt"), &schema)?;
-    let mut report = format!("kinds.tsv {} bytes, schema.txt {} bytes", kinds.len(), schema.len());
+    write(&out.join("go_types.tsv"), &go_types)?;
+    let sizes = (kinds.len(), schema.len(), go_types.len());
+    let mut report =
+        format!("kinds.tsv {} bytes, schema.txt {} bytes, go_types.tsv {} bytes", sizes.0, sizes.1, sizes.2);
     for note in notes {
         report.push_str("\nnote: ");
         report.push_str(&note);

@@ -16,7 +16,7 @@
 //! `.Name` of the same package, a full name of another; `~` before a reference = granular although its definition is
 //! atomic; `{}T` map, `{a}T` atomic map; `[a]T` `[s]T` `[k1,k2]T` atomic, set and keyed list.
 
-use super::go_types::{GoField, GoTypes};
+use super::go_types::GoTypes;
 use super::{read_json, text, texts};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,10 +168,10 @@ fn definition(out: &mut String, notes: &mut Vec<String>, input: &Input<'_>, name
             _ => {}
         }
         let wrapped = ty.starts_with('[') && found.as_ref().is_some_and(|f| !f.repeated);
-        let go = found.and_then(|f| f.go).unwrap_or(GoField { pointer: false, omit_empty: true });
+        let (pointer, omit_empty) = found.and_then(|f| f.go).unwrap_or((false, true));
         let mut flags = String::new();
         for (set, flag) in
-            [(required.contains(&field.as_str()), '!'), (go.pointer, 'p'), (go.omit_empty, 'e'), (wrapped, 'w')]
+            [(required.contains(&field.as_str()), '!'), (pointer, 'p'), (omit_empty, 'e'), (wrapped, 'w')]
         {
             if set {
                 flags.push(flag);
@@ -267,7 +267,8 @@ fn split(definition: &str) -> (&str, &str) {
 struct Found {
     numbers: Vec<String>,
     repeated: bool,
-    go: Option<GoField>,
+    /// Whether it is a pointer, and whether JSON leaves out its zero value.
+    go: Option<(bool, bool)>,
 }
 
 /// Where `field` lives in the message: directly, or in a message that JSON inlines.
@@ -286,7 +287,7 @@ fn locate(
             return Some(Found {
                 numbers: vec![entry[0].to_string()],
                 repeated: entry[3] == "repeated",
-                go: input.go.get(definition).and_then(|g| g.get(field)).copied(),
+                go: input.go.field(definition, field).map(|f| (f.pointer, f.omit_empty)),
             });
         }
     }

@@ -4,39 +4,23 @@
 use super::builtin::{Content, Message};
 use super::{Schema, Type, TypeId, builtin};
 
+/// Made by `cargo xtask codegen`.
 const TYPES: &str = include_str!("../../data/go_types.tsv");
 
-/// Structs that embed another one, and one that this one embeds.
-const EMBEDDED: &[(&str, &[&str])] = &[
-    ("ConfigMapEnvSource", &["LocalObjectReference"]),
-    ("ConfigMapKeySelector", &["LocalObjectReference"]),
-    ("ConfigMapProjection", &["LocalObjectReference"]),
-    ("ConfigMapVolumeSource", &["LocalObjectReference"]),
-    ("DeviceAllocationConfiguration", &["DeviceConfiguration"]),
-    ("DeviceClaimConfiguration", &["DeviceConfiguration"]),
-    ("DeviceClassConfiguration", &["DeviceConfiguration"]),
-    ("EphemeralContainer", &["EphemeralContainerCommon"]),
-    ("IngressRule", &["IngressRuleValue"]),
-    ("NamedRuleWithOperations", &["RuleWithOperations", "Rule"]),
-    ("PersistentVolumeSpec", &["PersistentVolumeSource"]),
-    ("Probe", &["ProbeHandler"]),
-    ("RuleWithOperations", &["Rule"]),
-    ("SecretEnvSource", &["LocalObjectReference"]),
-    ("SecretKeySelector", &["LocalObjectReference"]),
-    ("SecretProjection", &["LocalObjectReference"]),
-    ("Volume", &["VolumeSource"]),
-];
-
-/// The type of a field of a struct (`io.k8s.api.core.v1.PodSpec`), or of the items in it, whose values have the type `wanted`.
-pub(super) fn of_type(definition: &str, field: &str, wanted: &str) -> String {
-    let named = TYPES.lines().find_map(|line| {
+/// What the table says of a field of a struct (`io.k8s.api.core.v1.PodSpec`); of no field, which structs it embeds.
+fn row(definition: &str, field: &str) -> Option<&'static str> {
+    TYPES.lines().find_map(|line| {
         let mut columns = line.split('\t');
         let owner = columns.next()?;
         let is_it =
             definition.strip_suffix(owner).is_some_and(|rest| rest.ends_with('.')) && columns.next() == Some(field);
         columns.next().filter(|_| is_it)
-    });
-    match named {
+    })
+}
+
+/// The type of a field of a struct, or of the items in it, whose values have the type `wanted`.
+pub(super) fn of_type(definition: &str, field: &str, wanted: &str) -> String {
+    match row(definition, field) {
         None => wanted.to_owned(),
         // A value in the map.
         Some(named) if named.starts_with("map[") && !wanted.starts_with("map[") => wanted.to_owned(),
@@ -56,9 +40,8 @@ pub(super) fn of_path(schema: &Schema, root: TypeId, path: &str) -> String {
         {
             let index = s.fields.iter().position(|f| f.name == field);
             let depth = index.and_then(|index| builtin().message(ty).and_then(|m| depth_of(m, index)));
-            let short = s.name.rsplit('.').next().unwrap_or_default();
-            let embedded = EMBEDDED.iter().find(|(owner, _)| *owner == short).map_or(&[][..], |(_, names)| names);
-            names.extend(embedded.iter().take(depth.unwrap_or(0)).copied());
+            let embedded = row(&s.name, "").into_iter().flat_map(|structs| structs.split('.'));
+            names.extend(embedded.take(depth.unwrap_or(0)));
             at = index.map(|index| s.fields[index].ty);
         } else {
             at = None;
@@ -111,6 +94,11 @@ mod tests {
                 ("", "Pod"),
                 r#"{"spec":{"containers":[{"resources":{"limits":[]}}]}}"#,
                 "ResourceRequirements.spec.containers.resources.limits of type v1.ResourceList",
+            ),
+            (
+                ("", "Pod"),
+                r#"{"spec":{"ephemeralContainers":[{"imagePullPolicy":1}]}}"#,
+                "EphemeralContainer.spec.ephemeralContainers.EphemeralContainerCommon.imagePullPolicy of type v1.PullPolicy",
             ),
             (
                 ("", "PersistentVolume"),

@@ -11,6 +11,7 @@ use machinery::field::{FieldError, Path};
 use machinery::kinds::Kind;
 use machinery::patch::Patched;
 use machinery::schema::check::{BodyError, check_json, check_sent_json, strict_error, type_meta};
+use machinery::schema::yaml;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -43,26 +44,28 @@ impl<'a> Expected<'a> {
 }
 
 /// A body as JSON.
-pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -> Result<Bytes, Status> {
+pub(crate) struct Sent {
+    pub(crate) json: Bytes,
+    /// What a strict server complains about that the JSON does not tell.
+    problems: Vec<String>,
+}
+
+pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -> Result<Sent, Status> {
+    let unreadable = |why: &str| status::bad_request(unrecognizable(expected.kind, why, &body));
     match encoding {
-        Encoding::Json => Ok(body),
-        Encoding::Yaml => Ok(yaml_to_value(&body, expected.kind)?.to_string().into()),
+        Encoding::Json => Ok(Sent { json: body, problems: Vec::new() }),
+        Encoding::Yaml => {
+            let mut read = yaml::parse(&body).map_err(|e| unreadable(&e.to_string()))?;
+            machinery::json::make_whole(&mut read.value);
+            Ok(Sent { json: read.value.to_string().into(), problems: read.problems })
+        }
         Encoding::Protobuf => {
             let api_version = expected.api_version();
             let decoded = machinery::protobuf::decode(&body, Some((&api_version, expected.kind)))
-                .map_err(|e| status::bad_request(unrecognized(expected.kind, &e.to_string(), &body)))?;
-            Ok(decoded.value.to_string().into())
+                .map_err(|e| unreadable(&format!("couldn't get version/kind; {e}")))?;
+            Ok(Sent { json: decoded.value.to_string().into(), problems: Vec::new() })
         }
     }
-}
-
-/// A YAML document as a JSON value.
-pub(crate) fn yaml_to_value(body: &[u8], kind: &str) -> Result<Value, Status> {
-    let unreadable = |why: String| status::bad_request(unrecognized(kind, &format!("yaml: {why}"), body));
-    let text = std::str::from_utf8(body).map_err(|e| unreadable(e.to_string()))?;
-    let mut value: Value = serde_saphyr::from_str(text).map_err(|e| unreadable(e.to_string()))?;
-    machinery::json::make_whole(&mut value);
-    Ok(value)
 }
 
 fn unrecognized(kind: &str, why: &str, body: &[u8]) -> String {
@@ -240,27 +243,27 @@ fn read_new(
     Ok((Read { object: decode(sent.to_string().as_bytes())?, sent: Some(sent) }, verdict.problems))
 }
 
-/// A JSON body as an object of `kind`, with unknown and duplicate fields treated as asked. Texts for warnings go to `warnings`.
+/// A body as an object of `kind`, with unknown and duplicate fields treated as asked. Texts for warnings go to `warnings`.
 pub(crate) fn decode(
     kind: &dyn Kind,
-    json: &[u8],
+    sent: Sent,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Read, Status> {
-    let (read, problems) = read(kind, json)?;
-    complain(Expected::of(kind), problems, validation, warnings)?;
+    let (read, problems) = read(kind, &sent.json)?;
+    complain(Expected::of(kind), [sent.problems, problems].concat(), validation, warnings)?;
     Ok(read)
 }
 
 /// [`decode`] for what is no stored kind, like a Scale: its JSON as Go reads it.
 pub(crate) fn decode_value(
     expected: Expected<'_>,
-    json: &[u8],
+    sent: Sent,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, Status> {
-    let (value, problems) = read_value(expected, json)?;
-    complain(expected, problems, validation, warnings)?;
+    let (value, problems) = read_value(expected, &sent.json)?;
+    complain(expected, [sent.problems, problems].concat(), validation, warnings)?;
     Ok(value)
 }
 
@@ -307,7 +310,7 @@ fn complain(
         FieldValidation::Strict if !problems.is_empty() => {
             return Err(cannot_be_handled(expected, &strict_error(&problems)));
         }
-        FieldValidation::Warn => warnings.extend(problems),
+        FieldValidation::Warn => warnings.extend(yaml::warnings(problems)),
         FieldValidation::Strict | FieldValidation::Ignore => {}
     }
     Ok(())

@@ -14,7 +14,7 @@ use machinery::apply;
 use machinery::field::{FieldError, Path};
 use machinery::patch::{Patch, PatchType, Patched};
 use machinery::schema::check::strict_error;
-use machinery::schema::{self, Schema, TypeId};
+use machinery::schema::{self, Schema, TypeId, yaml};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ impl How {
                     return Err(status::bad_request(why));
                 }
                 FieldValidation::Ignore => {}
-                _ => w.warnings.add(config.problems),
+                _ => w.warnings.add(yaml::warnings(config.problems)),
             }
             return Ok(How::Apply {
                 config: config.value,

@@ -123,9 +123,9 @@ async fn create(server: &ApiServer, call: &Call, kind: &KindRef, body: Body) -> 
     negotiate::output(&call.head.headers, &call.query, false)?;
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
+    let sent = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?.object;
+    let object = codec::decode(&**kind, sent, options.field_validation, &mut warnings)?.object;
     call.warnings.add(warnings);
     let name = object.meta().name.clone().unwrap_or_default();
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());
@@ -164,9 +164,9 @@ pub(crate) async fn update(
     negotiate::output(&call.head.headers, &call.query, false)?;
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
-    let json = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
+    let sent = codec::to_json(encoding, read_counted(server, call, body).await?, Expected::of(&**kind))?;
     let mut warnings = Vec::new();
-    let mut read = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?;
+    let mut read = codec::decode(&**kind, sent, options.field_validation, &mut warnings)?;
     call.warnings.add(warnings);
     ensure_namespace(read.object.meta_mut(), kind.info().namespaced, &call.info.namespace)?;
     check_name(read.object.meta().name.as_deref().unwrap_or_default(), &call.info.name)?;
@@ -232,7 +232,7 @@ async fn delete_options(server: &ApiServer, call: &Call, body: Body) -> Result<D
     let encoding = negotiate::input(&call.head.headers)?;
     let body = read_counted(server, call, body).await?;
     let expected = Expected { group: "", version: "v1", kind: "DeleteOptions" };
-    let json = if body.is_empty() { body } else { codec::to_json(encoding, body, expected)? };
+    let json = if body.is_empty() { body } else { codec::to_json(encoding, body, expected)?.json };
     DeleteOptions::parse(&call.query, &json)
 }
 

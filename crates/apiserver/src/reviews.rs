@@ -43,12 +43,12 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     }
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let json = codec::to_json(encoding, body, codec::Expected::of(&**kind))?;
+    let sent = codec::to_json(encoding, body, codec::Expected::of(&**kind))?;
     if kind.info().kind == "Binding" {
-        return crate::subresources::bind_by_body(server, call, kind, &json, &options).await;
+        return crate::subresources::bind_by_body(server, call, kind, &sent.json, &options).await;
     }
     let mut warnings = Vec::new();
-    let mut object = codec::decode(&**kind, &json, options.field_validation, &mut warnings)?.object;
+    let mut object = codec::decode(&**kind, sent, options.field_validation, &mut warnings)?.object;
     call.warnings.add(warnings);
     ensure_namespace(object.meta_mut(), kind.info().namespaced, &call.info.namespace)?;
     let manager = machinery::apply::manager_name(&options.field_manager, call.user_agent());

@@ -44,9 +44,9 @@ pub(crate) async fn answer(server: &ApiServer, call: &Call, kind: &KindRef, body
     let asked = if is_patch {
         Asked::Patch(How::parse(negotiate::media_type(&call.head.headers), &body, &write, by)?)
     } else {
-        let json = codec::to_json(negotiate::input(&call.head.headers)?, body, SCALE)?;
+        let sent = codec::to_json(negotiate::input(&call.head.headers)?, body, SCALE)?;
         let mut warnings = Vec::new();
-        let scale = codec::decode_value(SCALE, &json, options.field_validation, &mut warnings)?;
+        let scale = codec::decode_value(SCALE, sent, options.field_validation, &mut warnings)?;
         call.warnings.add(warnings);
         check_names(&scale, &call.info.namespace, &call.info.name)?;
         Asked::Put(scale)

@@ -57,7 +57,7 @@ pub(crate) async fn decode_as<K: Codec>(
     negotiate::output(&call.head.headers, &call.query, false)?;
     let encoding = negotiate::input(&call.head.headers)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let json = codec::to_json(encoding, pipeline::read(body).await?, expected)?;
+    let json = codec::to_json(encoding, pipeline::read(body).await?, expected)?.json;
     codec::check_identity(&json, expected)?;
     let object = K::decode(&json).map_err(|e| status::bad_request(e.to_string()))?;
     Ok((object, options))

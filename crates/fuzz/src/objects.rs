@@ -10,7 +10,8 @@ use machinery::json::Doc;
 use machinery::kinds::{self, Kind};
 use machinery::patch::{Patch, PatchType};
 use machinery::schema::builtin;
-use machinery::schema::check::{check_json, parse_json, parse_yaml, type_meta};
+use machinery::schema::check::{check_json, parse_json, type_meta};
+use machinery::schema::yaml;
 use machinery::schema::{Schema, TypeId};
 use serde_json::{Value, json};
 
@@ -75,7 +76,7 @@ pub(crate) fn yaml_seeds() -> Vec<Vec<u8>> {
 
 /// YAML is a way to write JSON: what it says can be said so.
 pub(crate) fn yaml(input: &[u8]) {
-    if let Ok(read) = parse_yaml(input) {
+    if let Ok(read) = yaml::parse(input) {
         let text = read.value.to_string();
         let again = parse_json(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(again.value, read.value);

@@ -209,6 +209,20 @@ async fn yaml_in_and_out() {
     let text = String::from_utf8(answer.to_vec()).expect("text");
     assert_eq!(code, 201, "{text}");
     assert!(text.contains("kind: ConfigMap"), "{text}");
+    let twice = "metadata: {name: b}\ndata: {yes: v, k: a, k: b}\nimmutable: on\n---\nno: more";
+    let post = |query: &str| format!("POST {CM}{query} | content-type: application/yaml\n{twice}");
+    let (code, answer) = f.ask(&post("?fieldValidation=Strict")).await;
+    expect![[r#"
+        400 BadRequest: ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: yaml: unmarshal errors:
+          line 2: key "k" already set in map"#]]
+    .assert_eq(&format!("{code} {}", show(&answer)));
+    let (code, answer) = f.ask(&post("")).await;
+    let stored: Value = serde_json::from_slice(&answer).expect("JSON");
+    assert_eq!((code, &stored["data"]), (201, &serde_json::json!({"true": "v", "k": "b"})));
+    assert_eq!(stored["immutable"], true);
+    let (code, answer) = f.ask(&format!("POST {CM} | content-type: application/yaml\ndata: [")).await;
+    expect![[r#"400 BadRequest: the object provided is unrecognized (must be of type ConfigMap): yaml: line 1: unclosed bracket '[' (646174613a205b)"#]]
+    .assert_eq(&format!("{code} {}", show(&answer)));
 }
 
 /// What is not stored still decides about an update, and whose it is, but does not count as a change.

@@ -29,7 +29,8 @@ pub use set::{FieldSet, Filter, Matcher};
 pub use typed::{SchemaRef, TypeErrors};
 
 use crate::json::{Doc, Json};
-use crate::schema::check::{Checked, parse_json, parse_yaml};
+use crate::schema::check::{Checked, parse_json};
+use crate::schema::yaml;
 use compare::{Comparison, Side, compare};
 use jiff::Timestamp;
 use managers::{Managers, Owned, Source};
@@ -115,7 +116,7 @@ pub fn parse_config(body: &[u8]) -> Result<Checked, ApplyError> {
     let bad = |why: &dyn std::fmt::Display| ApplyError::BadRequest(format!("error decoding YAML: {why}"));
     let mut read = match parse_json(body) {
         Ok(read) => read,
-        Err(_) => parse_yaml(body).map_err(|e| bad(&e))?,
+        Err(_) => yaml::parse(body).map_err(|e| bad(&format_args!("error converting YAML to JSON: {e}")))?,
     };
     // Upstream reads it as YAML, whatever it is.
     crate::json::make_whole(&mut read.value);

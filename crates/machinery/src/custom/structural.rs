@@ -5,6 +5,7 @@
 //! ([`super::check`]), so that those who walk an accepted schema need not care.
 
 use crate::go_regex::Pattern;
+use crate::json;
 use api::k8s::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
@@ -145,7 +146,7 @@ impl Structural {
                 max_properties: props.max_properties,
                 min_properties: props.min_properties,
                 required: props.required.clone().unwrap_or_default(),
-                one_of_values: props.enum_.iter().flatten().map(|v| v.0.clone()).collect(),
+                one_of_values: props.enum_.iter().flatten().map(|v| whole(&v.0)).collect(),
                 all_of: all(&props.all_of),
                 any_of: all(&props.any_of),
                 one_of: all(&props.one_of),
@@ -167,4 +168,11 @@ impl Structural {
     pub fn child(&self, key: &str) -> Option<&Structural> {
         self.properties.get(key).map(Box::as_ref).or_else(|| self.additional_schema())
     }
+}
+
+/// As Go reads it: `1.0` is 1.
+fn whole(value: &Value) -> Value {
+    let mut value = value.clone();
+    json::make_whole(&mut value);
+    value
 }

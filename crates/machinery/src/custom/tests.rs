@@ -11,6 +11,7 @@ const SCHEMA: &str = r#"{"type":"object","properties":{
     "name":{"type":"string","maxLength":5,"pattern":"^[a-z]+$"},
     "replicas":{"type":"integer","format":"int32","minimum":0,"default":1},
     "color":{"type":"string","enum":["red","blue"]},
+    "level":{"type":"number","enum":[1.0,2.5]},
     "port":{"x-kubernetes-int-or-string":true},
     "tags":{"type":"array","x-kubernetes-list-type":"set","items":{"type":"string"}},
     "items":{"type":"array","maxItems":2,"x-kubernetes-list-type":"map","x-kubernetes-list-map-keys":["id"],
@@ -112,10 +113,11 @@ fn what_is_wrong_with_new_objects() {
     check_create(json!({"name": "ok", "replicas": 3, "port": "http", "choice": {"a": "x"}}), expect![""]);
     check_create(json!({}), expect!["spec.name: Required value"]);
     check_create(
-        json!({"name": "toolong", "replicas": -1, "color": "green", "port": true, "labels": {"a": 1}}),
+        json!({"name": "toolong", "replicas": -1, "color": "green", "level": 2, "port": true, "labels": {"a": 1}}),
         expect![[r#"
             spec.color: Unsupported value: "green": supported values: "red", "blue"
             spec.labels.a: Invalid value: "integer": spec.labels.a in body must be of type string: "integer"
+            spec.level: Unsupported value: 2: supported values: "1", "2.5"
             spec.name: Too long: may not be more than 5 bytes
             spec.port: Invalid value: "boolean": spec.port in body must be of type integer,string: "boolean"
             spec.replicas: Invalid value: -1: spec.replicas in body should be greater than or equal to 0

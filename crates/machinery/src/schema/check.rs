@@ -1,9 +1,9 @@
-//! Bodies to values: JSON or YAML in, a [`Value`] and what a strict server complains about out.
+//! Bodies to values: JSON in ([`super::yaml`] makes it of YAML), a [`Value`] and what a strict server complains about out.
 //!
 //! | body | function | unknown fields | wrong types |
 //! |---|---|---|---|
-//! | built-in kind | [`check_json`], [`check_yaml`] | dropped and reported | an error |
-//! | patch, apply, custom resource | [`parse_json`], [`parse_yaml`] | kept | kept |
+//! | built-in kind | [`check_json`] | dropped and reported | an error |
+//! | patch, apply, custom resource | [`parse_json`] | kept | kept |
 //! | value in hand | [`check_value`] | dropped and reported | an error |
 //! | custom resource | [`prune`] | dropped and reported | kept |
 //!
@@ -54,8 +54,8 @@ pub enum BodyError {
     /// JSON, but a value has a type that its field cannot take.
     #[error("{0}")]
     Type(String),
-    /// Not YAML, or more than one document, or beyond the limits.
-    #[error("error converting YAML to JSON: yaml: {0}")]
+    /// Not YAML, or beyond the limits.
+    #[error("yaml: {0}")]
     Yaml(String),
 }
 
@@ -96,34 +96,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<Checked, BodyError> {
     read(&Schema::default(), Target::Free, bytes)
 }
 
-/// Reads a YAML body of a known type. One document; anchors are expanded within a budget.
-pub fn check_yaml(schema: &Schema, ty: TypeId, bytes: &[u8]) -> Result<Checked, BodyError> {
-    let yaml = parse_yaml(bytes)?;
-    let mut checked = check_value(schema, ty, &yaml.value)?;
-    checked.problems.splice(0..0, yaml.problems);
-    Ok(checked)
-}
-
-/// Reads any YAML; finds a duplicate field.
-pub fn parse_yaml(bytes: &[u8]) -> Result<Checked, BodyError> {
-    use serde_saphyr::options::DuplicateKeyPolicy;
-    let text = std::str::from_utf8(bytes).map_err(|e| BodyError::Yaml(format!("not UTF-8: {e}")))?;
-    let (value, problems) = match yaml(text, DuplicateKeyPolicy::Error) {
-        Ok(value) => (value, Vec::new()),
-        Err(error) => match yaml(text, DuplicateKeyPolicy::LastWins) {
-            // Only the policy differs, so the first error was about a duplicate key.
-            Ok(value) => (value, vec![format!("yaml: unmarshal errors:\n  {}", duplicate_key(&error))]),
-            Err(error) => return Err(BodyError::Yaml(error)),
-        },
-    };
-    if depth(&value, MAX_DEPTH) {
-        Ok(Checked { value, problems })
-    } else {
-        Err(BodyError::Yaml("exceeded max depth".into()))
-    }
-}
-
-/// Checks a value that was made otherwise (a patch result, YAML) as if it had been a JSON body.
+/// Checks a value that was made otherwise (a patch result) as if it had been a JSON body.
 pub fn check_value(schema: &Schema, ty: TypeId, value: &Value) -> Result<Checked, BodyError> {
     // As upstream: both paths meet in JSON text, so there is one reader and one set of messages.
     check_json(schema, ty, value.to_string().as_bytes())
@@ -200,35 +173,6 @@ fn prune_at(schema: &Schema, ty: TypeId, value: &mut Value, path: &mut String, d
 
 fn read(schema: &Schema, target: Target, bytes: &[u8]) -> Result<Checked, BodyError> {
     json::read(schema, target, bytes).map(Checked::of)
-}
-
-/// `duplicate mapping key: foo, … at line 9, column 3` as upstream's go-yaml says it.
-fn duplicate_key(error: &str) -> String {
-    let parts = error.strip_prefix("duplicate mapping key: ").and_then(|rest| {
-        let key = rest.split_once(", set DuplicateKeyPolicy")?.0;
-        let line = rest.rsplit_once(" at line ")?.1.split(',').next()?;
-        Some(format!("line {line}: key {key:?} already set in map"))
-    });
-    parts.unwrap_or_else(|| error.to_owned())
-}
-
-/// YAML 1.1 as upstream's go-yaml reads it: `yes` is true and `0644` is octal.
-fn yaml(text: &str, duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy) -> Result<Value, String> {
-    let options = serde_saphyr::options! {
-        duplicate_keys: duplicate_keys,
-        legacy_octal_numbers: true,
-        with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())
-}
-
-/// Whether nesting stays within `left`.
-fn depth(value: &Value, left: usize) -> bool {
-    match value {
-        Value::Object(map) => left > 0 && map.values().all(|v| depth(v, left - 1)),
-        Value::Array(items) => left > 0 && items.iter().all(|v| depth(v, left - 1)),
-        _ => true,
-    }
 }
 
 #[cfg(test)]
@@ -399,33 +343,6 @@ mod tests {
         assert_eq!(lossy.value[0], "\u{fffd}");
         let huge = parse_json(b"[1e999]").expect_err("too large");
         assert_eq!(huge.to_string(), "json: cannot unmarshal number 1e999 into Go value of type float64");
-    }
-
-    #[test]
-    fn yaml_is_read_as_json_would_be() {
-        let check = |body: &str, expected: Expect| {
-            expected.assert_eq(&show(check_yaml(&builtin().schema, pod(), body.as_bytes())));
-        };
-        check(
-            "apiVersion: v1\nkind: Pod\nspec:\n  hostPID: yes\n  volumes:\n  - name: a\n    secret: {defaultMode: 0644, foo: 1}\n",
-            expect![[r#"
-                {"apiVersion":"v1","kind":"Pod","spec":{"hostPID":true,"volumes":[{"name":"a","secret":{"defaultMode":420}}]}}
-                unknown field "spec.volumes[0].secret.foo""#]],
-        );
-        let duplicate = parse_yaml(b"a: 1\nb: 2\na: 3\n").expect("the last wins");
-        assert_eq!(duplicate.value["a"], 3);
-        assert_eq!(duplicate.problems.len(), 1);
-        assert!(parse_yaml(b"a: 1\n---\na: 2\n").is_err());
-        assert!(parse_yaml(b"a: [").is_err());
-        let bomb = format!(
-            "a: &a [x,x,x,x,x,x,x,x,x,x]\n{}",
-            (b'b'..b'z').fold(String::new(), |mut s, c| {
-                let (c, p) = (c as char, (c - 1) as char);
-                s.push_str(&format!("{c}: &{c} [*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p},*{p}]\n"));
-                s
-            })
-        );
-        assert!(parse_yaml(bomb.as_bytes()).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod json;
 mod restore;
 mod shown;
 pub(crate) mod time;
+pub mod yaml;
 
 pub use builtin::{Builtin, builtin};
 pub use empties::adopt_empties;

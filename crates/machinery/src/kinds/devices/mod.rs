@@ -292,7 +292,10 @@ impl Strategy for ResourceSliceKind {
                 visit(&mut capacity.value);
                 let Some(policy) = &mut capacity.request_policy else { continue };
                 let range = policy.valid_range.as_mut();
-                let bounds = range.into_iter().flat_map(|r| [Some(&mut r.min), r.max.as_mut(), r.step.as_mut()]);
+                // One that is not there is missed by validation; it is not zero.
+                let bounds = range
+                    .into_iter()
+                    .flat_map(|r| [Some(&mut r.min).filter(|min| !min.0.is_empty()), r.max.as_mut(), r.step.as_mut()]);
                 let values = policy.default.iter_mut().chain(policy.valid_values.iter_mut().flatten());
                 values.chain(bounds.flatten()).for_each(&mut *visit);
             }
@@ -393,7 +396,9 @@ spec:
   - name: a
     allowMultipleAllocations: true
     attributes: {good: {version: 1.2.3-a+b}, bad: {version: '1.2'}, two: {int: 1, bool: true}, 'a-b': {bool: true}}
-    capacity: {memory: {value: 8Gi, requestPolicy: {default: 3Gi, validRange: {min: 1Gi, max: 9Gi, step: 4Gi}}}}
+    capacity:
+      memory: {value: 8Gi, requestPolicy: {default: 3Gi, validRange: {min: 1Gi, max: 9Gi, step: 4Gi}}}
+      none: {value: 1, requestPolicy: {default: 1, validRange: {}}}
     consumesCounters: [{counterSet: s, counters: {}}]
     taints: [{key: a, effect: Sometimes}]
     bindingConditions: [x]
@@ -407,6 +412,7 @@ spec:
             spec.devices[0].attributes[two]: Invalid value: {"IntValue":1,"BoolValue":true,"StringValue":null,"VersionValue":null,"IntValues":null,"BoolValues":null,"StringValues":null,"VersionValues":null}: exactly one value must be specified
             spec.devices[0].capacity[memory].requestPolicy.validRange.max: Invalid value: "9Gi": max is larger than capacity value: 8Gi
             spec.devices[0].capacity[memory].requestPolicy.validRange.step: Invalid value: "3Gi": value is not a multiple of a given step (4Gi) from (1Gi)
+            spec.devices[0].capacity[none].requestPolicy.validRange.min: Required value: required when validRange is defined
             spec.devices[0].taints[0].effect: Unsupported value: "Sometimes": supported values: "NoExecute", "NoSchedule", "None"
             spec.devices[0].consumesCounters[0].counters: Required value
             spec.devices[0].bindingFailureConditions: Invalid value: null: bindingFailureConditions are required to use bindingConditions

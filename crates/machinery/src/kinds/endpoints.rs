@@ -5,8 +5,9 @@ use super::common::{age, age_column, column, name, name_column, or_none, set, st
 use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
 use crate::validation::{
-    Family, IMMUTABLE, Messages, invalid_each, is_dns1123_label, is_dns1123_subdomain, is_label_key, is_label_value,
-    is_valid_ip, is_valid_ip_legacy, is_valid_port, one_of, parse_ip_sloppy, required_one_of, unique, validate_labels,
+    Family, IMMUTABLE, Messages, invalid_each, ip_warning, is_dns1123_label, is_dns1123_subdomain, is_label_key,
+    is_label_value, is_valid_ip, is_valid_ip_legacy, is_valid_port, one_of, parse_ip_sloppy, required_one_of, unique,
+    validate_labels,
 };
 use api::k8s::api::core::v1::{EndpointAddress, EndpointSubset};
 use api::k8s::api::discovery::v1::{Endpoint, EndpointHints};
@@ -31,6 +32,21 @@ impl Strategy for EndpointsKind {
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
+    }
+
+    fn warnings(endpoints: &Endpoints, _old: Option<&Endpoints>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (i, subset) in endpoints.subsets.iter().flatten().enumerate() {
+            let path = Path::new("subsets").index(i);
+            for (field, addresses) in
+                [("addresses", &subset.addresses), ("notReadyAddresses", &subset.not_ready_addresses)]
+            {
+                for (j, address) in addresses.iter().flatten().enumerate() {
+                    warnings.extend(ip_warning(&address.ip, || path.child(field).index(j).child("ip")));
+                }
+            }
+        }
+        warnings
     }
 
     fn validate(endpoints: &Endpoints) -> Errors {
@@ -376,6 +392,17 @@ endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.
             "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s}, addressType: FQDN, endpoints: [{addresses: [a.b]}]}",
             None,
             expect!["spec.addressType: FQDN endpoints are deprecated"],
+        );
+    }
+
+    #[test]
+    fn addresses_that_are_not_written_so_are_warned_of() {
+        check_warnings(
+            "{apiVersion: v1, kind: Endpoints, metadata: {name: a, namespace: b}, subsets: [{addresses: [{ip: '2001:DB8::1'}], notReadyAddresses: [{ip: 10.0.0.1}]}]}",
+            None,
+            expect![[
+                r#"subsets[0].addresses[0].ip: IPv6 address "2001:DB8::1" should be in RFC 5952 canonical format ("2001:db8::1")"#
+            ]],
         );
     }
 }

@@ -4,7 +4,7 @@
 use super::common::{age, age_column, column, name, name_column, set, spec_changed, str_of, text, visit_list, wide};
 use super::pod::defaults::round_up;
 use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
-use super::pod::warnings::fractional;
+use super::pod::warnings::{fractional, selector_term};
 use super::resources::validate_quantity;
 use super::{Column, GenerateName, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 const MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+const BETA_MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 /// The warnings about a claim's spec at `path` (`GetWarningsForPersistentVolumeClaimSpec`).
 pub(super) fn spec_warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Vec<String> {
@@ -32,6 +33,39 @@ pub(super) fn spec_warnings(spec: &PersistentVolumeClaimSpec, path: &Path) -> Ve
     let lists = [("requests", &resources.requests), ("limits", &resources.limits)];
     let path = |field| path.child("resources").child(field);
     lists.iter().filter_map(|(field, list)| fractional(list.as_ref(), "storage", || path(field))).collect()
+}
+
+/// The warning about an annotation that became a field.
+fn old_annotation(object: &impl MetaExt, key: &str, since: &str, field: &str) -> Option<String> {
+    let path = Path::new("metadata").child("annotations").key(key);
+    object.annotation(key).map(|_| format!("{path}: deprecated since {since}; use {field:?} attribute instead"))
+}
+
+/// The warnings about a volume's spec (`warningsForPersistentVolumeSpecAndMeta` in `pkg/api/persistentvolume/util.go`).
+fn volume_warnings(spec: &PersistentVolumeSpec, path: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if str_of(&spec.persistent_volume_reclaim_policy) == "Recycle" {
+        let why = "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.";
+        warnings.push(format!("{}: {why}", path.child("persistentVolumeReclaimPolicy")));
+    }
+    let terms = path.child("nodeAffinity").child("required").child("nodeSelectorTerms");
+    let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
+    for (i, term) in required.iter().flat_map(|selector| &selector.node_selector_terms).enumerate() {
+        warnings.extend(selector_term(term, false, &terms.index(i)));
+    }
+    let plugins = [
+        ("cephfs", spec.cephfs.is_some(), "v1.28", "v1.31+"),
+        ("photonPersistentDisk", spec.photon_persistent_disk.is_some(), "v1.11", "v1.16+"),
+        ("scaleIO", spec.scale_io.is_some(), "v1.16", "v1.22+"),
+        ("storageOS", spec.storageos.is_some(), "v1.22", "v1.25+"),
+        ("glusterfs", spec.glusterfs.is_some(), "v1.25", "v1.26+"),
+        ("rbd", spec.rbd.is_some(), "v1.28", "v1.31+"),
+    ];
+    let used = plugins.into_iter().filter(|(_, is_used, ..)| *is_used);
+    warnings.extend(used.map(|(field, _, since, until)| {
+        format!("{}: deprecated in {since}, non-functional in {until}", path.child(field))
+    }));
+    warnings
 }
 
 /// What is particular about a PersistentVolumeClaim: once made it only grows.
@@ -80,10 +114,7 @@ impl Strategy for PersistentVolumeClaimKind {
 
     fn warnings(claim: &PersistentVolumeClaim, _old: Option<&PersistentVolumeClaim>) -> Vec<String> {
         let mut warnings = Vec::new();
-        if claim.annotation(BETA_CLASS).is_some() {
-            let path = Path::new("metadata").child("annotations").key(BETA_CLASS);
-            warnings.push(format!("{path}: deprecated since v1.8; use \"storageClassName\" attribute instead"));
-        }
+        warnings.extend(old_annotation(claim, BETA_CLASS, "v1.8", "storageClassName"));
         warnings.extend(claim.spec.iter().flat_map(|spec| spec_warnings(spec, &Path::new("spec"))));
         warnings
     }
@@ -390,6 +421,14 @@ impl Strategy for PersistentVolumeKind {
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
+    }
+
+    fn warnings(volume: &PersistentVolume, _old: Option<&PersistentVolume>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        warnings.extend(old_annotation(volume, BETA_CLASS, "v1.8", "storageClassName"));
+        warnings.extend(old_annotation(volume, BETA_MOUNT_OPTIONS, "v1.31", "mountOptions"));
+        warnings.extend(volume.spec.iter().flat_map(|spec| volume_warnings(spec, &Path::new("spec"))));
+        warnings
     }
 
     fn validate(volume: &PersistentVolume) -> Errors {

@@ -183,6 +183,26 @@ impl Strategy for ResourceQuotaKind {
         is_dns1123_subdomain(name)
     }
 
+    fn warnings(quota: &ResourceQuota, old: Option<&ResourceQuota>) -> Vec<String> {
+        let Some(hard) = quota.spec.as_ref().and_then(|s| s.hard.as_ref()).filter(|_| old.is_none()) else {
+            return Vec::new();
+        };
+        let mut warnings = Vec::new();
+        for resource in ["cpu", "memory", "storage", "ephemeral-storage"] {
+            let plain = matches!(resource, "cpu" | "memory").then_some(resource);
+            let (requests, limits) = (format!("requests.{resource}"), format!("limits.{resource}"));
+            let found = hard.get_key_value(&requests).or_else(|| hard.get_key_value(plain?));
+            let (Some((name, request)), Some(limit)) = (found, hard.get(&limits)) else { continue };
+            if let (Ok(asked), Ok(most)) = (Number::parse(&request.0), Number::parse(&limit.0))
+                && asked > most
+            {
+                let (request, limit) = (&request.0, &limit.0);
+                warnings.push(format!("ResourceQuota {name} ({request}) should be less than {limits} ({limit})"));
+            }
+        }
+        warnings
+    }
+
     fn validate(quota: &ResourceQuota) -> Errors {
         let no_spec = ResourceQuotaSpec::default();
         let spec = quota.spec.as_ref().unwrap_or(&no_spec);
@@ -365,7 +385,7 @@ fn validate_scopes(spec: &ResourceQuotaSpec, path: &Path) -> Errors {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::check_create;
+    use super::super::testing::{check_create, check_warnings};
     use expect_test::expect;
 
     #[test]
@@ -398,6 +418,15 @@ mod tests {
             expect![[r#"
                 spec.hard[zzz]: Invalid value: "zzz": must be a standard resource type or fully qualified
                 spec.hard[zzz]: Invalid value: "zzz": must be a standard resource for quota"#]],
+        );
+    }
+
+    #[test]
+    fn more_requests_than_limits_are_warned_of() {
+        check_warnings(
+            "{apiVersion: v1, kind: ResourceQuota, metadata: {name: a, namespace: b}, spec: {hard: {cpu: 2, limits.cpu: 1500m, requests.memory: 1Gi, limits.memory: 1Gi}}}",
+            None,
+            expect!["ResourceQuota cpu (2) should be less than limits.cpu (1500m)"],
         );
     }
 }

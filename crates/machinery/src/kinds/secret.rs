@@ -165,6 +165,13 @@ impl Strategy for ServiceAccountKind {
         is_dns1123_subdomain(name)
     }
 
+    fn warnings(account: &ServiceAccount, old: Option<&ServiceAccount>) -> Vec<String> {
+        const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+        let is_new = account.annotation(ENFORCE).is_some() && old.is_none_or(|old| old.annotation(ENFORCE).is_none());
+        let text = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        is_new.then(|| format!("metadata.annotations[{ENFORCE}]: {text}")).into_iter().collect()
+    }
+
     fn validate(_account: &ServiceAccount) -> Errors {
         Vec::new()
     }
@@ -178,7 +185,7 @@ fn clean_references(account: &mut ServiceAccount) {
 
 #[cfg(test)]
 mod tests {
-    use crate::kinds::testing::{check_create, check_defaults, check_update};
+    use crate::kinds::testing::{check_create, check_defaults, check_update, check_warnings};
     use expect_test::expect;
 
     #[test]
@@ -215,5 +222,20 @@ mod tests {
             None,
             expect!["data: Forbidden: field is immutable when `immutable` is set"],
         );
+    }
+
+    #[test]
+    fn enforced_mountable_secrets_are_warned_of() {
+        let plain = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, namespace: b}}";
+        let enforcing =
+            &plain.replace("name: a", "name: a, annotations: {kubernetes.io/enforce-mountable-secrets: 'true'}");
+        check_warnings(
+            enforcing,
+            Some(plain),
+            expect![
+                "metadata.annotations[kubernetes.io/enforce-mountable-secrets]: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets"
+            ],
+        );
+        check_warnings(enforcing, Some(enforcing), expect![""]);
     }
 }

@@ -4,6 +4,7 @@ use super::common::{
     age, age_column, bump_if_spec_changed, column, name, name_column, set, str_of, typed_column, visit_list,
 };
 use super::pod::validate::{validate_quantity_list, validate_tolerations};
+use super::pod::warnings::deprecated_label;
 use super::workload::{validate_at_most_100_percent, validate_counts, validate_int_or_percent};
 use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -286,6 +287,12 @@ impl Strategy for RuntimeClassKind {
         is_dns1123_subdomain(name)
     }
 
+    fn warnings(class: &RuntimeClass, _old: Option<&RuntimeClass>) -> Vec<String> {
+        let path = Path::new("scheduling").child("nodeSelector");
+        let labels = class.scheduling.iter().flat_map(|s| s.node_selector.iter().flatten());
+        labels.filter_map(|(key, _)| Some(format!("{path}: {}", deprecated_label(key)?))).collect()
+    }
+
     fn validate(class: &RuntimeClass) -> Errors {
         let mut errors = Vec::new();
         if class.handler.is_empty() {
@@ -383,7 +390,7 @@ impl Strategy for ComponentStatusKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_create, check_defaults, check_row, check_update};
+    use super::super::testing::{check_create, check_defaults, check_row, check_update, check_warnings};
     use expect_test::expect;
 
     #[test]
@@ -473,6 +480,15 @@ status: {disruptionsAllowed: 2, currentHealthy: 3, desiredHealthy: 1, expectedPo
             status.conditions[0].reason: Required value
             status.conditions[1].type: Duplicate value: "A"
             status.expectedPods: Invalid value: -1: must be greater than or equal to 0"#]],
+        );
+    }
+
+    #[test]
+    fn selectors_of_runtime_classes_are_warned_of() {
+        check_warnings(
+            "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: a}, handler: b, scheduling: {nodeSelector: {beta.kubernetes.io/arch: c}}}",
+            None,
+            expect![[r#"scheduling.nodeSelector: deprecated since v1.14; use "kubernetes.io/arch" instead"#]],
         );
     }
 }

@@ -4,6 +4,7 @@ use super::common::{age, age_column, bump_if, column, name, name_column, set, st
 use super::metadata::reset_for_status;
 use super::persistentvolumeclaim::{default_source, validate_inline_volume};
 use super::pod::validate::validate_driver_name;
+use super::pod::warnings::deprecated_label;
 use super::resources::validate_quantity;
 use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -39,6 +40,18 @@ impl Strategy for StorageClassKind {
 
     fn validate_name(name: &str) -> Messages {
         is_dns1123_subdomain(name)
+    }
+
+    fn warnings(class: &StorageClass, _old: Option<&StorageClass>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (i, term) in class.allowed_topologies.iter().flatten().enumerate() {
+            let path = Path::new("allowedTopologies").index(i).child("matchLabelExpressions");
+            for (j, expression) in term.match_label_expressions.iter().flatten().enumerate() {
+                let text = deprecated_label(&expression.key);
+                warnings.extend(text.map(|text| format!("{}: {text}", path.index(j).child("key"))));
+            }
+        }
+        warnings
     }
 
     fn validate(class: &StorageClass) -> Errors {
@@ -417,6 +430,21 @@ impl Strategy for CSIStorageCapacityKind {
         is_dns1123_subdomain(name)
     }
 
+    fn warnings(capacity: &CSIStorageCapacity, _old: Option<&CSIStorageCapacity>) -> Vec<String> {
+        let Some(topology) = &capacity.node_topology else { return Vec::new() };
+        let path = Path::new("nodeTopology");
+        let mut warnings = Vec::new();
+        for (i, expression) in topology.match_expressions.iter().flatten().enumerate() {
+            let (key, path) = (&expression.key, path.child("matchExpressions").index(i).child("key"));
+            warnings.extend(deprecated_label(key).map(|text| format!("{path}: {key} is {text}")));
+        }
+        for key in topology.match_labels.iter().flat_map(|labels| labels.keys()) {
+            let path = path.child("matchLabels").child(key);
+            warnings.extend(deprecated_label(key).map(|text| format!("{path}: {text}")));
+        }
+        warnings
+    }
+
     fn validate(capacity: &CSIStorageCapacity) -> Errors {
         let mut errors = validate_label_selector(capacity.node_topology.as_ref(), &Path::new("nodeTopology"));
         let class = capacity.storage_class_name.as_str();
@@ -569,7 +597,7 @@ impl Strategy for VolumeAttachmentKind {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{check_create, check_defaults, check_row, check_update, created};
+    use super::super::testing::{check_create, check_defaults, check_row, check_update, check_warnings, created};
     use expect_test::expect;
 
     const CLASS: &str = "
@@ -692,5 +720,58 @@ provisioner: disk.example.com
         let driver = "{apiVersion: storage.k8s.io/v1, kind: CSIDriver, metadata: {name: d}, spec: {preventPodSchedulingIfMissing: true}}";
         let shown = String::from_utf8(created(driver).1.encode()).expect("text");
         assert!(!shown.contains("prevent"), "{shown}");
+    }
+
+    #[test]
+    fn what_goes_out_of_use_in_volumes_is_warned_of() {
+        check_warnings(
+            "
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: a, annotations: {volume.beta.kubernetes.io/storage-class: b, volume.beta.kubernetes.io/mount-options: c}}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Recycle
+  rbd: {monitors: [a], image: b}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: beta.kubernetes.io/os, operator: In, values: [linux]}]}]}}",
+            None,
+            expect![[r#"
+                metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use "storageClassName" attribute instead
+                metadata.annotations[volume.beta.kubernetes.io/mount-options]: deprecated since v1.31; use "mountOptions" attribute instead
+                spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.
+                spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].key: beta.kubernetes.io/os is deprecated since v1.14; use "kubernetes.io/os" instead
+                spec.rbd: deprecated in v1.28, non-functional in v1.31+"#]],
+        );
+    }
+
+    #[test]
+    fn old_labels_of_nodes_are_warned_of() {
+        check_warnings(
+            "
+apiVersion: storage.k8s.io/v1
+kind: StorageClass
+metadata: {name: a}
+provisioner: disk.example.com
+allowedTopologies: [{matchLabelExpressions: [{key: failure-domain.beta.kubernetes.io/zone, values: [z]}]}]",
+            None,
+            expect![[
+                r#"allowedTopologies[0].matchLabelExpressions[0].key: deprecated since v1.17; use "topology.kubernetes.io/zone" instead"#
+            ]],
+        );
+        check_warnings(
+            "
+apiVersion: storage.k8s.io/v1
+kind: CSIStorageCapacity
+metadata: {name: a, namespace: b}
+storageClassName: c
+nodeTopology:
+  matchLabels: {beta.kubernetes.io/os: linux}
+  matchExpressions: [{key: beta.kubernetes.io/arch, operator: Exists}]",
+            None,
+            expect![[r#"
+                nodeTopology.matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since v1.14; use "kubernetes.io/arch" instead
+                nodeTopology.matchLabels.beta.kubernetes.io/os: deprecated since v1.14; use "kubernetes.io/os" instead"#]],
+        );
     }
 }

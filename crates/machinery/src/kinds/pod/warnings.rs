@@ -117,7 +117,7 @@ fn annotation(root: &Path, key: &str) -> Path {
 }
 
 /// What to use instead of a label of nodes, if that goes out of use.
-fn deprecated_label(key: &str) -> Option<&'static str> {
+pub(in crate::kinds) fn deprecated_label(key: &str) -> Option<&'static str> {
     Some(match key {
         "beta.kubernetes.io/arch" => "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "deprecated since v1.14; use \"kubernetes.io/os\" instead",
@@ -160,7 +160,7 @@ fn node_labels(spec: &PodSpec, path: &Path) -> Vec<String> {
 }
 
 /// Validation looks at the values of required terms only, so those of preferred ones are warned of (`check_values`).
-fn selector_term(term: &NodeSelectorTerm, check_values: bool, path: &Path) -> Vec<String> {
+pub(in crate::kinds) fn selector_term(term: &NodeSelectorTerm, check_values: bool, path: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     for (i, requirement) in term.match_expressions.iter().flatten().enumerate() {
         let path = path.child("matchExpressions").index(i);

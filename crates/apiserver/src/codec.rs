@@ -43,20 +43,20 @@ impl<'a> Expected<'a> {
     }
 }
 
-/// A body as JSON.
+/// A body that was sent, as JSON.
 pub(crate) struct Sent {
     pub(crate) json: Bytes,
     /// What a strict server complains about that the JSON does not tell.
     problems: Vec<String>,
 }
 
+/// A body as JSON.
 pub(crate) fn to_json(encoding: Encoding, body: Bytes, expected: Expected<'_>) -> Result<Sent, Status> {
     let unreadable = |why: &str| status::bad_request(unrecognizable(expected.kind, why, &body));
     match encoding {
         Encoding::Json => Ok(Sent { json: body, problems: Vec::new() }),
         Encoding::Yaml => {
-            let mut read = yaml::parse(&body).map_err(|e| unreadable(&e.to_string()))?;
-            machinery::json::make_whole(&mut read.value);
+            let read = yaml::parse(&body).map_err(|e| unreadable(&e.to_string()))?;
             Ok(Sent { json: read.value.to_string().into(), problems: read.problems })
         }
         Encoding::Protobuf => {

@@ -3,30 +3,28 @@
 //!
 //! Differs: of fields that occur twice only the first is told; what is no YAML is told in other words.
 
-use super::check::{BodyError, Checked, MAX_DEPTH};
+use super::check::{BodyError, Checked};
+use crate::json;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use serde_saphyr::Error;
 use serde_saphyr::options::DuplicateKeyPolicy;
 use std::fmt;
 
 /// What a strict server says before the lines about fields that occur twice.
 const ERRORS: &str = "yaml: unmarshal errors:\n";
 
-/// Reads any YAML; finds a duplicate field. Anchors are expanded within a budget.
+/// Reads any YAML; finds a duplicate field. Anchors are expanded within a budget, and nesting ends at 64 levels.
 pub fn parse(bytes: &[u8]) -> Result<Checked, BodyError> {
     let text = std::str::from_utf8(bytes).map_err(|e| BodyError::Yaml(format!("not UTF-8: {e}")))?;
-    let (value, problems) = match first_document(text, DuplicateKeyPolicy::Error) {
-        Ok(value) => (value, Vec::new()),
-        Err(error) => match first_document(text, DuplicateKeyPolicy::LastWins) {
-            // Only the policy differs, so the first error was about a duplicate key.
-            Ok(value) => (value, vec![format!("{ERRORS}  {}", duplicate_key(&error))]),
-            Err(error) => return Err(BodyError::Yaml(line_first(&error))),
-        },
-    };
-    if depth(&value, MAX_DEPTH) {
-        Ok(Checked { value, problems })
-    } else {
-        Err(BodyError::Yaml("exceeded max depth".into()))
+    let refuse = |error: Error| BodyError::Yaml(line_first(&error));
+    match first_document(text, DuplicateKeyPolicy::Error) {
+        Ok(value) => Ok(Checked { value, problems: Vec::new() }),
+        Err(error) => {
+            let Some(problem) = duplicate_key(&error) else { return Err(refuse(error)) };
+            let value = first_document(text, DuplicateKeyPolicy::LastWins).map_err(refuse)?;
+            Ok(Checked { value, problems: vec![problem] })
+        }
     }
 }
 
@@ -39,7 +37,7 @@ pub fn warnings(problems: Vec<String>) -> impl Iterator<Item = String> {
     })
 }
 
-fn first_document(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, String> {
+fn first_document(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Value, Error> {
     let options = serde_saphyr::options! {
         duplicate_keys: duplicate_keys,
         legacy_octal_numbers: true,
@@ -47,31 +45,25 @@ fn first_document(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Valu
     };
     let mut reader = text.as_bytes();
     let mut documents = serde_saphyr::read_with_options::<_, Node>(&mut reader, options);
-    documents.next().map_or(Ok(Value::Null), |document| document.map(|node| node.0).map_err(|e| e.to_string()))
+    documents.next().map_or(Ok(Value::Null), |document| document.map(|node| node.0))
 }
 
 /// `error: … at line 9, column 3` as `line 9: …`.
-fn line_first(error: &str) -> String {
-    let parts = error.rsplit_once(" at line ").and_then(|(what, place)| Some((what, place.split_once(", column ")?.0)));
-    parts.map_or_else(|| error.to_owned(), |(what, line)| format!("line {line}: {what}"))
+fn line_first(error: &Error) -> String {
+    let text = error.to_string();
+    let Some(location) = error.location() else { return text };
+    let what = text.split_once(" at line ").map_or(&*text, |(what, _)| what);
+    format!("line {}: {what}", location.line())
 }
 
-/// `duplicate mapping key: foo, … at line 9, column 3` as upstream's go-yaml says it.
-fn duplicate_key(error: &str) -> String {
-    let parts = error.strip_prefix("duplicate mapping key: ").and_then(|rest| {
-        let key = rest.split_once(", set DuplicateKeyPolicy")?.0;
-        let line = rest.rsplit_once(" at line ")?.1.split(',').next()?;
-        Some(format!("line {line}: key {key:?} already set in map"))
-    });
-    parts.unwrap_or_else(|| error.to_owned())
-}
-
-/// Whether nesting stays within `left`.
-fn depth(value: &Value, left: usize) -> bool {
-    match value {
-        Value::Object(map) => left > 0 && map.values().all(|v| depth(v, left - 1)),
-        Value::Array(items) => left > 0 && items.iter().all(|v| depth(v, left - 1)),
-        _ => true,
+/// What a strict server complains about, if that is all that is wrong.
+fn duplicate_key(error: &Error) -> Option<String> {
+    match error.without_snippet() {
+        Error::DuplicateMappingKey { key, location } => {
+            let key = key.as_deref().unwrap_or_default();
+            Some(format!("{ERRORS}  line {}: key {key:?} already set in map", location.line()))
+        }
+        _ => None,
     }
 }
 
@@ -118,7 +110,10 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
         let number = serde_json::Number::from_f64(value);
-        number.map(Value::Number).ok_or_else(|| E::custom(format_args!("unsupported value: {value}")))
+        let number = number.ok_or_else(|| E::custom(format_args!("unsupported value: {value}")))?;
+        let mut value = Value::Number(number);
+        json::make_whole(&mut value);
+        Ok(value)
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(value.into())
@@ -149,10 +144,7 @@ impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Node::deserialize(deserializer)?.0 {
             Value::String(text) => Ok(Key(text)),
-            Value::Number(number) => Ok(Key(number
-                .as_f64()
-                .filter(|_| number.is_f64())
-                .map_or_else(|| number.to_string(), |f| f.to_string()))),
+            Value::Number(number) => Ok(Key(number.to_string())),
             Value::Bool(value) => Ok(Key(value.to_string())),
             other => Err(de::Error::custom(format_args!("unsupported map key: {other}"))),
         }
@@ -221,8 +213,13 @@ mod tests {
     fn what_is_no_yaml_is_refused_with_its_line() {
         check("a: b\nb: [", expect!["yaml: line 2: unclosed bracket '['"]);
         check("a:\n\tb: c", expect!["yaml: line 2: tabs disallowed within this context (block indentation)"]);
-        let deep = "[".repeat(MAX_DEPTH + 1) + &"]".repeat(MAX_DEPTH + 1);
-        check(&deep, expect!["yaml: line 1: budget breached: Depth { depth: 65 }"]);
+        let nested = |depth, inner: &str| format!("{}{inner}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(nested(64, "x").as_bytes()).is_ok());
+        check(&nested(65, "x"), expect!["yaml: line 1: budget breached: Depth { depth: 65 }"]);
+        check(
+            &format!("a: &a {}\nb: {}", nested(40, "x"), nested(40, "*a")),
+            expect!["yaml: line 2: budget breached: Depth { depth: 65 }"],
+        );
         let bomb = format!(
             "a: &a [x,x,x,x,x,x,x,x,x,x]\n{}",
             (b'b'..b'z').fold(String::new(), |mut s, c| {

@@ -4,7 +4,7 @@
 use super::common::{age, age_column, column, name, name_column, set, spec_changed, str_of, text, visit_list, wide};
 use super::pod::defaults::round_up;
 use super::pod::validate::{validate_driver_name, validate_host_path, validate_nfs, validate_node_selector};
-use super::pod::warnings::{fractional, selector_term};
+use super::pod::warnings::{fractional, gone_plugins, selector_term};
 use super::resources::validate_quantity;
 use super::{Column, GenerateName, Strategy, vendor_volumes};
 use crate::field::{Errors, FieldError, Path};
@@ -54,17 +54,14 @@ fn volume_warnings(spec: &PersistentVolumeSpec, path: &Path) -> Vec<String> {
         warnings.extend(selector_term(term, false, &terms.index(i)));
     }
     let plugins = [
-        ("cephfs", spec.cephfs.is_some(), "v1.28", "v1.31+"),
-        ("photonPersistentDisk", spec.photon_persistent_disk.is_some(), "v1.11", "v1.16+"),
-        ("scaleIO", spec.scale_io.is_some(), "v1.16", "v1.22+"),
-        ("storageOS", spec.storageos.is_some(), "v1.22", "v1.25+"),
-        ("glusterfs", spec.glusterfs.is_some(), "v1.25", "v1.26+"),
-        ("rbd", spec.rbd.is_some(), "v1.28", "v1.31+"),
+        ("cephfs", spec.cephfs.is_some()),
+        ("photonPersistentDisk", spec.photon_persistent_disk.is_some()),
+        ("scaleIO", spec.scale_io.is_some()),
+        ("storageOS", spec.storageos.is_some()),
+        ("glusterfs", spec.glusterfs.is_some()),
+        ("rbd", spec.rbd.is_some()),
     ];
-    let used = plugins.into_iter().filter(|(_, is_used, ..)| *is_used);
-    warnings.extend(used.map(|(field, _, since, until)| {
-        format!("{}: deprecated in {since}, non-functional in {until}", path.child(field))
-    }));
+    warnings.extend(gone_plugins(&plugins, path));
     warnings
 }
 

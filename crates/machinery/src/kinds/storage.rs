@@ -4,7 +4,7 @@ use super::common::{age, age_column, bump_if, column, name, name_column, set, st
 use super::metadata::reset_for_status;
 use super::persistentvolumeclaim::{default_source, validate_inline_volume};
 use super::pod::validate::validate_driver_name;
-use super::pod::warnings::deprecated_label;
+use super::pod::warnings::{deprecated_label, label_warning};
 use super::resources::validate_quantity;
 use super::{Column, GenerateName, Strategy};
 use crate::field::{Errors, FieldError, Path};
@@ -435,8 +435,8 @@ impl Strategy for CSIStorageCapacityKind {
         let path = Path::new("nodeTopology");
         let mut warnings = Vec::new();
         for (i, expression) in topology.match_expressions.iter().flatten().enumerate() {
-            let (key, path) = (&expression.key, path.child("matchExpressions").index(i).child("key"));
-            warnings.extend(deprecated_label(key).map(|text| format!("{path}: {key} is {text}")));
+            let path = || path.child("matchExpressions").index(i).child("key");
+            warnings.extend(label_warning(&expression.key, path));
         }
         for key in topology.match_labels.iter().flat_map(|labels| labels.keys()) {
             let path = path.child("matchLabels").child(key);

@@ -137,6 +137,11 @@ pub(in crate::kinds) fn deprecated_label(key: &str) -> Option<&'static str> {
     })
 }
 
+/// The warning about such a label in a term at `path`.
+pub(in crate::kinds) fn label_warning(key: &str, path: impl FnOnce() -> Path) -> Option<String> {
+    deprecated_label(key).map(|text| format!("{}: {key} is {text}", path()))
+}
+
 fn node_labels(spec: &PodSpec, path: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     for key in spec.node_selector.iter().flatten().map(|(key, _)| key) {
@@ -164,8 +169,7 @@ pub(in crate::kinds) fn selector_term(term: &NodeSelectorTerm, check_values: boo
     let mut warnings = Vec::new();
     for (i, requirement) in term.match_expressions.iter().flatten().enumerate() {
         let path = path.child("matchExpressions").index(i);
-        let key = &requirement.key;
-        warnings.extend(deprecated_label(key).map(|text| format!("{}: {key} is {text}", path.child("key"))));
+        warnings.extend(label_warning(&requirement.key, || path.child("key")));
         for (i, value) in requirement.values.iter().flatten().enumerate().filter(|_| check_values) {
             let path = path.child("values").index(i);
             warnings.extend(is_label_value(value).iter().map(|text| format!("{path}: {value} is invalid, {text}")));
@@ -178,8 +182,7 @@ fn spread(spec: &PodSpec, path: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     for (i, constraint) in spec.topology_spread_constraints.iter().flatten().enumerate() {
         let path = path.child("topologySpreadConstraints").index(i);
-        let key = &constraint.topology_key;
-        warnings.extend(deprecated_label(key).map(|text| format!("{}: {key} is {text}", path.child("topologyKey"))));
+        warnings.extend(label_warning(&constraint.topology_key, || path.child("topologyKey")));
         if constraint.label_selector.is_none() {
             warnings.push(format!("{}: {NO_MATCH}", path.child("labelSelector")));
         }
@@ -191,8 +194,18 @@ fn volumes(spec: &PodSpec, path: &Path) -> Vec<String> {
     let volumes = spec.volumes.as_deref().unwrap_or_default();
     let mut warnings = Vec::new();
     for (i, volume) in volumes.iter().enumerate() {
-        let gone = gone_plugins(volume).into_iter().filter(|(_, is_used, _)| *is_used);
-        warnings.extend(gone.map(|(field, _, text)| format!("{}: {text}", path.index(i).child(field))));
+        let plugins = [
+            ("photonPersistentDisk", volume.photon_persistent_disk.is_some()),
+            ("gitRepo", volume.git_repo.is_some()),
+            ("scaleIO", volume.scale_io.is_some()),
+            ("flocker", volume.flocker.is_some()),
+            ("storageOS", volume.storageos.is_some()),
+            ("quobyte", volume.quobyte.is_some()),
+            ("glusterfs", volume.glusterfs.is_some()),
+            ("cephfs", volume.cephfs.is_some()),
+            ("rbd", volume.rbd.is_some()),
+        ];
+        warnings.extend(gone_plugins(&plugins, &path.index(i)));
         if let Some(claim) = volume.ephemeral.as_ref().and_then(|e| e.volume_claim_template.as_ref()) {
             let path = path.index(i).child("ephemeral").child("volumeClaimTemplate").child("spec");
             warnings.extend(persistentvolumeclaim::spec_warnings(&claim.spec, &path));
@@ -202,25 +215,21 @@ fn volumes(spec: &PodSpec, path: &Path) -> Vec<String> {
     warnings
 }
 
-/// The fields of volumes that no longer work, whether this volume uses them, and what is said then.
-fn gone_plugins(volume: &Volume) -> [(&'static str, bool, &'static str); 9] {
-    let since_1_22 = "deprecated in v1.22, non-functional in v1.25+";
-    let since_1_28 = "deprecated in v1.28, non-functional in v1.31+";
-    [
-        (
-            "photonPersistentDisk",
-            volume.photon_persistent_disk.is_some(),
-            "deprecated in v1.11, non-functional in v1.16+",
-        ),
-        ("gitRepo", volume.git_repo.is_some(), "deprecated in v1.11, and disabled by default in v1.33+"),
-        ("scaleIO", volume.scale_io.is_some(), "deprecated in v1.16, non-functional in v1.22+"),
-        ("flocker", volume.flocker.is_some(), since_1_22),
-        ("storageOS", volume.storageos.is_some(), since_1_22),
-        ("quobyte", volume.quobyte.is_some(), since_1_22),
-        ("glusterfs", volume.glusterfs.is_some(), "deprecated in v1.25, non-functional in v1.26+"),
-        ("cephfs", volume.cephfs.is_some(), since_1_28),
-        ("rbd", volume.rbd.is_some(), since_1_28),
-    ]
+/// What is said of the fields of a volume at `path` that no longer work, of those that it uses.
+pub(in crate::kinds) fn gone_plugins(plugins: &[(&str, bool)], path: &Path) -> Vec<String> {
+    let warn = |field: &str| {
+        let text = match field {
+            "photonPersistentDisk" => "deprecated in v1.11, non-functional in v1.16+",
+            "gitRepo" => "deprecated in v1.11, and disabled by default in v1.33+",
+            "scaleIO" => "deprecated in v1.16, non-functional in v1.22+",
+            "glusterfs" => "deprecated in v1.25, non-functional in v1.26+",
+            "cephfs" | "rbd" => "deprecated in v1.28, non-functional in v1.31+",
+            // storageOS, flocker, quobyte
+            _ => "deprecated in v1.22, non-functional in v1.25+",
+        };
+        format!("{}: {text}", path.child(field))
+    };
+    plugins.iter().filter(|(_, is_used)| *is_used).map(|(field, _)| warn(field)).collect()
 }
 
 /// A file of a volume, and the source it comes from if there are several.
